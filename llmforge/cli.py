@@ -102,10 +102,10 @@ def show(
     id: Annotated[str, typer.Argument(help="an experiment's id, or the beginning of one")],
 ):
     "Results, worst answers and provenance of one experiment."
-    from llmforge.findings import find_experiment, kinds_table, provenance_table, retrieval_table, results_table, worst_examples
+    from llmforge.findings import cost_line, find_experiment, kinds_table, provenance_table, retrieval_table, results_table, worst_examples
     with sentences():
         e = find_experiment(id)
-        for part in (results_table, kinds_table, retrieval_table, worst_examples, provenance_table): say(part(e) + "\n")
+        for part in (results_table, cost_line, kinds_table, retrieval_table, worst_examples, provenance_table): say(part(e) + "\n")
 
 @app.command()
 def compare(

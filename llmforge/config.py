@@ -379,6 +379,11 @@ def experiment_id(
     work = config.model_dump(mode="json", exclude={"id", "name", "breaker"})
     return f"{config.name}-{fingerprint(work, dataset_fingerprint, corpus_fingerprint, n=8)}"
 
+class _Dumper(yaml.SafeDumper):
+    "Writes a text with line breaks on one line, in double quotes."
+    def represent_str(self, s): return self.represent_scalar("tag:yaml.org,2002:str", s, style='"' if "\n" in s else None)
+_Dumper.add_representer(str, _Dumper.represent_str)
+
 def to_yaml(config: ExperimentConfig) -> str:
     "The resolved config as YAML that `load_config` reads back."
-    return yaml.safe_dump({"experiment": config.model_dump(mode="json")}, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump({"experiment": config.model_dump(mode="json")}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)

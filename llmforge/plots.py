@@ -57,7 +57,7 @@ def latency_plot(
     else: ax.text(0.5, 0.5, "every generation came from the cache: nothing was timed", ha="center", transform=ax.transAxes)
     for i, (name, at) in enumerate((p for p in percentiles(ms).items() if p[1] is not None)):
         ax.axvline(at, color=COLOURS[1], lw=1, ls=("-", "--", ":")[i], label=f"{name} {at:,.0f} ms")
-    if ms: ax.legend(frameon=False, loc="lower right")
+    if ms: ax.legend(frameon=False, loc="upper left")
     ax.set(xlabel=f"latency (ms), {len(ms)} fresh generations of {e.result['attempted']} questions", ylabel="share of questions", ylim=(0, 1.02))
     ax.set_xlim(left=0)
     return fig
@@ -73,7 +73,7 @@ def retrieval_plot(
         values = [right(r, e.result["accuracy_is"]) for r in e.runs if found_gold(r) is which]
         if values: bars[f"{label} (n = {len(values)})"] = estimate(values)
     fig, ax = _axes(height=1.0 + 0.38 * len(bars))
-    _bars(ax, list(bars), list(bars.values()), COLOURS[2])
+    _bars(ax, [b.replace("_", " ") for b in bars], list(bars.values()), COLOURS[2])
     for patch, name in zip(ax.patches, bars):
         if name.startswith("accuracy"): patch.set_facecolor(COLOURS[0])
     ax.set_title(f"{e.id}: top {e.config.retrieval.top_k}", loc="left", fontsize=10)

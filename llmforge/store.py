@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRANSITIONS', 'SCHEMA_VERSION', 'metadata', 'META', 'EXPERIMENTS', 'RUNS', 'RESULTS', 'Status', 'sources', 'Store',
-           'Experiment', 'Lease', 'new_owner', 'owner_gone', 'export_experiment', 'import_experiment']
+           'Record', 'Lease', 'new_owner', 'owner_gone', 'export_experiment', 'import_experiment']
 
 # %% ../nbs/17_store.ipynb #5fc61c42
 import hashlib, json, math, os, socket, sqlite3, time, uuid
@@ -153,7 +153,7 @@ def _prepare(self: Store):
 
 # %% ../nbs/17_store.ipynb #b67017f5
 @dataclass(frozen=True)
-class Experiment:
+class Record:
     "A row of `experiments`; the fields are its columns."
     id: str                          # from content; later attempts end in .2, .3, …
     name: str                        # for people
@@ -180,11 +180,11 @@ class Experiment:
 @patch
 def experiment(self: Store,
     id: str,          # of an experiment
-) -> Experiment:
+) -> Record:
     "The experiment with this id; raises `StoreError` where there is none."
     with self._begin() as c:
         if row := c.execute(sa.select(EXPERIMENTS).where(EXPERIMENTS.c.id == id)).mappings().first():
-            return Experiment(**{**row, "status": Status(row["status"])})
+            return Record(**{**row, "status": Status(row["status"])})
         known = c.scalars(sa.select(EXPERIMENTS.c.id)).all()
     raise StoreError(f"there is no experiment {id!r} in {self!r}{closest(id, known)}")
 
@@ -206,13 +206,12 @@ def create_experiment(self: Store,
     dataset_fingerprint: str | None = None, # of the questions
     corpus_fingerprint: str | None = None,  # of the documents; None without retrieval
     label: str | None = None,               # an id given in the config
-    provenance: Mapping | None = None,      # versions, commit, machine
 ) -> str:                                   # id of the attempt to run, or of the one that is running or completed
     "Make an experiment PENDING, unless it is there; after a FAILED attempt, make the next one."
     attempt, attempt_id = 1, id
     while True:
         row = dict(id=attempt_id, name=name, label=label, config_json=json.loads(_json(config)), config_hash=fingerprint(config), dataset_fingerprint=dataset_fingerprint,
-                   corpus_fingerprint=corpus_fingerprint, status=Status.PENDING.value, attempt=attempt, provenance_json=provenance, created_at=_now(), fence=0)
+                   corpus_fingerprint=corpus_fingerprint, status=Status.PENDING.value, attempt=attempt, created_at=_now(), fence=0)
         with self._begin() as c: new = self._insert_new(c, EXPERIMENTS, [row], "id")
         if new or self.experiment(attempt_id).status != Status.FAILED: return attempt_id
         attempt += 1
@@ -421,7 +420,7 @@ def export_experiment(
 
 # %% ../nbs/17_store.ipynb #815dda5d
 def _parsed(texts: Mapping[str, str], where: str) -> tuple[dict, dict, list[dict]]:
-    "Experiment, result and rows of exported files; raises `StoreError` where they do not fit together."
+    "Record, result and rows of exported files; raises `StoreError` where they do not fit together."
     try:
         about = json.loads(texts["result.json"])
         rows = [json.loads(line) for line in texts["runs.jsonl"].split("\n") if line]
