@@ -196,6 +196,6 @@ def compare(
 
 def _notes(a: Experiment, b: Experiment):
     changed = [k for k in type(a.config).model_fields if k not in ("id", "name") and getattr(a.config, k) != getattr(b.config, k)]
-    yield f"they differ in: {', '.join(changed) or 'nothing but the attempt'}"
+    yield f"the configs differ in: {', '.join(changed)}" if changed else "the configs are equal but for the name"
     for e in (a, b):
         if e.result["failed"]: yield f"{e.id}: {e.result['failed']} of {e.result['attempted']} questions failed and count as wrong"
