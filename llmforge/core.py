@@ -151,10 +151,10 @@ def find_file(
     "Find a file that a config names, without leaving the allowed roots; raises `ConfigError`."
     if roots is None:
         roots = [project_root(), *(Path(d) for d in [os.environ.get("LLMFORGE_DATA")] if d)]
-    inside = [p for root in roots if (p := (root/path).resolve()).is_relative_to(root.resolve())]
-    if not inside:
+    places = [(root.resolve(), (root/path).resolve()) for root in roots]
+    if found := next((p for root, p in places if p.is_relative_to(root) and p.is_file()), None): return found
+    if not all(p.is_relative_to(root) for root, p in places):
         raise ConfigError(f"{what} {path!r} lies outside the project; allowed: a path below the project's folder, or below the folder that LLMFORGE_DATA names")
-    if found := next((p for p in inside if p.is_file()), None): return found
     raise ConfigError(f"{what} {path!r} does not exist; looked in the project" + (" and in LLMFORGE_DATA" if len(roots) > 1 else " (LLMFORGE_DATA may name a further folder)"))
 
 # %% ../nbs/00_core.ipynb #36d280fe

@@ -5,14 +5,12 @@ import pytest
 from llmforge.core import project_root
 
 ROOT, BIN = project_root(), Path(sys.executable).parent
-MODULES = sorted(p.name for p in (ROOT/"nbs").glob("[0-9][0-9]_*.ipynb"))
+LESSONS = sorted(p.name for p in (ROOT/"nbs").glob("[0-9][0-9]_*.ipynb")) + ["index.ipynb"]
 
 @pytest.fixture
 def copy(tmp_path):
     "A copy of the project to export and execute in, so that a test never changes the checkout."
-    def wanted(folder, names): return [n for n in names if n in {".git", "outputs", ".venv", "__pycache__", "_docs", "_proc"} or n.endswith(".egg-info")]
-    shutil.copytree(ROOT, tmp_path/"project", ignore=wanted)
-    (tmp_path/"project"/"outputs").mkdir()
+    shutil.copytree(ROOT, tmp_path/"project", ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", "_docs", "_proc", "*.egg-info", "*.db*"))
     return tmp_path/"project"
 
 def call(*args, cwd):
@@ -26,9 +24,9 @@ def test_modules_are_exported(copy):
     for module in sorted((ROOT/"llmforge").glob("*.py")):
         assert (copy/"llmforge"/module.name).read_text() == module.read_text(), f"{module.name} is not what its notebook exports: run nbdev-export"
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", LESSONS)
 def test_notebook_runs_as_stored(name, copy):
-    "Drift gate 2: executing and cleaning a module notebook leaves it as it is, outputs included."
+    "Drift gate 2: executing and cleaning a lesson leaves it as it is, outputs included."
     before = (ROOT/"nbs"/name).read_text()
     call("nbdev-test", f"nbs/{name}", "--save", cwd=copy)
     call("nbdev-clean", "--fname", f"nbs/{name}", cwd=copy)
