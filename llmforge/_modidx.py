@@ -405,6 +405,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'llmforge.runner._git': ('runner.html#_git', 'llmforge/runner.py'),
                                  'llmforge.runner._infer': ('runner.html#_infer', 'llmforge/runner.py'),
                                  'llmforge.runner._row': ('runner.html#_row', 'llmforge/runner.py'),
+                                 'llmforge.runner._run': ('runner.html#_run', 'llmforge/runner.py'),
                                  'llmforge.runner._run_async': ('runner.html#_run_async', 'llmforge/runner.py'),
                                  'llmforge.runner._scores': ('runner.html#_scores', 'llmforge/runner.py'),
                                  'llmforge.runner._version': ('runner.html#_version', 'llmforge/runner.py'),

@@ -139,7 +139,8 @@ def provenance_table(
     p = e.record.provenance_json
     commit = f"{(p['commit'] or 'none')[:12]}{' with uncommitted changes' if p['uncommitted_changes'] else ''}"
     rows = [("commit", commit), ("python", f"{p['python']}, {p['system']}, {p['cpus']} CPUs"), ("packages", ", ".join(f"{k} {v}" for k, v in p["packages"].items())),
-            ("engine", ", ".join(f"{k} {v}" for k, v in p["engine"].items())), ("seed", p["seed"]), *((k, ", ".join(f"{x} {y}" for x, y in p[k].items())) for k in ("dataset", "corpus") if k in p)]
+            ("engine", ", ".join(f"{k} {v}" for k, v in p["engine"].items())), ("seed", p["seed"]), *((k, ", ".join(f"{x} {y}" for x, y in p[k].items())) for k in ("dataset", "corpus") if k in p),
+            *([("index", p["index"])] if "index" in p else []), ("completed", f"{e.record.completed_at[:19].replace('T', ' ')} UTC")]
     return table(["", ""], [(name, cell(value, 400)) for name, value in rows])
 
 # %% ../nbs/30_findings.ipynb #9061595b

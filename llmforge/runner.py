@@ -264,19 +264,22 @@ def run_experiment(
     work = plan(config)
     store = store or Store()
     id = store.create_experiment(work.id, config.name, config.model_dump(mode="json"), work.data.fingerprint, work.corpus and work.corpus.fingerprint, config.id)
-    if store.experiment(id).status == Status.COMPLETED: return id
-    work, stop = replace(work, id=id), threading.Event()
-    with kept_lease(store, id, stop) as lease:
+    if store.experiment(id).status != Status.COMPLETED: _run(replace(work, id=id), store, engine, show)
+    export_experiment(store, id, outputs_dir()/id)
+    return id
+
+def _run(work: Work, store: Store, engine: Engine | None, show: bool) -> None:
+    "Phases 3 to 6, under the lease; a failure is stored, an interrupt is not one."
+    stop = threading.Event()
+    with kept_lease(store, work.id, stop) as lease:
         try:
             origin, seconds = _infer(work, store, lease, stop, engine, show)
-            with phase("persist outputs"): summary = summarise(store.rows(id), config, seconds)
+            with phase("persist outputs"): summary = summarise(store.rows(work.id), work.config, seconds)
             with phase("finalize"): store.complete(lease, result_row(summary), origin)
         except LeaseLost: raise
         except Exception as e:
             store.fail(lease, redact(f"{getattr(e, 'phase', 'run')}: {type(e).__name__}: {e}"))
             raise
-        except BaseException: # an interrupt: not a failure, the next call goes on
+        except BaseException: # an interrupt: the next call goes on
             store.release(lease)
             raise
-    export_experiment(store, id, outputs_dir()/id)
-    return id
