@@ -25,6 +25,8 @@ class Experiment:
     id: str
     store: Store
 
+    def __repr__(self): return f"Experiment({self.id!r})"
+
     @cached_property
     def record(self): return self.store.experiment(self.id)
 
@@ -174,6 +176,8 @@ class Comparison:
     b: Experiment
     differences: dict[str, PairedDifference]  # score -> difference
     notes: tuple[str, ...]                    # what else differs between the two
+
+    def __repr__(self): return f"Comparison({self.a.id!r}, {self.b.id!r})"
 
     def _repr_markdown_(self):
         head = f"**{self.b.id}** against **{self.a.id}**, question by question" + "".join(f"\n- {n}" for n in self.notes)
