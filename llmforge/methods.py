@@ -23,6 +23,7 @@ from .trace import span
 class Exemplar:
     "A solved question to show: an example of the pool, with passages where retrieval is on."
     example: Example
+    answer: str         # the accepted answer to show
     passages: str = ""  # from `passages_text`
 
 def passages_text(
@@ -42,7 +43,7 @@ def build_prompt(
 ) -> Prompt:                        # a string to continue, or messages
     "Exemplars, then the question, as text or as turns."
     shown = [(prompt.template.format(question=x.example.question, passages=x.passages),
-              prompt.reply.format(answer=x.example.answers[0], rationale=x.example.rationale)) for x in exemplars]
+              prompt.reply.format(answer=x.answer, rationale=x.example.rationale)) for x in exemplars]
     asked = prompt.template.format(question=question, passages=passages)
     if prompt.format == "completion":
         return "\n\n".join([*filter(None, [prompt.system]), *(q + a for q, a in shown), asked])
@@ -70,11 +71,13 @@ def choose_exemplars(
     retriever: Retriever | None,   # finds their passages
 ) -> tuple[Exemplar, ...]:         # as many as `shots`
     "The exemplars to show: the first ones that the retriever finds an answer for, then the others."
-    if retriever is None or not config.method.shots: return tuple(map(Exemplar, usable[:config.method.shots]))
-    found = [(e, retriever.find(e.question, config.retrieval.top_k)) for e in usable]
-    found.sort(key=lambda x: not any(has_answer(h.chunk.text, x[0].answers) for h in x[1]))
-    p, order = config.method.prompt, config.retrieval.order
-    return tuple(Exemplar(e, passages_text(hits, p, order)) for e, hits in found[:config.method.shots])
+    shots = config.method.shots
+    if retriever is None or not shots: return tuple(Exemplar(e, e.answers[0]) for e in usable[:shots])
+    def _with_passages(e):
+        hits = retriever.find(e.question, config.retrieval.top_k)
+        read = [a for a in e.answers if any(has_answer(h.chunk.text, [a]) for h in hits)]
+        return not read, Exemplar(e, (read or e.answers)[0], passages_text(hits, config.method.prompt, config.retrieval.order))
+    return tuple(x for _, x in sorted(map(_with_passages, usable), key=lambda u: u[0])[:shots])
 
 # %% ../nbs/20_methods.ipynb #d42d5707
 _LEAD = re.compile(r"^\s*(?:(?:final |short )?answer\s*(?:is)?\s*[:\-–]\s*|a:\s*|(?:so |therefore,? |thus,? )?the (?:final |correct )?answer is:?\s*)", re.I)
