@@ -32,7 +32,7 @@ def test_notebook_runs_as_stored(name, copy):
     call("nbdev-clean", "--fname", f"nbs/{name}", cwd=copy)
     assert (copy/"nbs"/name).read_text() == before, f"{name}: outputs have drifted: nbdev-test nbs/{name} --save && nbdev-clean"
 
-@pytest.mark.parametrize("path", sorted((ROOT/"nbs").glob("*.ipynb")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted([*(ROOT/"nbs").glob("*.ipynb"), *(ROOT/"outputs").glob("*/*.ipynb")]), ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_notebook_hygiene(path):
     "No machine paths and no tokens in what is stored; papermill notebooks keep their tagged cell and kernel."
     nb = json.loads(path.read_text())

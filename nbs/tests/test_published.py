@@ -28,6 +28,6 @@ def test_nbval(folder, outputs):
     "nbval executes the published notebook against the imported rows and compares every output."
     store = Store()
     import_experiment(store, folder)
-    p = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "nbval.plugin", "--nbval", "-c", os.devnull, "--rootdir", str(folder), str(folder/"experiment.ipynb")],
+    p = subprocess.run([sys.executable, "-m", "pytest", "-q", "--nbval", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(folder), str(folder/"experiment.ipynb")],
                        cwd=folder, capture_output=True, text=True)
     assert p.returncode == 0, p.stdout[-3000:]
