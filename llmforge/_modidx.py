@@ -419,6 +419,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'llmforge.runner.phase': ('runner.html#phase', 'llmforge/runner.py'),
                                  'llmforge.runner.plan': ('runner.html#plan', 'llmforge/runner.py'),
                                  'llmforge.runner.provenance': ('runner.html#provenance', 'llmforge/runner.py'),
+                                 'llmforge.runner.record_folder': ('runner.html#record_folder', 'llmforge/runner.py'),
                                  'llmforge.runner.result_row': ('runner.html#result_row', 'llmforge/runner.py'),
                                  'llmforge.runner.run_experiment': ('runner.html#run_experiment', 'llmforge/runner.py'),
                                  'llmforge.runner.summarise': ('runner.html#summarise', 'llmforge/runner.py')},

@@ -75,7 +75,7 @@ def run(
     _logging(verbose)
     from llmforge.findings import find_experiment
     from llmforge.notebooks import execute_notebook
-    from llmforge.runner import plan, run_experiment
+    from llmforge.runner import plan, record_folder, run_experiment
     from llmforge.store import Status, Store
     with sentences():
         resolved = load_config(config, override)
@@ -83,11 +83,11 @@ def run(
             work, half = plan(resolved), outputs_dir()/f".{os.getpid()}.ipynb"
             execute_notebook("run_experiment", {"config": config, "overrides": shlex.join(override)}, half)
             id = find_experiment(work.id).id
-            os.replace(half, outputs_dir()/id/"experiment.ipynb")
+            os.replace(half, record_folder(Store(), id)/"experiment.ipynb")
         else: id = run_experiment(resolved)
-        record = Store().experiment(id)
-    typer.echo(f"{id}: {record.status}" + (f", see {os.path.relpath(outputs_dir()/id)}" if record.status == Status.COMPLETED else ""))
-    raise typer.Exit(0 if record.status == Status.COMPLETED else 1)
+        status, folder = Store().experiment(id).status, record_folder(Store(), id)
+    typer.echo(f"{id}: {status}, see {os.path.relpath(folder)}")
+    raise typer.Exit(0 if status == Status.COMPLETED else 1)
 
 # %% ../nbs/35_cli.ipynb #dfabbde2
 @app.command("list")

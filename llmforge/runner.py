@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['log', 'PACKAGES', 'TTL', 'phase', 'Work', 'plan', 'answer_one', 'example_seed', 'Progress', 'answer_all', 'kind_of',
-           'summarise', 'result_row', 'provenance', 'kept_lease', 'run_experiment']
+           'summarise', 'result_row', 'provenance', 'kept_lease', 'record_folder', 'run_experiment']
 
 # %% ../nbs/22_runner.ipynb #acf5b9f2
-import asyncio, importlib.metadata, logging, os, platform, subprocess, sys, threading, time
+import asyncio, importlib.metadata, json, logging, os, platform, subprocess, sys, threading, time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from tqdm import tqdm
 from .config import ExperimentConfig, experiment_id
 from .core import BreakerOpen, LeaseLost, LlmForgeError, fingerprint, methods, outputs_dir, project_root, redact
@@ -236,6 +237,17 @@ def kept_lease(
         over.set()
         thread.join()
 
+# %% ../nbs/22_runner.ipynb #1ef8c84a
+def record_folder(
+    store: Store,  # where the experiment is
+    id: str,       # the experiment
+) -> Path:
+    "`outputs/<id>`, or `outputs/<id>-rerun` where another run of the same work is on record there."
+    folder = outputs_dir()/id
+    try: theirs = json.loads((folder/"result.json").read_text(encoding="utf-8"))["experiment"]["created_at"]
+    except (OSError, ValueError, KeyError, TypeError): return folder
+    return folder if theirs == store.experiment(id).created_at else folder.with_name(f"{id}-rerun")
+
 # %% ../nbs/22_runner.ipynb #223cfcff
 def _infer(work: Work, store: Store, lease, stop: threading.Event, engine: Engine | None, show: bool) -> tuple[dict, float | None]:
     "Phases 3 and 4; the provenance, and the loop's seconds where this process ran all of it."
@@ -265,7 +277,7 @@ def run_experiment(
     store = store or Store()
     id = store.create_experiment(work.id, config.name, config.model_dump(mode="json"), work.data.fingerprint, work.corpus and work.corpus.fingerprint, config.id)
     if store.experiment(id).status != Status.COMPLETED: _run(replace(work, id=id), store, engine, show)
-    export_experiment(store, id, outputs_dir()/id)
+    export_experiment(store, id, record_folder(store, id))
     return id
 
 def _run(work: Work, store: Store, engine: Engine | None, show: bool) -> None:

@@ -58,6 +58,17 @@ def test_rerun_asks_no_engine(outputs, monkeypatch):
     monkeypatch.setattr(runner, "make_engine", lambda config: pytest.fail("an engine was made"))
     assert runner.run_experiment(config, show=False) == id
 
+def test_a_published_record_is_not_overwritten(outputs):
+    "outputs/<id>/ may hold somebody's published run: a run of one's own goes beside it."
+    from llmforge.config import load_config
+    from llmforge.runner import run_experiment
+    config = load_config({"experiment": {"name": "again", "engine": "fake", "dataset": {"name": "meridia", "limit": 5}, "method": {"shots": 0}}})
+    id = run_experiment(config, Store(f"sqlite:///{outputs.parent}/theirs.db"), show=False)
+    theirs = {p.name: p.read_bytes() for p in (outputs/id).iterdir()}
+    for _ in range(2): assert run_experiment(config, Store(f"sqlite:///{outputs.parent}/mine.db"), show=False) == id
+    assert {p.name: p.read_bytes() for p in (outputs/id).iterdir()} == theirs
+    assert (outputs/f"{id}-rerun"/"result.json").exists()
+
 def test_a_notebook_that_fails_says_why(outputs, tmp_path):
     "The cell's error becomes the command's: one sentence, exit code 1, the half-executed notebook kept."
     (tmp_path/"bad.yaml").write_text("experiment: {name: t, model: no/such-model, dataset: {name: meridia, limit: 3}, method: {shots: 0}}")
