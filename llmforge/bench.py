@@ -16,7 +16,7 @@ from .core import ConfigError
 from .data import load_corpus, load_dataset
 from .engine import Sampling
 from .methods import choose_exemplars, build_prompt, usable_exemplars
-from .retrieval import Bm25, Bm25Reference, EdgeVectors, embed, rrf
+from .retrieval import Bm25, Bm25Reference, EdgeVectors, rrf
 
 # %% ../nbs/24_bench.ipynb #c9b53d35
 def in_turns(
@@ -49,8 +49,8 @@ def engine_speed(
     sampling: Sampling,                      # greedy
     batch_sizes: Sequence[int] = (1, 4, 8, 16),
     rounds: int = 3,                         # turns
-) -> pd.DataFrame:                           # tokens/s of a plain loop, and the ratio to it of each engine
-    "Tokens per second of the local engine, as a multiple of a plain `model.generate` loop."
+) -> pd.DataFrame:                           # batch, prefix reuse, times the plain loop, how many texts are the same
+    "The speed of the local engine, as a multiple of a plain `model.generate` loop."
     from llmforge.local import LocalEngine, plain_generate
     texts = {}
     def batched(name, size, prefix):

@@ -187,10 +187,14 @@ def load_hub(
     return _examples(split), pool
 
 # %% ../nbs/02_data.ipynb #af0ef66c
+def _from_file(name: str, what: str, convert: Callable) -> list:
+    "The records of a JSONL file that a config names, each through `convert`."
+    path = find_file(name, what)
+    return [convert(r, f"{path.name} record {i}") for i, r in enumerate(read_jsonl(path), 1)]
+
 def _raw_dataset(config: DatasetConfig) -> tuple[list[Example], list[Example]]:
     if config.name not in datasets.names():
-        path = find_file(config.name, "dataset")
-        examples = [to_example(r, f"{path.name} record {i}") for i, r in enumerate(read_jsonl(path), 1)]
+        examples = _from_file(config.name, "dataset", to_example)
         return (examples, []) if config.pool else reserve_pool(examples)
     source = datasets.get(config.name)
     if isinstance(source, HubDataset): return load_hub(source, config)
@@ -202,7 +206,7 @@ def load_dataset(
 ) -> Dataset:
     "The data set that a config names; raises `DataError` or `ConfigError`."
     examples, pool = _raw_dataset(config)
-    if config.pool: pool = [to_example(r, f"{config.pool} record {i}") for i, r in enumerate(read_jsonl(find_file(config.pool, "dataset.pool")), 1)]
+    if config.pool: pool = _from_file(config.pool, "dataset.pool", to_example)
     kinds = sorted({e.kind for e in examples})
     if missing := set(config.kinds) - set(kinds): raise DataError(f"dataset.kinds: {config.name} has no {sorted(missing)[0]!r}; allowed: {', '.join(k or '(none)' for k in kinds)}")
     examples = stable_order(e for e in examples if not config.kinds or e.kind in config.kinds)[:config.limit]
@@ -224,9 +228,7 @@ class HubCorpus:
 wikipedia = HubCorpus("wikimedia/wikipedia", "20231101.en", "b04c8d1ceb2f5cd4588862100d08de323dccfbaa", lambda row: Passage(row["id"], row["title"], row["text"], {"url": row["url"]}))
 
 def _raw_corpus(config: CorpusConfig) -> Iterable[Passage]:
-    if config.name not in corpora.names():
-        path = find_file(config.name, "corpus")
-        return [to_passage(r, f"{path.name} record {i}") for i, r in enumerate(read_jsonl(path), 1)]
+    if config.name not in corpora.names(): return _from_file(config.name, "corpus", to_passage)
     source = corpora.get(config.name)
     if not isinstance(source, HubCorpus): return source().passages
     if config.limit is None: raise DataError(f"corpus.limit: is needed for {config.name}, which is streamed from the hub; give e.g. corpus.limit: 10000")

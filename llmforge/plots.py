@@ -6,9 +6,9 @@
 __all__ = ['COLOURS', 'score_plot', 'latency_plot', 'retrieval_plot', 'comparison_plot']
 
 # %% ../nbs/31_plots.ipynb #fb5ba4ac
-from .findings import SCORES, Experiment, found_gold, right
+from .findings import SCORES, Experiment, retrieval_estimates
 from .metrics import failed, percentiles
-from .stats import Estimate, estimate
+from .stats import Estimate
 
 # %% ../nbs/31_plots.ipynb #e0721394
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's palette
@@ -67,11 +67,8 @@ def retrieval_plot(
     e: Experiment,  # completed
 ):                  # a matplotlib figure; None without retrieval
     "Retrieval scores, and accuracy with and without the evidence in the prompt."
-    if e.config.retrieval.name == "none": return None
-    bars = {n: e.estimate(n) for n in e.result["metrics"] if "@" in n or n == "mrr"}
-    for label, which in [("accuracy, evidence in the prompt", True), ("accuracy, evidence missing", False)]:
-        values = [right(r, e.result["accuracy_is"]) for r in e.runs if found_gold(r) is which]
-        if values: bars[f"{label} (n = {len(values)})"] = estimate(values)
+    bars = {f"{n} (n = {s.n})" if n.startswith("accuracy") else n: s for n, s in retrieval_estimates(e).items()}
+    if not bars: return None
     fig, ax = _axes(height=1.0 + 0.38 * len(bars))
     _bars(ax, [b.replace("_", " ") for b in bars], list(bars.values()), COLOURS[2])
     for patch, name in zip(ax.patches, bars):

@@ -420,7 +420,7 @@ def export_experiment(
 
 # %% ../nbs/17_store.ipynb #815dda5d
 def _parsed(texts: Mapping[str, str], where: str) -> tuple[dict, dict, list[dict]]:
-    "Record, result and rows of exported files; raises `StoreError` where they do not fit together."
+    "The experiment, its result and its rows, from exported files; raises `StoreError` where they do not fit together."
     try:
         about = json.loads(texts["result.json"])
         rows = [json.loads(line) for line in texts["runs.jsonl"].split("\n") if line]
