@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Row', 'PROSE', 'YEAR', 'WITH_THE', 'NO_THE', 'FILTERS', 'FIELD', 'ARTICLES', 'ASKS', 'BIRTH', 'DEATH', 'NOUNS',
            'UNITS', 'POOL', 'facts', 'show', 'fill', 'say', 'Article', 'render', 'Ask', 'passage_id', 'almanac_corpus',
-           'accepted', 'almanac', 'meridia']
+           'almanac_chapters', 'accepted', 'almanac', 'meridia']
 
 # %% ../nbs/04_almanac.ipynb #535d745d
 import csv, hashlib, io, re, unicodedata
@@ -530,6 +530,16 @@ def almanac_corpus() -> Corpus:
     count = Counter(row["name"][0] for _, row in rows)
     def _title(table, name): return name if count[name] == 1 else f"{name} ({NOUNS[table]})"
     return Corpus("almanac", tuple(Passage(passage_id(t, r), _title(t, r["name"][0]), render(t, r), {"table": t}) for t, r in rows))
+
+# %% ../nbs/04_almanac.ipynb #431cdbde
+@cache
+def almanac_chapters() -> Corpus:
+    "The articles of `almanac_corpus` in their order, eight of a kind to a document."
+    kinds = {}
+    for p in almanac_corpus().passages: kinds.setdefault(p.meta["table"], []).append(p)
+    def _chapter(table, n, part):
+        return Passage(f"chapters/{table}/{n}", f"{table.replace('_', ' ').title()}, chapter {n}", "\n\n".join(f"{p.title}. {p.text}" for p in part), {"table": table})
+    return Corpus("almanac_chapters", tuple(_chapter(t, i // 8 + 1, ps[i:i + 8]) for t, ps in kinds.items() for i in range(0, len(ps), 8)))
 
 # %% ../nbs/04_almanac.ipynb #8e76f910
 UNITS = {"m": ("metres", "meters"), "km": ("kilometres", "kilometers"), "days": ("days",), "years": ("years",)}

@@ -105,11 +105,13 @@ class MethodConfig(Section):
 # %% ../nbs/01_config.ipynb #1ea5ce60
 class RetrievalConfig(Section):
     "Which passages are put before the question, if any."
-    name: Literal["none", "dense", "sparse", "hybrid"] = Field("none", description="dense: embeddings; sparse: BM25; hybrid: both, fused by reciprocal rank")
+    name: Literal["none", "dense", "sparse", "hybrid", "reranked"] = Field("none", description="dense: embeddings; sparse: BM25; hybrid: both, fused by reciprocal rank; reranked: hybrid, put in a new order by a reranker")
     top_k: Annotated[int, Field(strict=True, ge=1, le=100)] = Field(3, description="passages in the prompt")
     candidates: Annotated[int, Field(strict=True, ge=1, le=1000)] = Field(50, description="passages each retriever hands to the fusion")
     rrf_k: Count = Field(60, description="the constant of reciprocal rank fusion")
     weights: dict[Literal["dense", "sparse"], Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field({"dense": 1.0, "sparse": 1.0}, description="weights of the fusion")
+    reranker: Text = Field("maxsim", description="for reranked: maxsim (late interaction over the embedding model's tokens), cross-encoder (the usual one from the hub), or a CrossEncoder's hub id")
+    rerank: Annotated[int, Field(strict=True, ge=1, le=1000)] = Field(20, description="passages the fusion hands to the reranker")
     order: Literal["best_last", "best_first"] = Field("best_last", description="order in the prompt; small models read the end best")
     embedding: Text = Field("all-MiniLM-L6-v2", description="a sentence-transformers model")
     chunk_tokens: Annotated[int, Field(strict=True, ge=16, le=8192)] = Field(256, description="longest chunk, in tokens of the embedding model")
@@ -120,6 +122,7 @@ class RetrievalConfig(Section):
     def _consistent(self):
         if self.chunk_overlap >= self.chunk_tokens: raise ValueError(f"chunk_overlap ({self.chunk_overlap}) must be smaller than chunk_tokens ({self.chunk_tokens})")
         if self.candidates < self.top_k: raise ValueError(f"candidates ({self.candidates}) must be at least top_k ({self.top_k})")
+        if self.name == "reranked" and not self.top_k <= self.rerank <= 2 * self.candidates: raise ValueError(f"rerank ({self.rerank}) must be between top_k ({self.top_k}) and twice candidates ({2 * self.candidates}), which is all that two retrievers can find")
         if not any(self.weights.values()): raise ValueError("at least one of weights must be above 0")
         return self
 
@@ -155,6 +158,8 @@ class MetricsConfig(Section):
     "What counts as right, and how sure we want to be."
     accuracy: Literal["exact_match", "contains", "f1"] = Field("exact_match", description="the score that tables call accuracy; all three are always reported")
     normalization: Literal["squad", "trivia_qa"] = Field("squad", description="how answers are normalised before they are compared")
+    faithfulness: Text | None = Field(None, description="score each claim of an answer against the passages read: groundedness (embedded), or an NLI model on the hub such as facebook/bart-large-mnli; none: not scored")
+    threshold: float = Field(0.5, gt=0, lt=1, description="a claim scored below it counts as hallucinated")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="level of the intervals")
     resamples: Annotated[int, Field(strict=True, ge=100, le=100_000)] = Field(2000, description="bootstrap resamples")
 
@@ -220,7 +225,7 @@ def _default_parts(data: dict) -> dict:
         data["method"] = {**data["method"], "name": "naive"}
         data.setdefault("retrieval", {"name": "hybrid"})
         if _name(data["retrieval"]) == "none":
-            raise ConfigError("experiment.retrieval.name: method 'rag' needs retrieval; received 'none'; allowed: dense, sparse, hybrid (or method: naive)")
+            raise ConfigError("experiment.retrieval.name: method 'rag' needs retrieval; received 'none'; allowed: dense, sparse, hybrid, reranked (or method: naive)")
     if _name(data.get("retrieval")) in (None, "none") or data.get("corpus"): return data
     dataset = _name(data.get("dataset", {"name": "almanac"}))
     if dataset in OWN_CORPUS: data["corpus"] = {"name": OWN_CORPUS[dataset]}
@@ -324,23 +329,23 @@ def parse_overrides(
     return out
 
 # %% ../nbs/01_config.ipynb #1784443c
-def _fields_at(path: Sequence) -> list[str]:
-    "The keys allowed in the section at `path`."
-    model = ExperimentConfig
+def _fields_at(model: type[BaseModel], path: Sequence) -> list[str]:
+    "The keys allowed in the section at `path` of a model."
     for part in path:
+        if isinstance(part, int): continue # an item of a list: its type was found with the list
         note = getattr(model.model_fields.get(part), "annotation", None)
         model = next((t for t in [note, *getattr(note, "__args__", ())] if isinstance(t, type) and issubclass(t, BaseModel)), None)
         if model is None: return []
     return list(model.model_fields)
 
-def _problem(e: dict) -> str:
+def _problem(e: dict, model: type[BaseModel], root: str) -> str:
     "One pydantic error as `path: what is wrong; received …; allowed …`."
     loc, ctx = [p for p in e["loc"] if p != "[key]"], e.get("ctx", {})
-    path = ".".join(["experiment", *map(str, loc)])
+    path = ".".join([root, *map(str, loc)])
     received = repr(e["input"]) if len(repr(e["input"])) <= 80 else repr(e["input"])[:77] + "…"
     match e["type"]:
         case "extra_forbidden":
-            allowed = _fields_at(loc[:-1])
+            allowed = _fields_at(model, loc[:-1])
             return f"{path}: unknown key; allowed: {', '.join(allowed)}{closest(loc[-1], allowed)}"
         case "missing": return f"{path}: is missing; it is required"
         case "literal_error":
@@ -352,11 +357,13 @@ def _problem(e: dict) -> str:
 def validate(
     data: Mapping,           # the experiment as a mapping
     where: str = "config",   # file name, for the message
-) -> ExperimentConfig:
-    "Check an experiment; raises `ConfigError` naming every bad field by its path."
-    try: return ExperimentConfig.model_validate(data)
+    model: type[Section] = ExperimentConfig, # what the mapping should be
+    root: str = "experiment", # what the paths in the message begin with
+) -> Section:                # an instance of `model`
+    "Check a config; raises `ConfigError` naming every bad field by its path."
+    try: return model.model_validate(data)
     except ConfigError as e: raise ConfigError(f"{where}: {e}") from None
-    except ValidationError as e: problems = [_problem(p) for p in e.errors(include_url=False)]
+    except ValidationError as e: problems = [_problem(p, model, root) for p in e.errors(include_url=False)]
     raise ConfigError("\n".join([f"{where}: {len(problems)} problem{'s' * (len(problems) > 1)}", *(f"  {p}" for p in problems)]))
 
 # %% ../nbs/01_config.ipynb #d5bafc55
@@ -377,6 +384,9 @@ def experiment_id(
 ) -> str:
     "Name and eight hex digits: the same work has the same id."
     work = config.model_dump(mode="json", exclude={"id", "name", "breaker"})
+    if config.retrieval.name == "none": work |= {"retrieval": "none", "corpus": None}
+    if config.retrieval.name == "none" or not config.metrics.faithfulness: work["metrics"] = {k: v for k, v in work["metrics"].items() if k not in ("faithfulness", "threshold")}
+    if config.retrieval.name not in ("none", "reranked"): work["retrieval"] = {k: v for k, v in work["retrieval"].items() if k not in ("reranker", "rerank")}
     return f"{config.name}-{fingerprint(work, dataset_fingerprint, corpus_fingerprint, n=8)}"
 
 class _Dumper(yaml.SafeDumper):

@@ -102,7 +102,7 @@ methods = Registry("method", {"naive": "llmforge.methods:naive", "chain_of_thoug
 datasets = Registry("dataset", {
     "almanac": "llmforge.almanac:almanac", "meridia": "llmforge.almanac:meridia",
     **{name: f"llmforge.data:{name}" for name in ["trivia_qa", "squad", "hotpot_qa", "nq_open"]}})
-corpora = Registry("corpus", {"almanac": "llmforge.almanac:almanac_corpus", "wikipedia": "llmforge.data:wikipedia"})
+corpora = Registry("corpus", {"almanac": "llmforge.almanac:almanac_corpus", "almanac_chapters": "llmforge.almanac:almanac_chapters", "wikipedia": "llmforge.data:wikipedia"})
 
 # %% ../nbs/00_core.ipynb #d070c2d8
 def need(
