@@ -3,7 +3,8 @@ import glob, json, os, shutil, signal, socket, sqlite3, subprocess, sys, tempfil
 from dataclasses import asdict
 import numpy as np, pytest, sqlalchemy as sa
 from llmforge.core import AlreadyRunning, ConfigError, LeaseLost, MissingExtra, StoreError
-from llmforge.store import (EXPERIMENTS, META, RUNS, SCHEMA_VERSION, Status, Store, export_experiment, import_experiment, new_owner, owner_gone, sources)
+from llmforge.store import (EXPERIMENTS, META, NEW_IN_2, RUNS, SCHEMA_VERSION, STUDIES, FrozenPlan, Status, Store, export_experiment, export_plan, import_experiment, import_plan,
+                            new_owner, owner_gone, sources)
 
 # --- a PostgreSQL of our own, on a free loopback port, ended with the tests
 
@@ -340,6 +341,58 @@ def test_reopening_keeps_everything_and_other_schemas_are_refused(url):
     s.close()
     with pytest.raises(StoreError, match=f"schema version {SCHEMA_VERSION + 1}, this LlmForge needs {SCHEMA_VERSION}.*export.*LLMFORGE_STORE"): Store(url)
 
+def as_schema_1(url):
+    "Take away what schema 2 brought."
+    s = Store(url)
+    with s._begin() as c:
+        for change in (*(f"ALTER TABLE results DROP COLUMN {n}" for n in NEW_IN_2), "DROP TABLE studies", "UPDATE meta SET schema_version = 1"): c.exec_driver_sql(change)
+    s.close()
+
+def shape(engine):
+    "Version, tables and their columns, as the database tells them."
+    with engine.connect() as c:
+        look = sa.inspect(c)
+        return c.scalar(sa.select(META.c.schema_version)), {t: {(x["name"], str(x["type"]), x["nullable"]) for x in look.get_columns(t)} for t in look.get_table_names()}
+
+def test_a_store_of_schema_1_is_brought_up_to_date_in_place(store, url, tmp_path):
+    finished(store, "a"); before = (store.rows("a"), store.result("a"), store.experiment("a"), shape(store.engine))
+    exported = files(export_experiment(store, "a", tmp_path/"1"))
+    store.claim(make(store, "b"), owner="elsewhere:1:ab")
+    as_schema_1(url)
+    assert shape(store.engine)[0] == 1 and "studies" not in shape(store.engine)[1]
+    s = Store(url)
+    assert (s.rows("a"), s.result("a"), s.experiment("a"), shape(s.engine)) == before
+    assert s.experiment("b").lease_owner == "elsewhere:1:ab" and files(export_experiment(s, "a", tmp_path/"2")) == exported
+    assert s.freeze_plan("x", {"a": 1}).intact
+    s.close(); Store(url).close()
+
+def test_code_of_schema_1_goes_on_in_a_store_that_was_brought_up_to_date(store):
+    "A process that opened the store before knows none of the new columns."
+    lease = store.claim(make(store))
+    with store._begin() as c: c.exec_driver_sql("INSERT INTO results (experiment_id, n, accuracy, summary) VALUES ('naive-1', 0, 0.5, '{}')")
+    assert store.result("naive-1") == {**dict.fromkeys(store.result("naive-1")), "n": 0, "accuracy": .5, "summary": {}} and lease.fence == 1
+
+def test_an_upgrade_that_breaks_off_leaves_schema_1(url, monkeypatch):
+    as_schema_1(url)
+    def boom(c): raise sa.exc.OperationalError("CREATE TABLE studies", {}, Exception("disk full"))
+    with monkeypatch.context() as m:
+        m.setattr(STUDIES.metadata, "create_all", boom)
+        with pytest.raises(StoreError, match="disk full"): Store(url)
+    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    version, tables = shape(engine)
+    engine.dispose()
+    assert version == 1 and "studies" not in tables and not {n for n, *_ in tables["results"]} & set(NEW_IN_2)
+    s = Store(url); assert shape(s.engine)[0] == SCHEMA_VERSION; s.close()
+
+def test_of_processes_that_bring_a_store_up_to_date_at_once_all_succeed(url):
+    as_schema_1(url)
+    assert last_words(workers(4, """
+        s = Store(url)
+        print(s.freeze_plan("study", {"by": sys.argv[1][-3:]}).plan_hash)
+        s.create_experiment("e", "e", {}); s.close()
+    """, url))
+    s = Store(url); assert shape(s.engine)[0] == SCHEMA_VERSION and list(s.experiments().id) == ["e"]; s.close()
+
 def test_a_foreign_database_is_left_alone(tmp_path):
     with sqlite3.connect(tmp_path/"x.db") as c: c.execute("CREATE TABLE runs (x)")
     with pytest.raises(StoreError, match="schema version 0"): Store(f"sqlite:///{tmp_path}/x.db")
@@ -447,6 +500,89 @@ def test_an_import_never_overwrites(store, tmp_path):
     assert len(store.rows("naive-1")) == 3
     make(store, "naive-1b"); make(s2 := Store("sqlite://"))
     with pytest.raises(StoreError, match="is PENDING"): import_experiment(s2, folder)
+
+def test_an_export_says_the_oldest_schema_that_holds_it(store, tmp_path):
+    for id, more in (("plain", {}), ("scored", {"faithfulness": .75, "hallucination_rate": .25}), ("half", {"hallucination_rate": 0.0})):
+        make(store, id)
+        store.complete(store.claim(id), a_result(0, **more))
+        text = files(export_experiment(store, id, tmp_path/id))["result.json"]
+        assert json.loads(text)["schema"] == (2 if more else 1) and (b"faithfulness" in text) == bool(more)
+        other = Store("sqlite://")
+        for _ in range(2): assert import_experiment(other, tmp_path/id) == id
+        assert other.result(id) == store.result(id) == {**store.result(id), **dict.fromkeys(NEW_IN_2), **more}
+        assert files(export_experiment(other, id, tmp_path/f"{id}2"))["result.json"] == text
+    row = store.experiments().set_index("id").loc["scored"]
+    assert (row.faithfulness, row.hallucination_rate) == (.75, .25)
+
+def test_a_result_of_schema_2_with_nothing_new_in_it_is_the_same_result(tmp_path):
+    s = Store("sqlite://")
+    folder = export_experiment(s, finished(s), tmp_path/"x")
+    about = json.loads((folder/"result.json").read_text())
+    (folder/"result.json").write_text(json.dumps({**about, "schema": 2, "result": {**about["result"], **dict.fromkeys(NEW_IN_2)}}))
+    assert import_experiment(s, folder) == "naive-1"
+
+# --- plans of studies
+
+PLAN = {"hypotheses": [{"id": "h1", "claim": "Ünïcode “claims” too", "min_effect": 0.1 + 0.2, "margin": None}], "alpha": 0.05, "seeds": (0, 1)}
+
+def test_the_first_plan_stays(store, url):
+    assert store.frozen_plan("s") is None
+    first = store.freeze_plan("s", PLAN)
+    assert first.intact and first.plan_json == json.loads(json.dumps(PLAN)) and first.name == "s" and first.frozen_at.endswith("+00:00")
+    time.sleep(.005)
+    for plan in (PLAN, {"alpha": .2}, {}): assert store.freeze_plan("s", plan) == store.frozen_plan("s") == first
+    assert store.freeze_plan("t", {**PLAN, "alpha": .2}).plan_hash != first.plan_hash == store.freeze_plan("u", dict(reversed(PLAN.items()))).plan_hash
+    again = Store(url); assert again.frozen_plan("s") == first; again.close()
+
+def test_a_plan_is_there_before_what_starts_afterwards(store):
+    frozen = store.freeze_plan("s", PLAN)
+    store.claim(id := make(store))
+    assert store.experiment(id).started_at >= frozen.frozen_at
+
+def test_of_processes_that_freeze_at_once_one_wins_and_all_see_it(store, url):
+    said = [w for words in last_words(workers(4, """
+        import os
+        s = Store(url)
+        for i in range(10): print(s.freeze_plan(f"s{i}", {"by": os.getpid()}).plan_hash)
+    """, url)) for w in [words]]
+    assert len({tuple(w) for w in said}) == 1 and said[0] == [store.frozen_plan(f"s{i}").plan_hash for i in range(10)]
+
+def test_a_plan_rewritten_in_the_database_is_known(store, tmp_path):
+    frozen = store.freeze_plan("s", PLAN)
+    with store._begin() as c: c.execute(STUDIES.update().values(plan_json={**frozen.plan_json, "alpha": .2}))
+    assert not store.frozen_plan("s").intact and not store.freeze_plan("s", PLAN).intact
+    assert "changed since" in store.frozen_plan("s")._repr_markdown_()
+    with pytest.raises(StoreError, match="not the one that was frozen.*cannot be exported"): export_plan(store, "s", tmp_path)
+    assert not (tmp_path/"plan.json").exists()
+
+def test_a_plan_must_be_json(store):
+    for bad in ({"alpha": float("nan")}, {"x": object()}):
+        with pytest.raises(StoreError, match="not a JSON value"): store.freeze_plan("s", bad)
+    assert store.frozen_plan("s") is None
+
+def test_plans_travel_as_text(store, tmp_path):
+    frozen = store.freeze_plan("s", PLAN)
+    one = (export_plan(store, "s", tmp_path/"1")/"plan.json").read_bytes()
+    other = Store("sqlite://")
+    for _ in range(2): assert import_plan(other, tmp_path/"1") == frozen == other.frozen_plan("s")
+    assert (export_plan(other, "s", tmp_path/"2")/"plan.json").read_bytes() == one and b"\r" not in one and one.endswith(b"}\n")
+    with pytest.raises(StoreError, match="no plan of a study 'sz'"): export_plan(store, "sz", tmp_path/"3")
+    theirs = Store("sqlite://"); time.sleep(.005); mine = theirs.freeze_plan("s", PLAN)
+    with pytest.raises(StoreError, match="has another plan of 's'.*neither was changed"): import_plan(theirs, tmp_path/"1")
+    assert theirs.frozen_plan("s") == mine != frozen and mine.plan_hash == frozen.plan_hash
+
+@pytest.mark.parametrize("old, new, message", [
+    ('"alpha": 0.05', '"alpha": 0.5', "not the one that was hashed"), ('"schema": 2', '"schema": 3', "schema is 3, this LlmForge needs 2"),
+    ('"schema": 2', '"schema": 2, "more": 1', "not an exported plan: TypeError"), ('"name": "s"', '"name": ""', "must be text"), ('"plan_json": {', '"plan_json": [', "not an exported plan"),
+    ('"frozen_at": "', '"frozen_at": "x', "not an exported plan: ValueError"), ("+00:00", "+02:00", "no time in UTC"), ("+00:00", "", "no time in UTC"), ("{", "", "not an exported plan")])
+def test_damaged_plans_are_refused(tmp_path, old, new, message):
+    s, other = Store("sqlite://"), Store("sqlite://")
+    s.freeze_plan("s", PLAN)
+    folder = export_plan(s, "s", tmp_path)
+    edit("plan.json", old, new)(folder)
+    with pytest.raises(StoreError, match=message): import_plan(other, folder)
+    with pytest.raises(StoreError, match="not an exported plan"): import_plan(other, tmp_path/"nowhere")
+    assert other.frozen_plan("s") is None
 
 def test_importing_needs_no_pandas():
     code = "import sys, llmforge.store; assert not {'torch', 'pandas', 'scipy', 'psutil'} & set(sys.modules), sys.modules.keys() & {'torch', 'pandas', 'scipy', 'psutil'}"
