@@ -6,7 +6,8 @@
 __all__ = ['Count', 'Share', 'Text', 'PROMPTS', 'SECTIONS', 'ALIASES', 'OWN_CORPUS', 'Section', 'ModelConfig', 'EngineConfig',
            'SamplingConfig', 'check_template', 'PromptConfig', 'MethodConfig', 'RetrievalConfig', 'DatasetConfig',
            'CorpusConfig', 'MetricsConfig', 'spell_out', 'ExperimentConfig', 'read_yaml', 'find_config', 'merge',
-           'parse_overrides', 'validate', 'load_config', 'experiment_id', 'to_yaml']
+           'read_config', 'parse_overrides', 'validate', 'experiment_mapping', 'load_config', 'experiment_id',
+           'to_yaml']
 
 # %% ../nbs/01_config.ipynb #f6d8a6e6
 import os, re, shlex, string, yaml
@@ -137,6 +138,7 @@ class DatasetConfig(Section):
     pool: Text | None = Field(None, description="a .jsonl(.gz) file of few-shot exemplars (default: the data set's own pool)")
     split: Text | None = Field(None, description="split on the hub (default: the one with public answers)")
     limit: Count | None = Field(None, description="how many questions: a stable sample")
+    skip: Annotated[int, Field(strict=True, ge=0)] = Field(0, description="leave out the first so many of that sample: questions that were looked at before")
     kinds: tuple[Text, ...] = Field((), description="only questions of these kinds")
     revision: Text | None = Field(None, description="hub revision (default: the one this release was written for)")
 
@@ -286,6 +288,7 @@ def merge(base: Mapping, over: Mapping) -> dict:
 def _document(text: str, where: str) -> dict:
     doc = read_yaml(text, where)
     if not isinstance(doc, dict): raise ConfigError(f"{where}: must be a mapping with the key 'experiment'; received {'nothing (the file is empty)' if doc is None else type(doc).__name__}")
+    if "study" in doc: raise ConfigError(f"{where}: is a study, not an experiment; run it with: llmforge study {where}")
     if unknown := set(map(str, doc)) - {"extends", "experiment"}:
         bad = sorted(unknown)[0]
         raise ConfigError(f"{where}: {bad}: unknown key; allowed: experiment, extends{closest(bad, ['experiment', 'extends'])}")
@@ -294,7 +297,10 @@ def _document(text: str, where: str) -> dict:
     return doc
 
 # %% ../nbs/01_config.ipynb #317fa06b
-def _read(path: Path) -> str:
+def read_config(
+    path: Path,  # of a YAML file
+) -> str:
+    "The text of a config; raises `ConfigError` where it is not one."
     if path.stat().st_size > 1_000_000: raise ConfigError(f"{path.name}: is larger than 1 MB; a config is a page of text")
     try: return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as e: raise ConfigError(f"{path.name}: is not UTF-8 text (byte {e.start})") from None
@@ -302,7 +308,7 @@ def _read(path: Path) -> str:
 def _resolve(path: Path, seen: tuple[Path, ...] = ()) -> dict:
     "The experiment mapping of a file, with its chain of `extends` merged."
     if path in seen: raise ConfigError(f"{path.name}: extends itself: {' → '.join(p.name for p in (*seen, path))}")
-    doc = _document(_read(path), path.name)
+    doc = _document(read_config(path), path.name)
     own = spell_out(doc.get("experiment", {}))
     if "extends" not in doc: return own
     if not isinstance(doc["extends"], str): raise ConfigError(f"{path.name}: extends: must be the name of a config; received {doc['extends']!r}")
@@ -367,13 +373,21 @@ def validate(
     raise ConfigError("\n".join([f"{where}: {len(problems)} problem{'s' * (len(problems) > 1)}", *(f"  {p}" for p in problems)]))
 
 # %% ../nbs/01_config.ipynb #d5bafc55
+def experiment_mapping(
+    source: str | os.PathLike | Mapping,    # a file, a bare name below configs/, or a mapping with the key "experiment"
+    folder: Path | None = None,             # look here first
+) -> tuple[str, dict]:                      # what it is called in messages; the experiment as a mapping
+    "An experiment as written, `extends` merged, before it is checked."
+    if isinstance(source, Mapping): return "config", spell_out(_document(yaml.safe_dump(dict(source)), "config").get("experiment", {}))
+    path = find_config(source, folder)
+    return path.name, _resolve(path)
+
 def load_config(
     source: str | os.PathLike | Mapping,    # a file, a bare name below configs/, or a mapping with the key "experiment"
     overrides: str | Sequence[str] = (),    # dotted overrides, applied last
 ) -> ExperimentConfig:
     "The resolved config; raises `ConfigError` with every problem found."
-    if isinstance(source, Mapping): where, data = "config", spell_out(_document(yaml.safe_dump(dict(source)), "config").get("experiment", {}))
-    else: where, data = (path := find_config(source)).name, _resolve(path)
+    where, data = experiment_mapping(source)
     return validate(merge(data, parse_overrides(overrides)), where)
 
 # %% ../nbs/01_config.ipynb #76c3525d

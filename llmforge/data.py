@@ -209,8 +209,10 @@ def load_dataset(
     if config.pool: pool = _from_file(config.pool, "dataset.pool", to_example)
     kinds = sorted({e.kind for e in examples})
     if missing := set(config.kinds) - set(kinds): raise DataError(f"dataset.kinds: {config.name} has no {sorted(missing)[0]!r}; allowed: {', '.join(k or '(none)' for k in kinds)}")
-    examples = stable_order(e for e in examples if not config.kinds or e.kind in config.kinds)[:config.limit]
+    examples = stable_order(e for e in examples if not config.kinds or e.kind in config.kinds)
     if not examples: raise DataError(f"dataset {config.name!r} has no examples")
+    if config.skip >= len(examples): raise DataError(f"dataset.skip: is {config.skip}, but {config.name!r} has {len(examples)} examples; allowed: 0 to {len(examples) - 1}")
+    examples = examples[config.skip:][:config.limit]
     asked = {e.question.casefold() for e in examples}
     pool = [e for e in pool if e.question.casefold() not in asked and (not config.kinds or e.kind in (*config.kinds, ""))]
     return Dataset(config.name, tuple(examples), tuple(pool))
