@@ -70,8 +70,8 @@ def _scores(example: Example, answer: str, kit: Kit) -> dict[str, float]:
     "Every score of one answer; an abstention is scored as the empty answer."
     scores = score_answer("" if abstains(answer) else answer, example.answers, kit.config.metrics.normalization)
     if kit.retriever is None: return scores
-    k = kit.config.retrieval.top_k
-    return scores | retrieval_scores([h.chunk.passage_id for h in kit.hits], [h.chunk.text for h in kit.hits], example.gold, example.answers, ks=sorted({1, k}))
+    k, gold = kit.config.retrieval.top_k, example.gold if kit.retriever.passage_ids.intersection(example.gold) else ()
+    return scores | retrieval_scores([h.chunk.passage_id for h in kit.hits], [h.chunk.text for h in kit.hits], gold, example.answers, ks=sorted({1, k}))
 
 def _row(example: Example, position: int, kit: Kit, answer: str, trace: dict, error: Exception | None) -> dict:
     "A row of `runs`. Latency is time at work on this question: searching and generating, without waiting for a turn."
@@ -93,7 +93,7 @@ async def answer_one(
 ) -> dict:             # a row of `runs`
     "Run the method on one example; an exception becomes part of the row."
     answer, error = "", None
-    with span("chain", kit.config.method.name, example.question, example=example.id, kind=example.kind, expected=list(example.answers[:5])) as root:
+    with span("chain", kit.config.method.name, example.question, example=example.id, kind=example.kind, expected=list(example.answers[:5]), gold=list(example.gold)) as root:
         try: root.output = answer = await methods.get(kit.config.method.name)(example.question, kit)
         except Exception as e: error = e
     if error: root.error = redact(f"{type(error).__name__}: {error}")
