@@ -417,12 +417,19 @@ def _result_text(about: Mapping, result: dict) -> str:
     about = {"schema": 2 if new else 1, **about, "result": {name: v for name, v in result.items() if new or name not in NEW_IN_2}}
     return json.dumps(about, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
 
-def _texts(store: Store, id: str) -> dict[str, str]:
+def _without_texts(row: dict) -> dict:
+    "A row without what was asked, read and answered: ids, scores, counts and times remain."
+    trace = row["trace"] or {}
+    about = {k: v for k, v in trace.get("attributes", {}).items() if k in ("example", "kind", "gold")}
+    bare = {k: v for k, v in trace.items() if k in ("kind", "name", "start_ms", "duration_ms")} | {"attributes": about}
+    return row | {"input_text": "", "output_text": "", "answer": "", "error": row["error"] and "(left out)", "trace": bare}
+
+def _texts(store: Store, id: str, texts: bool = True) -> dict[str, str]:
     "The exported files of a completed experiment: name -> text."
     import yaml
     e = store.experiment(id)
     if e.status != Status.COMPLETED: raise StoreError(f"experiment {id!r} is {e.status}; only a COMPLETED one can be exported")
-    lines = "".join(_json(row) + "\n" for row in store.rows(id))
+    lines = "".join(_json(row if texts else _without_texts(row)) + "\n" for row in store.rows(id))
     about = {"experiment": {name: getattr(e, name) for name in _ABOUT}, "runs_sha256": hashlib.sha256(lines.encode()).hexdigest()}
     return {"config.yaml": yaml.safe_dump({"experiment": e.config_json}, sort_keys=True, allow_unicode=True, width=120),
             "runs.jsonl": lines, "result.json": _result_text(about, store.result(id))}
@@ -430,12 +437,13 @@ def _texts(store: Store, id: str) -> dict[str, str]:
 def export_experiment(
     store: Store,             # where it is
     id: str,                  # of a COMPLETED experiment
-    folder: str | os.PathLike # where to write; made if missing
+    folder: str | os.PathLike, # where to write; made if missing
+    texts: bool = True,       # False leaves out questions, passages and answers, for data that may not be copied
 ) -> Path:                    # the folder
     "Write an experiment as config.yaml, runs.jsonl and result.json; the same experiment gives the same bytes."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in _texts(store, id).items(): (folder/name).write_text(text, encoding="utf-8", newline="\n")
+    for name, text in _texts(store, id, texts).items(): (folder/name).write_text(text, encoding="utf-8", newline="\n")
     return folder
 
 # %% ../nbs/17_store.ipynb #815dda5d
