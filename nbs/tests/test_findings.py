@@ -1,0 +1,271 @@
+"Tables and verdicts on stored rows: failures, missing values, the rule, hostile texts, determinism."
+import re
+from dataclasses import replace
+import pytest
+from llmforge.config import load_config
+from llmforge.core import StoreError, fingerprint
+from llmforge.engine import FakeEngine, Fault
+from llmforge.findings import (Experiment, arms_table, compare, corrected, counts_line, decide, diff_table, exploratory_table, groups, kinds_table,
+                               results_table, retrieval_table, shared_passage, trace_line, value_of, values, verdict_table, verdicts, worst_examples)
+from llmforge.runner import result_row, run_experiment, summarise
+from llmforge.stats import Estimate
+from llmforge.store import FrozenPlan, Store
+from llmforge.study import Hypothesis, Study, StudyConfig
+
+FROZEN = FrozenPlan("test", {}, fingerprint({}), "2026-01-01T00:00:00+00:00")
+SCORER = {"name": "groundedness", "version": "1", "threshold": 0.5, "card": None}
+
+@pytest.fixture
+def store(outputs): return Store()
+
+def row(i, score, failed=False, cached=False, gold=(), text=None, answer="x", abstained=False, **scores):
+    "A row of `runs` made by hand."
+    done = not failed
+    return dict(example_id=f"q{i}", position=i, input_text=text or f"Question {i}?", output_text=answer, answer=answer, tokens_in=10, tokens_out=2, latency_ms=5.0 + i, queue_ms=0.0, cached=cached,
+                correct=float(done and score >= 1), abstained=abstained, error_type=None if done else "EngineError", error=None if done else "injected", scores={"exact_match": score, "f1": score, "contains": score, **scores},
+                trace={"kind": "chain", "name": "naive", "attributes": {"kind": "", "expected": ["yes"], "gold": list(gold)}, "start_ms": 0.0, "duration_ms": 0.0})
+
+def stored(store, name, rows, scorer=None, data="data", accuracy="exact_match"):
+    "A completed experiment of these rows."
+    config = load_config({"experiment": {"name": name, "engine": "fake", "dataset": {"name": "meridia"}, "metrics": {"resamples": 500, "accuracy": accuracy}}})
+    id = store.create_experiment(name, name, config.model_dump(mode="json"), data)
+    lease = store.claim(id)
+    store.add_runs(lease, rows)
+    store.complete(lease, result_row(summarise(store.rows(id), config) | ({"scorer": scorer} if scorer else {})), {})
+    return Experiment(id, store)
+
+def binary(*parts): return [score for n, score in parts for _ in range(n)]
+
+def study_of(store, arms, *hypotheses, **more):
+    "A study on one data set with these experiments."
+    fields = dict(frozen=FROZEN, tampered=(), late=()) | {k: more.pop(k) for k in ("frozen", "tampered", "late") if k in more}
+    plan = StudyConfig(name="test", question="?", base={}, datasets={"d": {}}, arms={a: {} for a in arms}, seeds=(0,), hypotheses=tuple(hypotheses), **more)
+    return Study(config=plan, store=store, works={}, ids={(a, "d", 0): e.id for a, e in arms.items()}, **fields)
+
+def claim(id="H1", metric="accuracy", treatment="b", control="a", **more): return Hypothesis(id=id, claim=f"claim {id}", metric=metric, treatment=treatment, control=control, **more)
+
+def pair(store, a, b, *hypotheses, **more):
+    "A study of two arms with these scores."
+    make = lambda name, scores: stored(store, name, [row(i, s) for i, s in enumerate(scores)])
+    return study_of(store, {"a": make("a", a), "b": make("b", b)}, *hypotheses, **more)
+
+def verdict(store, a, b, h, **more): return verdicts(pair(store, a, b, h, **more))[0]
+
+# failures
+
+def test_failures_are_said_everywhere_and_nothing_is_nan(store):
+    "30% of the generations fail: every table counts them, accuracy has them as wrong, and the bounds are printed."
+    def arm(name, faults):
+        config = load_config({"experiment": {"name": name, "engine": "fake", "breaker": 1000, "method": {"shots": 0}, "dataset": {"name": "meridia", "limit": 60}}})
+        return Experiment(run_experiment(config, store, FakeEngine(" Sarnivel", faults=faults, name=name), show=False), store)
+    a, b = arm("whole", []), arm("broken", [Fault(share=0.3)])
+    lost = b.result["failed"]
+    assert 8 <= lost <= 28 and b.result["answered"] == 60 - lost
+    right = sum(r["scores"]["exact_match"] for r in b.runs if not r["error_type"])
+    assert b.result["accuracy"]["value"] == pytest.approx(right / 60), "a failure is a wrong answer"
+    said = f"60 attempted, {60 - lost} answered, 0 abstained, {lost} failed; accuracy lies between {right / 60:.3f} and {(right + lost) / 60:.3f}"
+    study = study_of(store, {"a": a, "b": b}, claim(), claim("H2", "latency_ms"), claim("H3", "groundedness"), claim("H4", "failed", direction="lower", margin=0.1), exploratory=("f1", "recall@1"))
+    pages = {"results": results_table(b), "kinds": kinds_table(b), "retrieval": retrieval_table(b), "worst": worst_examples(b), "compare": compare(a, b)._repr_markdown_(), "diff": diff_table(a, b),
+             "verdicts": verdict_table(study), "arms": arms_table(study), "exploratory": exploratory_table(study), "sentences": " ".join(v.sentence() for v in verdicts(study))}
+    assert said in counts_line(b) and all(said in pages[p] for p in ("results", "compare", "diff"))
+    for name, page in pages.items(): assert not re.search(r"\bnan\b|\bNone\b|\binf\b", page, re.I), (name, page)
+    assert f"| 60 | {60 - lost} | 0 | {lost} |" in pages["arms"] and f"{(right + lost) / 60:.3f}" in pages["arms"]
+    assert f"120 attempted, {120 - lost} answered, 0 abstained, {lost} failed" in pages["verdicts"] and f"120 attempted, {120 - lost} answered" in pages["exploratory"]
+    v = verdicts(study)[0]
+    assert v.n == 60 and v.contrast.failed == (0, lost)
+    assert v.contrast.bounds == pytest.approx((v.effect.value, v.effect.value + lost / 60)), "the difference if all failed answers were wrong, and if all were right"
+    assert f"{lost} runs failed, so the difference lies between" in v.sentence()
+    assert "b − a lies between" in pages["compare"]
+
+def test_a_run_in_which_everything_failed(store):
+    "No value at all on one side: a dash and 'inconclusive', never a number out of nothing."
+    a, b = stored(store, "a", [row(i, 1.0, groundedness=0.5) for i in range(5)], SCORER), stored(store, "b", [row(i, 0.0, failed=True) for i in range(5)], SCORER)
+    study = study_of(store, {"a": a, "b": b}, claim(), claim("H2", "groundedness"), claim("H3", "latency_ms", margin=1.0), exploratory=("groundedness",))
+    found = verdicts(study)
+    assert [v.n for v in found] == [5, 0, 0] and [v.verdict for v in found][1:] == ["inconclusive"] * 2 and found[1].p is None
+    assert "No question has a value of groundedness in both b and a; 5 runs failed" in found[1].sentence()
+    for page in (verdict_table(study), arms_table(study), exploratory_table(study), compare(a, b)._repr_markdown_(), results_table(b), diff_table(a, b)):
+        assert not re.search(r"\bnan\b|\bNone\b", page, re.I), page
+
+def test_unknown_is_left_out_and_said(store):
+    "A score that failures and abstentions do not have is compared where both have it."
+    a = stored(store, "a", [row(i, 0.0, groundedness=0.5) for i in range(10)], SCORER)
+    b = stored(store, "b", [row(0, 0.0, failed=True), row(1, 0.0, abstained=True), *(row(i, 0.0, groundedness=0.9) for i in range(2, 10))], SCORER)
+    study = study_of(store, {"a": a, "b": b}, claim(metric="groundedness"))
+    assert set(values(study, "b", "groundedness")) == {("d", 0, f"q{i}") for i in range(2, 10)} and len(values(study, "b", "accuracy")) == 10
+    v = verdicts(study)[0]
+    assert v.n == 8 and v.contrast.left_out == 2 and "2 pairs left out" in v.sentence()
+    assert v.contrast.bounds == pytest.approx(((8 * 0.4 - 0.5) / 9, (8 * 0.4 + 0.5) / 9)), "the failed run is between 0 and 1, the abstention has no claim to judge"
+
+def test_only_fresh_generations_are_timed(store):
+    a, b = stored(store, "a", [row(i, 1.0, cached=i < 4) for i in range(10)]), stored(store, "b", [row(i, 1.0, cached=i > 7) for i in range(10)])
+    v = verdicts(study_of(store, {"a": a, "b": b}, claim(metric="latency", direction="lower", margin=1.0)))[0]
+    assert (v.n, v.contrast.left_out, v.metric) == (4, 6, "latency_ms") and "ms" in v.sentence()
+
+# the rule
+
+@pytest.mark.parametrize("name, h, b, expect", [
+    ("a large gain", claim(min_effect=0.1), binary((80, 1.0), (20, 0.0)), "supported"),
+    ("a gain that is too small to matter", claim(min_effect=0.5), binary((80, 1.0), (20, 0.0)), "refuted"),
+    ("a loss", claim(), binary((20, 1.0), (80, 0.0)), "refuted"),
+    ("hardly anything", claim(), binary((52, 1.0), (48, 0.0)), "inconclusive"),
+    ("hardly anything, where much was claimed", claim(min_effect=0.2), binary((52, 1.0), (48, 0.0)), "refuted"),
+    ("the other way round", claim(direction="lower"), binary((20, 1.0), (80, 0.0)), "supported"),
+    ("a gain where a loss was claimed", claim(direction="lower"), binary((80, 1.0), (20, 0.0)), "refuted"),
+    ("no worse", claim(margin=0.1), binary((50, 1.0), (50, 0.0)), "supported"),
+    ("much worse", claim(margin=0.1), binary((20, 1.0), (80, 0.0)), "refuted"),
+    ("no worse, of a cost", claim(direction="lower", margin=0.1), binary((50, 1.0), (50, 0.0)), "supported")])
+def test_the_rule(store, name, h, b, expect):
+    v = verdict(store, binary((50, 1.0), (50, 0.0)), b, h)
+    assert v.verdict == expect, (name, v.sentence())
+    assert v.sentence().endswith(f": {expect}")
+
+def test_the_rule_on_intervals():
+    "At the edges: an effect of just the least size supports; an interval that touches it does not refute."
+    def of(value, low, high, p, h): return decide(Estimate(value, low, high, 100), p, h, 0.05)
+    assert of(0.1, 0.05, 0.2, 0.01, claim(min_effect=0.1)) == "supported" and of(0.1, 0.05, 0.2, 0.051, claim(min_effect=0.1)) == "inconclusive"
+    assert of(0.09, 0.05, 0.2, 0.001, claim(min_effect=0.1)) == "inconclusive" and of(0.05, 0.01, 0.1, 0.01, claim(min_effect=0.1)) == "inconclusive"
+    assert of(0.05, 0.01, 0.09, 0.01, claim(min_effect=0.1)) == "refuted"
+    assert of(-0.1, -0.2, 0.0, 0.01, claim()) == "inconclusive" and of(-0.1, -0.2, -0.01, 0.2, claim()) == "refuted"
+    assert of(-0.1, -0.2, -0.05, 0.01, claim(direction="lower", min_effect=0.1)) == "supported" and of(-0.05, -0.09, 0.0, 0.01, claim(direction="lower", min_effect=0.1)) == "refuted"
+    assert of(-0.02, -0.04, 0.0, 0.01, claim(margin=0.05)) == "supported" and of(-0.02, -0.06, 0.02, 0.2, claim(margin=0.05)) == "inconclusive"
+    assert of(-0.1, -0.2, -0.06, 0.9, claim(margin=0.05)) == "refuted" and of(0.1, 0.06, 0.2, 0.9, claim(direction="lower", margin=0.05)) == "refuted"
+    assert of(0.0, 0.0, 0.0, None, claim(min_effect=0.1)) == "inconclusive"
+
+def test_ten_ties_refute_nothing(store):
+    "The bootstrap of equal differences is a point; the verdict does not take that for certainty."
+    small = verdict(store, binary((10, 1.0)), binary((10, 1.0)), claim(min_effect=0.1))
+    assert small.verdict == "inconclusive" and small.effect.low < -0.2 and small.effect.high > 0.2
+    large = verdict(Store("sqlite://"), binary((400, 1.0)), binary((400, 1.0)), claim(min_effect=0.1))
+    assert large.verdict == "refuted" and large.p == 1.0
+
+def test_what_the_sentence_says(store):
+    a, b = binary((62, 1.0), (138, 0.0)), binary((40, 1.0), (160, 0.0))
+    rows = lambda scores: [row(i, 0.0, hallucination_rate=s, faithfulness=1 - s) for i, s in enumerate(scores)]
+    scorer = {**SCORER, "name": "faithfulness"}
+    study = study_of(store, {"hybrid": stored(store, "a", rows(a), scorer), "reranked": stored(store, "b", rows(b), scorer)},
+                     claim(metric="hallucination_rate", treatment="reranked", control="hybrid", direction="lower"), claim("H2", "accuracy", "reranked", "hybrid"))
+    said = verdicts(study)[0].sentence()
+    assert re.fullmatch(r"Reranked lowers the hallucination rate by 11\.0 points against hybrid \(95% CI \d+\.\d to \d+\.\d, p < \.001 after Holm, n = 200\): supported", said), said
+    assert "changes accuracy by 0.0 points" in verdicts(study)[1].sentence()
+
+def test_holm_over_the_family(store):
+    "Every hypothesis counts, also one that cannot be tested; by itself the first would pass."
+    a, b = binary((50, 1.0), (50, 0.0)), binary((50, 1.0), (7, 1.0), (1, 0.0), (42, 0.0))
+    a[99], b[99] = 1.0, 0.0
+    alone = verdicts(pair(store, a, b, claim()))[0]
+    many = verdicts(pair(Store("sqlite://"), a, b, *(claim(f"H{i}", m) for i, m in enumerate(["accuracy", "f1", "groundedness"]))))
+    assert alone.p_adjusted == alone.p < 0.1
+    assert many[0].p_adjusted == pytest.approx(min(1, 3 * alone.p)) and many[1].p_adjusted == pytest.approx(many[0].p_adjusted) and many[2].p_adjusted is None
+    loose = verdicts(pair(Store("sqlite://"), a, b, claim(), claim("H2", "f1"), correction="none"))
+    assert loose[0].p_adjusted == loose[0].p
+
+def test_a_changed_plan_and_a_late_one(store):
+    better = binary((80, 1.0), (20, 0.0))
+    study = pair(store, binary((50, 1.0), (50, 0.0)), better, claim(), claim("H2", min_effect=0.5))
+    changed = replace(study, tampered=("study.hypotheses.0.min_effect: was 0.1, is 0.0",))
+    assert {v.verdict for v in verdicts(changed)} == {"tampered"} and "**Tampered" in verdict_table(changed) and all(v.sentence().endswith(": tampered") for v in verdicts(changed))
+    assert {v.verdict for v in verdicts(replace(study, frozen=replace(FROZEN, plan_hash="0" * 16)))} == {"tampered"}, "the frozen plan itself was edited"
+    late = replace(study, late=(study.ids["b", "d", 0],))
+    assert verdicts(late)[0].sentence().endswith(": supported (post hoc)") and "post hoc" in verdict_table(late)
+    assert not any(v.post_hoc for v in verdicts(study))
+    assert all(v.post_hoc for v in verdicts(replace(study, frozen=None))) and "never frozen" in verdict_table(replace(study, frozen=None))
+
+# what belongs together
+
+def test_questions_on_one_passage_are_one_group(store):
+    assert shared_passage({"q1": ["p"], "q2": ["p"], "q3": ["r", "p"], "q4": ["r"], "q5": [], "q6": ["s"]}) == {"q1": "p", "q2": "p", "q3": "p", "q4": "r", "q5": "q5", "q6": "s"}
+    rows = lambda scores: [row(i, s, gold=[f"p{i // 10}"]) for i, s in enumerate(scores)]
+    a, b = stored(store, "a", rows(binary((50, 1.0), (50, 0.0)))), stored(store, "b", rows(binary((70, 1.0), (30, 0.0))))
+    study = study_of(store, {"a": a, "b": b}, claim())
+    label = groups(study)
+    assert len(label) == 100 and len(set(label.values())) == 10
+    v = verdicts(study)[0]
+    assert v.contrast.groups == 10 and v.contrast.paired.test == "clustered permutation" and v.verdict == "inconclusive", "two passages, not twenty questions, speak for b"
+
+def test_seeds_repeat_questions_and_do_not_multiply_them(store):
+    rows = lambda right: [row(i, float(i < right)) for i in range(40)]
+    es = {(arm, "d", seed): stored(store, f"{arm}{seed}", rows(n)) for arm, n in [("a", 20), ("b", 23)] for seed in range(4)}
+    study = study_of(store, {a: es[a, "d", 0] for a in "ab"}, claim())
+    study = replace(study, ids={k: e.id for k, e in es.items()})
+    v = verdicts(study)[0]
+    assert (v.n, v.contrast.questions, v.contrast.groups) == (160, 40, 40) and "n = 160, 40 questions" in v.sentence()
+    assert v.p == pytest.approx(verdicts(replace(study, ids={k: i for k, i in study.ids.items() if k[2] == 0}))[0].p, abs=0.03), "four times the same says no more than once"
+    assert "| 160 | 160 |" in arms_table(study)
+
+# what cannot be compared
+
+def test_other_questions_are_refused(store):
+    a, b = stored(store, "a", [row(0, 1.0)], data="one"), stored(store, "b", [row(0, 1.0)], data="two")
+    for attempt in (lambda: compare(a, b), lambda: verdicts(study_of(store, {"a": a, "b": b}, claim())), lambda: diff_table(a, b)):
+        with pytest.raises(StoreError, match="their questions differ"): attempt()
+
+@pytest.mark.parametrize("change", [{"version": "2"}, {"name": "faithfulness"}, {"threshold": 0.7}])
+def test_other_scorers_are_refused(store, change):
+    rows = [row(i, float(i % 2), groundedness=0.5, ungrounded_rate=0.0) for i in range(6)]
+    a, b = stored(store, "a", rows, SCORER), stored(store, "b", rows, {**SCORER, **change})
+    with pytest.raises(StoreError, match="different scorers"): compare(a, b)
+    with pytest.raises(StoreError, match="different scorers"): verdicts(study_of(store, {"a": a, "b": b}, claim(metric="ungrounded_rate")))
+    assert set(compare(a, b, metrics=["exact_match"]).differences) == {"exact_match"}
+    assert verdicts(study_of(store, {"a": a, "b": b}, claim()))[0].n == 6, "a hypothesis on accuracy does not mind"
+    plain = compare(a, stored(store, "c", [row(i, 1.0) for i in range(6)]))
+    assert set(plain.differences) == {"exact_match", "f1", "contains"} and any("only one of the two" in n for n in plain.notes)
+
+def test_names_that_are_not_there(store):
+    a = stored(store, "a", [row(i, 1.0) for i in range(4)])
+    with pytest.raises(StoreError, match="no question with 'exact_mach'.*did you mean 'exact_match'"): compare(a, a, metrics=["exact_mach"])
+    with pytest.raises(StoreError, match="no experiments of arm 'c'; arms: a, b"): values(study_of(store, {"a": a, "b": a}), "c", "accuracy")
+    study = study_of(store, {"a": a, "b": a}, claim())
+    with pytest.raises(StoreError, match="one arm only"): verdicts(replace(study, ids={("a", "d", 0): a.id, ("b", "d", 1): a.id}))
+    with pytest.raises(StoreError, match="calls exact_match accuracy"): verdicts(study_of(store, {"a": a, "b": stored(store, "g", [row(i, 1.0) for i in range(4)], accuracy="f1")}, claim()))
+
+# texts from anywhere
+
+HOSTILE = "<script>alert(1)</script> | `x` **b** [l](javascript:x) \n\n# head ![i](x)"
+
+def test_hostile_texts_stay_texts(store):
+    "Questions, answers, expectations, passage titles, claims: whatever they hold, a table stays a table."
+    bad = row(0, 0.0, text=HOSTILE, answer=HOSTILE)
+    bad["trace"]["attributes"]["expected"] = [HOSTILE]
+    bad["trace"]["children"] = [{"kind": "retriever", "name": HOSTILE, "output": [{"id": HOSTILE, "title": HOSTILE}]}, {"kind": "llm", "name": "x", "error": HOSTILE}]
+    worse = row(1, 0.0, failed=True, text=HOSTILE) | {"error_type": HOSTILE, "error": HOSTILE}
+    a, b = stored(store, "a", [row(0, 1.0, text=HOSTILE, answer=HOSTILE), row(1, 1.0)]), stored(store, "b", [bad, worse])
+    study = study_of(store, {"a": a, "b": b}, Hypothesis(id="H1", claim=HOSTILE, metric="accuracy", treatment="b", control="a"), tampered=(HOSTILE,), exploratory=("f1",))
+    for page in (diff_table(a, b), worst_examples(b), verdict_table(study), arms_table(study), exploratory_table(study)):
+        assert "<script" not in page and "](" not in page and "`x`" not in page and "\n# head" not in page
+        for block in re.findall(r"(?:^\|.*\n?)+", page, re.M): assert len({line.count("|") for line in block.splitlines()}) == 1, block
+
+def test_what_a_trace_line_shows():
+    r = row(0, 0.0, gold=["docs/a"])
+    r["trace"]["children"] = [{"kind": "retriever", "name": "hybrid", "output": [{"id": "docs/b#0", "title": "B"}, {"id": "docs/a#3", "title": "A"}]},
+                              {"kind": "reranker", "name": "maxsim", "output": [{"id": "docs/a#3", "title": "A"}]}, {"kind": "llm", "name": "fake"}]
+    assert trace_line(r) == "hybrid: B, A ✓ → maxsim: A ✓ → llm"
+    assert trace_line(row(0, 0.0, failed=True)) == "✗ EngineError"
+
+def test_diff_table_sorts_the_questions(store):
+    a, b = stored(store, "a", [row(i, s) for i, s in enumerate([0, 0, 1, 0, 1, 1])]), stored(store, "b", [row(i, s) for i, s in enumerate([1, 1, 0, 0, 1, 1])])
+    page = diff_table(a, b, 1)
+    assert "2 improved, 1 regressed, 1 both wrong, 2 both right" in page and "| improved |" in page and "q0" in page and "q1" not in page
+
+# a rate and its card
+
+def test_the_rate_is_corrected_by_the_card(store):
+    "26 of 100 flagged, 80% found and 20% falsely suspected: 10%."
+    card = {"sensitivity": {"hits": 800, "n": 1000}, "specificity": {"hits": 800, "n": 1000}}
+    rows = [row(i, 0.0, groundedness=0.5, ungrounded_rate=float(i < 26)) for i in range(100)]
+    e = stored(store, "a", rows, {**SCORER, "card": card})
+    assert corrected(e).value == pytest.approx(0.1) and corrected(e).low < 0.1 < corrected(e).high
+    page = arms_table(study_of(store, {"a": e, "b": e}))
+    assert "0.260 [" in page and "0.100 [" in page and "Judged by groundedness, version 1" in page
+    assert corrected(stored(store, "b", rows, SCORER)) is None and "no metric card" in arms_table(study_of(store, {"a": stored(store, "c", rows, SCORER), "b": e}))
+
+# the same rows, the same words
+
+def test_the_same_to_the_last_digit(store):
+    "Two stores, rows written in another order: every digit of every table is equal."
+    def pages(store, order):
+        rows = lambda f: [row(i, f(i), gold=[f"p{i // 3}"], groundedness=(i * 7 % 11) / 11 * f(i)) for i in order]
+        a, b, c = (stored(store, n, rows(f), SCORER) for n, f in [("a", lambda i: float(i % 3 == 0)), ("b", lambda i: (i % 5) / 4), ("c", lambda i: float(i % 2))])
+        study = study_of(store, {"a": a, "b": b, "c": c}, claim(), claim("H2", "groundedness", "c", "a", margin=0.1), exploratory=("f1", "groundedness"))
+        return [repr(verdicts(study)), verdict_table(study), arms_table(study), exploratory_table(study), compare(a, b)._repr_markdown_(), diff_table(a, b)]
+    assert pages(store, range(60)) == pages(Store("sqlite://"), range(59, -1, -1))
