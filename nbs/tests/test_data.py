@@ -21,6 +21,12 @@ def test_larger_samples_contain_smaller_ones(folder):
     small, large = (load_dataset(DatasetConfig(name="q.jsonl", limit=n)) for n in (10, 30))
     assert small.examples == large.examples[:10]
 
+def test_skip_leaves_out_what_was_looked_at(folder):
+    write(folder/"q.jsonl", questions(60))
+    first, next_ = load_dataset(DatasetConfig(name="q.jsonl", limit=10)), load_dataset(DatasetConfig(name="q.jsonl", skip=10, limit=10))
+    assert (*first.examples, *next_.examples) == load_dataset(DatasetConfig(name="q.jsonl", limit=20)).examples
+    with pytest.raises(DataError, match="dataset.skip: is 60.*allowed: 0 to 44"): load_dataset(DatasetConfig(name="q.jsonl", skip=60))
+
 def test_pool_is_never_evaluated(folder):
     write(folder/"q.jsonl", questions(60))
     data = load_dataset(DatasetConfig(name="q.jsonl"))

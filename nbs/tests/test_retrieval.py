@@ -313,6 +313,74 @@ def test_fingerprint_follows_what_matters():
         return r.fingerprint
     assert fp() == fp(order="best_first") != fp(top_k=1) != fp(rrf_k=9)
 
+# Reranking
+
+RERANKED = RetrievalConfig(name="reranked", top_k=3, rerank=12, candidates=12)
+
+def searched(config, corpus, query):
+    r = R.make_retriever(config, corpus)
+    async def go():
+        with span("chain", "test") as s: return await r.search(query), s
+    hits, s = asyncio.run(go())
+    assert [h.chunk.id for h in r.find(query, config.top_k)] == [h.chunk.id for h in hits], "find and search agree"
+    r.close()
+    return hits, s.children[0]
+
+def test_maxsim_is_the_mean_of_the_best_cosines():
+    "Against the definition, token by token (Khattab and Zaharia 2020), to the precision of the kept vectors."
+    query, text = "the silver beacon of the harbour", "Harbour 7\nA beacon of silver stands there."
+    def tokens(t): return R.embedding_model().encode(t, output_value="token_embeddings", show_progress_bar=False).numpy()[1:-1]
+    unit = lambda v: v / np.linalg.norm(v)
+    by_hand = np.mean([max(float(unit(q) @ unit(d)) for d in tokens(text)) for q in tokens(query)])
+    assert R.maxsim(query, [text])[0] == pytest.approx(by_hand, abs=2e-3)
+    assert R.maxsim(query, [query])[0] == pytest.approx(1, abs=2e-3) and R.maxsim(query, ["", " "]) == [0.0, 0.0]
+
+def test_reranking_changes_the_order_of_the_fusion_and_the_trace_says_how():
+    corpus = Corpus("c", passages(80))
+    query = corpus.passages[7].text.split(".")[0]
+    hits, retriever = searched(RERANKED, corpus, query)
+    (reranker,) = retriever.children
+    before, _ = searched(RetrievalConfig(name="hybrid", top_k=12, candidates=12), corpus, query)
+    assert reranker.kind == "reranker" and reranker.input == [h.chunk.id for h in before] and retriever.attributes["search_ms"] > 0
+    assert [o["after"] for o in reranker.output] == list(range(1, 13)) and sorted(o["before"] for o in reranker.output) == list(range(1, 13))
+    assert [o["score"] for o in reranker.output] == sorted((o["score"] for o in reranker.output), reverse=True)
+    assert [o["id"] for o in reranker.output][:3] == [h.chunk.id for h in hits] and len(hits) == 3
+    assert hits[0].chunk.passage_id == "p7" and all(h.ranks["hybrid"] == o["before"] for h, o in zip(hits, reranker.output))
+
+@pytest.fixture(scope="module")
+def small_cross_encoder(tmp_path_factory):
+    "A cross-encoder of random weights, with MiniLM's tokenizer: what counts is that its scores decide."
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+    folder = tmp_path_factory.mktemp("cross-encoder")
+    torch.manual_seed(0)
+    tok = AutoTokenizer.from_pretrained(R.embedding_files(R.EMBEDDED).source)
+    BertForSequenceClassification(BertConfig(vocab_size=len(tok), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, num_labels=1)).save_pretrained(folder)
+    tok.save_pretrained(folder)
+    return str(folder)
+
+def test_any_cross_encoder_can_rerank(small_cross_encoder):
+    from sentence_transformers import CrossEncoder
+    corpus = Corpus("c", passages(40))
+    config = RERANKED.model_copy(update={"reranker": small_cross_encoder})
+    hits, retriever = searched(config, corpus, "silver beacon")
+    asked = [p for p in retriever.children[0].input]
+    chunks = {c.id: c for c in R.build_index(corpus, config).chunks}
+    scores = CrossEncoder(small_cross_encoder).predict([("silver beacon", chunks[i].searchable) for i in asked])
+    assert [h.chunk.id for h in hits] == [asked[i] for i in np.argsort(-scores, kind="stable")[:3]]
+
+def test_a_reranker_that_cannot_be_had_says_so():
+    with pytest.raises(RetrievalError, match="'no/such-reranker' cannot be loaded.*maxsim"):
+        R.make_retriever(RERANKED.model_copy(update={"reranker": "no/such-reranker"}), Corpus("c", passages(5)))
+
+def test_chunks_beyond_the_usual_limit_are_read_to_their_end():
+    "Two texts of 400 tokens that differ in the last words only have different vectors where the model reads on."
+    a, b = (" ".join(["harbour"] * 380 + [end] * 15) for end in ("violin", "volcano"))
+    assert R.positions() == 512
+    usual, long = R.embed([a, b]), R.embed([a, b], long=True)
+    assert np.allclose(usual[0], usual[1], atol=1e-5) and not np.allclose(long[0], long[1], atol=1e-3)
+    assert R.embedding_model().max_seq_length == 256 and not np.allclose(R.embed_cached([a], long=True), R.embed_cached([a]), atol=1e-3)
+
 # Errors
 
 def test_wrong_use_is_a_clear_error():
@@ -321,7 +389,7 @@ def test_wrong_use_is_a_clear_error():
     with pytest.raises(RetrievalError, match="'empty' has no passages"): R.build_index(Corpus("empty", ()), SPARSE)
     with pytest.raises(ConfigError, match="unknown model 'minilm'"): R.build_index(Corpus("c", passages(2)), RetrievalConfig(name="dense", embedding="minilm"))
     with pytest.raises(RetrievalError, match="cannot be had from the hub"): R.build_index(Corpus("c", passages(2)), RetrievalConfig(name="dense", embedding="no/such-model"))
-    with pytest.raises(RetrievalError, match="reads 256 tokens at once; received 512"): R.build_index(Corpus("c", passages(2)), RetrievalConfig(name="dense", chunk_tokens=512))
+    with pytest.raises(RetrievalError, match="can read 512 tokens at once; received 600"): R.build_index(Corpus("c", passages(2)), RetrievalConfig(name="dense", chunk_tokens=600))
 
 @pytest.mark.parametrize("module, use", [("qdrant_edge", lambda: R.EdgeVectors(unit_rows(2))), ("qdrant_client", lambda: R.ServerVectors(unit_rows(2), ":memory:", "c")), ("bm25s", lambda: R.Bm25.build(["oak"])),
                                          ("rank_bm25", lambda: R.Bm25Reference(["oak"])), ("filelock", lambda: R.build_index(Corpus("c", passages(2)), SPARSE))])
