@@ -8,6 +8,7 @@ __all__ = ['Estimate', 'estimate', 'PairedDifference', 'paired_difference', 'non
 
 # %% ../nbs/16_stats.ipynb #9154c6d9
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -140,6 +141,7 @@ def _mcnemar(wins: int, losses: int) -> float:
 def _permutation(d: np.ndarray, seed: int, resamples: int = 9999) -> float:
     "Two-sided p of the paired permutation test (random signs) on differences."
     from scipy.stats import permutation_test
+    if len(d) == 1: return 1.0
     mean_difference = lambda a, b, axis: np.mean(b - a, axis=axis)
     return float(permutation_test((np.zeros_like(d), d), mean_difference, permutation_type="samples", n_resamples=resamples, vectorized=True,
                                   batch=max(1, 2_000_000 // len(d)), rng=np.random.default_rng(seed)).pvalue)
@@ -272,12 +274,14 @@ def discordant_sd(
     return math.sqrt(share - effect**2)
 
 # %% ../nbs/16_stats.ipynb #0ca1ee1b
-def _solve(alpha: float, power: float, sd: float, sides: int, **known) -> float:
-    "What is not known of an effect (in units of `sd`) and a number of pairs."
+def _power(effect: float, n: int, alpha: float, sides: int) -> float:
+    "The chance that a paired t test finds an effect (in units of the standard deviation of the differences) in its direction."
     from statsmodels.stats.power import TTestPower
+    return float(TTestPower().power(effect, n, alpha / sides, alternative="larger"))
+
+def _plan(alpha: float, power: float, sd: float, sides: int) -> None:
     if not 0 < alpha < power < 1 or not sd > 0 or sides not in (1, 2):
         raise ConfigError(f"a power calculation needs 0 < alpha < power < 1, sd > 0 and 1 or 2 sides; received alpha {alpha}, power {power}, sd {sd}, sides {sides}")
-    return float(TTestPower().solve_power(alpha=alpha, power=power, alternative="two-sided" if sides == 2 else "larger", **{"effect_size": None, "nobs": None, **known}))
 
 # %% ../nbs/16_stats.ipynb #a70b7c16
 def smallest_effect(
@@ -288,7 +292,12 @@ def smallest_effect(
     sides: int = 2,       # 1 for a non-inferiority test: the effect is then the margin
 ) -> float:               # on the scale of `sd`; infinite below two pairs
     "The smallest mean difference that n pairs show with this power."
-    return sd * _solve(alpha, power, sd, sides, nobs=n) if n >= 2 else math.inf
+    from scipy.optimize import brentq
+    _plan(alpha, power, sd, sides)
+    if n < 2: return math.inf
+    high = 1.0
+    while _power(high, n, alpha, sides) < power: high *= 2
+    return sd * brentq(lambda effect: _power(effect, n, alpha, sides) - power, 0, high, xtol=1e-12)
 
 # %% ../nbs/16_stats.ipynb #64e13ade
 def pairs_needed(
@@ -299,9 +308,11 @@ def pairs_needed(
     sides: int = 2,       # 1 for a non-inferiority test: the effect is then the margin
 ) -> int:
     "How many pairs it takes to find a mean difference with this power."
+    _plan(alpha, power, sd, sides)
     if not effect: raise ConfigError("no number of pairs shows an effect of 0; state the smallest effect that would matter")
-    if abs(effect) >= smallest_effect(2, alpha, power, sd, sides): return 2
-    return math.ceil(_solve(alpha, power, sd, sides, effect_size=abs(effect) / sd))
+    enough, high = lambda n: _power(abs(effect) / sd, n, alpha, sides) >= power - 1e-9, 2
+    while not enough(high): high *= 2
+    return 2 + bisect_left(range(2, high + 1), True, key=enough)
 
 # %% ../nbs/16_stats.ipynb #5d154cfa
 def corrected_rate(

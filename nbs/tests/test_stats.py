@@ -1,11 +1,14 @@
-"""Intervals and tests against textbook and hand-computed values, and the coverage of the intervals by simulation."""
+"""Intervals and tests against textbook and hand-computed values; coverage and false positives by simulation."""
 import json, math, subprocess, sys, warnings
 from dataclasses import asdict
 from math import comb
 import numpy as np, pytest
+from functools import partial
+from llmforge import stats
 from llmforge.core import ConfigError, DataError
 from llmforge.metrics import percentiles
-from llmforge.stats import Estimate, PairedDifference, estimate, paired_difference
+from llmforge.stats import (Estimate, PairedDifference, benjamini_hochberg, bounds, corrected_rate, discordant_sd, estimate, holm, non_inferiority,
+                            paired_difference, pairs_needed, smallest_effect)
 
 @pytest.fixture(autouse=True)
 def no_warnings():
@@ -179,5 +182,346 @@ def test_shown():
     assert isinstance(r := paired_difference([0, 1], [1, 1]), PairedDifference) and "| 0.500 | 1.000 | +0.500 [" in r._repr_markdown_()
 
 def test_importing_needs_no_scipy():
-    code = "import sys, llmforge.metrics, llmforge.stats; assert not {'scipy', 'torch', 'pandas'} & set(sys.modules)"
+    code = "import sys, llmforge.metrics, llmforge.stats; assert not {'scipy', 'statsmodels', 'torch', 'pandas'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+# --- published values
+
+@pytest.mark.parametrize("hits, n, low, high", [(81, 263, .2553, .3662), (15, 148, .0624, .1605), (0, 20, 0, .1611), (1, 29, .0061, .1718)])
+def test_wilson_as_in_newcombe(hits, n, low, high):
+    "Newcombe, Statistics in Medicine 17:857 (1998), table I, method 3."
+    assert stats._wilson(hits, n, .95) == pytest.approx((low, high), abs=5e-5)
+
+def test_mcnemar_of_published_tables():
+    "Fagerland, Lydersen & Laake, BMC Medical Research Methodology 13:91 (2013), exact conditional test: Bentur et al. 1 and 7, Cavo et al. 6 and 16."
+    assert paired_difference(*scores(1, 7, 1, 12)).p == pytest.approx(.0703, abs=5e-5)
+    assert paired_difference(*scores(6, 16, 59, 80)).p == pytest.approx(.0525, abs=5e-5)
+
+def test_approval_ratings_of_agresti():
+    "Categorical Data Analysis (2002), section 10.1: 86 and 150 of 1600 changed their mind; difference -0.04, interval -0.06 to -0.02, z² = 17.36."
+    d = paired_difference(*scores(86, 150, 794, 570))
+    assert d.difference.value == pytest.approx(-.04) and ends(d.difference) == pytest.approx((-.0587, -.0213), abs=.002) and d.p < 1e-4
+    assert 2 * 64 / stats._null_variance(86, 150, 1600, 0) == pytest.approx(2 * 64 / 236), "without a margin the variance is McNemar's"
+
+def test_results_published_before_groups_came_are_as_they_were():
+    x = np.random.default_rng(42)
+    a, b, c, d = (x.random(60) < .6).astype(int), (x.random(60) < .7).astype(int), x.random(60), x.random(60)
+    binary, graded = paired_difference(a, b), paired_difference(c, d)
+    assert (*ends(binary.difference), binary.p) == pytest.approx((0.06666666666666667, 0.381164615794512, 0.009355306625366211), rel=1e-12)
+    assert (*ends(graded.difference), graded.p) == pytest.approx((-0.09916527190497486, 0.12896580355170467, 0.863), rel=1e-12)
+    assert ends(estimate(a)) == pytest.approx((0.41666666666666674, 0.6666666666666666), rel=1e-12)
+    assert ends(estimate(c, "p95")) == pytest.approx((0.893349408861008, 0.9602500307821649), rel=1e-12)
+    assert repr(binary).endswith("wins=20, losses=6)"), "stored outputs keep their form"
+
+def test_one_example_is_no_evidence():
+    d = paired_difference([.2], [.9]); assert d.p == 1 and d.sd is None and d.d_z is None
+
+# --- groups
+
+def families(seed=0, groups=25):
+    rng = np.random.default_rng(seed)
+    g = np.repeat(np.arange(groups), rng.choice([1, 2, 3, 6], groups))
+    return rng, g, (rng.random(groups)[g] > rng.random(len(g)) * .5).astype(int)
+
+def test_groups_of_one_change_nothing():
+    rng, _, _ = families()
+    a, b = rng.integers(0, 2, 40), rng.integers(0, 2, 40)
+    for alone in (range(40), [None] * 40, [f"q{i}" for i in range(40)]):
+        assert estimate(a, groups=alone) == estimate(a) and paired_difference(a, b, groups=alone) == paired_difference(a, b)
+        assert non_inferiority(a, b, .1, groups=alone) == non_inferiority(a, b, .1)
+
+def test_groups_by_id_and_by_position_are_the_same():
+    rng, g, a = families()
+    b, ids = rng.integers(0, 2, len(g)), [f"q{i}" for i in range(len(g))]
+    by_id = dict(zip(ids, g.tolist()))
+    A, B = dict(zip(ids, a)), dict(zip(reversed(ids), b[::-1]))
+    assert paired_difference(A, B, groups=by_id) == paired_difference(a, b, groups=g) and estimate(A, groups=by_id) == estimate(a, groups=g)
+    assert estimate(A, groups={**by_id, "other": 3}) == estimate(a, groups=[f"passage {k}" for k in g]), "names of groups and examples of others do not matter"
+    with pytest.raises(DataError, match="1 of .* have no group, e.g. 'q0'"): estimate(A, groups={i: k for i, k in by_id.items() if i != "q0"})
+    with pytest.raises(DataError, match="by example id"): paired_difference(a, b, groups=by_id)
+    with pytest.raises(DataError, match="values and 3 groups"): paired_difference(a, b, groups=[1, 2, 3])
+
+def test_copies_add_nothing():
+    "Each question five times over: the interval is that of the questions, and so is p."
+    rng = np.random.default_rng(2)
+    a, b = rng.random(30).round(2), rng.random(30).round(2)
+    one, five = paired_difference(a, b), paired_difference(np.repeat(a, 5), np.repeat(b, 5), groups=np.repeat(np.arange(30), 5))
+    assert ends(five.difference) == pytest.approx(ends(one.difference), abs=.01) and five.p == pytest.approx(one.p, abs=.01) and five.groups == 30
+    assert ends(estimate(np.repeat(a, 5), groups=np.repeat(np.arange(30), 5))) == pytest.approx(ends(estimate(a)), abs=.01)
+    assert ends(estimate(np.repeat(a, 5), "p50", groups=np.repeat(np.arange(30), 5))) == pytest.approx(ends(estimate(a, "p50")), abs=.06)
+
+def test_the_mean_of_a_resample_is_a_ratio_of_sums():
+    "Groups of 1 and 3: drawn (A, A), (A, B), (B, B) the means are 1, 1/4 and 0, never the mean of means 1/2."
+    e = estimate([1, 0, 0, 0], groups="ABBB"); assert e.value == .25 and ends(e) == (0, 1)
+    rng, g, x = families(3)
+    standard = math.sqrt(25 / 24 * ((np.bincount(g, x) - x.mean() * np.bincount(g)) ** 2).sum()) / len(x)
+    e = estimate(x, groups=g, resamples=5000); assert (e.high - e.low) / (2 * 1.96) == pytest.approx(standard, rel=.12), "the linearised standard error of a ratio (Cochran 1977)"
+
+def test_clustered_p_flips_whole_groups():
+    d = paired_difference([0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1], groups="AABBCC")
+    assert d.p == 2 / 8 and d.test == "clustered permutation" and (d.wins, d.groups, d.n) == (6, 3, 6)
+    d = paired_difference([0, 0, 0, 0, 1, 0], [1, 1, 1, 0, 0, 1], groups=["x", "x", None, None, "y", "y"])  # sums 2, 1, 0, 0
+    assert d.p == .5 and d.groups == 4
+
+def test_darwins_maize_counted_twice():
+    "The fifteen pairs again, each measured twice: still p = 0.0527 (Fisher 1935)."
+    d = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
+    assert paired_difference([0] * 30, d * 2, groups=list(range(15)) * 2).p == pytest.approx(1726 / 2**15, abs=.008)
+
+def test_degenerate_groups_have_finite_ordered_intervals():
+    assert ends(estimate([1, 0, 1], groups="AAA")) == (0, 1), "one group: nothing is known"
+    assert paired_difference([0, 0, 1], [1, 1, 1], groups="AAA").p == 1 and ends(paired_difference([0, 0, 1], [1, 1, 1], groups="AAA").difference) == (0, 1)
+    assert ends(estimate([1, 0, 0, 1], groups="AABB")) == ends(estimate([1, 0, 0, 1])), "equal means of groups: the values are resampled"
+    assert ends(estimate([0] * 40, groups=[i // 4 for i in range(40)])) == ends(estimate([0] * 10)), "Wilson counts groups"
+    assert ends(estimate([7.0] * 4, groups="AABB")) == (7, 7)
+    assert estimate([], groups=[]) == estimate([]) and paired_difference({}, {}, groups={}).p is None
+
+def test_every_small_grouped_sample_has_a_finite_ordered_interval():
+    rng = np.random.default_rng(0)
+    for t in range(300):
+        n = int(rng.integers(2, 14))
+        x, g = [rng.integers(0, 2, n), rng.lognormal(0, 3, n), np.r_[np.zeros(n - 1), 1], rng.choice([1/3, 2/3, 1], n)][t % 4], rng.integers(0, max(2, n // 2), n)
+        for q in ("mean", "p50"):
+            e = estimate(x, q, resamples=100, groups=g)
+            assert e.low <= e.value + 1e-12 and e.value <= e.high + 1e-12 and math.isfinite(e.low + e.high)
+        d = paired_difference(np.zeros(n), x, resamples=100, groups=g)
+        assert d.difference.low <= d.difference.value + 1e-12 <= d.difference.high + 2e-12 and 0 < d.p <= 1
+
+def test_grouped_results_are_plain_python_and_seeded():
+    rng, g, a = families()
+    b = rng.integers(0, 2, len(g))
+    json.dumps([asdict(paired_difference(a, b, groups=g)), asdict(estimate(a, groups=g)), asdict(estimate(a, "p95", groups=g))], allow_nan=False)
+    assert paired_difference(a, b, groups=g) == paired_difference(a, b, groups=list(g)) != paired_difference(a, b, groups=g, seed=1)
+
+# --- effect sizes
+
+def test_effect_sizes():
+    assert paired_difference(*scores(12, 3, 9)).odds_ratio == 4 and paired_difference(*scores(12, 3)).effect_size == "odds ratio 4.00"
+    assert paired_difference(*scores(5, 0)).odds_ratio == 11 and paired_difference(*scores(0, 5)).odds_ratio == 1 / 11, "Haldane's halves"
+    assert paired_difference(*scores(0, 0, 4)).odds_ratio is None and paired_difference([], []).effect_size in ("odds ratio –", "d_z –")
+    graded = paired_difference([0.0, 0.0, 0.0, 0.0], [.1, .2, .3, .4])
+    assert graded.odds_ratio is None and graded.d_z == pytest.approx(.25 / math.sqrt(.05 / 3)) and graded.effect_size == "d_z +1.94"
+    assert paired_difference([.1, .2], [.1, .2]).d_z is None
+
+def test_darwins_effect_size():
+    "20.93 eighths of an inch with a standard deviation of 37.74: Student's t = 2.148 (Fisher 1935) is d_z times the root of 15."
+    d = paired_difference([0] * 15, [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48])
+    assert d.sd == pytest.approx(37.74, abs=.01) and d.d_z * math.sqrt(15) == pytest.approx(2.148, abs=.001)
+
+# --- not worse by more than a margin
+
+@pytest.mark.parametrize("wins, losses, n, margin, p", [(28, 25, 618, .0148, .05), (20, 60, 1000, .0584, .025)])
+def test_tangos_interval_ends_where_the_test_does(wins, losses, n, margin, p):
+    "R's PropCIs::scoreci.mp(25, 28, 618) at 90% begins at -0.0148, scoreci.mp(60, 20, 1000) at 95% at -0.0584."
+    assert non_inferiority(*scores(wins, losses, n - wins - losses), margin) == pytest.approx(p, abs=5e-4)
+
+@pytest.mark.parametrize("wins, losses, n, margin", [(9, 12, 200, .05), (0, 3, 60, .1), (4, 0, 50, .02), (30, 45, 300, .1)])
+def test_the_null_variance_is_that_of_the_most_likely_null(wins, losses, n, margin):
+    "The likelihood on a fine grid, by brute force."
+    q = np.linspace(margin, (1 + margin) / 2, 200_001)[1:-1]                       # chance of a loss; of a win: q - margin
+    likelihood = wins * np.log(q - margin) + losses * np.log(q) + (n - wins - losses) * np.log(1 - 2 * q + margin)
+    best = q[likelihood.argmax()]
+    assert stats._null_variance(wins, losses, n, margin) == pytest.approx(n * (2 * best - margin - margin**2), rel=1e-3)
+
+def test_no_difference_seen_proves_little_of_little():
+    same = [1] * 100
+    assert non_inferiority(same, same, .02) > .05 > non_inferiority(same, same, .05)
+    assert non_inferiority([.5] * 100, [.5] * 100, .02) > .05, "nor where scores are graded"
+    assert non_inferiority(same, same, .05) < non_inferiority(same, same, .05, groups=[i // 5 for i in range(100)]), "twenty groups prove less"
+
+def test_non_inferiority_at_the_edges():
+    assert non_inferiority([], [], .1) is None and non_inferiority([1, 1], [0, 0], 0) == pytest.approx(.9214, abs=1e-4)
+    assert non_inferiority([.5], [.6], .1) == 1 == non_inferiority([0, 0], [1, 1], .1, groups="AA")
+    assert non_inferiority([40.0] * 3, [41.0] * 3, 5) == 1 / 8 and non_inferiority([41.0] * 3, [40.0] * 3, 1) == 1
+    assert non_inferiority([1, 0], [1, 0], 0) == 1 and non_inferiority([.3, .4], [.3, .4], 0) == 1
+    for bad in (-.1, 1, math.nan):
+        with pytest.raises(ConfigError, match="a margin is the loss"): non_inferiority([0, 1], [1, 1], bad)
+
+# --- many comparisons
+
+def test_holm_by_hand():
+    assert holm([.01, .04, .03, .005]) == pytest.approx([.03, .06, .06, .02])
+    assert holm([.6, .7]) == [1, 1] and holm([.03]) == [.03] and holm([]) == []
+
+def test_the_fifteen_p_values_of_benjamini_and_hochberg():
+    "JRSS B 57:289 (1995), section 3: at 0.05 their method rejects four hypotheses, Bonferroni's kind three."
+    ps = [.0001, .0004, .0019, .0095, .0201, .0278, .0298, .0344, .0459, .3240, .4262, .5719, .6528, .7590, 1.0]
+    assert sum(p <= .05 for p in benjamini_hochberg(ps)) == 4 and sum(p <= .05 for p in holm(ps)) == 3
+    assert benjamini_hochberg(ps)[3] == pytest.approx(.0095 * 15 / 4) and holm(ps)[2] == pytest.approx(.0019 * 13)
+
+def test_adjusted_p_values_keep_their_places_and_count_the_missing():
+    ps = list(np.random.default_rng(0).random(9)); order = np.argsort(ps)
+    for f in (holm, benjamini_hochberg):
+        q = f(ps)
+        assert all(q[i] >= ps[i] for i in range(9)) and [q[i] for i in order] == sorted(q) and q == f(ps[::-1])[::-1]
+        assert f([.01, None, None])[1:] == [None, None] and f([.01, None, None])[0] == pytest.approx(.03)
+        json.dumps(f(ps))
+        for bad in (math.nan, -.1, 1.1):
+            with pytest.raises(DataError, match="between 0 and 1"): f([.5, bad])
+
+def test_holm_holds_the_family_and_hochberg_the_share(monkeypatch):
+    "2,000 families of ten: with five true effects Holm errs at all in at most 5%; the share of false claims is at most 5% by either."
+    from scipy.stats import norm
+    monkeypatch.setattr("gc.collect", lambda: 0)                                    # multipletests sweeps memory at every call: 50 ms
+    z = np.random.default_rng(4).normal(size=(2000, 10)) + np.r_[np.zeros(5), np.full(5, 3.0)]
+    ps, family, share = 2 * norm.sf(abs(z)), 0, 0.0
+    for row in ps:
+        family += any(p <= .05 for p in holm(row)[:5])
+        claims = np.array(benjamini_hochberg(row)) <= .05
+        share += claims[:5].sum() / max(1, claims.sum())
+    assert family / 2000 <= .065 and share / 2000 <= .03, "Benjamini & Hochberg hold it at 5/10 of 5% here"
+
+# --- power
+
+@pytest.mark.parametrize("d, n", [(.2, 199), (.5, 34), (.8, 15)])
+def test_paired_t_power_as_in_g_power(d, n):
+    "G*Power 3.1, means of two dependent groups, two-sided, alpha 0.05, power 0.80: small, medium and large effects of Cohen."
+    assert pairs_needed(d) == n and smallest_effect(n) <= d < smallest_effect(n - 1)
+
+@pytest.mark.parametrize("n, alpha", [(5, .01), (100, .05 / 7)])
+def test_t_tests_find_the_smallest_effect_as_often_as_planned(n, alpha):
+    from scipy.stats import ttest_1samp
+    x = np.random.default_rng(0).normal(smallest_effect(n, alpha), 1, (20_000, n))
+    assert (ttest_1samp(x, 0, axis=1).pvalue <= alpha).mean() == pytest.approx(.8, abs=.01)
+
+def test_exact_mcnemar_has_the_power_g_power_says():
+    "G*Power 3.1 manual, exact McNemar (after O'Brien 2002): odds ratio 0.25, 40% discordant, 50 pairs, one-sided 0.05: power 0.8393, true alpha 0.0326."
+    from scipy.stats import binom
+    power = alpha = 0.0
+    for n in range(51):
+        wins = np.arange(n + 1)
+        found = np.array([2 * w > n and stats._mcnemar(int(w), int(n - w)) <= .1 for w in wins])
+        power += binom.pmf(n, 50, .4) * binom.pmf(wins, n, .8)[found].sum(); alpha += binom.pmf(n, 50, .4) * binom.pmf(wins, n, .5)[found].sum()
+    assert (power, alpha) == pytest.approx((.8393, .0326), abs=1e-4)
+
+@pytest.mark.parametrize("share, effect", [(.3, .1), (.2, .05), (.15, .1), (.5, .2)])
+def test_pairs_for_right_or_wrong_scores_as_connor_has_it(share, effect):
+    "Connor, Biometrics 43:207 (1987): n = (1.96 √share + 0.8416 √(share - effect²))² / effect² lies between our count with and without the effect in the spread."
+    connor = (1.959964 * math.sqrt(share) + .841621 * math.sqrt(share - effect**2))**2 / effect**2
+    assert pairs_needed(effect, sd=discordant_sd(share, effect)) - 3 <= connor <= pairs_needed(effect, sd=discordant_sd(share))
+
+def test_planned_studies_find_what_they_were_planned_for():
+    for share, effect in ((.3, .1), (.2, .08)):
+        n = pairs_needed(effect, sd=discordant_sd(share))
+        wins, losses, _ = np.random.default_rng(0).multinomial(n, [(share + effect) / 2, (share - effect) / 2, 1 - share], 2000).T
+        assert np.mean([stats._mcnemar(int(w), int(l)) <= .05 for w, l in zip(wins, losses)]) == pytest.approx(.8, abs=.05)
+
+def test_a_margin_planned_for_is_shown():
+    n = pairs_needed(.1, sd=discordant_sd(.3), sides=1)
+    wins, losses, rest = np.random.default_rng(1).multinomial(n, [.15, .15, .7], 1000).T
+    shown = np.mean([non_inferiority(*scores(int(w), int(l), int(r)), .1) <= .05 for w, l, r in zip(wins, losses, rest)])
+    assert shown == pytest.approx(.8, abs=.05)
+
+def test_power_at_the_edges():
+    assert smallest_effect(1) == math.inf == smallest_effect(0) and smallest_effect(2) > 5 and pairs_needed(1000) == 2 == pairs_needed(-1000)
+    assert smallest_effect(10**6, sd=.5) == pytest.approx(.5 * 2.8016 / 1000, rel=1e-3) and pairs_needed(-.5) == pairs_needed(.5)
+    assert smallest_effect(100, alpha=.05 / 7) > smallest_effect(100) > smallest_effect(100, sides=1) and smallest_effect(100, power=.9) > smallest_effect(100)
+    for alpha in (.05, .05 / 7, .001):                                             # where statsmodels' own search goes astray
+        for n in (2, 3, 5, 10, 100, 1000, 10**5): assert pairs_needed(smallest_effect(n, alpha), alpha) == n
+    assert discordant_sd(1) == 1 and discordant_sd(.3, .3) == pytest.approx(math.sqrt(.21))
+    for bad in (dict(alpha=0), dict(power=1), dict(alpha=.9), dict(sd=0), dict(sides=3)):
+        with pytest.raises(ConfigError, match="a power calculation needs"): smallest_effect(50, **bad)
+    for bad in ((0, 0), (1.1, 0), (.2, -.3)):
+        with pytest.raises(ConfigError, match="discordant pairs"): discordant_sd(*bad)
+    with pytest.raises(ConfigError, match="effect of 0"): pairs_needed(0)
+
+# --- an imperfect judge, and answers that never came
+
+def test_brucellosis_of_the_epir_manual():
+    "epiR's epi.prev: 23 of 150 cows positive, sensitivity 0.96, specificity 0.89: 5.1 in 100, 0 to 13. A card of 10,000 is as good as certain."
+    e = corrected_rate(23, 150, 9600, 10000, 8900, 10000)
+    assert e.value == pytest.approx(.051, abs=5e-4) and ends(e) == pytest.approx((0, .13), abs=.005)
+
+def test_a_perfect_judge_needs_no_correction():
+    e = corrected_rate(37, 100, 10**6, 10**6, 10**6, 10**6)
+    assert e.value == pytest.approx(.37) and ends(e) == pytest.approx((.2818, .4678), abs=1e-3), "Wilson's interval"
+
+def test_the_card_carries_its_uncertainty():
+    width = lambda e: e.high - e.low
+    assert width(corrected_rate(60, 200, 16, 20, 18, 20)) > width(corrected_rate(60, 200, 80, 100, 90, 100)) > width(corrected_rate(60, 200, 8000, 10000, 9000, 10000))
+
+def test_a_judge_that_knows_nothing_gives_no_rate():
+    for counts in ((5, 10, 5, 10), (0, 10, 10, 10), (0, 0, 9, 10), (9, 10, 0, 0)):
+        e = corrected_rate(3, 10, *counts)
+        assert (e.value, e.low, e.high, e.n) == (None, None, None, 10) and str(e) == "–"
+        json.dumps(asdict(e), allow_nan=False)
+    assert corrected_rate(0, 0, 9, 10, 9, 10).value is None
+    assert ends(corrected_rate(3, 10, 1, 1, 10, 1000)) == (0, 1), "one hallucinated claim on the card: anything may be true"
+    with pytest.raises(DataError, match="received 11 of 10"): corrected_rate(11, 10, 9, 10, 9, 10)
+
+def test_corrected_rates_are_ordered_and_hold_the_truth():
+    rng = np.random.default_rng(0)
+    for true, sensitivity, specificity, n, card in ((.02, .8, .9, 200, 50), (.1, .95, .95, 50, 30), (.3, .8, .9, 200, 50), (.3, .65, .75, 200, 100), (.7, .8, .9, 100, 50)):
+        flagged, found, passed = rng.binomial(n, true * sensitivity + (1 - true) * (1 - specificity), 1000), rng.binomial(card, sensitivity, 1000), rng.binomial(card, specificity, 1000)
+        es = [e for e in (corrected_rate(int(f), n, int(s), card, int(p), card) for f, s, p in zip(flagged, found, passed)) if e.value is not None]
+        assert len(es) > 990 and all(0 <= e.low <= e.value <= e.high <= 1 for e in es)
+        assert .935 <= np.mean([e.low <= true <= e.high for e in es]) <= .995
+
+def test_bounds():
+    assert bounds([1, 0, .5], 1) == (.375, .625) and bounds([1, 0], 0) == (.5, .5) and bounds([], 3) == (0, 1) and bounds([], 0) == (None, None)
+    for values, missing in (([1.2], 0), ([-.1], 1), ([1], -1)):
+        with pytest.raises(DataError, match="bounds are for scores"): bounds(values, missing)
+    with pytest.raises(DataError, match="missing or not finite"): bounds([None], 1)
+
+# --- false positives over 2,000 draws without any difference (three standard errors of 5%: 1.5 points), and coverage
+
+def test_mcnemar_cries_wolf_at_most_as_promised():
+    for n, share in ((40, .5), (200, .3)):
+        wins, losses, _ = np.random.default_rng(0).multinomial(n, [share / 2, share / 2, 1 - share], 2000).T
+        false = np.mean([stats._mcnemar(int(w), int(l)) <= .05 for w, l in zip(wins, losses)])
+        assert .01 <= false <= .065, "exact: at most 5%, for p comes in steps"
+
+def test_permutation_cries_wolf_as_promised():
+    rng = np.random.default_rng(1)
+    f1 = lambda: rng.choice([0, .4, 2/3, 1], 40)
+    false = np.mean([stats._permutation(np.round(f1() - f1(), 12), 0, resamples=499) <= .05 for _ in range(2000)])
+    assert false == pytest.approx(.05, abs=.015)
+
+def test_clustered_permutation_cries_wolf_as_promised(monkeypatch):
+    "Questions of a passage stand or fall together, one to six a passage: McNemar errs several times as often as it says."
+    monkeypatch.setattr(stats, "_permutation", partial(stats._permutation, resamples=499))
+    rng, clustered, naive = np.random.default_rng(2), 0, 0
+    for _ in range(2000):
+        g = np.repeat(np.arange(25), rng.choice([1, 2, 4, 6], 25))
+        a, b = (((rng.random(25) < .5)[g] ^ (rng.random(len(g)) < .1)).astype(int) for _ in range(2))
+        r = paired_difference(a, b, resamples=50, groups=g)
+        clustered += r.p <= .05; naive += stats._mcnemar(r.wins, r.losses) <= .05
+    assert clustered / 2000 == pytest.approx(.05, abs=.015) and naive / 2000 > .15
+
+def test_non_inferiority_cries_wolf_at_most_as_promised():
+    "Truly worse by the margin: right-or-wrong, rare complete losses of graded scores, and groups."
+    rng = np.random.default_rng(3)
+    for n, margin, share in ((100, .05, .3), (200, .05, .1), (100, .02, .02)):
+        wins, losses, rest = rng.multinomial(n, [(share - margin) / 2, (share + margin) / 2, 1 - share], 2000).T
+        assert np.mean([non_inferiority(*scores(int(w), int(l), int(r)), margin) <= .05 for w, l, r in zip(wins, losses, rest)]) <= .068
+    f1 = rng.choice([0, .4, 2/3, 1], (1000, 100))
+    assert np.mean([non_inferiority(a, np.where(rng.random(100) < .05 / .5167, 0, a), .05) <= .05 for a in f1]) <= .07
+    false = 0
+    for _ in range(1000):
+        g = np.repeat(np.arange(40), rng.choice([1, 2, 3, 5], 40))
+        d = rng.choice([1, 0, -1], 40, p=[.1, .7, .2])[g]
+        a = np.where(d == 0, rng.random(len(g)) < .5, d < 0).astype(int)
+        false += non_inferiority(a, a + d, .1, groups=g) <= .05
+    assert false / 1000 <= .075
+
+@pytest.mark.parametrize("groups, least", [(15, .88), (40, .91)])
+def test_clustered_intervals_hold_the_truth(groups, least):
+    "Passages of one to six questions; plain intervals miss the truth two to six times as often as they say."
+    rng, kept, plain = np.random.default_rng(5), 0, 0
+    for t in range(400):
+        g = np.repeat(np.arange(groups), rng.choice([1, 2, 4, 6], groups))
+        x = (rng.random(len(g)) < rng.beta(.6, .4, groups)[g]).astype(int)
+        low, high = ends(estimate(x, resamples=400, seed=t, groups=g)); kept += low <= .6 <= high
+        low, high = ends(estimate(x, resamples=400, seed=t)); plain += low <= .6 <= high
+    assert kept / 400 >= least and plain / 400 < kept / 400 - .05
+
+def test_clustered_intervals_of_differences_and_of_rare_scores_hold_the_truth():
+    rng, kept, rare = np.random.default_rng(6), 0, 0
+    for t in range(400):
+        g = np.repeat(np.arange(40), rng.choice([1, 2, 3, 5], 40))
+        a, b = ((rng.random(len(g)) < rng.beta(1, 1, 40)[g]).astype(int) for _ in range(2))
+        low, high = stats._clustered((b - a).astype(float), g, "mean", .95, 400, t)
+        kept += low <= 0 <= high
+        x = (rng.random(len(g)) < rng.beta(.3, 2.7, 40)[g]).astype(int)
+        low, high = ends(estimate(x, resamples=400, seed=t, groups=g)); rare += low <= .1 <= high
+    assert kept / 400 >= .91 and rare / 400 >= .88
