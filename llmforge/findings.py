@@ -6,9 +6,9 @@
 __all__ = ['SCORES', 'COSTS', 'OUTCOMES', 'Key', 'JUDGED', 'CORRECTIONS', 'Experiment', 'counts_line', 'results_table',
            'cost_line', 'kinds_table', 'found_gold', 'right', 'retrieval_estimates', 'retrieval_table', 'expected',
            'worst_examples', 'provenance_table', 'experiments_table', 'find_experiment', 'value_of', 'metric_of',
-           'shared_passage', 'Contrast', 'contrast', 'check_pair', 'Comparison', 'compare', 'trace_line', 'diff_table',
-           'arms_of', 'values', 'groups', 'decide', 'noun', 'Verdict', 'verdicts', 'verdict_table', 'pooled',
-           'corrected', 'card_line', 'arms_table', 'exploratory_table']
+           'unit_of', 'shared_passage', 'Contrast', 'contrast', 'check_pair', 'Comparison', 'compare', 'trace_line',
+           'diff_table', 'arms_of', 'values', 'groups', 'decide', 'p_text', 'noun', 'Verdict', 'verdicts',
+           'verdict_table', 'pooled', 'corrected', 'card_line', 'arms_table', 'exploratory_table']
 
 # %% ../nbs/30_findings.ipynb #08bd6c5a
 from collections import Counter
@@ -197,6 +197,7 @@ def find_experiment(
 # %% ../nbs/30_findings.ipynb #c2dde5c8
 COSTS = {"latency_ms": "ms", "tokens_in": "tokens", "tokens_out": "tokens"}
 OUTCOMES = ("failed", "abstained")
+_ALIASES = {"latency": "latency_ms", "latency_p50": "latency_ms"}
 
 def value_of(
     row: dict,    # a stored run
@@ -215,7 +216,13 @@ def metric_of(
     name: str,      # as a hypothesis names it: "accuracy", "latency", or the metric itself
 ) -> str:
     "The metric behind a name: accuracy is what the experiment's config says it is."
-    return {"accuracy": e.result["accuracy_is"], "latency": "latency_ms", "latency_p50": "latency_ms"}.get(name, name)
+    return e.result["accuracy_is"] if name == "accuracy" else _ALIASES.get(name, name)
+
+def unit_of(
+    metric: str,  # as a hypothesis names it
+) -> str:
+    "What differences of a metric are given in: ms, tokens, or points of a hundred."
+    return COSTS.get(_ALIASES.get(metric, metric), "points")
 
 # %% ../nbs/30_findings.ipynb #8f52946e
 def shared_passage(
@@ -452,9 +459,13 @@ def decide(
 def _points(x: float, metric: str, unit: bool = False) -> str:
     "A difference as people say it: points of a hundred, or milliseconds, or tokens."
     text = f"{x:.1f}" if metric in COSTS else f"{100 * x:.1f}"
-    return f"{text} {COSTS.get(metric, 'points')}" if unit else text
+    return f"{text} {unit_of(metric)}" if unit else text
 
-def _p(p: float) -> str: return "p < .001" if p < 0.001 else f"p = {p:.3f}".replace("0.", ".") if p < 1 else "p = 1"
+def p_text(
+    p: float,  # between 0 and 1
+) -> str:
+    "p as papers write it."
+    return "p < .001" if p < 0.001 else "p = 1" if p > 0.9995 else f"p = {p:.3f}".replace("0.", ".")
 
 _NOUNS = {"f1": "F1", "mrr": "MRR", "contains": "share of answers that contain the right one", "latency_ms": "latency", "latency_p50": "latency", "tokens_in": "number of tokens read",
           "tokens_out": "number of tokens written", "failed": "share of failures", "abstained": "share of abstentions"}
@@ -505,7 +516,7 @@ def _how(v: Verdict) -> str:
     e, after = v.effect, {"holm": " after Holm", "benjamini_hochberg": " after Benjamini–Hochberg"}.get(v.correction, "")
     low, high = (e.low, e.high) if e.value >= 0 else (-e.high, -e.low)
     n = f"n = {v.n}" + (f", {v.contrast.questions} questions" if v.contrast.questions < v.n else "")
-    return f"{_asked(v)}{e.confidence:.0%} CI {_points(low, v.metric)} to {_points(high, v.metric)}, {_p(v.p_adjusted)}{' one-sided' * (v.hypothesis.margin is not None)}{after}, {n}"
+    return f"{_asked(v)}{e.confidence:.0%} CI {_points(low, v.metric)} to {_points(high, v.metric)}, {p_text(v.p_adjusted)}{' one-sided' * (v.hypothesis.margin is not None)}{after}, {n}"
 
 def _missing(v: Verdict) -> str:
     "Which runs are missing, and what they could have changed."
@@ -569,7 +580,7 @@ def verdict_table(
     "A line for each hypothesis, and its sentence."
     found = verdicts(study)
     rows = [(cell(v.hypothesis.id), cell(v.hypothesis.claim, 200), cell(f"{v.hypothesis.control} → {v.hypothesis.treatment}"), noun(v.hypothesis.metric), f"{_number(v.a, v.metric)} → {_number(v.b, v.metric)}", _shown(v.effect, "+.1f" if v.metric in COSTS else "+.3f"),
-             f"{v.wins} / {v.losses}", v.n, "–" if v.p_adjusted is None else _p(v.p_adjusted), f"**{v.verdict}**{' (post hoc)' * v.post_hoc}") for v in found]
+             f"{v.wins} / {v.losses}", v.n, "–" if v.p_adjusted is None else p_text(v.p_adjusted), f"**{v.verdict}**{' (post hoc)' * v.post_hoc}") for v in found]
     said = "\n".join(f"- {cell(v.hypothesis.id)}: {v.sentence(cell)}" for v in found)
     return f"{_banner(study)}\n\n{table(['', 'claim', 'arms', 'metric', 'means', 'difference', 'higher / lower', 'n', 'p, corrected', 'verdict'], rows)}\n\n{said}"
 
@@ -640,7 +651,7 @@ def exploratory_table(
     found = [(arm, metric, contrast(_arm(es, first), _arm(es, arm), metric, 1 - plan.alpha)) for metric in plan.exploratory for arm in others]
     qs = _family([c.paired.p for *_, c in found], "benjamini_hochberg")
     rows = [(cell(f"{first} → {arm}"), noun(metric), _number(c.effect.value, metric, True), f"{_number(c.effect.low, metric, True)} to {_number(c.effect.high, metric, True)}",
-             "–" if q is None else _p(q), f"{c.paired.wins} / {c.paired.losses}", c.paired.n, c.left_out, sum(c.failed)) for (arm, metric, c), q in zip(found, qs)]
+             "–" if q is None else p_text(q), f"{c.paired.wins} / {c.paired.losses}", c.paired.n, c.left_out, sum(c.failed)) for (arm, metric, c), q in zip(found, qs)]
     if not rows: return "Nothing was to be explored."
     return f"Exploratory, p after Benjamini–Hochberg over {len(rows)} comparisons; {_total(es)}\n\n" + table(
         ["arms", "metric", "difference", "interval", "p, corrected", "higher / lower", "n", "left out", "failed"], rows)

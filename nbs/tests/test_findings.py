@@ -269,3 +269,19 @@ def test_the_same_to_the_last_digit(store):
         study = study_of(store, {"a": a, "b": b, "c": c}, claim(), claim("H2", "groundedness", "c", "a", margin=0.1), exploratory=("f1", "groundedness"))
         return [repr(verdicts(study)), verdict_table(study), arms_table(study), exploratory_table(study), compare(a, b)._repr_markdown_(), diff_table(a, b)]
     assert pages(store, range(60)) == pages(Store("sqlite://"), range(59, -1, -1))
+
+# pictures
+
+def test_pictures_of_what_is_missing(store):
+    "An arm of which everything failed, one that was never timed, a hypothesis with nothing to compare: drawn and said."
+    from llmforge.plots import ablation_curve, arms_plot, heatmap, pareto, pareto_plot, verdict_plot
+    whole, gone, known = [row(i, float(i % 2)) for i in range(9)], [row(i, 0.0, failed=True) for i in range(9)], [row(i, 1.0, cached=True) for i in range(9)]
+    study = study_of(store, {"a": stored(store, "a", whole), "b": stored(store, "b", gone), "c": stored(store, "c", known)}, claim(), claim("H2", "latency"), claim("H3", "latency", "c"))
+    def texts(fig): return " ".join(t.get_text() for t in fig.findobj(lambda x: hasattr(x, "get_text")))
+    figures = [verdict_plot(study), heatmap(study, "latency"), pareto_plot(study), arms_plot(study, "tokens_out"), ablation_curve(study, "groundedness"), ablation_curve(study), verdict_plot(replace(study, tampered=("x",)))]
+    for fig in figures:
+        fig.canvas.draw()
+        assert not re.search(r"\bnan\b|\bNone\b", texts(fig))
+    assert "nothing to compare" in texts(figures[0]) and "nothing measured: b, c" in texts(figures[2]) and "no value" in texts(figures[3]) and "tampered" in texts(figures[-1])
+    assert verdict_plot(study_of(store, {"a": Experiment("a", store), "b": Experiment("c", store)})) is None
+    assert pareto({"a": (1, 0.5), "b": (2, 0.5), "c": (2, 0.7), "d": (1, 0.4), "e": (9, 0.6)}) == ["a", "c"]
