@@ -46,18 +46,13 @@ def normalize_answer(
         raise ConfigError(f"unknown normalisation {style!r}; allowed: {', '.join(NORMALIZERS)}{closest(style, NORMALIZERS)}")
     return NORMALIZERS[style](text)
 
-# %% ../nbs/15_metrics.ipynb #379a8461
-def _key(text: str, style: str) -> str:
-    "The form in which a text is compared: normalised, or lower-cased where nothing would be left."
-    return normalize_answer(text, style) or text.strip().lower()
-
-# %% ../nbs/15_metrics.ipynb #5ed82ffc
+# %% ../nbs/15_metrics.ipynb #927946ea
 def _best(score: Callable, prediction: str, answers: Collection[str], style: str) -> float:
-    "The best `score(prediction, answer)` over all aliases; without any that is not blank, 1 for an empty prediction."
-    answers = [a for a in ([answers] if isinstance(answers, str) else answers) if a.strip()]
-    if not answers: return float(not normalize_answer(prediction, style))
-    key = _key(prediction, style)
-    return float(max(score(key, _key(a, style)) for a in answers))
+    "The best `score(prediction, answer)` over all aliases, both normalised; without any, the score of the empty answer."
+    keys = [normalize_answer(a, style) for a in ([answers] if isinstance(answers, str) else answers)]
+    if style == "squad": keys = [k for k in keys if k]
+    key = normalize_answer(prediction, style)
+    return float(max(score(key, k) for k in keys or [""]))
 
 # %% ../nbs/15_metrics.ipynb #22b03860
 def exact_match(
@@ -72,14 +67,17 @@ def exact_match(
 def _f1(prediction: str, answer: str) -> float:
     p, a = prediction.split(), answer.split()
     shared = (Counter(p) & Counter(a)).total()
-    return 2 * shared / (len(p) + len(a)) if shared else 0.0
+    if not shared: return float(p == a)
+    precision, recall = shared / len(p), shared / len(a)
+    return 2 * precision * recall / (precision + recall)
 
 def f1(
     prediction: str,           # the answer given; "" for an abstention
     answers: Collection[str],  # accepted aliases; empty = unanswerable
     style: str = "squad",      # normalisation: "squad" or "trivia_qa"
 ) -> float:                    # between 0 and 1
-    "The best word-overlap F1 with any of the answers (SQuAD)."
+    "The best word-overlap F1 with any of the answers, by the script of the named style."
+    if style == "trivia_qa" and answers and not normalize_answer(prediction, style): return 0.0
     return _best(_f1, prediction, answers, style)
 
 # %% ../nbs/15_metrics.ipynb #771c5d55
