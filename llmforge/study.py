@@ -141,7 +141,7 @@ def planned(
     "Whether a hypothesis can be decided with so many pairs."
     if not _is_score(h.metric): return None, ""
     tests = len(study.hypotheses) if study.correction == "holm" else 1
-    least = smallest_effect(n, study.alpha / tests, study.power, discordant_sd(study.discordant))
+    least = smallest_effect(n, study.alpha / tests, study.power, discordant_sd(study.discordant), sides=1 if h.margin else 2)
     wanted = h.margin or h.min_effect
     if not wanted: return least, "no smallest effect is stated: any difference, however small, would support the claim"
     if least > wanted: return least, f"too few questions: {wanted:g} is looked for, {least:.2f} can be shown; expect 'inconclusive' unless the effect is larger"
