@@ -169,13 +169,21 @@ def export_(
 
 @app.command("import")
 def import_(
-    paths: Annotated[list[Path], typer.Argument(help="folders that `export` wrote, or samples_*.jsonl of lm-evaluation-harness")],
+    paths: Annotated[list[Path], typer.Argument(help="folders of exported experiments or studies, or lm-evaluation-harness's samples_*.jsonl or a folder of them")],
+    name: Annotated[str | None, typer.Option(help="for logs: what to call the experiment (default: from the file)")] = None,
+    filter: Annotated[str | None, typer.Option(help="for logs: whose answers, e.g. strict-match (default: the first in the file)")] = None,
+    metric: Annotated[str | None, typer.Option(help="for logs: which of its metrics counts as exact match")] = None,
 ):
-    "Read exported experiments, or logs of lm-evaluation-harness, into the store."
-    from llmforge.logs import import_lm_eval
-    from llmforge.store import Store, import_experiment
+    "Read exported experiments, plans of studies, or logs of lm-evaluation-harness into the store."
+    from llmforge.logs import import_lm_eval, sample_logs
+    from llmforge.store import Store, import_experiment, import_plan
     with sentences():
-        for path in paths: typer.echo(import_lm_eval(Store(), path) if path.is_file() else import_experiment(Store(), path))
+        store = Store()
+        for path in paths:
+            if (path/"result.json").exists(): typer.echo(import_experiment(store, path))
+            elif (path/"plan.json").exists(): typer.echo(f"plan of {import_plan(store, path).name}")
+            elif logs := sample_logs(path): typer.echo("\n".join(import_lm_eval(store, log, name, filter, metric) for log in logs))
+            else: raise DataError(f"{path}: nothing to import there; allowed: a folder with result.json or plan.json, samples_*.jsonl of lm-evaluation-harness, or a folder with such files")
 
 # %% ../nbs/35_cli.ipynb #0a31b8dc
 def main() -> None:
