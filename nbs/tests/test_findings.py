@@ -219,6 +219,18 @@ def test_names_that_are_not_there(store):
     with pytest.raises(StoreError, match="one arm only"): verdicts(replace(study, ids={("a", "d", 0): a.id, ("b", "d", 1): a.id}))
     with pytest.raises(StoreError, match="calls exact_match accuracy"): verdicts(study_of(store, {"a": a, "b": stored(store, "g", [row(i, 1.0) for i in range(4)], accuracy="f1")}, claim()))
 
+def test_what_is_not_done_or_was_normalised_otherwise(store):
+    a = stored(store, "a", [row(i, 1.0) for i in range(4)])
+    config = a.config.model_dump(mode="json")
+    open_ = Experiment(store.create_experiment("open", "open", config, "data"), store)
+    for attempt in (lambda: compare(a, open_), lambda: values(study_of(store, {"a": a, "b": open_}), "b", "f1"), lambda: verdict_table(study_of(store, {"a": a, "b": open_}, claim("H1", "f1")))):
+        with pytest.raises(StoreError, match="open is PENDING; only a completed experiment"): attempt()
+    id = store.create_experiment("other", "other", config | {"metrics": config["metrics"] | {"normalization": "trivia_qa"}}, "data")
+    lease = store.claim(id)
+    store.add_runs(lease, [row(i, 1.0) for i in range(4)])
+    store.complete(lease, result_row(summarise(store.rows(id), a.config)), {})
+    with pytest.raises(StoreError, match="normalised differently"): compare(a, Experiment(id, store))
+
 # texts from anywhere
 
 HOSTILE = "<script>alert(1)</script> | `x` **b** [l](javascript:x) \n\n# head ![i](x)"
@@ -256,6 +268,7 @@ def test_the_rate_is_corrected_by_the_card(store):
     e = stored(store, "a", rows, {**SCORER, "card": card})
     assert corrected(e).value == pytest.approx(0.1) and corrected(e).low < 0.1 < corrected(e).high
     page = arms_table(study_of(store, {"a": e, "b": e}))
+    assert "specificity 0.80 (n = 1000)" in results_table(e) and "corrected for its errors: 0.100 [" in results_table(e)
     assert "0.260 [" in page and "0.100 [" in page and "Judged by groundedness, version 1" in page
     assert corrected(stored(store, "b", rows, SCORER)) is None and "no metric card" in arms_table(study_of(store, {"a": stored(store, "c", rows, SCORER), "b": e}))
 
