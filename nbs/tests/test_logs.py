@@ -225,3 +225,21 @@ def test_an_import_that_broke_off_is_finished_by_the_next(store, tmp_path, monke
 
 def test_importing_needs_no_torch():
     subprocess.run([sys.executable, "-c", "import sys, llmforge.logs; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"], check=True)
+
+# --- the command
+
+def test_the_command_imports_and_compares(tmp_path, outputs):
+    "`llmforge import` a folder of logs, then `llmforge compare`: the paired test, on logs that users have already."
+    from typer.testing import CliRunner
+    from llmforge.cli import app
+    rng = random.Random(1)
+    for model, share in (("lab__small", .3), ("lab__large", .7)):
+        log(tmp_path/"logs", [generated(i, str(2 * i) if r else "unsure", r) for i, r in enumerate(float(rng.random() < share) for _ in range(60))], model=model)
+    imported = CliRunner().invoke(app, ["import", str(tmp_path/"logs")])
+    ids = imported.output.split()
+    assert imported.exit_code == 0 and len(ids) == 2
+    said = CliRunner().invoke(app, ["compare", "small", "large"]).output
+    assert "exact McNemar" in said and "60" in said
+    (tmp_path/"empty").mkdir()
+    nothing = CliRunner().invoke(app, ["import", str(tmp_path/"empty")])
+    assert nothing.exit_code == 2 and "nothing to import" in nothing.output and "Traceback" not in nothing.output
