@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'COSTS', 'OUTCOMES', 'JUDGED', 'Key', 'CORRECTIONS', 'Experiment', 'right', 'value_of', 'metric_of',
-           'unit_of', 'corrected', 'card_line', 'counts_line', 'results_table', 'cost_line', 'kinds_table',
+           'unit_of', 'card_of', 'card_line', 'corrected', 'counts_line', 'results_table', 'cost_line', 'kinds_table',
            'found_gold', 'retrieval_estimates', 'retrieval_table', 'expected', 'worst_examples', 'provenance_table',
            'experiments_table', 'find_experiment', 'shared_passage', 'Contrast', 'contrast', 'check_pair', 'Comparison',
            'compare', 'trace_line', 'diff_table', 'arms_of', 'values', 'groups', 'decide', 'p_text', 'noun', 'Verdict',
@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from fastcore.basics import patch
+from .cards import Card
 from .config import ExperimentConfig, load_config
 from .core import StoreError, cell, closest, table
 from .metrics import failed
@@ -98,24 +99,30 @@ def unit_of(
 # %% ../nbs/30_findings.ipynb #2e49e874
 JUDGED = {"faithfulness": "hallucination_rate", "groundedness": "ungrounded_rate"}  # what a scorer gives, and its rate
 
-def corrected(
-    *experiments: Experiment,  # completed, judged by one scorer
-) -> Estimate | None:          # None without a scorer, or without a card of it
-    "The rate of unfounded claims, corrected by the sensitivity and specificity on the scorer's card; an answer weighs as one claim."
-    if not (s := experiments[0].result.get("scorer")) or not (card := s.get("card")): return None
-    shares = [v for e in experiments for r in e.runs if (v := value_of(r, JUDGED[s["name"]])) is not None]
-    sides = [card[side][part] for side in ("sensitivity", "specificity") for part in ("hits", "n")]
-    return corrected_rate(round(sum(shares)), len(shares), *sides) if shares else None
+def card_of(
+    e: Experiment,  # completed
+) -> Card | None:   # None without a scorer, or where its version was never measured
+    "The card of the scorer that judged an experiment."
+    s = e.result.get("scorer")
+    return Card.from_dict(s["card"]) if s and s.get("card") else None
 
 def card_line(
     e: Experiment,  # completed
-) -> str:           # "" where no scorer judged it
+) -> str:           # Markdown; "" where no scorer judged it
     "What is known of the scorer that judged an experiment."
     if not (s := e.result.get("scorer")): return ""
-    head = f"Judged by {cell(s['name'])}, version {cell(s['version'])}, threshold {s['threshold']}"
-    if not (card := s.get("card")): return f"{head}; it has no metric card, so nothing is known of its errors."
-    sides = ", ".join(f"{side} {card[side]['hits'] / card[side]['n']:.2f} (n = {card[side]['n']})" for side in ("sensitivity", "specificity") if card[side]["n"])
-    return f"{head}; its card says: {sides} for unfounded claims."
+    known = cell(card.line(), 400) if (card := card_of(e)) else "it has no metric card, so nothing is known of its errors."
+    other = f" (The card was measured at {card.threshold:g}, so no rate is corrected by it.)" if card and card.threshold != s["threshold"] else ""
+    return f"Judged by {cell(s['name'])}, version {cell(s['version'])}, a finding below {s['threshold']:g}: {known}{other}"
+
+def corrected(
+    *experiments: Experiment,  # completed, judged by one scorer
+) -> Estimate | None:          # None without a scorer, or without a card of it at the same threshold
+    "The rate of unfounded claims, corrected by the sensitivity and specificity on the scorer's card; an answer weighs as one claim."
+    first = experiments[0]
+    if not (card := card_of(first)) or card.threshold != first.result["scorer"]["threshold"]: return None
+    shares = [v for e in experiments for r in e.runs if (v := value_of(r, JUDGED[e.result["scorer"]["name"]])) is not None]
+    return corrected_rate(round(sum(shares)), len(shares), *card.sensitivity, *card.specificity, first.config.metrics.confidence) if shares else None
 
 # %% ../nbs/30_findings.ipynb #0e1f1fb8
 _ORDER = ("exact_match", "f1", "contains", "faithfulness", "hallucination", "grounded", "ungrounded", "answer_relevance", "recall", "mrr", "has_answer", "latency", "tokens")

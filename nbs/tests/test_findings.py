@@ -2,6 +2,7 @@
 import re
 from dataclasses import replace
 import pytest
+from llmforge.cards import Card, Measure
 from llmforge.config import load_config
 from llmforge.core import StoreError, fingerprint
 from llmforge.engine import FakeEngine, Fault
@@ -263,14 +264,16 @@ def test_diff_table_sorts_the_questions(store):
 
 def test_the_rate_is_corrected_by_the_card(store):
     "26 of 100 flagged, 80% found and 20% falsely suspected: 10%."
-    card = {"sensitivity": {"hits": 800, "n": 1000}, "specificity": {"hits": 800, "n": 1000}}
+    e = Estimate(0.8, 0.7, 0.9, 2000)
+    card = Card("groundedness", "1", 0.5, "2026-01-01", {}, (Measure("Almanac", "unsupported claim", 2000, 1000, e, e, e, (800, 1000), (800, 1000), (), {}),)).to_dict()
     rows = [row(i, 0.0, groundedness=0.5, ungrounded_rate=float(i < 26)) for i in range(100)]
-    e = stored(store, "a", rows, {**SCORER, "card": card})
+    e, plain, other = stored(store, "a", rows, {**SCORER, "card": card}), stored(store, "b", rows, SCORER), stored(store, "c", rows, {**SCORER, "threshold": 0.7, "card": card})
     assert corrected(e).value == pytest.approx(0.1) and corrected(e).low < 0.1 < corrected(e).high
     page = arms_table(study_of(store, {"a": e, "b": e}))
-    assert "specificity 0.80 (n = 1000)" in results_table(e) and "corrected for its errors: 0.100 [" in results_table(e)
-    assert "0.260 [" in page and "0.100 [" in page and "Judged by groundedness, version 1" in page
-    assert corrected(stored(store, "b", rows, SCORER)) is None and "no metric card" in arms_table(study_of(store, {"a": stored(store, "c", rows, SCORER), "b": e}))
+    assert "0.260 [" in page and "0.100 [" in page and page.count("Judged by groundedness, version 1") == 1 and "finds 800 of 1000" in page
+    assert "finds 800 of 1000" in results_table(e) and "corrected for its errors: 0.100 [" in results_table(e)
+    assert corrected(plain) is None and "no metric card" in results_table(plain) and "no metric card" in arms_table(study_of(store, {"a": plain, "b": e}))
+    assert corrected(other) is None and "measured at 0.5, so no rate is corrected" in results_table(other), "a card speaks for its own threshold only"
 
 # the same rows, the same words
 
