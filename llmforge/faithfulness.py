@@ -10,10 +10,11 @@ __all__ = ['WINDOW', 'INTERCEPT', 'COEFFICIENTS', 'NLI_MODEL', 'sentences', 'is_
 import copy, math, re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from fastcore.basics import patch
 from .config import ModelConfig
 from .core import ConfigError, EngineError, need, redact
-from .retrieval import embed
+from .retrieval import embed, terms
 
 # %% ../nbs/18_faithfulness.ipynb #9aa1db76
 _END = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[A-Z0-9À-Þ])")
@@ -74,6 +75,11 @@ class Scorer:
     def identity(self) -> dict:
         "All that a score depends on."
         return {"scorer": self.name, "version": self.version, "threshold": self.threshold}
+
+    @property
+    def provenance(self) -> dict:
+        "What a metric card says of the scorer: the model, but not the machine."
+        return {}
 
     def probabilities(self,
         question: str,
@@ -143,6 +149,9 @@ class Groundedness(Scorer):
     @property
     def identity(self) -> dict: return {**super().identity, "model": self._loaded_identity}
 
+    @property
+    def provenance(self) -> dict: return {k: self._loaded_identity.get(k) for k in ("model", "weights", "dtype")} | {"intercept": INTERCEPT, "coefficients": list(COEFFICIENTS)}
+
     def close(self) -> None: self.model, self._read = None, {}
 
 # %% ../nbs/18_faithfulness.ipynb #4fee9dbf
@@ -154,17 +163,17 @@ def _after(scorer: Groundedness, prompt: str):
         cache = DynamicCache(config=scorer.model.config)
         ids = torch.tensor([scorer.tokenizer(prompt).input_ids], device=scorer.model.device)
         logits = scorer.model(ids, past_key_values=cache, logits_to_keep=1).logits
-        scorer._read = dict([*scorer._read.items()][-1:]) | {prompt: (cache, logits)}
+        scorer._read = {prompt: (cache, logits)}
     cache, logits = scorer._read[prompt]
     return copy.deepcopy(cache), logits
 
 # %% ../nbs/18_faithfulness.ipynb #638bde7e
-def _token_logprobs(
+def _below_best(
     scorer: Groundedness,
     prompt: str,
     said: Sequence[str],  # continuations
-) -> list[tuple]:         # for each: log-probabilities of its tokens, distances to the best token (both <= 0)
-    "How well a prompt predicts each of several continuations."
+) -> list[float]:         # one each, at most 0
+    "The log-probability of each continuation minus that of the best token at each of its places, in one batch."
     import torch
     with torch.inference_mode():
         cache, first = _after(scorer, prompt)
@@ -172,42 +181,54 @@ def _token_logprobs(
         cache.batch_repeat_interleave(len(tokens))
         width = max(map(len, tokens))
         ids = torch.tensor([t + [0] * (width - len(t)) for t in tokens], device=scorer.model.device)
-        rest = scorer.model(ids, past_key_values=cache).logits[:, :-1]
-        logp = torch.cat([first.expand(len(tokens), 1, -1), rest], 1).float().log_softmax(-1)
-        own = logp.gather(-1, ids[..., None])[..., 0]
-        below = own - logp.max(-1).values
-    return [(own[i, :len(t)].tolist(), below[i, :len(t)].tolist()) for i, t in enumerate(tokens)]
+        logits = torch.cat([first.expand(len(tokens), 1, -1), scorer.model(ids, past_key_values=cache).logits[:, :-1]], 1).float()
+        below = logits.gather(-1, ids[..., None])[..., 0] - logits.max(-1).values
+    return [float(below[i, :len(t)].sum()) for i, t in enumerate(tokens)]
 
 # %% ../nbs/18_faithfulness.ipynb #86276ea4
-def _words(text: str) -> set[str]: return set(re.findall(r"\w+", re.sub(r"(?<=\d),(?=\d{3})", "", text).lower()))
+_NOT = re.compile(r"\b(?:not|no|never|none|nor|neither|without)\b|n't\b", re.I)
 
-def _features(
-    shown: tuple,    # (log-probabilities, distances to the best token) of the claim, with the passages
-    unshown: tuple,  # the same without them
-    words: set[str], # of the claim
-    read: set[str],  # words of passages and question
-) -> list[float]:    # as many as COEFFICIENTS
-    "What the logistic is given; clipped, so that one strange token cannot decide alone."
-    (own, below), (alone, _) = shown, unshown
-    gain = (sum(own) - sum(alone)) / len(own)
-    return [max(-8.0, sum(below)), min(8.0, max(-8.0, gain)), len(words & read) / len(words)]
+def _terms(text: str) -> list[str]: return terms(re.sub(r"(?<=\d),(?=\d{3})", "", text))
+
+def _units(passages: Sequence[str]) -> tuple[list[set], list[set], list[str]]:
+    "The terms of each passage, those of each sentence with its passage's subject, and the sentences."
+    split = [sentences(p) for p in passages]
+    told = [set(_terms(s)) | set(_terms(ss[0])[:3]) for ss in split for s in ss]
+    return [set(_terms(p)) for p in passages], told, [s for ss in split for s in ss]
+
+def _looked_up(
+    asked: set[str],            # terms of the question; none: every unit fits it
+    added: set[str],            # terms of the claim that the question does not have
+    units: Sequence[set[str]],  # terms of each passage, or of each sentence
+) -> tuple[float, int]:         # 1 where a unit that fits the question best has all that was added, and the place of the best unit
+    "How well the best unit fits both question and claim, next to how well any fits the question."
+    fit = [len(asked & u) / len(asked) if asked else 1.0 for u in units]
+    has = [len(added & u) / len(added) if added else 1.0 for u in units]
+    best = max(range(len(units)), key=lambda i: (fit[i] * has[i], fit[i]))
+    return fit[best] * has[best] / (max(fit) or 1.0), best
 
 # %% ../nbs/18_faithfulness.ipynb #80029e1e
-INTERCEPT = -0.55
-COEFFICIENTS = (0.42, 0.11, 3.3)  # of the distance, the gain, the share of words
+INTERCEPT = -2.44
+COEFFICIENTS = (0.31, 2.83, 2.95, -3.0)  # of: log-probability below the best continuation (at least -8), passage, sentence, denial
 
-def _logistic(features: Sequence[float]) -> float:
+def _probability(features: Sequence[float]) -> float:
     return 1 / (1 + math.exp(-INTERCEPT - sum(w * x for w, x in zip(COEFFICIENTS, features))))
 
 # %% ../nbs/18_faithfulness.ipynb #74535d19
 @patch
 def probabilities(self: Groundedness, question: str, answer: str, passages: Sequence[str]) -> list[float]:
-    "How probable it is that each claim is grounded, by its best window."
+    "How probable it is that each claim is grounded; where the passages need several windows, by the best."
     said = [s for s in sentences(answer) if re.search(r"\w", s)]
-    read, lengths = _words(" ".join([question, *passages])), [len(ids) for ids in self.tokenizer(list(passages)).input_ids]
-    alone = _token_logprobs(self, _prompt(question, []), said)
-    windows = [_token_logprobs(self, _prompt(question, w), said) for w in _pack(passages, lengths)]
-    return [max(_logistic(_features(w[i], alone[i], _words(s), read)) for w in windows) for i, s in enumerate(said)]
+    lengths = [len(ids) for ids in self.tokenizer(list(passages)).input_ids]
+    windows = [_below_best(self, _prompt(question, w), said) for w in _pack(passages, lengths)]
+    return [_probability((max(-8.0, max(w[i] for w in windows)), *_evidence(question, s, *_units(passages)))) for i, s in enumerate(said)]
+
+def _evidence(question: str, said: str, whole: list[set], told: list[set], texts: list[str]) -> tuple[float, float, float]:
+    "How well passages and sentences bear out a claim, and whether the claim denies its best sentence."
+    asked = set(_terms(question))
+    added = set(_terms(said)) - asked
+    (by_passage, _), (by_sentence, best) = _looked_up(asked, added, whole), _looked_up(asked, added, told)
+    return by_passage, by_sentence, float(bool(_NOT.search(said)) and not _NOT.search(texts[best]) and not _NOT.search(question))
 
 # %% ../nbs/18_faithfulness.ipynb #2b64d006
 NLI_MODEL = "facebook/bart-large-mnli"
@@ -223,7 +244,7 @@ def entailment_label(
 # %% ../nbs/18_faithfulness.ipynb #7ccf7cc3
 class Faithfulness(Scorer):
     "The probability of entailment by a model for natural language inference."
-    name, rate_name, version = "faithfulness", "hallucination_rate", "1"
+    name, rate_name = "faithfulness", "hallucination_rate"
 
     def __init__(self,
         model: str = NLI_MODEL,    # a hub id, or a folder
@@ -231,7 +252,7 @@ class Faithfulness(Scorer):
         overlap: int = 64,         # tokens that neighbouring windows share
     ):
         super().__init__(threshold)
-        self.model_name, self.overlap = model, overlap
+        self.model_name, self.overlap, self.version = model, overlap, f"1-{Path(model).name if Path(model).is_dir() else model}"
         self.model, self.tokenizer = _classifier(model)
         self.label = entailment_label(self.model.config.id2label)
         places = getattr(self.model.config, "max_position_embeddings", 0) or self.tokenizer.model_max_length
@@ -240,7 +261,10 @@ class Faithfulness(Scorer):
     @property
     def identity(self) -> dict:
         import transformers
-        return {**super().identity, "model": self.model_name, "revision": getattr(self.model.config, "_commit_hash", None), "transformers": transformers.__version__}
+        return {**super().identity, **self.provenance, "transformers": transformers.__version__}
+
+    @property
+    def provenance(self) -> dict: return {"model": Path(self.model_name).name if Path(self.model_name).is_dir() else self.model_name, "revision": getattr(self.model.config, "_commit_hash", None)}
 
     def close(self) -> None: self.model = None
 
