@@ -370,7 +370,8 @@ def _shown(e: Estimate, spec: str = ".3f") -> str: return format(e, spec) if e.n
 
 def _number(x: float | None, metric: str, sign: bool = False) -> str:
     "A value of a metric, three digits for a score."
-    return "–" if x is None else format(x, f"{'+' if sign else ''}{'.1f' if metric in COSTS else '.3f'}")
+    digits = 3 if unit_of(metric) == "points" else 1
+    return "–" if x is None else format(round(x, digits) + 0.0, f"{'+' if sign else ''}.{digits}f")  # + 0.0: never -0.0
 
 @dataclass(frozen=True)
 class Comparison:
@@ -443,7 +444,7 @@ def diff_table(
         d = right(y, m) - right(x := before[y["example_id"]], m)
         kinds["improved" if d > 0 else "regressed" if d < 0 else "both right" if right(x, m) >= 1 else "both wrong"].append((x, y))
     def _answer(r): return f"✗ {cell(r['error_type'])}" if failed(r) else cell(r["answer"], 40) or "–"
-    rows = [(kind, cell(y["input_text"], 80), cell(", ".join(expected(y)[:2]), 30), _answer(x), _answer(y), cell(trace_line(y), 120), cell(y["example_id"], 60))
+    rows = [(kind, cell(y["input_text"], 80), cell(", ".join(expected(y)[:2]), 30), _answer(x), _answer(y), cell(trace_line(y), 120), cell(y["example_id"], 120))
             for kind in list(kinds)[:3] for x, y in kinds[kind][:n]]
     head = "\n".join(f"- {e.id}: {counts_line(e)}" for e in (a, b))
     return (f"**{b.id}** against **{a.id}** on {m.replace('_', ' ')}: {', '.join(f'{len(v)} {k}' for k, v in kinds.items())}\n\n{head}\n\n"
@@ -493,7 +494,7 @@ def decide(
 # %% ../nbs/30_findings.ipynb #b690ede4
 def _points(x: float, metric: str, unit: bool = False) -> str:
     "A difference as people say it: points of a hundred, or milliseconds, or tokens."
-    text = f"{x:.1f}" if metric in COSTS else f"{100 * x:.1f}"
+    text = f"{round(x if unit_of(metric) in COSTS.values() else 100 * x, 1) + 0.0:.1f}"  # + 0.0: never -0.0
     return f"{text} {unit_of(metric)}" if unit else text
 
 def p_text(
@@ -614,7 +615,7 @@ def verdict_table(
 ) -> str:   # Markdown
     "A line for each hypothesis, and its sentence."
     found = verdicts(study)
-    rows = [(cell(v.hypothesis.id), cell(v.hypothesis.claim, 200), cell(f"{v.hypothesis.control} → {v.hypothesis.treatment}"), noun(v.hypothesis.metric), f"{_number(v.a, v.metric)} → {_number(v.b, v.metric)}", _shown(v.effect, "+.1f" if v.metric in COSTS else "+.3f"),
+    rows = [(cell(v.hypothesis.id), cell(v.hypothesis.claim, 200), cell(f"{v.hypothesis.control} → {v.hypothesis.treatment}"), noun(v.hypothesis.metric), f"{_number(v.a, v.metric)} → {_number(v.b, v.metric)}", _shown(v.effect, "+.3f" if unit_of(v.metric) == "points" else "+.1f"),
              f"{v.wins} / {v.losses}", v.n, "–" if v.p_adjusted is None else p_text(v.p_adjusted), f"**{v.verdict}**{' (post hoc)' * v.post_hoc}") for v in found]
     said = "\n".join(f"- {cell(v.hypothesis.id)}: {v.sentence(cell)}" for v in found)
     return f"{_banner(study)}\n\n{table(['', 'claim', 'arms', 'metric', 'means', 'difference', 'higher / lower', 'n', 'p, corrected', 'verdict'], rows)}\n\n{said}"
