@@ -109,6 +109,7 @@ def run(
 def study(
     files: Annotated[list[str], typer.Argument(help="studies: paths, or names below configs/")],
     notebook: Annotated[bool, typer.Option(help="execute run_study.ipynb and keep it; --no-notebook: only the verdicts")] = True,
+    texts: Annotated[bool, typer.Option(help="--no-texts leaves questions and answers out of the notebook, for data that may not be copied")] = True,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="log the phases")] = False,
 ):
     "Freeze a study's plan, run its arms or go on with them, and say what came out."
@@ -121,7 +122,7 @@ def study(
         for name, s in zip(files, opened):
             say(plan_table(s) + "\n")
             done = run_study(s.config)
-            if notebook: execute_notebook("run_study", {"study": name}, study_folder(done)/"study.ipynb")
+            if notebook: execute_notebook("run_study", {"study": name} if texts else {"study": name, "texts": False}, study_folder(done)/"study.ipynb")
             for v in verdicts(done): say(v.sentence())
             typer.echo(f"see {os.path.relpath(study_folder(done))}\n")
     if any(s.tampered for s in opened): raise typer.Exit(1)
