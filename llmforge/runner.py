@@ -76,11 +76,14 @@ def _scores(example: Example, answer: str, kit: Kit) -> dict[str, float]:
     k, gold = kit.config.retrieval.top_k, example.gold if kit.retriever.passage_ids.intersection(example.gold) else ()
     return scores | retrieval_scores([h.chunk.passage_id for h in kit.hits], [h.chunk.text for h in kit.hits], gold, example.answers, ks=sorted({1, k}))
 
+_judges = ThreadPoolExecutor(1, thread_name_prefix="judge") # one at a time: a scorer is one model, and two threads on it only wait for each other
+
 async def _judge(question: str, answer: str, kit: Kit, scorer: Scorer) -> dict[str, float]:
     "What the scorer says of an answer, given the passages read; its claims are in the trace."
     with span("evaluator", scorer.name, answer, threshold=scorer.threshold) as s:
-        judgement = await asyncio.to_thread(scorer.judge, question, "" if abstains(answer) else answer, [h.chunk.searchable for h in kit.hits])
-        s.output = [{"claim": claim, "probability": round(p, 5)} for claim, p in judgement.claims]
+        claim = "" if abstains(answer) else answer
+        judgement = await asyncio.get_running_loop().run_in_executor(_judges, scorer.judge, question, claim, [h.chunk.searchable for h in kit.hits])
+        s.output = [{"claim": c, "probability": round(p, 5)} for c, p in judgement.claims]
     return judgement.scores
 
 def _row(example: Example, position: int, kit: Kit, answer: str, judged: dict, trace: dict, error: Exception | None) -> dict:
