@@ -173,7 +173,7 @@ def test_the_kept_prefix_changes_nothing(grounded):
     assert p() == first == again
 
 def test_long_contexts_are_windowed(grounded):
-    far = [PASSAGE, *[f"The river number {i} rises in the hills and flows past {i + 3} villages. " * 20 for i in range(6)]]
+    far = [PASSAGE, *[f"The river number {i} rises in the hills and flows past {i + 3} villages. " * 11 for i in range(6)]]
     assert grounded.probabilities("Who founded Karvel?", "Odrisa", far)[0] > 0.5
 
 @EMBEDDER
