@@ -528,7 +528,7 @@ class Retriever:
             if c.name == "reranked":
                 with span("reranker", c.reranker, [h.chunk.id for h in hits], candidates=len(hits)) as r:
                     hits, more = await self._timed(self.rerank, query, hits)
-                    r.output = [{"id": h.chunk.id, "before": h.ranks["hybrid"], "after": h.rank, "score": round(h.score, 5)} for h in hits]
+                    r.output = [{"id": h.chunk.id, "title": h.chunk.title, "before": h.ranks["hybrid"], "after": h.rank, "score": round(h.score, 5)} for h in hits]
                 hits, ms = hits[:k], ms + more
             s.set(search_ms=ms)
             s.output = [{"id": h.chunk.id, "title": h.chunk.title, "score": round(h.score, 5), "ranks": h.ranks} for h in hits]
