@@ -159,13 +159,13 @@ def _after(scorer: Groundedness, prompt: str):
     "The cache after the prompt, and the logits of the token that follows it (1, 1, vocabulary)."
     from transformers import DynamicCache
     import torch
-    if prompt not in scorer._read:
+    if not (read := scorer._read.get(prompt)):
         cache = DynamicCache(config=scorer.model.config)
         ids = torch.tensor([scorer.tokenizer(prompt).input_ids], device=scorer.model.device)
         logits = scorer.model(ids, past_key_values=cache, logits_to_keep=1).logits
-        scorer._read = {prompt: (cache, logits)}
-    cache, logits = scorer._read[prompt]
-    return copy.deepcopy(cache), logits
+        read = cache, logits
+        scorer._read = {prompt: read}
+    return copy.deepcopy(read[0]), read[1]
 
 # %% ../nbs/18_faithfulness.ipynb #638bde7e
 def _below_best(
