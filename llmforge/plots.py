@@ -246,6 +246,7 @@ def pareto_plot(
         ax.set_title(f"{data} ({_n(arms.values())})", loc="left", fontsize=10)
         ax.set_xlabel(f"median {_name(cost)}" + (f"\nnothing measured: {', '.join(untimed)}" if untimed else ""))
         ax.margins(x=0.1)
+        ax.locator_params(axis="x", nbins=4)
     axes[0].set_ylabel(f"{_name(metric)}, with its interval")
     shown = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels())}
     axes[-1].legend(shown.values(), shown, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
