@@ -153,7 +153,7 @@ def test_index_is_built_once_and_keyed_by_content():
 
 def test_only_new_texts_are_embedded(monkeypatch):
     embedded = []
-    monkeypatch.setattr(R, "embed", lambda texts, model=R.EMBEDDED: (embedded.extend(texts), unit_rows(len(texts)))[1])
+    monkeypatch.setattr(R, "embed", lambda texts, model=R.EMBEDDED, long=False: (embedded.extend(texts), unit_rows(len(texts)))[1])
     ps = passages(20)
     R.build_index(Corpus("c", ps), DENSE)
     R.build_index(Corpus("c", (*ps, Passage("new", "New", "A new passage."))), HYBRID)
@@ -175,8 +175,8 @@ print(json.dumps([index.fingerprint, len(index.chunks), index.bm25.search("amber
 FAKE_EMBED = """
 import hashlib, time
 class Model: max_seq_length = 256
-R.embedding_model = lambda name: Model
-def embed(texts, model=None):
+R.embedding_model, R.positions = lambda name: Model, lambda name: 512
+def embed(texts, model=None, long=False):
     print("embedding", len(texts), flush=True)
     time.sleep({delay})
     return np.stack([np.random.default_rng(int(hashlib.sha256(t.encode()).hexdigest()[:8], 16)).normal(size=16).astype(np.float32) for t in texts])
@@ -233,7 +233,7 @@ def test_sigkill_at_each_step(moment):
 
 @pytest.mark.parametrize("damage", ["vectors.npy", "chunks.jsonl", "index.json", "bm25/vocab.index.json", "bm25/data.csc.index.npy"])
 def test_damaged_index_is_a_clear_error(damage, monkeypatch):
-    monkeypatch.setattr(R, "embed", lambda texts, model=R.EMBEDDED: unit_rows(len(texts)))
+    monkeypatch.setattr(R, "embed", lambda texts, model=R.EMBEDDED, long=False: unit_rows(len(texts)))
     corpus = Corpus("c", passages(20))
     folder = cache_dir("indexes")/R.build_index(corpus, DENSE).fingerprint
     for content in (b"", (folder/damage).read_bytes()[:-40]):
@@ -241,7 +241,7 @@ def test_damaged_index_is_a_clear_error(damage, monkeypatch):
         with pytest.raises(RetrievalError, match="is damaged.*delete that folder"): R.build_index(corpus, DENSE)
 
 def test_failed_build_leaves_no_index(monkeypatch):
-    def boom(texts, model): raise OSError(28, "No space left on device")
+    def boom(texts, model, long=False): raise OSError(28, "No space left on device")
     monkeypatch.setattr(R, "embed_cached", boom)
     with pytest.raises(RetrievalError, match="No space left.*LLMFORGE_CACHE"): R.build_index(Corpus("c", passages(3)), DENSE)
     assert not [p for p in cache_dir("indexes").iterdir() if p.is_dir()]
@@ -255,7 +255,7 @@ print(json.dumps([[vectors.search(index.vectors[i], 3), index.bm25.search(index.
 """
 
 def test_many_processes_search_one_index(monkeypatch):
-    monkeypatch.setattr(R, "embed", lambda texts, model=R.EMBEDDED: unit_rows(len(texts)))
+    monkeypatch.setattr(R, "embed", lambda texts, model=R.EMBEDDED, long=False: unit_rows(len(texts)))
     folder = cache_dir("indexes")/R.build_index(Corpus("c", passages(200)), DENSE).fingerprint
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
     found = {finish(p)[0] for p in [subprocess.Popen([sys.executable, "-c", SEARCH, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]}
