@@ -630,6 +630,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'llmforge.runner.example_seed': ('runner.html#example_seed', 'llmforge/runner.py'),
                                  'llmforge.runner.kept_lease': ('runner.html#kept_lease', 'llmforge/runner.py'),
                                  'llmforge.runner.kind_of': ('runner.html#kind_of', 'llmforge/runner.py'),
+                                 'llmforge.runner.own_folder': ('runner.html#own_folder', 'llmforge/runner.py'),
                                  'llmforge.runner.phase': ('runner.html#phase', 'llmforge/runner.py'),
                                  'llmforge.runner.plan': ('runner.html#plan', 'llmforge/runner.py'),
                                  'llmforge.runner.provenance': ('runner.html#provenance', 'llmforge/runner.py'),

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['log', 'PACKAGES', 'TTL', 'phase', 'Work', 'plan', 'answer_one', 'example_seed', 'Progress', 'answer_all', 'kind_of',
-           'summarise', 'result_row', 'provenance', 'kept_lease', 'record_folder', 'run_experiment']
+           'summarise', 'result_row', 'provenance', 'kept_lease', 'own_folder', 'record_folder', 'run_experiment']
 
 # %% ../nbs/22_runner.ipynb #acf5b9f2
 import asyncio, importlib.metadata, json, logging, os, platform, subprocess, sys, threading, time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -264,15 +264,24 @@ def kept_lease(
         thread.join()
 
 # %% ../nbs/22_runner.ipynb #1ef8c84a
+def own_folder(
+    name: str,                        # below outputs/
+    file: str,                        # the JSON file there that says whose record it is
+    whose: Callable[[dict], object],  # picks that out of the file's content
+    ours: object,                     # what it would be for ours
+) -> Path:
+    "`outputs/<name>`, or `outputs/<name>-rerun` where the record there is another's."
+    folder = outputs_dir()/name
+    try: theirs = whose(json.loads((folder/file).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError): return folder
+    return folder if theirs == ours else folder.with_name(f"{name}-rerun")
+
 def record_folder(
     store: Store,  # where the experiment is
     id: str,       # the experiment
 ) -> Path:
     "`outputs/<id>`, or `outputs/<id>-rerun` where another run of the same work is on record there."
-    folder = outputs_dir()/id
-    try: theirs = json.loads((folder/"result.json").read_text(encoding="utf-8"))["experiment"]["created_at"]
-    except (OSError, ValueError, KeyError, TypeError): return folder
-    return folder if theirs == store.experiment(id).created_at else folder.with_name(f"{id}-rerun")
+    return own_folder(id, "result.json", lambda record: record["experiment"]["created_at"], store.experiment(id).created_at)
 
 # %% ../nbs/22_runner.ipynb #223cfcff
 def _infer(work: Work, store: Store, lease, stop: threading.Event, engine: Engine | None, show: bool) -> tuple[dict, float | None, Scorer | None]:

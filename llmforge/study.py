@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 from .config import ExperimentConfig, Section, Text, experiment_mapping, find_config, merge, read_config, read_yaml, validate
-from .core import ConfigError, StoreError, cell, closest, outputs_dir, table
+from .core import ConfigError, StoreError, cell, closest, table
 from .engine import Engine
 from .metrics import ANSWER_SCORES
-from .runner import Work, plan, run_experiment
+from .runner import Work, own_folder, plan, run_experiment
 from .stats import discordant_sd, smallest_effect
 from .store import FrozenPlan, Status, Store, export_plan
 
@@ -303,7 +303,4 @@ def study_folder(
     study: Study,
 ) -> Path:
     "`outputs/study-<name>`, or `outputs/study-<name>-rerun` where another plan of that name is on record there."
-    folder = outputs_dir()/f"study-{study.config.name}"
-    try: theirs = json.loads((folder/"plan.json").read_text(encoding="utf-8"))["frozen_at"]
-    except (OSError, ValueError, KeyError, TypeError): return folder
-    return folder if theirs == study.frozen.frozen_at else folder.with_name(f"{folder.name}-rerun")
+    return own_folder(f"study-{study.config.name}", "plan.json", lambda plan: plan["frozen_at"], study.frozen.frozen_at)
