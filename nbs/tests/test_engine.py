@@ -118,7 +118,7 @@ def test_retries_are_bounded_and_spaced():
 
 # records
 
-@pytest.mark.parametrize("bad", [dict(temperature=-1), dict(top_p=0), dict(top_p=1.1), dict(max_tokens=0), dict(stop=("a", ""))])
+@pytest.mark.parametrize("bad", [dict(temperature=-1), dict(top_p=0), dict(top_p=1.1), dict(max_tokens=0), dict(stop=("a", "")), dict(choices=("a", ""))])
 def test_bad_sampling_is_refused(bad):
     with pytest.raises(EngineError, match="bad sampling"): Sampling(**bad)
 
@@ -129,6 +129,45 @@ def test_the_key_holds_everything_and_nothing_else():
               Sampling(temperature=0.5, top_p=0.9), Sampling(temperature=0.5, max_tokens=33), Sampling(temperature=0.5, stop=("x",)), Sampling()]]]
     assert len({generation_key(**base), *(generation_key(**{**base, **o}) for o in others)}) == 1 + len(others)
     assert generation_key({}, "p", Sampling(seed=1, top_p=0.5)) == generation_key({}, "p", Sampling())
+
+def test_keys_of_requests_without_choices_are_what_they_were():
+    assert generation_key({"engine": "fake"}, "hi", Sampling()) == "a238ee5d7827c7b83493620c6eb5240649acb09e44a5a3fbd1d9aaa053bb4a74"
+    chat = (Message("user", "p"),)
+    assert generation_key({"engine": "fake"}, chat, Sampling(temperature=0.5, stop=("x", "y"), seed=3)) == "17ee520c94761d6ffd904ace0074532e6321f3e50681c2125655f4304360d480"
+
+def test_the_key_of_choices_holds_the_choices_and_their_order_only():
+    key = lambda *choices, **more: generation_key({}, "p", Sampling(choices=choices, **more))
+    assert key("a", "b") == key("a", "b", temperature=1.0, top_p=0.5, seed=9, max_tokens=3, stop=("x",))
+    assert len({key("a", "b"), key("b", "a"), key("a"), key("ab"), generation_key({}, "p", Sampling())}) == 5
+
+# choices
+
+def test_the_reply_of_a_script_names_the_choice():
+    choices = (" calculator", " search", " search again", " finish")
+    def ask(reply): return gather(FakeEngine(reply).generate("Action:", Sampling(choices=choices, stop=" ", max_tokens=1)))[0]
+    for reply, best in [(" finish", 3), (" search", 1), (" search again[x]", 2), (lambda text, sampling: [-3, -1.5, -2, -1.5], 1), ([[-9, -9, -9, -1]], 3)]:
+        g = ask(reply)
+        assert g.text == choices[best] and len(g.logprobs) == 4 and g.logprobs[best] == max(g.logprobs) and (g.tokens_in, g.tokens_out, g.finish_reason) == (6, 0, "stop")
+    assert ask(" finish").logprobs == (-10.0, -10.0, -10.0, 0.0)
+    with pytest.raises(EngineError, match="begins like none of the choices"): ask("nothing")
+    with pytest.raises(EngineError, match="generation failed: ValueError"): ask(lambda *_: [-1.0])
+
+def test_choices_pass_through_retries_and_cache_and_are_batched(tmp_path):
+    fake = FakeEngine(" yes", faults=[Fault("^a", transient=True, times=1)])
+    engine = CachedEngine(RetryingEngine(fake, pause=0), tmp_path/"g.db")
+    async def ask(p, *choices):
+        with engine.running(): return await engine.generate(p, Sampling(choices=choices))
+    first = gather(*(ask(p, " no", " yes") for p in "abc"))
+    assert sorted(fake.batches) == [1, 3] and [g.logprobs for g in first] == [(-10.0, 0.0)] * 3
+    again = gather(*(ask(p, " no", " yes") for p in "abc"))
+    assert all(g.cached for g in again) and [(g.text, g.logprobs, g.tokens_in) for g in again] == [(g.text, g.logprobs, g.tokens_in) for g in first]
+    assert not gather(ask("a", " yes", " no"))[0].cached
+
+def test_generations_stored_before_there_were_logprobs_are_read(tmp_path):
+    engine = CachedEngine(FakeEngine("never asked"), tmp_path/"g.db")
+    old = '{"text": "old", "tokens_in": 1, "tokens_out": 1, "latency_ms": 2.0, "queue_ms": 0.5, "finish_reason": "stop", "cached": false}'
+    engine._db.execute("INSERT INTO generations VALUES (?, ?)", [generation_key(engine.identity, "x", GREEDY), old])
+    assert gather(engine.generate("x", GREEDY))[0] == Generation("old", 1, 1, 2.0, 0.5, "stop", cached=True)
 
 # the cache
 

@@ -105,6 +105,88 @@ def test_other_runtime_errors_are_not_taken_for_memory(loaded, monkeypatch):
     monkeypatch.setattr(LocalEngine, "_forward", lambda *a: (_ for _ in ()).throw(RuntimeError("shape mismatch")))
     with pytest.raises(RuntimeError, match="shape mismatch"): LocalEngine(loaded).generate_batch([(PROMPTS[0], GREEDY)] * 2)
 
+LONG = " a large grey animal with a trunk, two tusks and a very good memory, which lives in Africa and in Asia and eats leaves, bark, fruit and grass"
+CHOICES = [(" Rome", " Milan"), (" Au",), (" yes", LONG, " a pride", " 12\n\nQuestion: What is next?"), (" Paris", " Paris")]
+
+def plain_score(loaded, prompt, choices):
+    "Each choice's log-probability from one forward pass over the joined text, without cache, padding or batch."
+    rows = [encode(loaded.tokenizer, prompt, c) for c in choices]
+    start = common_prefix([encode(loaded.tokenizer, prompt), *rows])
+    def one(row):
+        with torch.inference_mode(): p = loaded.model(torch.tensor([row])).logits[0].float().log_softmax(-1)
+        return sum(float(p[i - 1, row[i]]) for i in range(start, len(row)))
+    return [one(row) for row in rows]
+
+@pytest.fixture(scope="module")
+def scores(loaded): return [plain_score(loaded, p, CHOICES[i % 4]) for i, p in enumerate(PROMPTS[:12])]
+
+@pytest.mark.parametrize("batch_size, prefix_cache", [(1, True), (1, False), (5, True), (12, True), (12, False)])
+def test_scores_are_those_of_a_plain_pass_in_any_company(loaded, reference, scores, batch_size, prefix_cache):
+    engine = LocalEngine(loaded, batch_size, prefix_cache)
+    requests = [r for i, p in enumerate(PROMPTS[:12]) for r in [(p, Sampling(choices=CHOICES[i % 4], max_tokens=1, stop="\n"))] + [(p, GREEDY)] * (i % 3 == 0)]
+    got = [g for i in range(0, len(requests), batch_size) for g in engine.generate_batch(requests[i:i + batch_size])]
+    assert [str(g) for g, (_, s) in zip(got, requests) if not s.choices] == [str(r) for r in reference[:12:3]]
+    chosen = [(g, s.choices) for g, (_, s) in zip(got, requests) if s.choices]
+    for (g, choices), expected in zip(chosen, scores, strict=True):
+        assert g.logprobs == pytest.approx(expected, abs=1e-4, rel=0) and len(g.logprobs) == len(choices)
+        assert g.text == choices[expected.index(max(expected))] and (g.tokens_out, g.finish_reason) == (0, "stop")
+
+def test_the_prompt_is_run_once_however_many_choices(loaded, monkeypatch):
+    engine, columns, forward = LocalEngine(loaded, 4), [], LocalEngine._forward
+    monkeypatch.setattr(LocalEngine, "_forward", lambda self, ids, *a, **k: columns.append(tuple(ids.shape)) or forward(self, ids, *a, **k))
+    n = len(encode(loaded.tokenizer, PROMPTS[0]))
+    g, = engine.generate_batch([(PROMPTS[0], Sampling(choices=[" one", " two", " three", " four"]))])
+    assert columns == [(1, n)] and g.tokens_in == n + 4                     # one token each: no pass beyond the prompt's
+    columns.clear()
+    pair = Sampling(choices=[" Rome", " Rome is", " the city of Rome"])
+    first, second = engine.generate_batch([(PROMPTS[0], pair), (PROMPTS[1], pair)])
+    assert [c for c in columns if c[1] > 3][-1][1] < n and columns[-2:] == [(2, 3), (2, 3)]   # four longer choices, two rows at a time
+    assert first.tokens_in == n + 1 + 2 + 4
+
+def test_a_choice_that_merges_with_the_prompt_is_scored_with_what_it_merges_with(loaded):
+    from llmforge.local import encode_choices
+    before, (yes, seven) = encode_choices(loaded.tokenizer, "The answer is ", ["yes", "7"])
+    decode = loaded.tokenizer.decode
+    assert (decode(before), decode(yes), decode(seven)) == ("The answer is", " yes", " 7") and len(seven) == 2
+    got, = LocalEngine(loaded).generate_batch([("The answer is ", Sampling(choices=["yes", "7"]))])
+    clean, = LocalEngine(loaded).generate_batch([("The answer is", Sampling(choices=[" yes", " 7"]))])
+    assert got.logprobs == pytest.approx(clean.logprobs, abs=1e-4)
+    assert clean.logprobs == pytest.approx(plain_score(loaded, "The answer is", [" yes", " 7"]), abs=1e-4)
+    merged, fine = LocalEngine(loaded).generate_batch([("app", Sampling(choices=["le"])), ("an app", Sampling(choices=["le"]))])
+    assert "merge with the prompt's first token" in str(merged) and fine.logprobs
+
+def test_choices_after_a_conversation_follow_the_template(loaded):
+    chat, choices = (Message("system", "Be brief."), Message("user", "Is the sky blue?")), ["Yes", "No, it is green"]
+    text = loaded.tokenizer.decode(encode(loaded.tokenizer, chat))
+    got, = LocalEngine(loaded).generate_batch([(chat, Sampling(choices=choices))])
+    assert got.logprobs == pytest.approx(plain_score(loaded, text, choices), abs=1e-4)
+
+def test_choices_obey_context_and_memory(loaded, scores, monkeypatch):
+    long, empty, good = LocalEngine(loaded).generate_batch([("word " * 8185, Sampling(choices=["a b c d e f g h i j"])), ("", Sampling(choices=["a"])), (PROMPTS[0], Sampling(choices=CHOICES[0]))])
+    assert "in its longest choice, but the model's context is 8192" in str(long) and "shorter choices" in str(long)
+    assert "prompt is empty" in str(empty) and good.logprobs == pytest.approx(scores[0], abs=1e-4)
+    forward = LocalEngine._forward
+    def tight(self, ids, *a, **k):
+        if len(ids) > 2: raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, ids, *a, **k)
+    monkeypatch.setattr(LocalEngine, "_forward", tight)
+    engine = LocalEngine(loaded, 8)
+    got = engine.generate_batch([(p, Sampling(choices=CHOICES[i % 4])) for i, p in enumerate(PROMPTS[:8])])
+    assert engine.batch_size == 2 and [list(g.logprobs) for g in got] == [pytest.approx(s, abs=1e-4) for s in scores[:8]]
+    monkeypatch.setattr(LocalEngine, "_forward", lambda *a, **k: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
+    assert "out of memory on a single prompt" in str(engine.generate_batch([(PROMPTS[0], Sampling(choices=CHOICES[2]))])[0])
+
+def test_scores_come_back_from_the_cache_as_they_were(loaded, tmp_path):
+    import asyncio
+    from llmforge.engine import CachedEngine
+    async def main():
+        engine = CachedEngine(LocalEngine(loaded), tmp_path/"g.db")
+        first = await engine.generate(PROMPTS[0], Sampling(choices=CHOICES[2]))
+        again = await engine.generate(PROMPTS[0], Sampling(choices=CHOICES[2], temperature=0.7, max_tokens=1))
+        engine.close()
+        assert again.cached and not first.cached and (again.text, again.logprobs, again.tokens_in) == (first.text, first.logprobs, first.tokens_in)
+    asyncio.run(main())
+
 def test_bad_prompts_fail_alone(loaded, reference):
     long, good, empty, chat = LocalEngine(loaded).generate_batch([("word " * 9000, GREEDY), (PROMPTS[0], GREEDY), ("", GREEDY), ((Message("user", "Hi"),), GREEDY)])
     assert str(good) == str(reference[0]) and chat.tokens_out >= 1
