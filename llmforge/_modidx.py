@@ -785,6 +785,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'llmforge.tools._spelled': ('tools.html#_spelled', 'llmforge/tools.py'),
                                 'llmforge.tools._sqrt': ('tools.html#_sqrt', 'llmforge/tools.py'),
                                 'llmforge.tools._title_index': ('tools.html#_title_index', 'llmforge/tools.py'),
+                                'llmforge.tools._tls': ('tools.html#_tls', 'llmforge/tools.py'),
                                 'llmforge.tools._value': ('tools.html#_value', 'llmforge/tools.py'),
                                 'llmforge.tools._wikipedia': ('tools.html#_wikipedia', 'llmforge/tools.py'),
                                 'llmforge.tools._words': ('tools.html#_words', 'llmforge/tools.py'),
