@@ -162,7 +162,7 @@ def check(
 def _recorded(value: object, limit: int, depth: int = 4) -> Any:
     "A JSON-like copy of arguments that anybody may have written."
     if isinstance(value, str): return printable(value, limit)
-    if value is None or isinstance(value, (bool, int)) or isinstance(value, float) and math.isfinite(value): return value
+    if value is None or isinstance(value, int) and value.bit_length() < 10_000 or isinstance(value, float) and math.isfinite(value): return value
     if depth and isinstance(value, dict): return {printable(str(k), 80): _recorded(v, limit, depth - 1) for k, v in list(value.items())[:20]}
     if depth and isinstance(value, (list, tuple)): return [_recorded(v, limit, depth - 1) for v in value[:20]]
     return f"({type(value).__name__})"
@@ -181,6 +181,7 @@ async def _attempt(name: str, arguments: Mapping, kit, timeout: float, allowed: 
     finally: task.cancel() # asked to stop, but not waited for: a tool may ignore it
     return task.result() if done else ToolResult(f"error: {name} gave no result within {timeout:g} s", failed=True)
 
+# %% ../nbs/06_tools.ipynb #be07ec49
 async def call_tool(
     name: str,              # as the model wrote it
     arguments: Mapping,     # as the model gave them; a text where they could not be parsed

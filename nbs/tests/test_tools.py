@@ -156,6 +156,10 @@ def test_nested_arguments_that_exhaust_the_stack():
     for _ in range(100_000): deep = [deep]
     assert call("calculator", {"expression": deep}).failed
 
+def test_numbers_that_json_cannot_hold():
+    with span("chain", "x") as s: r = call("retrieval", {"query": "x", "k": float("nan"), "n": 10**5000, "b": b"x"})
+    assert r.failed and s.children[0].input == {"query": "x", "k": "(float)", "n": "(int)", "b": "(bytes)"}
+
 def test_unknown_names():
     assert call("calculater", {}).text == "error: unknown tool 'calculater'; allowed: calculator, retrieval, wikipedia_search (did you mean 'calculator'?)"
     assert call("calculator", {"expression": "1"}, allowed=["retrieval"]).text == "error: unknown tool 'calculator'; allowed: retrieval"
@@ -409,7 +413,7 @@ class Wiki(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def wiki(monkeypatch):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Wiki)
+    server = type("Server", (ThreadingHTTPServer,), {"request_queue_size": 64})(("127.0.0.1", 0), Wiki)
     server.daemon_threads, server.asked = True, []
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     monkeypatch.setenv("LLMFORGE_WIKIPEDIA", f"http://127.0.0.1:{server.server_port}/w/api.php")
