@@ -98,7 +98,7 @@ class Registry:
 
 # %% ../nbs/00_core.ipynb #b07a55ea
 engines = Registry("engine", {"local": "llmforge.local:local_engine", "fake": "llmforge.engine:fake_engine"})
-methods = Registry("method", {"naive": "llmforge.methods:naive", "chain_of_thought": "llmforge.methods:chain_of_thought"})
+methods = Registry("method", {"naive": "llmforge.methods:naive", "chain_of_thought": "llmforge.methods:chain_of_thought", "react": "llmforge.agent:react"})
 datasets = Registry("dataset", {
     "almanac": "llmforge.almanac:almanac", "meridia": "llmforge.almanac:meridia",
     **{name: f"llmforge.data:{name}" for name in ["trivia_qa", "squad", "hotpot_qa", "nq_open"]}})

@@ -206,7 +206,8 @@ def load_dataset(
 ) -> Dataset:
     "The data set that a config names; raises `DataError` or `ConfigError`."
     examples, pool = _raw_dataset(config)
-    if config.pool: pool = _from_file(config.pool, "dataset.pool", to_example)
+    if config.pool in datasets.names(): pool = _raw_dataset(DatasetConfig(name=config.pool))[1]
+    elif config.pool: pool = _from_file(config.pool, "dataset.pool", to_example)
     kinds = sorted({e.kind for e in examples})
     if missing := set(config.kinds) - set(kinds): raise DataError(f"dataset.kinds: {config.name} has no {sorted(missing)[0]!r}; allowed: {', '.join(k or '(none)' for k in kinds)}")
     examples = stable_order(e for e in examples if not config.kinds or e.kind in config.kinds)

@@ -10,12 +10,13 @@ __all__ = ['Exemplar', 'passages_text', 'build_prompt', 'usable_exemplars', 'cho
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fastcore.basics import patch
 from .config import ExperimentConfig, PromptConfig
 from .core import ConfigError, methods
-from .data import Dataset, Example
+from .data import Corpus, Dataset, Example, Passage
 from .engine import Engine, Generation, Message, Prompt, Sampling
 from .metrics import has_answer
-from .retrieval import Hit, Retriever
+from .retrieval import Chunk, Hit, Retriever
 from .trace import span
 
 # %% ../nbs/20_methods.ipynb #156c831a
@@ -130,17 +131,10 @@ class Kit:
     retriever: Retriever | None = None
     exemplars: tuple[Exemplar, ...] = ()
     seed: int = 0                                          # of this example
-    hits: list[Hit] = field(default_factory=list)          # all that was found, best first
+    corpus: Corpus | None = None                           # what the retriever searches
+    example: Example | None = None                         # for an oracle's choices; a method that looks is none
+    hits: list[Hit] = field(default_factory=list)          # all that was read, in order
     generations: list[Generation] = field(default_factory=list)
-
-    async def search(self,
-        query: str,  # usually the question
-    ) -> list[Hit]:  # best first; none without retrieval
-        "Find passages."
-        if self.retriever is None: return []
-        found = await self.retriever.search(query)
-        self.hits += found
-        return found
 
     def prompt(self,
         question: str,        # what is asked
@@ -150,17 +144,60 @@ class Kit:
         p = self.config.method.prompt
         return build_prompt(question, p, self.exemplars, passages_text(hits, p, self.config.retrieval.order))
 
-    async def generate(self,
-        prompt: Prompt,  # text or messages
-    ) -> str:            # what the model wrote
-        "Ask the model."
-        s, p = self.config.sampling, self.config.method.prompt
-        sampling = Sampling(s.temperature, s.top_p, s.max_tokens, p.stop, self.seed)
-        with span("llm", self.config.model.name, prompt if isinstance(prompt, str) else [vars(m) for m in prompt]) as sp:
-            g = await self.engine.generate(prompt, sampling)
-            sp.set(tokens_in=g.tokens_in, tokens_out=g.tokens_out, finish_reason=g.finish_reason, cached=g.cached).output = g.text
-        self.generations.append(g)
-        return g.text
+# %% ../nbs/20_methods.ipynb #e5dfed88
+@patch
+async def search(self: Kit,
+    query: str,            # usually the question
+    k: int | None = None,  # passages (default: the config's top_k)
+) -> list[Hit]:            # best first; none without retrieval
+    "Find passages."
+    if self.retriever is None: return []
+    found = await self.retriever.search(query, k)
+    self.hits += found
+    return found
+
+@patch
+def note(self: Kit,
+    passage: Passage,  # as far as it was read
+) -> None:
+    "Remember a passage that was read without a search."
+    self.hits.append(Hit(Chunk(f"{passage.id}#0", passage.id, passage.title, passage.text, 0, 0), 0.0, len(self.hits) + 1))
+
+# %% ../nbs/20_methods.ipynb #dc3bf353
+@patch
+async def ask(self: Kit,
+    prompt: Prompt,      # text or messages
+    sampling: Sampling,
+    **about,             # attributes of the span
+) -> Generation:
+    "Ask the model, as a span."
+    with span("llm", self.config.model.name, prompt if isinstance(prompt, str) else [vars(m) for m in prompt], **about) as s:
+        g = await self.engine.generate(prompt, sampling)
+        s.set(tokens_in=g.tokens_in, tokens_out=g.tokens_out, finish_reason=g.finish_reason, cached=g.cached).output = g.text
+    return g
+
+@patch
+async def generate(self: Kit,
+    prompt: Prompt,      # text or messages
+    stop: Sequence[str] | None = None, # strings that end the text (default: the config's)
+    max_tokens: int | None = None,     # longest text (default: the config's)
+) -> str:                # what the model wrote
+    "Ask the model to go on."
+    s, p = self.config.sampling, self.config.method.prompt
+    g = await self.ask(prompt, Sampling(s.temperature, s.top_p, max_tokens or s.max_tokens, p.stop if stop is None else tuple(stop), self.seed))
+    self.generations.append(g)
+    return g.text
+
+@patch
+async def choose(self: Kit,
+    prompt: Prompt,          # text or messages
+    choices: Sequence[str],  # what may come next
+    count: bool = True,      # False: not at this question's expense
+) -> tuple[float, ...]:      # natural log-probability of each
+    "Ask the model how likely each continuation is."
+    g = await self.ask(prompt, Sampling(choices=tuple(choices)), choices=list(choices))
+    if count: self.generations.append(g)
+    return g.logprobs
 
 # %% ../nbs/20_methods.ipynb #38a6163e
 @methods.register("naive")

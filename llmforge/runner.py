@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tqdm import tqdm
+from .agent import agent_scores, demonstrations
 from .config import ExperimentConfig, experiment_id
 from .core import BreakerOpen, LeaseLost, LlmForgeError, fingerprint, methods, outputs_dir, project_root, redact
 from .data import Corpus, Dataset, Example, load_corpus, load_dataset
@@ -64,7 +65,9 @@ def plan(
         corpus = load_corpus(config.corpus) if config.corpus and config.retrieval.name != "none" else None
     with phase("validate config"):
         methods.get(config.method.name)
-        usable = usable_exemplars(config, data)
+        agent = config.method.agent
+        if agent: demonstrations(agent.tools, config.method.shots)
+        usable = () if agent else usable_exemplars(config, data)  # an agent brings its own
         return Work(config, data, corpus, usable, experiment_id(config, data.fingerprint, corpus and corpus.fingerprint))
 
 # %% ../nbs/22_runner.ipynb #a49f7a98
@@ -87,14 +90,14 @@ async def _judge(question: str, answer: str, kit: Kit, scorer: Scorer) -> dict[s
     return judgement.scores
 
 def _row(example: Example, position: int, kit: Kit, answer: str, judged: dict, trace: dict, error: Exception | None) -> dict:
-    "A row of `runs`. Latency is time at work on this question: searching and generating, without waiting for a turn, and without judging."
-    scores = _scores(example, answer, kit) | judged
+    "A row of `runs`. Latency is time at work on this question: searching, generating and using tools, without waiting for a turn, and without judging."
+    scores = _scores(example, answer, kit) | judged | agent_scores(trace, example)
     g = kit.generations
     cached = any(x.cached for x in g)
     return dict(
         example_id=example.id, position=position, input_text=example.question, output_text=g[-1].text if g else "", answer=answer,
         tokens_in=sum(x.tokens_in for x in g), tokens_out=sum(x.tokens_out for x in g), cached=cached,
-        latency_ms=sum(x.latency_ms for x in g) + sum(s["attributes"]["search_ms"] for s in walk(trace, "retriever")), queue_ms=sum(x.queue_ms for x in g),
+        latency_ms=sum(x.latency_ms for x in g) + sum(s["attributes"]["search_ms"] for s in walk(trace, "retriever")) + sum(s["attributes"]["work_ms"] for s in walk(trace, "tool")), queue_ms=sum(x.queue_ms for x in g),
         correct=error is None and scores[kit.config.metrics.accuracy] >= 1, abstained=error is None and abstains(answer) and not (example.answers and scores["exact_match"]),
         error_type=type(error).__name__ if error else None, error=redact(str(error)) if error else None, scores=scores, trace=trace)
 
@@ -156,7 +159,7 @@ async def answer_all(
     async def worker():
         for i, example in todo:
             if stop.is_set(): return
-            kit = Kit(config, engine, retriever, exemplars, example_seed(config.seed, example.id))
+            kit = Kit(config, engine, retriever, exemplars, example_seed(config.seed, example.id), work.corpus, example)
             with engine.running(): row = await answer_one(example, i, kit, scorer)
             save(row)
             progress.note(row)
@@ -197,7 +200,13 @@ def summarise(
     return {**counts(rows), "accuracy": metrics[m.accuracy], "accuracy_is": m.accuracy, "metrics": metrics, "by_kind": {k: _estimate(right[k]) for k in sorted(right)},
             "tokens_used": sum(r["tokens_in"] + r["tokens_out"] for r in rows), "errors": dict(Counter(r["error_type"] for r in rows if failed(r))),
             "throughput_tokens_per_s": throughput(rows, seconds) if seconds else None, "questions_per_s": len(rows) / seconds if seconds else None,
-            "peak_memory_mb": peak_memory_mb(), **({"scorer": _about(scorer)} if scorer else {})}
+            "peak_memory_mb": peak_memory_mb(), **({"scorer": _about(scorer)} if scorer else {}), **_agents(rows, config)}
+
+def _agents(rows: list[dict], config: ExperimentConfig) -> dict:
+    "Who chose, with which tools, and why episodes ended."
+    if not (agent := config.method.agent): return {}
+    reasons = Counter(s["attributes"].get("stop_reason", "failed") for r in rows for s in walk(r["trace"], "agent"))
+    return {"agent": {"choice": agent.choice, "tools": list(agent.tools)}, "stop_reasons": dict(sorted(reasons.items()))}
 
 def _about(scorer: Scorer) -> dict:
     "Which scorer judged, and what it is worth: its card goes with the result."

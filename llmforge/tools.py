@@ -369,10 +369,10 @@ async def wikipedia_search(
 # %% ../nbs/06_tools.ipynb #1afa03ea
 @tool(opening="I need to search for")
 async def retrieval(
-    query: str,                                # what to search for
-    k: Annotated[int, Field(ge=1, le=10)] = 3, # how many passages
-    *, kit,                                    # searches
-) -> ToolResult:                               # a passage a line
+    query: str,                                          # what to search for
+    k: Annotated[int, Field(ge=1, le=10)] | None = None, # how many passages (default: the experiment's top_k)
+    *, kit,                                              # searches
+) -> ToolResult:                                         # a passage a line
     "Search the documents and read the best passages."
     if kit.retriever is None: raise ConfigError("there is no index to search: the experiment has retrieval: none")
     hits = await kit.search(query, k)
