@@ -6,8 +6,9 @@ from llmforge.cards import Card, Measure
 from llmforge.config import load_config
 from llmforge.core import StoreError, fingerprint
 from llmforge.engine import FakeEngine, Fault
-from llmforge.findings import (Experiment, arms_table, compare, corrected, counts_line, decide, diff_table, exploratory_table, groups, kinds_table,
-                               results_table, retrieval_table, shared_passage, trace_line, value_of, values, verdict_table, verdicts, worst_examples)
+from llmforge.contrasts import Experiment, counts_line, groups, shared_passage, values
+from llmforge.findings import (arms_table, compare, corrected, decide, diff_table, exploratory_table, kinds_table, results_table, retrieval_table, trace_line,
+                               verdict_table, verdicts, worst_examples)
 from llmforge.runner import result_row, run_experiment, summarise
 from llmforge.stats import Estimate
 from llmforge.store import FrozenPlan, Store
