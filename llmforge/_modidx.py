@@ -837,6 +837,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'llmforge.tradeoffs.TradeOff._repr_markdown_': ( 'tradeoffs.html#tradeoff._repr_markdown_',
                                                                                      'llmforge/tradeoffs.py'),
                                     'llmforge.tradeoffs.TradeOff.sentence': ('tradeoffs.html#tradeoff.sentence', 'llmforge/tradeoffs.py'),
+                                    'llmforge.tradeoffs._batches': ('tradeoffs.html#_batches', 'llmforge/tradeoffs.py'),
                                     'llmforge.tradeoffs._between': ('tradeoffs.html#_between', 'llmforge/tradeoffs.py'),
                                     'llmforge.tradeoffs._by_data': ('tradeoffs.html#_by_data', 'llmforge/tradeoffs.py'),
                                     'llmforge.tradeoffs._change': ('tradeoffs.html#_change', 'llmforge/tradeoffs.py'),
