@@ -275,8 +275,8 @@ def check_pair(
 def arms_of(
     study,  # an `llmforge.study.Study`
 ) -> dict[Key, Experiment]:
-    "Its experiments by (arm, data set, seed)."
-    return {key: Experiment(id, study.store) for key, id in study.ids.items()}
+    "Its experiments by (arm, data set, seed); the same objects at every call, so that their rows are read once."
+    return vars(study).setdefault("_arms", {key: Experiment(id, study.store) for key, id in study.ids.items()})
 
 def total_line(
     es: Mapping[Key, Experiment],  # arms may share experiments

@@ -176,6 +176,7 @@ def _scale(arms: list[str]) -> list[float]:
     try: return [float(a.rsplit("=", 1)[-1]) for a in arms]
     except ValueError: return list(map(float, range(len(arms))))
 
+# %% ../nbs/31_plots.ipynb #4d1968a1
 def ablation_curve(
     study,                   # an `llmforge.study.Study`
     metric: str = "accuracy", # see `llmforge.contrasts.metric_of`

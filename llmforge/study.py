@@ -223,12 +223,24 @@ class Study:
 
     def _repr_markdown_(self): return plan_table(self)
 
+# %% ../nbs/25_study.ipynb #96256b14
 def _completed(store: Store) -> list[str]: return [r.id for r in store.experiments().itertuples() if r.status == Status.COMPLETED]
 
 def _serving(completed: Sequence[str], id: str) -> str:
     "The completed experiment that did this work, whatever it is called; else the id itself."
     same = re.compile(rf"-{id.rsplit('-', 1)[1]}(\.\d+)?$")
     return id if id in completed else next(filter(same.search, completed), id)
+
+def _placed(study: Study) -> Study:
+    "A study with the places of its rows as they are now."
+    completed = _completed(study.store)
+    ids = {key: _serving(completed, id) for key, id in study.ids.items()}
+    known = {r.id: r.started_at for r in study.store.experiments().itertuples() if isinstance(r.started_at, str)}
+    late = tuple(sorted({i for i in ids.values() if i in known and known[i] < study.frozen.frozen_at}))
+    return replace(study, ids=ids, late=late)
+
+# %% ../nbs/25_study.ipynb #26af2b18
+BROKEN = "the stored plan is not the one that was frozen: its hash differs"
 
 def open_study(
     study: StudyConfig,
@@ -242,8 +254,6 @@ def open_study(
     tampered = differences(frozen.plan_json, now) if frozen.intact else (BROKEN,)
     return _placed(Study(study, store, frozen, works, {key: w.id for key, w in works.items()}, tampered))
 
-BROKEN = "the stored plan is not the one that was frozen: its hash differs"
-
 def stored_study(
     name: str,                   # of a study whose plan is frozen
     store: Store | None = None,  # default: the project's
@@ -254,14 +264,6 @@ def stored_study(
     if not frozen.intact: raise StoreError(f"the plan of {name!r} cannot be read: {BROKEN}")
     ids = {(arm, data, int(seed)): id for key, id in frozen.plan_json["experiments"].items() for arm, data, seed in [key.split("/")]}
     return _placed(Study(StudyConfig.model_validate(frozen.plan_json["study"]), store, frozen, {}, ids))
-
-def _placed(study: Study) -> Study:
-    "A study with the places of its rows as they are now."
-    completed = _completed(study.store)
-    ids = {key: _serving(completed, id) for key, id in study.ids.items()}
-    known = {r.id: r.started_at for r in study.store.experiments().itertuples() if isinstance(r.started_at, str)}
-    late = tuple(sorted({i for i in ids.values() if i in known and known[i] < study.frozen.frozen_at}))
-    return replace(study, ids=ids, late=late)
 
 # %% ../nbs/25_study.ipynb #e074fb8e
 def plan_table(
