@@ -186,7 +186,7 @@ def sentence(self: TradeOff,
     "The finding in one sentence, whichever way it falls."
     said, lost = _change(self.gain, say(self.treatment), say(self.control)), sum(self.gain.failed)
     n = f"n = {self.gain.paired.n}" + (f", {self.gain.questions} questions" if self.gain.questions < self.gain.paired.n else "")
-    failures = f"; {lost} runs failed, and count as wrong" if lost and self.gain.metric in ("accuracy", *SCORES) else f"; {lost} runs failed" if lost else ""
+    failures = f"; {lost} run{'s' * (lost > 1)} failed{' (counted as wrong)' * (self.gain.metric in ('accuracy', *SCORES))}" if lost else ""
     return f"{said[0].upper()}{said[1:]} and {_price(self)}; {n}{failures}"
 
 # %% ../nbs/28_tradeoffs.ipynb #fbd0f483

@@ -425,7 +425,7 @@ def test_pooled_and_for_each_data_set(store):
     study = replace(study, ids={(a, d, 0): e.id for a, by in es.items() for d, e in by.items()})
     t = trade_off(study, "b", "a")
     assert [p.on for p in t.parts] == ["x", "y"] and t.on == "" and (t.gain.paired.n, t.parts[0].gain.paired.n) == (40, 20)
-    assert t.sentence().endswith("; n = 40; 1 runs failed, and count as wrong") and "over the 39 questions timed in both" in t.sentence() and "failed" not in t.parts[0].sentence()
+    assert t.sentence().endswith("; n = 40; 1 run failed (counted as wrong)") and "over the 39 questions timed in both" in t.sentence() and "failed" not in t.parts[0].sentence()
     page = t._repr_markdown_()
     assert "| all | 40 |" in page and "| x | 20 |" in page and page.count("- x: ") == 1
 
