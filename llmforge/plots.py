@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'MARKERS', 'LOOKS', 'score_plot', 'latency_plot', 'retrieval_plot', 'comparison_plot', 'verdict_plot',
-           'arm_estimates', 'ablation_curve', 'heatmap', 'pareto', 'pareto_plot', 'arms_plot']
+           'arm_estimates', 'ablation_curve', 'heatmap', 'pareto', 'pareto_plot', 'arms_plot', 'interaction_plot']
 
 # %% ../nbs/31_plots.ipynb #fb5ba4ac
 import itertools, math
 from collections.abc import Iterable
-from .findings import SCORES, Experiment, Verdict, arms_of, noun, p_text, pooled, retrieval_estimates, unit_of, verdicts
-from .metrics import failed, percentiles
+from .contrasts import Experiment, arm_line, arms_of, noun, p_text, pooled
+from .findings import Verdict, retrieval_estimates, verdicts
+from .metrics import SCORES, failed, percentiles, unit_of
 from .stats import Estimate
+from .tradeoffs import Interaction
 
 # %% ../nbs/31_plots.ipynb #e0721394
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's palette
@@ -25,16 +27,24 @@ def _axes(width: float = 7.0, height: float = 3.0, rows: list[int] | None = None
     for ax in axes.flat: sns.despine(ax=ax)
     return fig, list(axes.flat) if rows or columns else axes[0, 0]
 
+def _bar(ax, y: float, s: Estimate, colour: str, height: float) -> None:
+    "A horizontal bar with its interval and its value."
+    if s.n:
+        ax.barh(y, s.value, color=colour, height=height, zorder=2)
+        ax.plot([s.low, s.high], [y, y], color="black", lw=1.2, zorder=3)
+    ax.annotate(f"{s.value:.2f}" if s.n else "no value", (max(s.high, s.value) if s.n else 0, y), xytext=(6, 0), textcoords="offset points", va="center")
+
+def _listed(ax, ticks: dict[float, str]) -> None:
+    "Names down the vertical axis, the first on top."
+    ax.set_yticks(list(ticks), list(ticks.values()))
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+
 def _bars(ax, labels: list[str], estimates: list[Estimate], colour: str = COLOURS[0]) -> None:
     "Horizontal bars with intervals, the first on top, each with its value."
-    for y, s in enumerate(estimates):
-        ax.barh(y, s.value, color=colour, height=0.6, zorder=2)
-        ax.plot([s.low, s.high], [y, y], color="black", lw=1.2, zorder=3)
-        ax.annotate(f"{s.value:.2f}", (max(s.high, s.value), y), xytext=(6, 0), textcoords="offset points", va="center")
-    ax.set_yticks(range(len(labels)), labels)
-    ax.invert_yaxis()
+    for y, s in enumerate(estimates): _bar(ax, y, s, colour, 0.6)
+    _listed(ax, dict(enumerate(labels)))
     ax.set_xlim(0, 1.08)
-    ax.grid(axis="y", visible=False)
 
 # %% ../nbs/31_plots.ipynb #e2557d90
 def score_plot(
@@ -86,17 +96,11 @@ def _grouped(ax, groups: dict[str, dict[str, Estimate]]) -> None:
     y, ticks, colours = 0.0, {}, {}
     for group, members in groups.items():
         for label, s in members.items():
-            colour = colours.setdefault(label, COLOURS[len(colours) % len(COLOURS)])
-            if s.n:
-                ax.barh(y, s.value, color=colour, height=0.8, zorder=2)
-                ax.plot([s.low, s.high], [y, y], color="black", lw=1.2, zorder=3)
-            ax.annotate(f"{s.value:.2f}" if s.n else "no value", (s.high or 0, y), xytext=(6, 0), textcoords="offset points", va="center")
+            _bar(ax, y, s, colours.setdefault(label, COLOURS[len(colours) % len(COLOURS)]), 0.8)
             ticks[y] = f"{group}: {label}"
             y += 1
         y += 0.6
-    ax.set_yticks(list(ticks), list(ticks.values()))
-    ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
+    _listed(ax, ticks)
 
 # %% ../nbs/31_plots.ipynb #aab2df95
 def comparison_plot(
@@ -150,12 +154,12 @@ def verdict_plot(
 # %% ../nbs/31_plots.ipynb #2c0942ea
 def arm_estimates(
     study,               # an `llmforge.study.Study`
-    metric: str,         # see `llmforge.findings.metric_of`
+    metric: str,         # see `llmforge.contrasts.metric_of`
     statistic: str = "mean", # or "p50", …
 ) -> dict[str, dict[str, Estimate]]: # data set -> arm -> estimate; seeds pooled
     "A metric of every arm on every data set."
     found: dict = {}
-    for (arm, data, _), e in arms_of(study).items(): found.setdefault(data, {}).setdefault(arm, []).append(e)
+    for (arm, data, _), e in arms_of(study).items(): found.setdefault(data, {}).setdefault(arm_line(arm, e), []).append(e)
     return {data: {arm: pooled(es, metric, statistic) for arm, es in arms.items()} for data, arms in found.items()}
 
 def _n(estimates: Iterable[Estimate]) -> str:
@@ -172,9 +176,10 @@ def _scale(arms: list[str]) -> list[float]:
     try: return [float(a.rsplit("=", 1)[-1]) for a in arms]
     except ValueError: return list(map(float, range(len(arms))))
 
+# %% ../nbs/31_plots.ipynb #4d1968a1
 def ablation_curve(
     study,                   # an `llmforge.study.Study`
-    metric: str = "accuracy", # see `llmforge.findings.metric_of`
+    metric: str = "accuracy", # see `llmforge.contrasts.metric_of`
     label: str = "arm",      # of the axis: what the arms vary
 ):                           # a matplotlib figure
     "A metric over the arms, with its interval as a band; a line for each data set."
@@ -194,7 +199,7 @@ def ablation_curve(
 # %% ../nbs/31_plots.ipynb #6955345d
 def heatmap(
     study,                    # an `llmforge.study.Study`
-    metric: str = "accuracy", # see `llmforge.findings.metric_of`
+    metric: str = "accuracy", # see `llmforge.contrasts.metric_of`
 ):                            # a matplotlib figure
     "A metric of each arm on each data set, value and n in the cell."
     from matplotlib.colors import LinearSegmentedColormap
@@ -262,4 +267,25 @@ def arms_plot(
     fig, ax = _axes(height=0.9 + 0.3 * sum(map(len, found.values())))
     _grouped(ax, found)
     ax.set(xlim=(0, 1.08), xlabel=f"{_name(metric)}, with its interval; {_n(s for arms in found.values() for s in arms.values())} a bar")
+    return fig
+
+# %% ../nbs/31_plots.ipynb #1115aedb
+def interaction_plot(
+    found: Interaction,  # from `llmforge.tradeoffs.interaction`
+):                       # a matplotlib figure
+    "The difference between two arms by kind of question, each with its interval and n."
+    unit = unit_of(found.whole.metric)
+    scale = 100 if unit == "points" else 1
+    drawn = {**{kind.replace("_", " "): c.effect for kind, c in found.kinds.items()}, "all": found.whole.effect}
+    fig, ax = _axes(height=1.3 + 0.42 * len(drawn))
+    for y, s in enumerate(drawn.values()):
+        if not s.n: continue
+        colour, marker = ("black", "D") if y == len(drawn) - 1 else (COLOURS[0], "o")
+        ax.plot([scale * s.low, scale * s.high], [y, y], color=colour, lw=2.2, zorder=2)
+        ax.plot(scale * s.value, y, marker, color=colour, ms=8, zorder=3)
+    ax.axvline(0, color="#999999", lw=1, zorder=1)
+    _listed(ax, {y: f"{kind} (n = {s.n})" for y, (kind, s) in enumerate(drawn.items())})
+    ax.set_ylim(len(drawn) - 0.5, -0.5)
+    ax.set_xlabel(f"{noun(found.whole.metric).removeprefix('the ')}, {found.treatment} minus {found.control} ({unit}), {found.whole.effect.confidence:.0%} interval")
+    ax.set_title("one kind only" if found.p is None else f"does it depend on the kind? {p_text(found.p)}", loc="left", fontsize=9)
     return fig

@@ -1,17 +1,20 @@
-"Tables and verdicts on stored rows: failures, missing values, the rule, hostile texts, determinism."
+"Tables and verdicts on stored rows: failures, missing values, the rule, hostile texts, determinism; agents, prices, kinds of question."
 import re
 from dataclasses import replace
+import numpy as np
 import pytest
 from llmforge.cards import Card, Measure
 from llmforge.config import load_config
 from llmforge.core import StoreError, fingerprint
 from llmforge.engine import FakeEngine, Fault
-from llmforge.findings import (Experiment, arms_table, compare, corrected, counts_line, decide, diff_table, exploratory_table, groups, kinds_table,
-                               results_table, retrieval_table, shared_passage, trace_line, value_of, values, verdict_table, verdicts, worst_examples)
+from llmforge.contrasts import Experiment, counts_line, groups, shared_passage, shown, values
+from llmforge.findings import (arms_table, compare, corrected, decide, diff_table, experiments_table, exploratory_table, kinds_table, results_table, retrieval_table, trace_line,
+                               verdict_table, verdicts, worst_examples)
 from llmforge.runner import result_row, run_experiment, summarise
 from llmforge.stats import Estimate
 from llmforge.store import FrozenPlan, Store
 from llmforge.study import Hypothesis, Study, StudyConfig
+from llmforge.tradeoffs import agent_arms_table, agent_table, costs_table, interaction, label_test, ratio, trade_off
 
 FROZEN = FrozenPlan("test", {}, fingerprint({}), "2026-01-01T00:00:00+00:00")
 SCORER = {"name": "groundedness", "version": "1", "threshold": 0.5, "card": None}
@@ -26,13 +29,13 @@ def row(i, score, failed=False, cached=False, gold=(), text=None, answer="x", ab
                 correct=float(done and score >= 1), abstained=abstained, error_type=None if done else "EngineError", error=None if done else "injected", scores={"exact_match": score, "f1": score, "contains": score, **scores},
                 trace={"kind": "chain", "name": "naive", "attributes": {"kind": "", "expected": ["yes"], "gold": list(gold)}, "start_ms": 0.0, "duration_ms": 0.0})
 
-def stored(store, name, rows, scorer=None, data="data", accuracy="exact_match"):
+def stored(store, name, rows, scorer=None, data="data", accuracy="exact_match", more={}):
     "A completed experiment of these rows."
     config = load_config({"experiment": {"name": name, "engine": "fake", "dataset": {"name": "meridia"}, "metrics": {"resamples": 500, "accuracy": accuracy}}})
     id = store.create_experiment(name, name, config.model_dump(mode="json"), data)
     lease = store.claim(id)
     store.add_runs(lease, rows)
-    store.complete(lease, result_row(summarise(store.rows(id), config) | ({"scorer": scorer} if scorer else {})), {})
+    store.complete(lease, result_row(summarise(store.rows(id), config) | ({"scorer": scorer} if scorer else {}) | more), {})
     return Experiment(id, store)
 
 def binary(*parts): return [score for n, score in parts for _ in range(n)]
@@ -301,3 +304,190 @@ def test_pictures_of_what_is_missing(store):
     assert "nothing to compare" in texts(figures[0]) and "nothing measured: b, c" in texts(figures[2]) and "no value" in texts(figures[3]) and "tampered" in texts(figures[-1])
     assert verdict_plot(study_of(store, {"a": Experiment("a", store), "b": Experiment("c", store)})) is None
     assert pareto({"a": (1, 0.5), "b": (2, 0.5), "c": (2, 0.7), "d": (1, 0.4), "e": (9, 0.6)}) == ["a", "c"]
+
+# agents
+
+AGENT = {"agent": {"choice": "calibrated", "tools": ["calculator", "retrieval"]}, "stop_reasons": {"final": 3, "max_steps": 1}}
+
+def acted(i, score, calls=0, wrong=0, first=None, forced=0.0, kind="", tokens=(100, 20), **more):
+    "A row of an agent."
+    known = {} if first is None else {"first_tool": first}
+    made = row(i, score, steps=calls + 1, tool_calls=calls, failed_calls=wrong, forced=forced, **known, **more) | dict(zip(("tokens_in", "tokens_out"), tokens))
+    made["trace"]["attributes"]["kind"] = kind
+    return made
+
+def of_kind(i, score, kind, **more):
+    made = row(i, score, **more)
+    made["trace"]["attributes"]["kind"] = kind
+    return made
+
+def lines(page): return {cells[0].strip(): [c.strip() for c in cells[1:]] for l in page.splitlines() if l.startswith("|") for cells in [l.strip("| ").split(" | ")]}
+
+def test_what_an_agent_did(store):
+    "Five questions counted by hand: one failed, whose calls are unknown and whose tokens were spent."
+    rows = [acted(0, 1.0, 2, 1, first=1.0), acted(1, 1.0, 1, 0, first=0.0), acted(2, 0.0, 3, 1, forced=1.0), acted(3, 0.0, 0), acted(4, 1.0, 9, 9, first=1.0, failed=True)]
+    e = stored(store, "a", rows, more=AGENT)
+    found = lines(agent_table(e))
+    assert found["success rate"][0] == "0.400" and found["success rate"][3] == "5"
+    assert found["tool calls a question"][0] == "1.50" and found["failed calls, of all calls"][0] == "0.333" and found["failed calls, of all calls"][3] == "6", "n is calls"
+    assert found["steps a question"][0] == "2.50" and found["forced answers"][0] == "0.250" and found["first tool right"][0::3] == ["0.500", "2"]
+    assert found["tokens a question"][0::3] == ["120.0", "4"] and found["tokens a right answer"][0::3] == ["300.0", "5"], "600 tokens for two right answers, the failed question's among them"
+    page = results_table(e)
+    assert agent_table(e) in page and "calibrated choice among calculator, retrieval" in page and "Stopped by: 3 final, 1 max steps." in page and "5 attempted, 4 answered, 0 abstained, 1 failed" in page
+    assert "\n| steps |" not in page and "\n| tool calls |" not in page, "what the agent's table says is not said twice"
+    plain = stored(store, "b", [row(i, 1.0) for i in range(5)])
+    assert agent_table(plain) == "" and "gent" not in results_table(plain)
+
+def test_the_choice_is_named_wherever_an_agent_is_listed(store):
+    agent, plain = stored(store, "agent", [acted(i, float(i % 2), 1) for i in range(8)], more=AGENT), stored(store, "plain", [row(i, float(i % 3 > 0)) for i in range(8)])
+    study = study_of(store, {"plain": plain, "react": agent}, claim(treatment="react", control="plain"), exploratory=("f1", "tokens"))
+    named = "react &#40;calibrated choice&#41;"
+    for page in (arms_table(study), verdict_table(study), exploratory_table(study), costs_table(study), agent_arms_table(study), trade_off(study, "react", "plain")._repr_markdown_(), interaction(study, "react", "plain")._repr_markdown_()):
+        assert named in page and "plain &#40;" not in page, page
+    assert agent_arms_table(study) in arms_table(study) and "plain" not in agent_arms_table(study)
+    assert "agent (calibrated choice): 8 attempted" in compare(plain, agent)._repr_markdown_()
+    assert agent_arms_table(study_of(store, {"a": plain, "b": plain})) == ""
+    for name, method in [("r", {"name": "react", "agent": {"choice": "oracle"}}), ("n", {"name": "naive", "agent": {"choice": "free"}})]:
+        store.create_experiment(name, name, plain.record.config_json | {"method": method}, "data")
+    assert "| react (oracle choice) |" in experiments_table(store) and experiments_table(store).count("choice)") == 1
+
+def test_an_agent_of_which_everything_failed(store):
+    "No call, no step, no right answer: dashes, and no number out of nothing."
+    gone, idle = stored(store, "a", [acted(i, 0.0, 1, failed=True) for i in range(5)], more=AGENT | {"stop_reasons": {}}), stored(store, "b", [acted(i, 0.0) for i in range(5)], more=AGENT)
+    study = study_of(store, {"gone": gone, "idle": idle})
+    for page in (agent_table(gone), agent_table(idle), agent_arms_table(study), costs_table(study), trade_off(study, "gone", "idle")._repr_markdown_(), interaction(study, "gone", "idle")._repr_markdown_()):
+        assert not re.search(r"\bnan\b|\bNone\b|\binf\b", page, re.I), page
+    assert "failed calls" not in agent_table(idle) and lines(agent_table(idle))["tokens a right answer"][0] == "–" and "not recorded" in agent_table(gone)
+    assert "its tokens were not counted in both" in trade_off(study, "gone", "idle").sentence() and "5 runs failed" in trade_off(study, "gone", "idle").sentence()
+
+# what it costs
+
+def test_a_ratio_of_sums():
+    over, under = {i: 10.0 + i for i in range(40)}, {i: float(i % 4 == 0) for i in range(40)}
+    r = ratio(over, under)
+    assert r.value == pytest.approx(sum(over.values()) / 10) and r.low < r.value < r.high and r.n == 40 and r == ratio(over, under)
+    back = ratio(under, over)
+    assert (1 / back.high, 1 / back.low) == pytest.approx((r.low, r.high), rel=0.02), "the interval of the inverse is the inverse of the interval"
+    wide = ratio(over, under, {i: i // 10 for i in over})
+    assert wide.high - wide.low != r.high - r.low and ratio({0: 5.0}, {0: 2.0}).value == 2.5
+    assert ratio(over, dict.fromkeys(over, 0.0)).value is None and ratio({}, {}).n == 0
+    rare = ratio(over, {i: float(i == 0) for i in over})
+    assert rare.high == float("inf") and shown(rare, ".0f").endswith("∞)")
+
+def test_the_interval_of_a_ratio_holds_the_truth():
+    "Tokens a right answer, 60 questions each, 300 times: the interval holds the true ratio about 95 times of a hundred."
+    rng = np.random.default_rng(3)
+    def holds(seed):
+        right = rng.random(60) < 0.4
+        tokens = rng.gamma(4, 25, 60) * (1 + right)
+        r = ratio(dict(enumerate(tokens)), dict(enumerate(right.astype(float))), resamples=500, seed=seed)
+        return r.low <= 100 * 1.4 / 0.4 <= r.high
+    assert 0.90 <= np.mean([holds(seed) for seed in range(300)]) <= 0.985
+
+def test_costs_of_every_arm(store):
+    "Prices beside accuracy, as multiples of the first arm, over what was measured in both."
+    a = stored(store, "a", [row(i, float(i < 5)) for i in range(10)])
+    b = stored(store, "b", [row(i, float(i < 2), cached=True) | {"tokens_in": 36} for i in range(10)])
+    page = costs_table(study_of(store, {"a": a, "b": b}))
+    first, second = lines(page)["a"], lines(page)["b"]
+    assert first[:3] == ["d", "10", "0"] and first[4:7] == ["12.0 [12.0, 12.0]", "1", first[6]] and first[6].startswith("24.0 [")
+    assert second[5] == "3.17 [3.17, 3.17]" and second[6].startswith("190.0 [") and second[7:] == ["–", "–"], "38 of 12 tokens; 380 tokens for 2; nothing timed"
+    assert "latency" not in costs_table(study_of(store, {"a": a, "b": b}), latency=False)
+
+def test_tokens_that_were_not_counted(store):
+    "The logs of another harness have no tokens: dashes, and the sentence says so."
+    bare = [row(i, float(i % 2)) for i in range(6)]
+    config = load_config({"experiment": {"name": "log", "engine": "fake", "dataset": {"name": "meridia"}}})
+    id = store.create_experiment("log", "log", config.model_dump(mode="json"), "data")
+    lease = store.claim(id)
+    store.add_runs(lease, [r | {"tokens_in": None, "tokens_out": None} for r in bare])
+    store.complete(lease, result_row(summarise(bare, config)), {})
+    study = study_of(store, {"a": stored(store, "a", bare), "b": Experiment(id, store)})
+    assert lines(costs_table(study))["b"][4:7] == ["–", "–", "–"] and "its tokens were not counted in both" in trade_off(study, "b", "a").sentence()
+
+@pytest.mark.parametrize("b, said", [
+    (binary((90, 1.0), (10, 0.0)), r"B improves accuracy by 40\.0 points \[\d+\.\d, \d+\.\d\] against a and costs 5\.00 \[5\.00, 5\.00\] times the tokens \(1\.00 \[1\.00, 1\.00\] times the latency\); n = 100"),
+    (binary((20, 1.0), (80, 0.0)), r"B lowers accuracy by 30\.0 points \[\d+\.\d, \d+\.\d\] against a and costs 5\.00 .*"),
+    (binary((48, 1.0), (52, 0.0)), r"B does not measurably change accuracy against a \(-2\.0 points \[-\d+\.\d, \d+\.\d\]\) and costs 5\.00 .*")])
+def test_the_finding_in_one_sentence(store, b, said):
+    a = [row(i, s) for i, s in enumerate(binary((50, 1.0), (50, 0.0)))]
+    study = study_of(store, {"a": stored(store, "a", a), "b": stored(store, "b", [row(i, s) | {"tokens_in": 50, "tokens_out": 10} for i, s in enumerate(b)])})
+    assert re.fullmatch(said, trade_off(study, "b", "a").sentence()), trade_off(study, "b", "a").sentence()
+    assert "0.20 [0.20, 0.20] times the tokens" in trade_off(study, "a", "b").sentence()
+    assert "×" in trade_off(study, "b", "a")._repr_markdown_() and not trade_off(study, "b", "a").parts
+    with pytest.raises(StoreError, match="no experiments of arm 'c'"): trade_off(study, "c", "a")
+
+def test_pooled_and_for_each_data_set(store):
+    "Half of the answers of one data set were timed: the sentence says how many; a failure counts as wrong, and is said."
+    def arm(name, **more): return {d: stored(store, f"{name}{d}", [row(i, float(i % 2), failed=d == "y" and i == 3 and name == "b", **more) for i in range(20)], data=d) for d in "xy"}
+    es = {"a": arm("a"), "b": arm("b")}
+    study = study_of(store, {"a": es["a"]["x"], "b": es["b"]["x"]})
+    study = replace(study, ids={(a, d, 0): e.id for a, by in es.items() for d, e in by.items()})
+    t = trade_off(study, "b", "a")
+    assert [p.on for p in t.parts] == ["x", "y"] and t.on == "" and (t.gain.paired.n, t.parts[0].gain.paired.n) == (40, 20)
+    assert t.sentence().endswith("; n = 40; 1 run failed (counted as wrong)") and "over the 39 questions timed in both" in t.sentence() and "failed" not in t.parts[0].sentence()
+    page = t._repr_markdown_()
+    assert "| all | 40 |" in page and "| x | 20 |" in page and page.count("- x: ") == 1
+
+# for which questions
+
+def test_the_test_of_labels_keeps_its_level():
+    "400 studies without any dependence: about 5% are called one, with questions by themselves, in groups of one kind, and in groups that mix kinds; a kind that only scatters more is no great alarm."
+    def simulated(rng, how, n=120):
+        kinds, groups = rng.choice(list("abc"), n, p=[0.6, 0.3, 0.1]), np.arange(n)
+        if how == "scatter": return rng.choice([-1.0, 0.0, 1.0], n) * (rng.random(n) < np.where(kinds == "c", 0.9, 0.2)), kinds, groups
+        if how != "alone": groups = rng.integers(0, n // 3, n)
+        if how == "one kind": kinds = rng.choice(list("abc"), n // 3, p=[0.6, 0.3, 0.1])[groups]
+        shared = 0 if how == "alone" else rng.normal(size=n)[groups]
+        return np.sign(shared + rng.normal(size=n)) * (rng.random(n) < 0.4), kinds, groups
+    def alarms(how):
+        rng = np.random.default_rng(11)
+        return np.mean([label_test(*simulated(rng, how), resamples=199, seed=i)[0] <= 0.05 for i in range(400)])
+    assert 0.02 <= alarms("alone") <= 0.08 and 0.02 <= alarms("one kind") <= 0.08 and alarms("mixed") <= 0.07 and alarms("scatter") <= 0.14
+    rng = np.random.default_rng(12)
+    def seen(i):
+        kinds = rng.choice(list("abc"), 120, p=[0.6, 0.3, 0.1])
+        return label_test(np.where(rng.random(120) < np.where(kinds == "b", 0.4, 0.05), 1.0, 0.0), kinds, resamples=199, seed=i)[0] <= 0.05
+    assert np.mean([seen(i) for i in range(60)]) > 0.9, "a gain of 40% on one kind in three is found"
+
+def test_the_test_of_labels_at_its_edges():
+    d, kinds = [1.0, 0.0, -1.0, 1.0, 0.0, 0.0], list("aabbcc")
+    assert label_test(d, kinds) == label_test(d, kinds) and label_test(d, kinds, seed=1)[1] == 6
+    assert label_test(d, ["a"] * 6) == (None, 6) and label_test([], []) == (None, 0) and label_test([0.5] * 4, list("aabb")) == (1.0, 4)
+    assert label_test(d, kinds, groups=[0, 0, 1, 1, 2, 2])[1] == 3
+
+def test_interaction_by_kind(store):
+    "The treatment gains on two-hop questions, loses on others; a question without a kind has its data set's label."
+    kinds = ["two_hop"] * 40 + ["lookup"] * 40 + [""] * 20
+    a = stored(store, "a", [of_kind(i, float(i % 2), k) for i, k in enumerate(kinds)])
+    b = stored(store, "b", [of_kind(i, 1.0 if k == "two_hop" else float(i % 4 == 1), k, failed=i == 99) for i, k in enumerate(kinds)])
+    study = study_of(store, {"a": a, "b": b}, claim())
+    found = interaction(study, "b", "a")
+    assert {k: (c.paired.n, c.effect.value) for k, c in found.kinds.items()} == {"two_hop": (40, 0.5), "lookup": (40, -0.25), "d": (20, -0.25)} and list(found.kinds)[0] == "two_hop"
+    assert found.p < 0.001 and "b and a depends on the kind of question (p < .001" in found.sentence() and "from +50.0 points on two hop (n = 40)" in found.sentence()
+    assert found.p == interaction(study, "b", "a").p and found.whole.paired.n == 100
+    page = found._repr_markdown_()
+    assert "| two hop | 0.500 | 1.000 | +0.500 |" in page and "| **all** | 0.500 |" in page and page.count("| 0 | 1 |") >= 2, "the failure is said for its kind and for all"
+    same = interaction(study, "a", "a")
+    assert same.p == 1.0 and "is not shown to depend" in same.sentence() and interaction(study, "b", "a", "tokens").p == 1.0
+    alone = stored(store, "c", [row(i, 1.0) for i in range(6)])
+    assert "all of one kind" in interaction(study_of(store, {"a": alone, "b": alone}), "b", "a").sentence()
+    for one in (found, interaction(study, "b", "a", "tokens"), interaction(study_of(store, {"a": alone, "b": alone}), "b", "a")):
+        from llmforge.plots import interaction_plot
+        fig = interaction_plot(one)
+        fig.canvas.draw()
+        assert not re.search(r"\bnan\b|\bNone\b", " ".join(x.get_text() for x in fig.findobj(lambda x: hasattr(x, "get_text"))))
+
+def test_interaction_on_some_data_sets(store):
+    def arm(name, gain): return {d: stored(store, f"{name}{d}", [of_kind(i, float(i < 20 + gain * (d == "y")), "k") for i in range(40)], data=d) for d in "xy"}
+    es = {"a": arm("a", 0), "b": arm("b", 20)}
+    study = replace(study_of(store, {"a": es["a"]["x"], "b": es["b"]["x"]}), ids={(a, d, 0): e.id for a, by in es.items() for d, e in by.items()})
+    assert interaction(study, "b", "a").kinds["k"].paired.n == 80 and interaction(study, "b", "a", datasets=["y"]).kinds["k"].effect.value == 0.5
+    assert interaction(study, "b", "a", datasets=["x"]).whole.effect.value == 0
+
+def test_hostile_kinds_and_tools_stay_texts(store):
+    more = {"agent": {"choice": HOSTILE, "tools": [HOSTILE]}, "stop_reasons": {HOSTILE: 2}}
+    e, plain = stored(store, "a", [acted(i, 1.0, kind=HOSTILE) for i in range(4)], more=more), stored(store, "b", [of_kind(i, 0.0, HOSTILE if i else "k") for i in range(4)])
+    study = study_of(store, {"a": plain, "b": e})
+    for page in (agent_table(e), agent_arms_table(study), arms_table(study), costs_table(study), interaction(study, "b", "a")._repr_markdown_(), trade_off(study, "b", "a")._repr_markdown_()):
+        assert "<script" not in page and "](" not in page and "`x`" not in page and "\n# head" not in page

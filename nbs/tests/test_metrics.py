@@ -2,8 +2,8 @@
 import random, re
 import numpy as np, pytest
 from llmforge.core import ConfigError, DataError
-from llmforge.metrics import (contains, counts, exact_match, f1, has_answer, normalize_answer, percentiles,
-                              recall_at_k, reciprocal_rank, retrieval_scores, run_values, score_answer, throughput)
+from llmforge.metrics import (ALIASES, COSTS, MEASURES, UNITS, contains, counts, exact_match, f1, has_answer, normalize_answer, percentiles,
+                              recall_at_k, reciprocal_rank, retrieval_scores, run_values, score_answer, throughput, tokens_of, unit_of, value_of)
 
 # text, by SQuAD's script, by TriviaQA's script
 NORMALISED = [
@@ -248,3 +248,15 @@ def test_percentiles_agree_with_numpy():
 def test_throughput_counts_what_was_generated():
     assert throughput([a_row(), a_row(cached=True), a_row(error="X"), a_row()], 2.0) == 3.0
     assert throughput([a_row(cached=True)], 2.0) is None and throughput([], 2.0) is None
+
+def test_what_one_run_counts():
+    "Failed: answer scores are 0, the rest is unknown, and the tokens were spent; cached: not timed."
+    done = dict(scores={"exact_match": 1.0, "f1": 1.0, "contains": 1.0, "steps": 3.0}, tokens_in=90, tokens_out=10, latency_ms=7.0, cached=False, abstained=False, error_type=None)
+    lost, known, bare = done | {"error_type": "EngineError"}, done | {"cached": True}, done | {"tokens_in": None}
+    def values(row): return [value_of(row, m) for m in ("exact_match", "tokens", "tokens_in", "latency_ms", "failed", "abstained", "steps", "mrr")]
+    assert values(done) == [1.0, 100, 90, 7.0, 0.0, 0.0, 3.0, None] and values(lost) == [0.0, None, None, None, 1.0, None, None, None]
+    assert values(known)[3] is None and values(bare)[1:3] == [None, None] and (tokens_of(lost), tokens_of(bare)) == (100, None)
+
+def test_every_measure_has_a_unit():
+    assert {unit_of(m) for m in MEASURES} == {"points", "ms", "tokens"} and set(COSTS) < set(UNITS)
+    assert all(unit_of(a) == unit_of(b) for a, b in ALIASES.items()) and unit_of("tool_calls") == "calls" and unit_of("first_tool") == "points"

@@ -5,11 +5,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 from llmforge.cli import app
+from llmforge.config import load_config
 from llmforge.core import ConfigError, project_root
 from llmforge.engine import FakeEngine, Fault
 from llmforge.findings import arms_table, exploratory_table, verdict_table, verdicts
+from llmforge.metrics import AGENT_SCORES
 from llmforge.store import Store
-from llmforge.study import load_study, open_study, plan_table, run_study
+from llmforge.study import load_study, open_study, plan_table, planned, run_study, unmeasured
 
 STUDY = {"study": {
     "name": "four_arms", "question": "Which retrieval?", "alpha": 0.05,
@@ -119,6 +121,8 @@ BAD = {
     "both": ({"hypotheses": [{"id": "H", "claim": "c", "treatment": "one", "control": "none", "min_effect": 0.1, "margin": 0.1}]}, ["exclude each other"]),
     "metric": ({"hypotheses": [{"id": "H", "claim": "c", "treatment": "one", "control": "none", "metric": "acuracy"}]}, ["study.hypotheses.0.metric", "did you mean 'accuracy'"]),
     "not_judged": ({"hypotheses": [{"id": "H", "claim": "c", "treatment": "one", "control": "three", "metric": "groundedness"}]}, ["metrics.faithfulness"]),
+    "no_agent": ({"hypotheses": [{"id": "H", "claim": "c", "treatment": "one", "control": "three", "metric": "tool_calls"}]}, ["study.hypotheses.0.metric", "measured of an agent only (method react); the arm has method naive"]),
+    "nobody_has_it": ({"exploratory": ["f1", "first_tool"]}, ["study.exploratory.1: no arm has it: first_tool"]),
     "no_such_k": ({"hypotheses": [{"id": "H", "claim": "c", "treatment": "one", "control": "three", "metric": "recall@3"}]}, ["recall@3 is not measured where top_k is 1"]),
     "direction": ({"hypotheses": [{"id": "H", "claim": "c", "treatment": "one", "control": "none", "direction": "up"}]}, ["study.hypotheses.0.direction", "higher, lower"]),
     "bad_arm": ({"arms": {"a": {}, "b": {"retrieval": "hybird"}}, "hypotheses": []}, ["arm 'b'", "did you mean 'hybrid'"]),
@@ -138,6 +142,17 @@ def test_bad_study(name, tmp_path, outputs):
     assert result.exit_code == 2, result.output
     assert all(w in result.output for w in words) and "Traceback" not in result.output
     assert count(outputs/"llmforge.db", "studies") == 0
+
+def test_which_arms_have_a_metric():
+    "Tokens are measured everywhere, an agent's doings of an agent only; what is not a share has no effect size in points."
+    plain = load_config({"experiment": {"name": "x", "engine": "fake"}})
+    agent = plain.model_copy(update={"method": plain.method.model_copy(update={"name": "react"})})
+    for metric in AGENT_SCORES: assert unmeasured(metric, agent) == "" and metric in unmeasured(metric, plain)
+    for metric in ("tokens", "latency", "failed", "accuracy"): assert unmeasured(metric, plain) == unmeasured(metric, agent) == ""
+    assert "did you mean 'tool_calls'" in unmeasured("tool_cals", agent) and "did you mean 'tokens'" in unmeasured("token", plain)
+    study = load_study(STUDY)
+    def least(metric): return planned(study, 100, study.hypotheses[0].model_copy(update={"metric": metric}))[0]
+    assert all(least(m) is None for m in ("tokens", "latency", "steps", "tool_calls", "failed_calls")) and all(least(m) for m in ("accuracy", "first_tool", "forced"))
 
 def test_shipped_studies_are_valid():
     for path in sorted((project_root()/"configs"/"studies").glob("*.yaml")): assert load_study(path).hypotheses
