@@ -64,10 +64,14 @@ def span(
         _current.reset(token)
 
 # %% ../nbs/03_trace.ipynb #561bad09
+def _number(value: Any) -> float:
+    "A finite number, whatever a stored trace holds."
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
+
 def to_dict(s: Span) -> dict:
     "A span and what is below it as plain values; empty fields are left out."
     plain = {k: v for k, v in vars(s).items() if v not in (None, {}, []) and k != "children"}
-    return {**plain, "start_ms": round(s.start_ms, 3), "duration_ms": round(s.duration_ms, 3),
+    return {**plain, "start_ms": round(_number(s.start_ms), 3), "duration_ms": round(_number(s.duration_ms), 3),
             **({"children": [to_dict(c) for c in s.children]} if s.children else {})}
 
 def from_dict(d: Mapping) -> Span:
@@ -102,10 +106,6 @@ def clip(
     return line if len(text) <= width else line[:width - 1] + "…"
 
 # %% ../nbs/03_trace.ipynb #168434cf
-def _number(value: Any) -> float:
-    "A finite number, whatever a stored trace holds."
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
-
 def _json(value: Any) -> str: return json.dumps(value, ensure_ascii=False, default=str)
 
 def as_text(
@@ -195,9 +195,9 @@ def _block(label: str, value: Any, color: str = "inherit") -> str:
     cut = f", the last {len(text) - MAX_TEXT:,} cut" if len(text) > MAX_TEXT else ""
     return f'<details><summary style="cursor:pointer;overflow-wrap:anywhere"><span style="opacity:.7">{label}</span> {_brief(text, 70)} <i style="opacity:.7">({len(text):,} characters{cut})</i></summary>{body}</details>'
 
-def _facts(d: Mapping) -> str:
+def _facts(d: Mapping, times: bool) -> str:
     "The attributes of a span in a line."
-    said = [f"{_escaped(str(k))}={_brief(v if isinstance(v, str) else _json(v), 90)}" for k, v in d.get("attributes", {}).items()]
+    said = [f"{_escaped(str(k))}={_brief(v if isinstance(v, str) else _json(v), 90)}" for k, v in d.get("attributes", {}).items() if times or not str(k).endswith("_ms")]
     return f'<div style="opacity:.7;overflow-wrap:anywhere">{" · ".join(said)}</div>' if said else ""
 
 # %% ../nbs/03_trace.ipynb #77e3b60f
@@ -240,7 +240,7 @@ def render_html(
                 break
             parts.append(draw(c, depth + 1))
         indent = f"margin-left:{.4 if depth < 12 else 0}em;padding-left:{.6 if depth < 12 else 0}em;border-left:1px solid {_faint('currentColor', 25)}"
-        return f'<details{" open" * (d["kind"] in ("agent", "chain") or bool(d.get("error")))}>{_headline(d, root, times)}<div style="{indent}">{_facts(d)}{texts}{"".join(parts)}</div></details>'
+        return f'<details{" open" * (d["kind"] in ("agent", "chain") or bool(d.get("error")))}>{_headline(d, root, times)}<div style="{indent}">{_facts(d, times)}{texts}{"".join(parts)}</div></details>'
     return f'<div class="mathjax_ignore tex2jax_ignore" style="font:13px/1.45 system-ui,sans-serif;color:inherit;text-align:left;max-width:60em">{draw(root, 0)}{_legend(root) if times else ""}</div>'
 
 # %% ../nbs/03_trace.ipynb #c05aa47f
@@ -248,6 +248,8 @@ _LABELS = ("kind", "finish_reason", "stop_reason", "choice")
 _LABEL = re.compile(r"[\w.:-]{1,64}")
 
 def _is_label(value: Any) -> bool: return isinstance(value, str) and bool(_LABEL.fullmatch(value))
+
+def _count(value: Any) -> int | None: return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 def _name(d: Mapping, content: bool) -> str:
     "A span's name; a tool's only where it looks like one."
@@ -265,7 +267,7 @@ def _described(d: Mapping, name: str) -> dict:
     a = d.get("attributes", {})
     match d["kind"]:
         case "llm":
-            read, wrote, reason = a.get("tokens_in"), a.get("tokens_out"), a.get("finish_reason")
+            read, wrote, reason = _count(a.get("tokens_in")), _count(a.get("tokens_out")), a.get("finish_reason")
             return {"llm.model_name": name, "gen_ai.request.model": name, "gen_ai.provider.name": "llmforge",
                     "gen_ai.operation.name": "text_completion" if isinstance(d.get("input"), str) else "chat",
                     "llm.token_count.prompt": read, "llm.token_count.completion": wrote, "gen_ai.usage.input_tokens": read, "gen_ai.usage.output_tokens": wrote,
@@ -342,6 +344,10 @@ def _outcome(d: Mapping, content: bool) -> tuple[str, str] | None:
     type_ = type_ if _is_label(type_) else "error"
     return type_, message if content else type_
 
+def _nanos(ms: Any) -> int:
+    "Nanoseconds that fit into 63 bits."
+    return round(min(max(_number(ms), 0.0), 9e12) * 1e6)
+
 def _placed(trace: Mapping) -> Iterator[tuple[Mapping, str, Mapping | None, str | None]]:
     "Each span with its place in the tree, its parent and the parent's place."
     stack = [(trace, "0", None, None)]
@@ -363,8 +369,8 @@ def otel_spans(
     scope = _otel("sdk.util.instrumentation").InstrumentationScope("llmforge")
     def context(place): return place and api.SpanContext(int(fingerprint(*about.values(), n=32), 16), int(fingerprint(*about.values(), place, n=16), 16), False, api.TraceFlags(1))
     def convert(d, place, parent, above):
-        name, wrong, start = _name(d, content), _outcome(d, content), round(_number(d.get("start_ms")) * 1e6)
-        end = start + round(max(_number(d.get("duration_ms")), 0) * 1e6)
+        name, wrong, start = _name(d, content), _outcome(d, content), _nanos(d.get("start_ms"))
+        end = start + _nanos(d.get("duration_ms"))
         found = {"openinference.span.kind": str(d["kind"]).upper(), **about, **_own(d, content), **_described(d, name), **(_quoted_by(d, parent) if content else {})}
         status, events = api.Status(api.StatusCode.OK), ()
         if wrong:
