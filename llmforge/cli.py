@@ -167,6 +167,7 @@ def find_example(
     raise StoreError(f"{len(found) or 'no'} examples are, or begin with, {wanted!r}{closest(wanted, ids) if not found else ''}; "
                      f"{'among them' if found else 'there are'}: {some}{', …' if len(found or rows) > 5 else ''}")
 
+# %% ../nbs/35_cli.ipynb #5d6eccf0
 @app.command()
 def trace(
     id: Annotated[str, typer.Argument(help="an experiment's id, or the beginning of one")],

@@ -160,6 +160,10 @@ _COLORS = {"llm": "#4a86d8", "tool": "#c47f22", "evaluator": "#9670cf"} | dict.f
 
 def _faint(color: str, percent: float) -> str: return f"color-mix(in srgb,{color} {percent:g}%,transparent)"
 
+def _tag(name: str, style: str, *inner: str, more: str = "") -> str:
+    "An element; what is inside is HTML already."
+    return f'<{name} style="{style}"{more}>{"".join(inner)}</{name}>'
+
 def _waited(d: Mapping) -> float:
     "The milliseconds that a span waited for its turn, as far as it says."
     a = d.get("attributes", {})
@@ -179,37 +183,47 @@ def _bar(d: Mapping, root: Mapping) -> str:
     color, waited = _COLORS.get(d["kind"], _faint("currentColor", 45)), _share(_waited(d), took)
     fill = f"linear-gradient(90deg,{_faint(color, 35)} {waited}%,{color} {waited}%)" if waited else color
     tip = f"{took:,.1f} ms, from {_number(d['start_ms']) - _number(root['start_ms']):,.1f} ms" + (f"; waited {_waited(d):,.1f} ms" if waited else "")
-    return (f'<span title="{tip}" style="flex:none;width:clamp(64px,26vw,240px);height:.75em;position:relative;background:{_faint("currentColor", 9)};overflow:hidden;border-radius:2px">'
-            f'<span style="position:absolute;top:0;bottom:0;left:min({left}%,100% - 2px);width:max(2px,{min(_share(took, whole), 100 - left):.2f}%);background:{fill};border-radius:2px"></span></span>')
+    place = f"left:min({left}%,100% - 2px);width:max(2px,{min(_share(took, whole), 100 - left):.2f}%)"
+    bar = _tag("span", f"position:absolute;top:0;bottom:0;{place};background:{fill};border-radius:2px")
+    return _tag("span", f"flex:none;width:clamp(64px,26vw,240px);height:.75em;position:relative;background:{_faint('currentColor', 9)};overflow:hidden;border-radius:2px",
+                bar, more=f' title="{tip}"')
 
 # %% ../nbs/03_trace.ipynb #730fcb01
 def _escaped(text: str) -> str: return html.escape(visible(text))
 def _brief(value: Any, width: int) -> str: return html.escape(clip(as_text(value), width).replace("␤", "↵ "))
 
+_PRE = (f"flex:1;min-width:0;margin:.15em 0;padding:.25em .5em;max-height:22em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;"
+        f"background:{_faint('currentColor', 6)};font-size:.92em;line-height:1.35;color:")
+
 def _block(label: str, value: Any, color: str = "inherit") -> str:
     "A text with its label; folded where it is long."
     text = as_text(value)
-    head = f'<span style="opacity:.7;flex:none;width:3.4em">{label}</span>'
-    body = f'<pre style="flex:1;min-width:0;margin:.15em 0;padding:.25em .5em;max-height:22em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;background:{_faint("currentColor", 6)};color:{color};font-size:.92em;line-height:1.35">{_escaped(text[:MAX_TEXT])}</pre>'
-    if len(text) <= 300 and text.count("\n") < 8: return f'<div style="display:flex;align-items:baseline">{head}{body}</div>'
-    cut = f", the last {len(text) - MAX_TEXT:,} cut" if len(text) > MAX_TEXT else ""
-    return f'<details><summary style="cursor:pointer;overflow-wrap:anywhere"><span style="opacity:.7">{label}</span> {_brief(text, 70)} <i style="opacity:.7">({len(text):,} characters{cut})</i></summary>{body}</details>'
+    body = _tag("pre", _PRE + color, _escaped(text[:MAX_TEXT]))
+    if len(text) <= 300 and text.count("\n") < 8:
+        return _tag("div", "display:flex;align-items:baseline", _tag("span", "opacity:.7;flex:none;width:3.4em", label), body)
+    size = f"({len(text):,} characters{f', the last {len(text) - MAX_TEXT:,} cut' if len(text) > MAX_TEXT else ''})"
+    head = _tag("summary", "cursor:pointer;overflow-wrap:anywhere", _tag("span", "opacity:.7", label), f" {_brief(text, 70)} ", _tag("i", "opacity:.7", size))
+    return f"<details>{head}{body}</details>"
 
 def _facts(d: Mapping, times: bool) -> str:
     "The attributes of a span in a line."
-    said = [f"{_escaped(str(k))}={_brief(v if isinstance(v, str) else _json(v), 90)}" for k, v in d.get("attributes", {}).items() if times or not str(k).endswith("_ms")]
-    return f'<div style="opacity:.7;overflow-wrap:anywhere">{" · ".join(said)}</div>' if said else ""
+    kept = {str(k): v for k, v in d.get("attributes", {}).items() if times or not str(k).endswith("_ms")}
+    said = " · ".join(f"{_escaped(k)}={_brief(v if isinstance(v, str) else _json(v), 90)}" for k, v in kept.items())
+    return _tag("div", "opacity:.7;overflow-wrap:anywhere", said) if said else ""
 
 # %% ../nbs/03_trace.ipynb #77e3b60f
 def _headline(d: Mapping, root: Mapping, times: bool) -> str:
     "What a folded span shows: kind, name, tokens, duration, error or the beginning of its output, and its bar."
     used, error, color = tokens(d), d.get("error"), _COLORS.get(d["kind"], "currentColor")
     facts = [f"{used[0]:,}+{used[1]:,} tokens"] * any(used) + [f"{_number(d['duration_ms']):,.0f} ms"] * times
-    mark = f' <b style="color:{_DANGER}">✗ {"error" if error else "failed call"}</b>' if error or _failed(d) else ""
-    said = f'<span style="{f"color:{_DANGER}" if error else "opacity:.75"}">{_brief(error or d["output"], WIDTH)}</span>' if error or d.get("output") is not None else ""
-    return (f'<summary style="cursor:pointer;padding:.12em 0"><span style="display:inline-flex;width:calc(100% - 1.4em);gap:.6em;align-items:baseline;vertical-align:top">'
-            f'<span style="flex:1 1 0;min-width:0;overflow-wrap:anywhere"><span style="font-size:.8em;padding:0 .4em;border:1px solid {color};border-radius:3px">{_escaped(str(d["kind"]))}</span> '
-            f'<b>{_escaped(clip(d["name"]))}</b>{mark} <span style="opacity:.75;font-size:.92em;white-space:nowrap">{" · ".join(facts)}</span>{"<br>" * bool(said)}{said}</span>{_bar(d, root) if times else ""}</span></summary>')
+    kind = _tag("span", f"font-size:.8em;padding:0 .4em;border:1px solid {color};border-radius:3px", _escaped(str(d["kind"])))
+    mark = _tag("b", f"color:{_DANGER}", f"✗ {'error' if error else 'failed call'} ") if error or _failed(d) else ""
+    counts = _tag("span", "opacity:.75;font-size:.92em;white-space:nowrap", " · ".join(facts))
+    text = error or d.get("output")
+    said = "" if text is None else "<br>" + _tag("span", f"color:{_DANGER}" if error else "opacity:.75", _brief(text, WIDTH))
+    left = _tag("span", "flex:1 1 0;min-width:0;overflow-wrap:anywhere", kind, f" <b>{_brief(d['name'], 80)}</b> ", mark, counts, said)
+    row = "display:inline-flex;width:calc(100% - 1.4em);gap:.6em;align-items:baseline;vertical-align:top"
+    return _tag("summary", "cursor:pointer;padding:.12em 0", _tag("span", row, left, _bar(d, root) if times else ""))
 
 def _in_headline(d: Mapping, key: str) -> bool:
     "Whether the headline holds all of a text."
@@ -218,9 +232,9 @@ def _in_headline(d: Mapping, key: str) -> bool:
 
 def _legend(root: Mapping) -> str:
     "How to read the bars."
-    waits = "; waiting for a turn is light" if any(_share(_waited(s), _number(root["duration_ms"])) >= 1 for s in walk(root)) else ""
-    shared = " Other examples ran at the same time: durations include waiting for a shared batch." if next(walk(root, "llm"), None) else ""
-    return f'<div style="opacity:.7;font-size:.92em;margin-top:.3em">Bars: when each span ran within {_number(root["duration_ms"]):,.0f} ms{waits}.{shared}</div>'
+    waits = "; waiting for a turn is pale" if any(_share(_waited(s), _number(root["duration_ms"])) >= 1 for s in walk(root)) else ""
+    shared = " Where examples run at the same time, durations include waiting for a shared batch." if next(walk(root, "llm"), None) else ""
+    return _tag("div", "opacity:.7;font-size:.92em;margin-top:.3em", f"Bars: when each span ran within {_number(root['duration_ms']):,.0f} ms{waits}.{shared}")
 
 # %% ../nbs/03_trace.ipynb #f0e879c7
 def render_html(
@@ -229,19 +243,22 @@ def render_html(
 ) -> str:
     "A trace as an HTML tree that folds; safe whatever the texts hold."
     root, left = to_dict(s), MAX_SPANS
+    def below(d, depth):
+        for i, c in enumerate(children := d.get("children", ())):
+            if left <= 0 or depth >= MAX_DEPTH:
+                yield _tag("div", "opacity:.7", f"… {sum(1 for b in children[i:] for _ in walk(b)):,} more spans, not drawn")
+                return
+            yield draw(c, depth + 1)
     def draw(d, depth):
         nonlocal left
         left -= 1
-        texts = "".join(_block(k, d[k], _DANGER if k == "error" else "inherit") for k in ("input", "output", "error") if d.get(k) is not None and not _in_headline(d, k))
-        below, parts = d.get("children", ()), []
-        for i, c in enumerate(below):
-            if left <= 0 or depth >= MAX_DEPTH:
-                parts.append(f'<div style="opacity:.7">… {sum(1 for b in below[i:] for _ in walk(b)):,} more spans, not drawn</div>')
-                break
-            parts.append(draw(c, depth + 1))
-        indent = f"margin-left:{.4 if depth < 12 else 0}em;padding-left:{.6 if depth < 12 else 0}em;border-left:1px solid {_faint('currentColor', 25)}"
-        return f'<details{" open" * (d["kind"] in ("agent", "chain") or bool(d.get("error")))}>{_headline(d, root, times)}<div style="{indent}">{_facts(d, times)}{texts}{"".join(parts)}</div></details>'
-    return f'<div class="mathjax_ignore tex2jax_ignore" style="font:13px/1.45 system-ui,sans-serif;color:inherit;text-align:left;max-width:60em">{draw(root, 0)}{_legend(root) if times else ""}</div>'
+        texts = [_block(k, d[k], _DANGER if k == "error" else "inherit") for k in ("input", "output", "error") if d.get(k) is not None and not _in_headline(d, k)]
+        indent = "margin-left:.4em;padding-left:.6em" if depth < 12 else "margin:0"
+        inside = _tag("div", f"{indent};border-left:1px solid {_faint('currentColor', 25)}", _facts(d, times), *texts, *below(d, depth))
+        unfolded = " open" if d["kind"] in ("agent", "chain") or d.get("error") else ""
+        return f"<details{unfolded}>{_headline(d, root, times)}{inside}</details>"
+    return _tag("div", "font:13px/1.45 system-ui,sans-serif;color:inherit;text-align:left;max-width:60em", draw(root, 0), _legend(root) if times else "",
+                more=' class="mathjax_ignore tex2jax_ignore"')
 
 # %% ../nbs/03_trace.ipynb #c05aa47f
 _LABELS = ("kind", "finish_reason", "stop_reason", "choice")
@@ -421,8 +438,7 @@ def _listening(url: str, shown: str) -> None:
 @contextmanager
 def _overheard(name: str) -> Iterator[list[str]]:
     "What a logger says, instead of saying it."
-    log, said, before = logging.getLogger(name), [], None
-    handler = logging.Handler()
+    log, said, handler = logging.getLogger(name), [], logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
     before, log.propagate = log.propagate, False
     log.addHandler(handler)

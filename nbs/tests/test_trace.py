@@ -131,7 +131,7 @@ def test_the_drawing_says_what_happened():
     text = "".join(Page(page).text)
     assert text.count("✗ failed call") == 1 and text.count("✗ error") == 2 and "161+16 tokens" in text
     assert "left:min(34.56%,100% - 2px);width:max(2px,16.67%)" in page  # the second call: 311 to 461 of 900 ms
-    assert "waited 9.5 ms" in page and "waiting for a turn is light" in text
+    assert "waited 9.5 ms" in page and "waiting for a turn is pale" in text
     bare = render_html(s, times=False)
     s.start_ms, s.duration_ms = 0, 7
     assert " ms" not in bare and "_ms" not in bare and "position:absolute" not in bare and bare == render_html(s, times=False)
