@@ -128,10 +128,11 @@ def _failed(d: Mapping) -> bool:
     "Whether a tool call failed: that is an observation for the agent, not an exception."
     return d["kind"] == "tool" and d.get("attributes", {}).get("failed") is True
 
-def _said(d: Mapping) -> str:
-    "The tokens, error, input and output of a span in a line."
+def _said(d: Mapping, full: bool) -> str:
+    "The tokens of a span, whether it failed, and the beginnings of its texts, in a line."
     used, error = tokens(d), d.get("error")
     mark = "✗ " if error or _failed(d) else ""
+    if full: return (f" {used[0]}+{used[1]} tokens" if any(used) else "") + f" {mark}".rstrip()
     given, got = clip(d.get("input"), 50), mark + clip(error or d.get("output"), 60)
     return (f" {used[0]}+{used[1]} tokens" if any(used) else "") + (f": {given} → {got}" if given or got else "")
 
@@ -148,7 +149,7 @@ def render(
     "A trace as an indented tree, a line a span."
     def lines(d, pad):
         took = f" {_number(d['duration_ms']):,.0f} ms" if times else ""
-        yield f"{pad}{d['kind']} {clip(d['name'])}{took}{_said(d)}"
+        yield f"{pad}{d['kind']} {clip(d['name'])}{took}{_said(d, full)}"
         if full: yield from (f"{pad}  {line}" for line in _quoted(d))
         for c in d.get("children", ()): yield from lines(c, pad + "  ")
     return "\n".join(lines(to_dict(s), ""))
