@@ -437,10 +437,10 @@ def _listening(url: str, shown: str) -> None:
     except OSError as e: raise LlmForgeError(f"nothing listens at {shown} ({e.strerror or e}); start the collector, or write to a file instead") from e
 
 @contextmanager
-def _overheard(name: str) -> Iterator[list[str]]:
-    "What a logger says, instead of saying it."
-    log, said, handler = logging.getLogger(name), [], logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage())
+def _overheard() -> Iterator[list[str]]:
+    "What the SDK's exporters say, while nothing of the SDK's is printed: it quotes headers that it cannot read."
+    log, said, handler = logging.getLogger("opentelemetry"), [], logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage()) if record.name.startswith("opentelemetry.exporter") else None
     before, log.propagate = log.propagate, False
     log.addHandler(handler)
     try: yield said
@@ -453,7 +453,7 @@ def _send(traces: Iterable[list], endpoint: str) -> None:
     "Send a request a trace; raises `LlmForgeError` at the first that is refused."
     module, (url, shown) = _otel("exporter.otlp.proto.http.trace_exporter"), _address(endpoint)
     _listening(url, shown)
-    with _overheard("opentelemetry") as said:
+    with _overheard() as said:
         exporter = module.OTLPSpanExporter(endpoint=url)
         try:
             for n, spans in enumerate(traces):

@@ -340,6 +340,25 @@ def test_phoenix_takes_hostile_text(phoenix):
     spans = arrived(phoenix, "hostile", len(rows))
     assert sorted(s["attributes"]["input.value"] for s in spans) == sorted(t.encode("utf-8", "replace").decode().replace("\0", "\ufffd") for t in HOSTILE)
 
-def test_an_endpoint_that_refuses(phoenix):
-    "The reason is in the error, and where it was."
-    with pytest.raises(LlmForgeError, match=r"/no/such/v1/traces did not take the traces \(after 0 of them\).*40[45]"): export_traces(ROWS, EXPERIMENT, endpoint=phoenix + "/no/such")
+@pytest.mark.parametrize("headers", ["authorization=Bearer%20geheim", "Authorization: Bearer geheim"])
+def test_an_endpoint_that_refuses(phoenix, headers, monkeypatch, capfd, caplog):
+    "The reason is in the error, and where it was; the headers are nowhere, not even malformed ones."
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", headers)
+    with pytest.raises(LlmForgeError, match=r"/no/such/v1/traces did not take the traces \(after 0 of them\).*40[45]") as e: export_traces(ROWS, EXPERIMENT, endpoint=phoenix + "/no/such")
+    assert "geheim" not in str(e.value) + caplog.text + "".join(capfd.readouterr())
+
+def test_headers_reach_the_endpoint(monkeypatch):
+    "The token from OTEL_EXPORTER_OTLP_HEADERS is sent, one request a trace."
+    import http.server, threading
+    got = []
+    class Collector(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            got.append((self.path, self.headers["authorization"], len(self.rfile.read(int(self.headers["content-length"])))))
+            self.send_response(200); self.end_headers()
+        def log_message(self, *a): pass
+    with http.server.HTTPServer(("127.0.0.1", 0), Collector) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20geheim")
+        export_traces(ROWS, EXPERIMENT, endpoint=f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert [g[:2] for g in got] == [("/v1/traces", "Bearer geheim")] * 2 and min(g[2] for g in got) > 1000
