@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARITHMETIC', 'ANSWER', 'WORD_PROBLEMS', 'CONTENT_FREE', 'Step', 'parse_step', 'needs', 'serves', 'solved',
-           'demonstrations', 'episodes', 'Episode', 'react', 'agent_scores']
+           'last_thought', 'demonstrations', 'episodes', 'Episode', 'react', 'agent_scores']
 
 # %% ../nbs/21_agent.ipynb #853988cc
 import asyncio, json, math, re
@@ -72,7 +72,7 @@ def serves(
     return tool in READERS if need == "read" else tool == "calculator"
 
 # %% ../nbs/21_agent.ipynb #f1f07cac
-ANSWER = "I can answer now:"  # how the last thought begins
+ANSWER = "I can answer now"  # how the last thought begins
 WORD_PROBLEMS = (
     Example("agent/eggs", "A shop packs 12 eggs in a box. How many eggs are in 7 boxes?", ("84",), "math", rationale="12 * 7 = 84."),
     Example("agent/coins", "Lena had 50 coins and gave 18 away. How many coins does she have left?", ("32",), "math", rationale="50 - 18 = 32."))
@@ -89,6 +89,14 @@ def solved(
     read = [(reader, p.title, f"{p.title}: {p.text}") for g in example.gold for p in [passages[g]]]
     sums = [m[1] for m in [_SUM.search(example.rationale)] if m and "calculate" in needs(example)]
     return read + [("calculator", s, tools.get("calculator")(s)) for s in sums]
+
+# %% ../nbs/21_agent.ipynb #7dc2d282
+def last_thought(
+    question: str,
+    agent: AgentConfig,  # its choice
+) -> str:
+    "The line before an answer."
+    return f"Thought: {ANSWER}." if agent.choice == "free" else f"Thought: {ANSWER}: {question}"
 
 # %% ../nbs/21_agent.ipynb #104a914c
 def demonstrations(
@@ -111,7 +119,7 @@ def episodes(
     "Solved episodes as text, to stand before a question."
     def _text(e):
         steps = [f"Thought: {tools.get(t).opening} {x}.\nAction: {t}[{x}]\nObservation: {seen}\n" for t, x, seen in solved(e, agent.tools)]
-        last = f"Thought: {ANSWER} {e.question}\n" + prompt.reply.format(answer=e.answers[0], rationale=e.rationale)
+        last = last_thought(e.question, agent) + "\n" + prompt.reply.format(answer=e.answers[0], rationale=e.rationale)
         return prompt.template.format(question=e.question, passages="") + "".join(steps) + last
     return "".join(f"{t}\n\n" for t in [*filter(None, [prompt.system]), *map(_text, demonstrations(agent.tools, shots))])
 
@@ -162,7 +170,7 @@ async def think(self: Episode) -> Step:
 @patch
 async def conclude(self: Episode) -> Step:
     "An answer, now."
-    lead = f"Thought: {ANSWER} {self.question}\n" + self.prompt.reply.partition("{answer}")[0].format(rationale="").rstrip()
+    lead = last_thought(self.question, self.agent) + "\n" + self.prompt.reply.partition("{answer}")[0].format(rationale="").rstrip()
     text = await self.write(lead, ["\n"])
     return Step(text, answer=first_line(text[len(lead):]))
 

@@ -56,7 +56,7 @@ PROMPTS = {
     ("chain_of_thought", "chat"): dict(
         system="Think step by step in one to three sentences. Then write 'Answer:' and the answer in a few words, on a line of its own.",
         template="{passages}{question}", reply="{rationale}\nAnswer: {answer}", stop=[]),
-    ("react", "completion"): dict(system="", template="Question: {question}\n", reply="Answer: {answer}", stop=["Observation:"]),
+    ("react", "completion"): dict(system="", template="Question: {question}\n", reply="Answer: {answer}", stop=["Observation:", "\nQuestion:"]),
     ("react", "chat"): dict(system="Use the tools to find the answer. Then answer with a few words and nothing else.", template="{question}", reply="{answer}", stop=[]),
 }
 
