@@ -67,6 +67,93 @@ def test_the_shared_prefix_is_computed_once(loaded, monkeypatch):
     run(LocalEngine(loaded, 1), PROMPTS[:2], one)
     assert columns[0][1] > shared and columns[1][1] < 30                # a plain loop profits as well
 
+# conversations
+
+TOPICS = ["the moon", "a river in the north of Italy", "gold", "the author of Emma and of five other novels", "whales", "an old bridge", "tea", "the year 1066",
+          "a language of the Alps", "bread", "the third planet from the sun", "chess"]
+
+def episodes(ask, steps=4):
+    "Twelve agents' prompts and outputs, eight at a time; each prompt goes on from the last one, its output and an observation of another length."
+    prompts, texts = [f"{SHOTS}Question: What is {t}?\nThought:" for t in TOPICS], []
+    for step in range(steps):
+        got = [g for i in (0, 8) for g in ask(prompts[i:i + 8])]
+        texts += [str(g) for g in got]
+        prompts = [p + g.text + f"\nObservation: {(TOPICS[(i + step) % 12] + ', ') * (2 + (5 * i + step) % 7)}\nThought:" for i, (p, g) in enumerate(zip(prompts, got))]
+    return texts
+
+def test_episodes_are_the_same_whatever_is_known_and_each_token_is_run_once(loaded, monkeypatch):
+    short, columns, forward = Sampling(max_tokens=6), [], LocalEngine._forward
+    monkeypatch.setattr(LocalEngine, "_forward", lambda self, ids, *a, **k: columns.append(ids.numel()) or forward(self, ids, *a, **k))
+    def texts(engine):
+        columns.clear()
+        return episodes(lambda prompts: engine.generate_batch([(p, short) for p in prompts])), sum(columns)
+    plain = episodes(lambda prompts: [plain_generate(loaded, p, short) for p in prompts])
+    on, few = texts(LocalEngine(loaded, 8))
+    off, many = texts(LocalEngine(loaded, 8, prefix_cache=False))
+    assert on == off == plain and few < 0.5 * many
+    tight = LocalEngine(loaded, 8)
+    tight._known.capacity = 60 * 46_080   # bytes of 60 tokens: nodes come and go all the time
+    assert texts(tight)[0] == plain and 0 < tight._known.bytes <= tight._known.capacity
+
+def tree_bytes(tree):
+    nodes = list(tree.root.children)
+    for node in nodes: nodes += node.children
+    return sum(n.bytes for n in nodes)
+
+def test_what_is_known_is_what_was_run(loaded):
+    "The keys and values in the tree are those that the model computes for the node's path."
+    engine = LocalEngine(loaded, 4)
+    got = engine.generate_batch([(p, GREEDY) for p in PROMPTS[:4]]) + engine.generate_batch([(PROMPTS[2] + " H", Sampling(choices=CHOICES[1] + CHOICES[2]))])
+    text = PROMPTS[1] + got[1].text
+    node, known = engine._known.find(encode(loaded.tokenizer, text))
+    assert known == got[1].tokens_in + got[1].tokens_out - 1 and len(local.path(node)) >= 2 and engine._known.bytes == tree_bytes(engine._known)
+    pad, cache = 3, local.new_cache(loaded.model, 1, known + 3)
+    local.pour(node, cache, 0, pad, pad + known)
+    with torch.inference_mode(): plain = loaded.model(torch.tensor([encode(loaded.tokenizer, text)[:known]]), use_cache=True).past_key_values
+    for kv, reference in zip(cache.layers, plain.layers):
+        assert torch.allclose(kv.k[:, :, pad:], reference.keys, atol=1e-3) and torch.allclose(kv.v[:, :, pad:], reference.values, atol=1e-3)
+        assert not kv.k[:, :, :pad].any()
+
+def test_the_tree_finds_the_longest_beginning_and_stays_within_its_bytes():
+    import random
+    rng, tree, kept = random.Random(0), local.PrefixTree(40 * 8), []
+    free = local.PrefixTree(10**9)
+    def cache(ids):
+        x, made = torch.tensor([[[[float(i)] for i in [0, *ids]]]]), local.Cache(layers=[local.KV(1, 20)])
+        made.layers[0].update(x, x)
+        return made
+    for _ in range(400):
+        base = rng.choice(kept)[:rng.randint(0, 8)] if kept and rng.random() < 0.7 else []
+        ids = (base + [rng.randint(1, 3) for _ in range(rng.randint(1, 10))])[:15]
+        for t in (tree, free):
+            t.add(ids, cache(ids), 0)
+            assert t.bytes == tree_bytes(t) <= t.capacity
+        assert tree.find(ids)[1] == len(ids)            # the newest is never the one to go
+        kept.append(ids)
+        probe = [rng.randint(1, 3) for _ in range(12)]
+        assert free.find(probe)[1] == max(local.same(k, probe) for k in kept)
+        node, known = tree.find(probe)
+        if known:
+            local.pour(node, got := cache([0] * 14), 0, 2, 2 + known)
+            assert got.layers[0].k[0, 0, 2:2 + known, 0].tolist() == probe[:known]
+    assert len(local.path(free.find(kept[-1])[0])) > 1
+    deep = local.PrefixTree(10**9)
+    for n in range(1, 3000): node = deep.find([1] * n)[0]; node.children.append(local.Node(node, n - 1, [1]))
+    assert deep.find([1] * 5000)[1] == 2999             # a conversation of many turns is no recursion
+
+def test_known_prefixes_are_given_back(loaded, monkeypatch):
+    engine, off = LocalEngine(loaded, 4), LocalEngine(loaded, 4, prefix_cache=False)
+    for e in (engine, off): e.generate_batch([(p, GREEDY) for p in PROMPTS[:4]] + [(PROMPTS[5], Sampling(choices=CHOICES[0]))])
+    assert engine._known.bytes > 0 and off._known.bytes == 0
+    with monkeypatch.context() as m:
+        m.setattr(LocalEngine, "_forward", lambda *a, **k: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
+        engine.generate_batch([(PROMPTS[0], GREEDY)])
+    assert engine._known.bytes == 0 and not engine._known.root.children
+    engine.generate_batch([(PROMPTS[0], GREEDY)])
+    assert engine._known.bytes > 0
+    engine.close()
+    assert engine._known.bytes == 0 and not engine._known.root.children
+
 def test_sampled_texts_do_not_depend_on_the_batch(loaded):
     warm = Sampling(temperature=0.9, top_p=0.95, max_tokens=5, seed=3)
     texts = [[g.text for g in run(LocalEngine(loaded, size, prefix), PROMPTS[:4], warm)] for size, prefix in [(1, True), (3, False), (4, True)]]
