@@ -31,7 +31,7 @@ class Step:
     answer: str | None = None              # the bare answer
     problem: str = ""                      # why it is neither
 
-_LINE = re.compile(r"^[ \t]*(Action|Answer)[ \t]*:[ \t]*", re.M)
+_LINE = re.compile(r"^[ \t]*(?:Thought:[ \t]*)?(Action|Answer)[ \t]*:[ \t]*", re.M)
 _CALL = re.compile(r"([A-Za-z_]\w{0,59})[ \t]*([\[(])")
 
 def parse_step(
