@@ -2,7 +2,8 @@
 import asyncio, os, random, signal, sqlite3, subprocess, sys, time
 import pytest
 from llmforge.core import EngineError
-from llmforge.engine import (BatchedEngine, CachedEngine, FakeEngine, Fault, Generation, Message, RetryingEngine, Sampling, generation_key)
+from llmforge.engine import (BatchedEngine, CachedEngine, FakeEngine, Fault, Generation, Message, RetryingEngine, Sampling, ToolCall, ToolMessage, generation_key,
+                             parse_tool_calls)
 
 GREEDY = Sampling()
 
@@ -168,6 +169,53 @@ def test_generations_stored_before_there_were_logprobs_are_read(tmp_path):
     old = '{"text": "old", "tokens_in": 1, "tokens_out": 1, "latency_ms": 2.0, "queue_ms": 0.5, "finish_reason": "stop", "cached": false}'
     engine._db.execute("INSERT INTO generations VALUES (?, ?)", [generation_key(engine.identity, "x", GREEDY), old])
     assert gather(engine.generate("x", GREEDY))[0] == Generation("old", 1, 1, 2.0, 0.5, "stop", cached=True)
+
+# tools
+
+SCHEMA = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {"x": {"type": "number"}}}}}
+CALL = ToolCall("add", {"x": 1})
+
+@pytest.mark.parametrize("text, around, calls", [
+    ("no call", "no call", []), (str(CALL), "", [CALL]), (f"a {CALL} b {CALL}", "a b", [CALL, CALL]),
+    ('<tool_call>{"name": "add", "arguments": {"x": 1}}', "", [CALL]),                                     # a stop token took the end
+    ('<tool_call>{"name": "add", "arguments": "{\\"x\\": 1}"}</tool_call>', "", [CALL]),                   # JSON within JSON
+    ('<tool_call>{"name": "add", "arguments": "x = 1"}</tool_call>', "", [ToolCall("add", "x = 1")]),
+    ('<tool_call>{"name": "add", "parameters": [1]}</tool_call>', "", [ToolCall("add", "[1]")]),
+    ('<tool_call>{"name": "add"}</tool_call>', "", [ToolCall("add", {})]),
+    ('<tool_call>{"name": "s", "arguments": {"q": "</tool_call><tool_call>"}}</tool_call>', "", [ToolCall("s", {"q": "</tool_call><tool_call>"})]),
+    (f"<tool_call> oh {CALL}", "<tool_call> oh", [CALL])])
+def test_calls_are_found_in_text(text, around, calls):
+    got, found = parse_tool_calls(text)
+    assert (got.replace("  ", " "), list(found)) == (around, calls)
+
+HOSTILE = ["<tool_call>", "<tool_call></tool_call>", "<tool_call>null</tool_call>", "<tool_call>{</tool_call>", '<tool_call>{"name": 7}</tool_call>', '<tool_call>{"name": ""}</tool_call>',
+           '<tool_call>{"name": "f", "arguments": {"x": 1}</tool_call>', '<tool_call>{"name": "f"} and more</tool_call>', '<tool_call>{"name": "f", "arguments": {"x": NaN}}</tool_call>',
+           '<tool_call>{"name": "f", "arguments": {"x": "\\ud800"}}</tool_call>', "</tool_call>" * 1000, "<tool_call>" * 90_000, "<tool_call>{" * 80_000, '<tool_call>{"' * 70_000,
+           "<tool_call>" + '{"name":' * 120_000, "<tool_call>" + '{"name": "f", "arguments": ' + "[" * 500_000 + "]" * 500_000 + "}</tool_call>",
+           '<tool_call>{"name": "f", "arguments": {"x": ' + "1" * 1_000_000 + "}}</tool_call>", '<tool_call>{"name": "' + "f" * 1_000_000, "<tool_call>" + " " * 1_000_000 + "x"]
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_what_is_no_call_is_text(text):
+    start = time.process_time()
+    assert parse_tool_calls(text) == (text, ()) and time.process_time() - start < 2
+    assert parse_tool_calls(text[:100] + f"\n{CALL}")[1][-1:] in [(CALL,), ()]
+
+def test_calls_pass_through_script_retries_and_cache(tmp_path):
+    engine = CachedEngine(RetryingEngine(FakeEngine({"plus": f"I add. {CALL}", "done": "2"})), tmp_path/"g.db")
+    first, again, plain = [gather(engine.generate("1 plus 0", Sampling(tools=t)))[0] for t in ([SCHEMA], [SCHEMA], [])]
+    assert first.text == "I add." and first.tool_calls == again.tool_calls == (CALL,) and again.cached and not first.cached
+    assert plain.tool_calls == () and "<tool_call>" in plain.text and not plain.cached and engine.native_tools
+    episode = (Message("user", "1 plus 0"), ToolMessage("assistant", "", calls=(CALL,)), ToolMessage("tool", "1, done", name="add"))
+    assert gather(engine.generate(episode, Sampling(tools=[SCHEMA])))[0].text == "2"
+
+def test_schemas_are_canonical_and_in_the_key():
+    import json
+    turned = json.dumps(dict(reversed(SCHEMA.items())), indent=2)
+    assert Sampling(tools=[SCHEMA]) == Sampling(tools=[turned]) == Sampling(tools=SCHEMA) and hash(Sampling(tools=[SCHEMA]))
+    keys = [generation_key({}, "p", Sampling(tools=t, choices=c)) for t in ([], [SCHEMA], [SCHEMA, SCHEMA]) for c in ([], ["a"])]
+    assert len(set(keys)) == 6
+    for bad in (["{"], ["[1]"], [7]):
+        with pytest.raises(EngineError, match="is no JSON schema"): Sampling(tools=bad)
 
 # the cache
 

@@ -4,7 +4,7 @@ import pytest
 torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
 from llmforge.core import ConfigError, EngineError, MissingExtra
 from llmforge.config import ExperimentConfig, ModelConfig
-from llmforge.engine import Message, Sampling
+from llmforge.engine import Message, Sampling, ToolCall, ToolMessage
 from llmforge import local
 from llmforge.local import EMBEDDED, LocalEngine, common_prefix, embedded_model, encode, load_model, plain_generate
 
@@ -289,6 +289,59 @@ def test_chat_and_completion_are_different_prompts(loaded, monkeypatch):
     with pytest.raises(EngineError, match="method.prompt.format: completion"): encode(tokenizer, (Message("user", "Hi"),))
     monkeypatch.setattr(tokenizer, "chat_template", "{{ raise_exception('System role not supported') }}")
     with pytest.raises(EngineError, match="System role not supported; roles received: system"): encode(tokenizer, (Message("system", "Hi"),))
+
+# tools
+
+TEMPLATE = """{% if tools %}<|im_start|>system
+Tools:{% for t in tools %} {{ t | tojson }}{% endfor %}<|im_end|>
+{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}{% if m.name %} {{ m.name }}{% endif %}
+
+{{ m.content }}{% for c in m.tool_calls or [] %}<tool_call>{{ {"name": c.function.name, "arguments": c.function.arguments} | tojson }}</tool_call>{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+RESPONSE = {"defaults": {"role": "assistant"}, "start_anchor": "<|im_start|>assistant\n",
+            "fields": {"tool_calls": {"open": "[call]", "close": "[/call]", "repeats": True, "content": "json"}, "content": {"close": "<|im_end|>", "content": "text"}}}
+ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {"x": {"type": "number"}}}}}
+WITH = Sampling(tools=[ADD], max_tokens=400)
+
+@pytest.fixture
+def tooled(loaded):
+    import copy
+    tokenizer = copy.deepcopy(loaded.tokenizer)
+    tokenizer.chat_template = TEMPLATE
+    return local.Loaded(loaded.model, tokenizer, loaded.identity)
+
+def finished(tokenizer, text):
+    "A row that has generated this text and the end marker."
+    row = local.Row(chat := (Message("user", "1 plus 0?"),), encode(tokenizer, chat, tools=WITH.tools), WITH)
+    for token in [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]: row.add(token, tokenizer, {tokenizer.eos_token_id})
+    return row.result()
+
+def test_a_conversation_with_tools_is_written_by_the_template(loaded, tooled):
+    chat = (Message("user", "1 plus 0?"), ToolMessage("assistant", "", calls=(ToolCall("add", {"x": 1}),)), ToolMessage("tool", "1", name="add"))
+    text = tooled.tokenizer.decode(encode(tooled.tokenizer, chat, tools=WITH.tools))
+    assert text.startswith("<|im_start|>system\nTools: {") and '"name": "add"' in text.split("<|im_end|>")[0]
+    assert '<tool_call>{"name": "add", "arguments": {"x": 1}}</tool_call><|im_end|>\n<|im_start|>tool add\n1<|im_end|>\n<|im_start|>assistant\n' in text
+    engine, plain = LocalEngine(tooled), LocalEngine(loaded)
+    assert engine.native_tools and not plain.native_tools
+    got = engine.generate_batch([(chat, Sampling(tools=[ADD], max_tokens=3)), (chat, Sampling(max_tokens=3)), ("1 plus 0", Sampling(tools=[ADD])), (chat, Sampling(tools=[ADD], choices=["1", "2"]))])
+    assert got[0].tokens_in > got[1].tokens_in and len(got[3].logprobs) == 2 and "tools are written by the chat template" in str(got[2])
+    assert "no place for tools; set method.prompt.format: completion" in str(plain.generate_batch([(chat, Sampling(tools=[ADD]))])[0])
+    tooled.tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": TEMPLATE}
+    assert local.writes_tools(tooled.tokenizer)
+    tooled.tokenizer.chat_template = "the word tools in a text {# and tools in a comment #}{{ messages[0].content }}{% generation %}{% endgeneration %}"
+    assert not local.writes_tools(tooled.tokenizer)
+
+def test_calls_are_read_by_the_common_form_or_by_the_tokenizers_template(tooled):
+    call = ToolCall("add", {"x": 1})
+    got = finished(tooled.tokenizer, f"I add. {call}")
+    assert (got.text, got.tool_calls, got.finish_reason) == ("I add.", (call,), "stop")
+    tooled.tokenizer.response_template = RESPONSE
+    got = finished(tooled.tokenizer, 'I add. [call]{"name": "add", "arguments": {"x": 1}}[/call]')
+    assert (got.text.strip(), got.tool_calls) == ("I add.", (call,))
+    for text in ["just text", "[call]{[/call]", "[call]7[/call]", '[call]{"name": "add"', "[call]" + "[" * 300, '[call]{"x": 1}[/call]']:
+        got = finished(tooled.tokenizer, text)
+        assert got.tool_calls == () and got.text == text
 
 def test_models_and_packages_that_are_not_there(monkeypatch):
     with pytest.raises(EngineError, match="cannot load model 'no/such-model' .*HF_TOKEN"): load_model(ModelConfig(name="no/such-model"))
