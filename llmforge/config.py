@@ -260,7 +260,7 @@ def _default_parts(data: dict) -> dict:
             raise ConfigError("experiment.retrieval.name: method 'rag' needs retrieval; received 'none'; allowed: dense, sparse, hybrid, reranked (or method: naive)")
     if _name(data.get("method")) == "react": _default_index(data)
     if _name(data.get("retrieval")) in (None, "none") or data.get("corpus"): return data
-    dataset = _name(data.get("dataset", {"name": "almanac"}))
+    dataset = _name({"name": DatasetConfig().name, **d} if isinstance(d := data.get("dataset", {}), dict) else d)
     if dataset in OWN_CORPUS: data["corpus"] = {"name": OWN_CORPUS[dataset]}
     elif isinstance(dataset, str):
         raise ConfigError(f"experiment.corpus: is missing; retrieval on data set {dataset!r} needs one: {', '.join(corpora.names())}, or the path of a .jsonl(.gz) file")

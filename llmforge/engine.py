@@ -335,7 +335,7 @@ def _answer(self: FakeEngine, prompt, sampling):
 def _reply(self: FakeEngine, reply, tokens_in: int, sampling: Sampling) -> Generation:
     if c := sampling.choices:
         return choice_generation(c, _scripted_logprobs(reply, c), tokens_in + sum(len(x.split()) for x in c), 1000 * self.delay)
-    words = re.findall(r"\s*\S+", text := cut_at_stop(reply, sampling.stop)[0])
+    words = re.findall(r"\s*\S+", (text := cut_at_stop(reply, sampling.stop)[0]).rstrip())
     long = len(words) > sampling.max_tokens
     text = "".join(words[:sampling.max_tokens]) if long else text
     text, calls = parse_tool_calls(text) if sampling.tools else (text, ())

@@ -172,6 +172,7 @@ def test_configs():
                                (["retrieval=none"], "reads the experiment's documents"), (["method.agent.choice=calibrated", "method.prompt.format=chat"], "needs prompt.format completion")]:
         with expect_fail(ConfigError, contains=message): config(*overrides)
     assert load_config({"experiment": {"name": "x", "method": "react"}}).retrieval.name == "hybrid"
+    assert load_config({"experiment": {"name": "x", "method": "rag", "dataset": {"limit": 3}}}).corpus.name == "almanac" # a data set by default has its corpus
     assert load_config({"experiment": {"name": "x", "method": {"name": "react", "agent": {"tools": ["calculator"]}}}}).retrieval.name == "none"
 
 # experiments
@@ -181,7 +182,7 @@ def test_an_experiment_with_agents(outputs):
     id = run_experiment(c, store, FakeEngine(lambda t, s: DONE if t.count("\n", t.rindex("Question:")) > 3 else LOOK), show=False)
     rows, summary = store.rows(id), store.result(id)["summary"]
     assert summary["stop_reasons"] == {"final": 12} and summary["agent"] == {"choice": "free", "tools": ["wikipedia_search", "calculator"]}
-    assert all(r["scores"]["tool_calls"] == 1 and r["scores"]["failed_calls"] == 0 and not r["error_type"] for r in rows)
+    assert [(r["scores"]["tool_calls"], r["scores"]["failed_calls"], r["error_type"]) for r in rows] == [(1, 0, None)] * 12
     assert summary["metrics"]["steps"]["value"] == 2 and all(r["tokens_out"] == sum(s["attributes"]["tokens_out"] for s in walk(r["trace"], "llm")) for r in rows)
 
 CHILD = f"""
