@@ -2,7 +2,7 @@
 "use strict";
 
 (() => {
-  const data = window.llmforge, groups = data.index, form = document.getElementById("compare"), filters = document.getElementById("diff-filters");
+  const data = window.llmforge, groups = data.index, form = document.getElementById("choose"), filters = document.getElementById("diff-filters");
   const [a, b] = [form.elements.a, form.elements.b], wait = {};
   const element = (name, text, parent) => { const e = document.createElement(name); if (text !== undefined) e.textContent = text; if (parent) parent.append(e); return e; };
   const group = id => groups.findIndex(g => g.experiments.includes(id));
