@@ -9,12 +9,13 @@ __all__ = ['OUTCOMES', 'COMPARE', 'FLOW', 'WRITERS', 'Published', 'published', '
            'instructive', 'grid', 'rows_table', 'reproduce', 'setting', 'safe_html', 'executed', 'write_experiment',
            'by_questions', 'write_experiments', 'pairs', 'pair_table', 'claims', 'write_pair', 'write_study',
            'write_findings', 'write_compare', 'imports', 'reduced', 'diagram', 'write_architecture', 'write_cards',
-           'assets', 'sphinx_settings', 'run_sphinx', 'check_links', 'mend', 'write_written', 'build_site']
+           'assets', 'sphinx_settings', 'run_sphinx', 'check_links', 'mend', 'write_written', 'build_site',
+           'site_server']
 
 # %% ../nbs/32_site.ipynb #dc0eac64
 import ast, html, json, os, re, shutil, sys, tempfile, textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from html.parser import HTMLParser
 from importlib import import_module
@@ -25,14 +26,14 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 from .cards import Card
 from .config import to_yaml
-from .core import DataError, LlmForgeError, cell, closest, need, outputs_dir, project_root, table
+from .core import ConfigError, DataError, LlmForgeError, cell, closest, need, outputs_dir, project_root, table
 from .findings import (Experiment, Key, Verdict, arms_of, arms_table, check_pair, contrast, counts_line, expected, exploratory_table, found_gold, metric_of, noun, pooled,
                                provenance_table, results_table, right, unit_of, value_of, verdict_table, verdicts)
 from .metrics import failed
 from .plots import ablation_curve, arms_plot, heatmap, pareto_plot, score_plot, verdict_plot
 from .stats import Estimate
 from .store import Status, Store, import_experiment, import_plan
-from .study import Study, plan_table, stored_study
+from .study import Study, differences, load_study, plan_table, stored_study
 from .trace import from_dict, render, walk
 
 # %% ../nbs/32_site.ipynb #9d4db91b
@@ -63,14 +64,24 @@ def _file_name(id: str) -> str:
     if not re.fullmatch(r"\w[\w.=-]*", id, re.ASCII): raise DataError(f"{id!r} cannot be a file's name; allowed: letters, digits and . = - _")
     return id
 
+def _study(name: str, store: Store) -> Study:
+    "A study as it was frozen; where its file is here, with the arms in the file's order and held against it."
+    s = stored_study(name, store)
+    try: plan = load_study(f"studies/{name}.yaml")
+    except ConfigError: return s
+    if changed := differences(s.frozen.plan_json["study"], plan.model_dump(mode="json")): return replace(s, tampered=changed)
+    order = list(plan.arms)
+    return replace(s, config=plan, ids=dict(sorted(s.ids.items(), key=lambda item: order.index(item[0][0]))))
+
 def published(
     folder: Path | None = None,  # default: the project's outputs
 ) -> Published:
     "Read every exported experiment and study below a folder; raises `LlmForgeError` where one is damaged."
     folder, store = Path(folder or outputs_dir()), Store("sqlite://")
-    plans = {import_plan(store, f).name: f for f in _folders(folder, "plan.json")}
+    frozen = sorted(((import_plan(store, f), f) for f in _folders(folder, "plan.json")), key=lambda found: found[0].frozen_at)
+    plans = {plan.name: f for plan, f in frozen}
     ids = {_file_name(import_experiment(store, f)): f for f in _folders(folder, "result.json")}
-    studies = {name: s for name in sorted(plans) if set((s := stored_study(name, store)).ids.values()) <= set(ids)}
+    studies = {name: s for name in plans if set((s := _study(name, store)).ids.values()) <= set(ids)}
     others = sorted(p for p in folder.glob("*/*.ipynb") if not {*ids.values(), *plans.values()} & {p.parent} and not p.name.startswith("."))
     return Published({id: Experiment(id, store) for id in sorted(ids)}, studies, ids | plans, others)
 
@@ -137,7 +148,7 @@ _BOUND = re.compile(r"\{\{([^{}:]+):([^{}:]+)(?::([^{}]*))?\}\}")
 def anchor(
     url: str,       # from the site's root
     text: str,      # HTML or Markdown, safe already
-    kind: str = "figure", # a CSS class
+    kind: str = "bound",  # a CSS class
 ) -> str:           # HTML, to be placed by `write_page`
     "A link whose address is given from the site's root."
     return f'<a class="{kind}" href="site:{html.escape(url)}">{text}</a>'
@@ -476,7 +487,7 @@ def _executed_page(source: Source, folder: Path, file: str, page: str) -> list[s
     "Put an executed notebook below a page; its entry for the table of contents, or nothing where there is none."
     if not (folder/file).exists(): return []
     write_notebook(source, f"{page}/{file}", executed(folder/file))
-    return [f"{page.rsplit('/', 1)[-1]}/{file.removesuffix('.ipynb')}"]
+    return [f"Executed notebook <{page.rsplit('/', 1)[-1]}/{file.removesuffix('.ipynb')}>"]
 
 def write_experiment(
     source: Source,
@@ -486,7 +497,7 @@ def write_experiment(
     folder, texts = source.p.folders[e.id], any(r["input_text"] for r in e.runs)
     traced = instructive(e) if texts else []
     below = _executed_page(source, folder, "experiment.ipynb", f"experiments/{e.id}")
-    notebook = f"The [executed notebook]({below[0]}.ipynb) has all the plots and the worst answers." if below else ""
+    notebook = f"The [executed notebook]({e.id}/experiment.ipynb) has all the plots and the worst answers." if below else ""
     write_page(source, f"experiments/{e.id}.md", "\n\n".join([f"# {e.id}", f"> {cell(setting(e), 200)}", results_table(e),
         picture(source, e.id, score_plot(e), f"Answer scores of {e.id} with their intervals; the table has the numbers"), notebook,
         "## Reproduce", "The same work again: the config below, on the same questions. What has been generated before comes from the cache.", fenced(reproduce(e, folder), "bash"),
@@ -553,8 +564,8 @@ def _pair_row(a: Experiment, b: Experiment, x: dict, y: dict, dataset: str, metr
         spec = ".2f" if unit_of(m) == "points" else ",.0f"
         cells.append(f"{_link_row(a.id, x, _number(u, spec))} → {_link_row(b.id, y, _number(v, spec))}")
         changes.append("no value" if u is None or v is None else "higher" if v > u else "lower" if v < u else "equal")
-    return (f'<tr data-dataset="{esc(dataset)}" ' + " ".join(f'data-m{i}="{c}"' for i, c in enumerate(changes)) + f'><td>{esc(dataset)}</td><td>{_about(y)}</td><td>{esc(", ".join(expected(y)[:3]))}</td><td>{esc(x["answer"])}</td><td>{esc(y["answer"])}</td>'
-            + "".join(f'<td class="{_slug(c)}">{t}</td>' for t, c in zip(cells, changes)) + "</tr>")
+    return (f'<tr data-dataset="{esc(dataset)}" ' + " ".join(f'data-m{i}="{c}"' for i, c in enumerate(changes)) + f'><td>{esc(dataset)}</td><td>{_about(y)}</td>' + "".join(f'<td class="{_slug(c)}">{t}</td>' for t, c in zip(cells, changes))
+            + f'<td>{esc(", ".join(expected(y)[:3]))}</td><td>{esc(x["answer"])}</td><td>{esc(y["answer"])}</td></tr>')
 
 def pair_table(
     study: Study,
@@ -570,7 +581,7 @@ def pair_table(
         before = {r["example_id"]: r for r in a.runs}
         rows += [_pair_row(a, b, before[y["example_id"]], y, f"{dataset}, seed {seed}" if len(study.config.seeds) > 1 else dataset, metrics) for y in b.runs if y["example_id"] in before]
     filters = {"dataset": ("data set", list(dict.fromkeys(re.findall(r'data-dataset="([^"]*)"', "".join(rows)))))} | {f"m{i}": (html.escape(n), ("higher", "lower", "equal", "no value")) for i, n in enumerate(names)}
-    return grid("pairs-table", f"{esc(control)} → {esc(treatment)}", ["data set", "question", "expected", f"{esc(control)} answered", f"{esc(treatment)} answered", *map(html.escape, names)], rows, filters)
+    return grid("pairs-table", f"{esc(control)} → {esc(treatment)}", ["data set", "question", *map(html.escape, names), "expected", f"{esc(control)} answered", f"{esc(treatment)} answered"], rows, filters)
 
 # %% ../nbs/32_site.ipynb #30ffa229
 def _claim(v: Verdict, study: Study) -> str:
@@ -764,7 +775,7 @@ def sphinx_settings(
 ) -> dict:
     "What a conf.py would hold."
     return dict(project="LlmForge", html_title="LlmForge", language="en", extensions=["myst_nb", "sphinx.ext.autodoc", "llmforge.site"], nb_execution_mode="off", nb_merge_streams=True,
-        nb_ipywidgets_js={}, suppress_warnings=["misc.highlighting_failure", "mystnb.unknown_mime_type"], autodoc_mock_imports=[m for m in _OPTIONAL if not find_spec(m)], autodoc_typehints="signature",
+        nb_ipywidgets_js={}, myst_enable_extensions=["colon_fence"], suppress_warnings=["misc.highlighting_failure", "mystnb.unknown_mime_type"], autodoc_mock_imports=[m for m in _OPTIONAL if not find_spec(m)], autodoc_typehints="signature",
         default_role="literal", html_theme="sphinx_book_theme", html_context={"default_mode": "auto"}, html_static_path=[str(assets())], html_css_files=["site.css"], html_extra_path=[str(source.extra)],
         html_js_files=["site.js"], html_copy_source=False, html_show_sourcelink=False, html_show_search_summary=False, html_show_copyright=False, html_show_sphinx=False,
         html_theme_options=dict(navbar_persistent=[], use_download_button=False, use_fullscreen_button=False, home_page_in_toc=False, show_navbar_depth=1, show_toc_level=2, extra_footer=""))
@@ -863,3 +874,15 @@ def build_site(
         shutil.rmtree(target, ignore_errors=True)
         os.replace(Path(half)/"site", target)
     return target
+
+# %% ../nbs/32_site.ipynb #6b336afc
+def site_server(
+    site: Path,  # a built one
+    port: int,   # 0: any that is free
+):               # an http.server.ThreadingHTTPServer; use it with `with`
+    "A server of the site on the loopback interface; raises `DataError` where the port is taken."
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args): pass
+    try: return ThreadingHTTPServer(("127.0.0.1", port), partial(Quiet, directory=str(site)))
+    except OSError as e: raise DataError(f"port {port} cannot be used ({e.strerror}); choose another with --port, or 0 for any that is free") from e

@@ -2,7 +2,7 @@
 "use strict";
 
 function filterTable(form) {
-  const rows = [...document.getElementById(form.dataset.for).tBodies[0].rows], out = form.querySelector("output");
+  const rows = [...document.getElementById(form.getAttribute("data-for")).tBodies[0].rows], out = form.querySelector("output");
   const apply = () => {
     const text = form.elements.text.value.toLowerCase(), chosen = [...form.querySelectorAll("select")].filter(s => s.value);
     let shown = 0;
