@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['OUTCOMES', 'COMPARE', 'FLOW', 'WRITERS', 'Published', 'published', 'experiment_page', 'pair_page', 'anchor', 'bound',
-           'esc', 'fenced', 'raw', 'linked', 'Source', 'write_page', 'picture', 'toctree', 'title_of', 'lessons',
-           'write_learn', 'write_notebook', 'docments_hook', 'skip_hook', 'setup', 'write_api', 'outcome',
-           'instructive', 'grid', 'rows_table', 'reproduce', 'setting', 'safe_html', 'executed', 'write_experiment',
-           'by_questions', 'write_experiments', 'pairs', 'pair_table', 'claims', 'write_pair', 'write_study',
-           'write_findings', 'write_compare', 'imports', 'reduced', 'diagram', 'write_architecture', 'write_cards',
-           'assets', 'sphinx_settings', 'run_sphinx', 'check_links', 'mend', 'write_written', 'build_site',
-           'site_server']
+           'repository_link', 'esc', 'fenced', 'raw', 'linked', 'Source', 'write_page', 'picture', 'toctree',
+           'title_of', 'lessons', 'write_learn', 'write_notebook', 'docments_hook', 'skip_hook', 'setup', 'write_api',
+           'outcome', 'instructive', 'grid', 'rows_table', 'reproduce', 'setting', 'safe_html', 'executed',
+           'write_experiment', 'by_questions', 'write_experiments', 'pairs', 'pair_table', 'claims', 'linked_arms',
+           'write_pair', 'write_study', 'write_findings', 'write_compare', 'imports', 'reduced', 'diagram',
+           'write_architecture', 'write_cards', 'assets', 'sphinx_settings', 'run_sphinx', 'check_links', 'mend',
+           'write_written', 'build_site', 'site_server']
 
 # %% ../nbs/32_site.ipynb #dc0eac64
 import ast, html, json, os, re, shutil, sys, tempfile, textwrap
@@ -171,6 +171,14 @@ def bound(
     if left := re.search(r"\{\{.*", done): raise DataError(f"{where}: {left[0][:60]!r} is no bound number; write {{{{subject:what}}}} or {{{{subject:what:format}}}}")
     return done
 
+def repository_link(
+    url: str,   # of rows, from the site's root
+    text: str,  # Markdown
+) -> str:
+    "The same link for a README: to the exported rows, or to a study's executed notebook."
+    part, name = re.match(r"(experiments|findings)/([^/#]+?)(?:\.html|/)", url).groups()
+    return f"[{text}](outputs/{name}/runs.jsonl)" if part == "experiments" else f"[{text}](outputs/study-{name}/study.ipynb)"
+
 def _why(p: Published, subject: str) -> str:
     known = [*p.experiments, *p.studies]
     first = subject.split("/")[0]
@@ -203,14 +211,15 @@ def linked(
     text: str,             # Markdown that begins with, or holds, one table
     urls: Iterable[str],   # where each row of it comes from, from the site's root
     labels: int = 1,       # columns that name the row and are no numbers
+    link: Callable[[str, str], str] = None, # (URL from the site's root, number) -> Markdown; default: `anchor`
 ) -> str:
     "The same with every number in the table's rows a link."
-    lines, at = text.split("\n"), iter(urls)
+    lines, at, link = text.split("\n"), iter(urls), link or anchor
     start = next((i for i, line in enumerate(lines) if line.startswith("| ---")), len(lines)) + 1
     for i in range(start, len(lines)):
         if not lines[i].startswith("|"): break
         cells, url = lines[i][2:-2].split(" | "), next(at)
-        lines[i] = "| " + " | ".join(anchor(url, c) if j >= labels and re.search(r"\d", c) else c for j, c in enumerate(cells)) + " |"
+        lines[i] = "| " + " | ".join(link(url, c) if j >= labels and re.search(r"\d", c) else c for j, c in enumerate(cells)) + " |"
     return "\n".join(lines)
 
 # %% ../nbs/32_site.ipynb #e3bf1921
@@ -225,10 +234,12 @@ def write_page(
     source: Source,
     path: str,      # from the site's root, e.g. "findings/retrieval.md"
     text: str,      # Markdown
+    wide: bool = False, # without the list of its headings at its side: for tables and pictures
 ) -> None:
     "Put a page where Sphinx finds it."
     target = source.folder/path
     target.parent.mkdir(parents=True, exist_ok=True)
+    if wide: text = f"---\nhtml_theme.sidebar_secondary.remove: true\n---\n{text}"
     target.write_text(text.replace('href="site:', f'href="{"../" * path.count("/")}').strip() + "\n", encoding="utf-8")
 
 def picture(
@@ -498,11 +509,11 @@ def write_experiment(
     traced = instructive(e) if texts else []
     below = _executed_page(source, folder, "experiment.ipynb", f"experiments/{e.id}")
     notebook = f"The [executed notebook]({e.id}/experiment.ipynb) has all the plots and the worst answers." if below else ""
-    write_page(source, f"experiments/{e.id}.md", "\n\n".join([f"# {e.id}", f"> {cell(setting(e), 200)}", results_table(e),
+    write_page(source, f"experiments/{e.id}.md", "\n\n".join([f"# {e.id}", f"> {cell(setting(e), 200)}", " · ".join(f'<a href="#{part.lower()}">{part}</a>' for part in ("Reproduce", "Rows", "Traces", "Config", "Provenance")), results_table(e),
         picture(source, e.id, score_plot(e), f"Answer scores of {e.id} with their intervals; the table has the numbers"), notebook,
         "## Reproduce", "The same work again: the config below, on the same questions. What has been generated before comes from the cache.", fenced(reproduce(e, folder), "bash"),
         "## Rows", raw(rows_table(e, {r["position"] for r in traced})), _files(source, e.id), "## Traces", _traces(e, traced),
-        "## Config", "Resolved: with all defaults filled in.", fenced(to_yaml(e.config), "yaml"), "## Provenance", provenance_table(e), toctree(below) if below else ""]))
+        "## Config", "Resolved: with all defaults filled in.", fenced(to_yaml(e.config), "yaml"), "## Provenance", provenance_table(e), toctree(below) if below else ""]), wide=True)
 
 # %% ../nbs/32_site.ipynb #57c50d90
 def by_questions(
@@ -542,7 +553,7 @@ def write_experiments(
     write_page(source, "experiments/index.md", f"# Experiments\n\nEach has its config, a row for every question, traces, the machine it ran on, and the command that runs it again. To set two side by side: [Compare](/compare.md).\n\n"
                + "\n\n".join(f"## {cell(_questions(es))}\n\n{_ids(es)}" for es in groups.values()) + "\n\n" + toctree(source.p.experiments))
     write_page(source, "leaderboard.md", "# Leaderboard\n\nFor each set of questions, what answered them best, with its interval, and what it cost. Failed and abstained questions count as wrong. Where intervals overlap the order means little: [Compare](/compare.md) pairs two experiments question by question. "
-               "Latency is of batches on a shared machine: read it as an order of magnitude.\n\n" + "\n\n".join(f"## {cell(_questions(es))}\n\n{_leaderboard(es)}" for es in groups.values()))
+               "Latency is of batches on a shared machine: read it as an order of magnitude.\n\n" + "\n\n".join(f"## {cell(_questions(es))}\n\n{_leaderboard(es)}" for es in groups.values()), wide=True)
 
 # %% ../nbs/32_site.ipynb #9d55c2bf
 def pairs(
@@ -587,8 +598,8 @@ def pair_table(
 def _claim(v: Verdict, study: Study) -> str:
     "A hypothesis and what became of it, as an item of a list."
     url, stamp = pair_page(study, v.hypothesis.control, v.hypothesis.treatment), v.verdict + " (post hoc)" * v.post_hoc
-    said = esc(v.sentence()).rsplit(": ", 1)[0]
-    return f'<li class="claim" id="{_slug(v.hypothesis.id)}"><span class="verdict {v.verdict}">{stamp}</span> <strong>{esc(v.hypothesis.id)}: {esc(v.hypothesis.claim)}.</strong> {anchor(url, said)}.</li>'
+    said, at = esc(v.sentence()).rsplit(": ", 1)[0], _slug(f"{study.config.name} {v.hypothesis.id}")
+    return f'<li class="claim" id="{at}"><span class="verdict {v.verdict}">{stamp}</span> <strong>{esc(v.hypothesis.id)}: {esc(v.hypothesis.claim)}.</strong> {anchor(url, said)}.</li>'
 
 def claims(
     p: Published,
@@ -603,7 +614,12 @@ def _verdict_table(s: Study) -> str:
     text = verdict_table(s).rsplit("\n\n", 1)[0]
     return linked(text, [pair_page(s, h.control, h.treatment) for h in s.config.hypotheses], 4) if s.config.hypotheses else text
 
-def _arms_table(s: Study) -> str: return linked(arms_table(s), [_arm_rows(s, *arm) for arm in dict.fromkeys(key[:2] for key in s.ids)], 2)
+def linked_arms(
+    s: Study,
+    link: Callable[[str, str], str] = anchor, # as for `linked`
+) -> str:                                     # Markdown
+    "`arms_table` with its numbers as links to the rows."
+    return linked(arms_table(s), [_arm_rows(s, *arm) for arm in dict.fromkeys(key[:2] for key in s.ids)], 2, link)
 
 def _exploratory(s: Study) -> str:
     first, *others = dict.fromkeys(arm for arm, _, _ in s.ids)
@@ -620,7 +636,7 @@ def write_pair(source: Source, s: Study, control: str, treatment: str, metrics: 
     both = "\n".join(f"- {cell(dataset)}: {anchor(experiment_page(s.ids[control, dataset, seed]), s.ids[control, dataset, seed], 'name')} and {anchor(experiment_page(id), id, 'name')}, "
                      + anchor(f"compare.html#a={quote(s.ids[control, dataset, seed])}&b={quote(id)}", "compared", "name") for (arm, dataset, seed), id in s.ids.items() if arm == treatment)
     write_page(source, page.removesuffix("html") + "md", "\n\n".join([f"# {cell(control)} → {cell(treatment)}", f"> The rows behind what [{cell(s.config.name)}](/findings/{s.config.name}.md) says of these two arms: control → treatment, each value a link to its row.",
-               raw(f'<ul class="claims">{sentences}</ul>') if sentences else "Explored, not claimed.", "Whole experiments:", both, raw(pair_table(s, control, treatment, metrics))]))
+               raw(f'<ul class="claims">{sentences}</ul>') if sentences else "Explored, not claimed.", "Whole experiments:", both, raw(pair_table(s, control, treatment, metrics))]), wide=True)
     return page.removeprefix("findings/").removesuffix(".html")
 
 def _study_pictures(source: Source, name: str, s: Study) -> list[str]:
@@ -640,9 +656,9 @@ def write_study(
     plot = picture(source, f"{name}-verdicts", verdict_plot(s), f"The effect of each hypothesis of {name} with its interval; the table below has the numbers")
     pages = f"The [executed notebook]({name}/study.ipynb) shows it question by question." if notebook else ""
     config = next((f for f in (project_root()/"configs"/"studies").glob("*.yaml") if f.stem == name), None)
-    write_page(source, f"findings/{name}.md", "\n\n".join([f"# {cell(s.config.question, 300)}", claims(p, name), plot, "## Verdicts", _verdict_table(s), "## Arms", _arms_table(s), *_study_pictures(source, name, s),
+    write_page(source, f"findings/{name}.md", "\n\n".join([f"# {cell(s.config.question, 300)}", claims(p, name), plot, "## Verdicts", _verdict_table(s), "## Arms", linked_arms(s), *_study_pictures(source, name, s),
         "## Explored", "Differences that nobody wrote down beforehand: descriptions, at best the next study's hypotheses.", _exploratory(s), "## Plan", plan_table(s), _files(source, name),
-        "## Experiments", _experiments(s), pages, "## Reproduce", fenced(f"llmforge study {config.relative_to(project_root()/'configs')}" if config else "\n".join(reproduce(e, p.folders[e.id]).splitlines()[-1] for e in {e.id: e for e in arms_of(s).values()}.values()), "bash"), toctree(below + notebook)]))
+        "## Experiments", _experiments(s), pages, "## Reproduce", fenced(f"llmforge study {config.relative_to(project_root()/'configs')}" if config else "\n".join(reproduce(e, p.folders[e.id]).splitlines()[-1] for e in {e.id: e for e in arms_of(s).values()}.values()), "bash"), toctree(below + notebook)]), wide=True)
 
 def write_findings(
     source: Source,
@@ -689,7 +705,7 @@ def write_compare(
     for e in source.p.experiments.values(): _script(source, e.id, _data(e))
     for i, es in enumerate(groups.values()): _script(source, f"pairs-{i}", {f"{a.id}|{b.id}": _paired(a, b) for a, b in combinations(sorted(es, key=lambda e: e.id), 2)})
     _script(source, "index", [{"label": _questions(es), "experiments": sorted(e.id for e in es)} for es in groups.values()])
-    write_page(source, "compare.md", f"# Compare\n\nTwo experiments on the same questions: the paired difference of their accuracies, and what each answered.\n\n{raw(COMPARE)}")
+    write_page(source, "compare.md", f"# Compare\n\nTwo experiments on the same questions: the paired difference of their accuracies, and what each answered.\n\n{raw(COMPARE)}", wide=True)
 
 # %% ../nbs/32_site.ipynb #0d5ddc07
 def imports() -> dict[str, set[str]]:
@@ -750,7 +766,7 @@ def write_architecture(
     "The modules and what they build on."
     graph, promise = imports(), {p.stem.split("_", 1)[1]: (p.name, title_of(p)[1]) for p in lessons()}
     rows = [(f"[{m}](/learn/{promise[m][0]})", promise[m][1].replace("|", "&#124;"), ", ".join(sorted(deps, key=list(graph).index)) or "–") for m, deps in graph.items()]
-    write_page(source, "architecture.md", f"# Architecture\n\n{FLOW}\n\n## Modules\n\nWhich module builds on which, from their imports; an arrow that follows from others is left out. A box leads to the lesson.\n\n{raw(diagram(reduced(graph)))}\n\n{table(['module', 'promise', 'imports'], rows)}")
+    write_page(source, "architecture.md", f"# Architecture\n\n{FLOW}\n\n## Modules\n\nWhich module builds on which, from their imports; an arrow that follows from others is left out. A box leads to the lesson.\n\n{raw(diagram(reduced(graph)))}\n\n{table(['module', 'promise', 'imports'], rows)}", wide=True)
 
 # %% ../nbs/32_site.ipynb #da2dc101
 def write_cards(
@@ -777,8 +793,8 @@ def sphinx_settings(
     return dict(project="LlmForge", html_title="LlmForge", language="en", extensions=["myst_nb", "sphinx.ext.autodoc", "llmforge.site"], nb_execution_mode="off", nb_merge_streams=True,
         nb_ipywidgets_js={}, myst_enable_extensions=["colon_fence"], suppress_warnings=["misc.highlighting_failure", "mystnb.unknown_mime_type"], autodoc_mock_imports=[m for m in _OPTIONAL if not find_spec(m)], autodoc_typehints="signature",
         default_role="literal", html_theme="sphinx_book_theme", html_context={"default_mode": "auto"}, html_static_path=[str(assets())], html_css_files=["site.css"], html_extra_path=[str(source.extra)],
-        html_js_files=["site.js"], html_copy_source=False, html_show_sourcelink=False, html_show_search_summary=False, html_show_copyright=False, html_show_sphinx=False,
-        html_theme_options=dict(navbar_persistent=[], use_download_button=False, use_fullscreen_button=False, home_page_in_toc=False, show_navbar_depth=1, show_toc_level=2, extra_footer=""))
+        html_js_files=["site.js"], html_copy_source=False, html_domain_indices=False, html_show_sourcelink=False, html_show_search_summary=False, html_show_copyright=False, html_show_sphinx=False,
+        html_theme_options=dict(navbar_persistent=[], use_download_button=False, use_fullscreen_button=False, home_page_in_toc=False, collapse_navigation=True, show_navbar_depth=1, show_toc_level=2, extra_footer=""))
 
 def run_sphinx(
     source: Source,
