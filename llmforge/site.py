@@ -13,28 +13,28 @@ __all__ = ['OUTCOMES', 'COMPARE', 'FLOW', 'WRITERS', 'Published', 'published', '
            'write_written', 'build_site', 'site_server']
 
 # %% ../nbs/32_site.ipynb #dc0eac64
-import ast, html, json, os, re, shutil, sys, tempfile, textwrap
+import ast, html, json, os, re, shutil, tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from html.parser import HTMLParser
-from importlib import import_module
 from importlib.resources import files
 from importlib.util import find_spec
-from itertools import combinations
+from itertools import combinations, repeat
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 from .cards import Card
 from .config import to_yaml
 from .core import ConfigError, DataError, LlmForgeError, cell, closest, need, outputs_dir, project_root, table
-from .findings import (Experiment, Key, Verdict, arms_of, arms_table, check_pair, contrast, counts_line, expected, exploratory_table, found_gold, metric_of, noun, pooled,
-                               provenance_table, results_table, right, unit_of, value_of, verdict_table, verdicts)
-from .metrics import failed
-from .plots import ablation_curve, arms_plot, heatmap, pareto_plot, score_plot, verdict_plot
+from .contrasts import Experiment, agent_of, arm_lines, arms_of, contrast, counts_line, method_line, metric_of, noun, pooled
+from .findings import Verdict, arms_table, expected, exploratory_table, found_gold, provenance_table, results_table, verdict_table, verdicts
+from .metrics import SCORES, failed, right, unit_of, value_of
+from .plots import ablation_curve, arms_plot, interaction_plot, pareto_plot, score_plot, verdict_plot
 from .stats import Estimate
-from .store import Status, Store, import_experiment, import_plan
+from .store import Store, import_experiment, import_plan
 from .study import Study, differences, load_study, plan_table, stored_study
 from .trace import from_dict, render, walk
+from .tradeoffs import agent_arms_table, costs_table, interaction, trade_off
 
 # %% ../nbs/32_site.ipynb #9d4db91b
 @dataclass(frozen=True)
@@ -448,13 +448,15 @@ def reproduce(
     commit = known.get("commit")
     return (f"git checkout {commit[:12]}\n" if commit else "") + f"llmforge run outputs/{folder.name}/config.yaml"
 
+def _data_name(e: Experiment) -> str: return e.config.dataset.name.rsplit("/", 1)[-1].split(".")[0]
+
 def setting(
     e: Experiment,
 ) -> str:
     "Model, method, retrieval and data set in a line."
     c = e.config
     reads = "no retrieval" if c.retrieval.name == "none" else f"{c.retrieval.name} retrieval, top {c.retrieval.top_k}"
-    return ", ".join((c.model.name, c.method.name.replace("_", " "), reads, f"{e.result['attempted']} questions of {Path(c.dataset.name).stem}"))
+    return ", ".join((c.model.name, method_line(e.record.config_json).replace("_", " "), reads, f"{e.result['attempted']} questions of {_data_name(e)}"))
 
 # %% ../nbs/32_site.ipynb #9c634eaa
 _STYLES = {"background-color", "border", "border-left", "border-radius", "color", "display", "flex", "font", "font-size", "font-weight", "gap", "height", "left", "line-height", "margin", "margin-left", "max-width",
@@ -527,7 +529,7 @@ def by_questions(
 def _questions(es: list[Experiment]) -> str:
     "What a group of experiments was asked."
     d = es[0].config.dataset
-    return f"{Path(d.name).stem}, {es[0].result['attempted']} questions" + (f" from {d.skip}" if d.skip else "")
+    return f"{_data_name(es[0])}, {es[0].result['attempted']} questions" + (f" from {d.skip}" if d.skip else "")
 
 _COSTS = {"tokens in": ("tokens_in", ",.0f"), "tokens out": ("tokens_out", ",.1f"), "latency p50 (ms)": ("latency_p50", ",.0f"), "p95": ("latency_p95", ",.0f")}
 
@@ -535,7 +537,7 @@ def _standing(e: Experiment) -> tuple[str, ...]:
     "An experiment's line on a leaderboard."
     c, r = e.config, e.result
     costs = [_number(e.estimate(name).value, spec) for name, spec in _COSTS.values()]
-    return (cell(e.record.name), cell(c.method.name.replace("_", " ")), cell(c.retrieval.name) + ("" if c.retrieval.name == "none" else f", {c.retrieval.top_k}"), f"{e.estimate('accuracy'):.3f}",
+    return (cell(e.record.name), cell(method_line(e.record.config_json).replace("_", " ")), cell(c.retrieval.name) + ("" if c.retrieval.name == "none" else f", {c.retrieval.top_k}"), f"{e.estimate('accuracy'):.3f}",
             *(f"{r[k]:,}" for k in ("answered", "abstained", "failed")), *costs, f"{r['peak_memory_mb']:,.0f}" if r.get("peak_memory_mb") else "–")
 
 def _leaderboard(es: list[Experiment]) -> str:
@@ -598,7 +600,7 @@ def pair_table(
 def _claim(v: Verdict, study: Study) -> str:
     "A hypothesis and what became of it, as an item of a list."
     url, stamp = pair_page(study, v.hypothesis.control, v.hypothesis.treatment), v.verdict + " (post hoc)" * v.post_hoc
-    said, at = esc(v.sentence()).rsplit(": ", 1)[0], _slug(f"{study.config.name} {v.hypothesis.id}")
+    said, at = esc(v.sentence(arm_lines(arms_of(study)).get)).rsplit(": ", 1)[0], _slug(f"{study.config.name} {v.hypothesis.id}")
     return f'<li class="claim" id="{at}"><span class="verdict {v.verdict}">{stamp}</span> <strong>{esc(v.hypothesis.id)}: {esc(v.hypothesis.claim)}.</strong> {anchor(url, said)}.</li>'
 
 def claims(
@@ -619,7 +621,12 @@ def linked_arms(
     link: Callable[[str, str], str] = anchor, # as for `linked`
 ) -> str:                                     # Markdown
     "`arms_table` with its numbers as links to the rows."
-    return linked(arms_table(s), [_arm_rows(s, *arm) for arm in dict.fromkeys(key[:2] for key in s.ids)], 2, link)
+    es, agents = arms_of(s), agent_arms_table(s)
+    urls = {key[:2]: _arm_rows(s, *key[:2]) for key in es}
+    of_agents = {key[:2]: urls[key[:2]] for key, e in es.items() if agent_of(e)}
+    return linked(arms_table(s).removesuffix(agents), urls.values(), 2, link) + linked(agents, of_agents.values(), 2, link)
+
+def _costs(s: Study) -> str: return linked(costs_table(s), [_arm_rows(s, *arm) for arm in dict.fromkeys(key[:2] for key in s.ids)], 2)
 
 def _exploratory(s: Study) -> str:
     first, *others = dict.fromkeys(arm for arm, _, _ in s.ids)
@@ -639,6 +646,17 @@ def write_pair(source: Source, s: Study, control: str, treatment: str, metrics: 
                raw(f'<ul class="claims">{sentences}</ul>') if sentences else "Explored, not claimed.", "Whole experiments:", both, raw(pair_table(s, control, treatment, metrics))]), wide=True)
     return page.removeprefix("findings/").removesuffix(".html")
 
+def _priced(source: Source, s: Study) -> Iterator[str]:
+    "For each two arms of which something is claimed about answers: what a better answer costs, and for which questions it is better."
+    answers = {(h.control, h.treatment): h for h in reversed(s.config.hypotheses) if h.metric in ("accuracy", *SCORES)}
+    for i, ((control, treatment), h) in enumerate(reversed(answers.items())):
+        url, kinds = pair_page(s, control, treatment), interaction(s, treatment, control, datasets=h.datasets)
+        yield f"### {cell(control)} → {cell(treatment)}"
+        yield linked(trade_off(s, treatment, control, datasets=h.datasets)._repr_markdown_(), repeat(url))
+        if len(kinds.kinds) < 2: continue
+        yield linked(kinds._repr_markdown_(), repeat(url))
+        yield picture(source, f"{s.config.name}-kinds-{i}", interaction_plot(kinds), f"The difference between {control} and {treatment} by kind of question; the table above has the numbers")
+
 def _study_pictures(source: Source, name: str, s: Study) -> list[str]:
     "What is drawn of a study's arms."
     curve = [picture(source, f"{name}-curve", ablation_curve(s), f"Accuracy of {name} over its arms; the table above has the numbers")] if all(a.isdecimal() for a in s.config.arms) else []
@@ -656,7 +674,7 @@ def write_study(
     plot = picture(source, f"{name}-verdicts", verdict_plot(s), f"The effect of each hypothesis of {name} with its interval; the table below has the numbers")
     pages = f"The [executed notebook]({name}/study.ipynb) shows it question by question." if notebook else ""
     config = next((f for f in (project_root()/"configs"/"studies").glob("*.yaml") if f.stem == name), None)
-    write_page(source, f"findings/{name}.md", "\n\n".join([f"# {cell(s.config.question, 300)}", claims(p, name), plot, "## Verdicts", _verdict_table(s), "## Arms", linked_arms(s), *_study_pictures(source, name, s),
+    write_page(source, f"findings/{name}.md", "\n\n".join([f"# {cell(s.config.question, 300)}", claims(p, name), plot, "## Verdicts", _verdict_table(s), "## Arms", linked_arms(s), *_study_pictures(source, name, s), "## Costs", _costs(s), *_priced(source, s),
         "## Explored", "Differences that nobody wrote down beforehand: descriptions, at best the next study's hypotheses.", _exploratory(s), "## Plan", plan_table(s), _files(source, name),
         "## Experiments", _experiments(s), pages, "## Reproduce", fenced(f"llmforge study {config.relative_to(project_root()/'configs')}" if config else "\n".join(reproduce(e, p.folders[e.id]).splitlines()[-1] for e in {e.id: e for e in arms_of(s).values()}.values()), "bash"), toctree(below + notebook)]), wide=True)
 
@@ -790,7 +808,7 @@ def sphinx_settings(
     source: Source,
 ) -> dict:
     "What a conf.py would hold."
-    return dict(project="LlmForge", html_title="LlmForge", language="en", extensions=["myst_nb", "sphinx.ext.autodoc", "llmforge.site"], nb_execution_mode="off", nb_merge_streams=True,
+    return dict(project="LlmForge", author="The LlmForge authors", html_title="LlmForge", language="en", extensions=["myst_nb", "sphinx.ext.autodoc", "llmforge.site"], nb_execution_mode="off", nb_merge_streams=True,
         nb_ipywidgets_js={}, myst_enable_extensions=["colon_fence"], suppress_warnings=["misc.highlighting_failure", "mystnb.unknown_mime_type"], autodoc_mock_imports=[m for m in _OPTIONAL if not find_spec(m)], autodoc_typehints="signature",
         default_role="literal", html_theme="sphinx_book_theme", html_context={"default_mode": "auto"}, html_static_path=[str(assets())], html_css_files=["site.css"], html_extra_path=[str(source.extra)],
         html_js_files=["site.js"], html_copy_source=False, html_domain_indices=False, html_show_sourcelink=False, html_show_search_summary=False, html_show_copyright=False, html_show_sphinx=False,

@@ -8,9 +8,9 @@ from llmforge.cli import app
 from llmforge.config import load_config
 from llmforge.core import DataError, project_root
 from llmforge.engine import FakeEngine
-from llmforge.findings import arms_of, verdicts
+from llmforge.contrasts import arm_lines, arms_of
 from llmforge.runner import run_experiment
-from llmforge.site import Source, bound, build_site, check_links, executed, published, write_page
+from llmforge.site import bound, build_site, check_links, published
 from llmforge.store import Store, export_experiment
 
 ROOT = project_root()
@@ -53,8 +53,12 @@ def pages(built):
     "Path from the site's root -> the page, parsed."
     return {p.relative_to(built[0]).as_posix(): BeautifulSoup(p.read_text(encoding="utf-8"), "html.parser") for p in sorted(built[0].rglob("*.html")) if "_static" not in p.parts}
 
-def test_a_page_for_everything(pages, built):
-    p = published(built[1])
+@pytest.fixture(scope="session")
+def p(built):
+    "What is published, read again."
+    return published(built[1])
+
+def test_a_page_for_everything(pages, p):
     wanted = ["index.html", "findings/index.html", "leaderboard.html", "experiments/index.html", "compare.html", "learn/index.html", "api/index.html", "architecture.html", "cards/index.html", "limitations.html", "future.html"]
     wanted += [f"experiments/{id}.html" for id in p.experiments] + [f"findings/{name}.html" for name in p.studies]
     wanted += [f"learn/{f.stem}.html" for f in (ROOT/"nbs").glob("[0-9][0-9]_*.ipynb")] + [f"api/{f.stem.split('_', 1)[1]}.html" for f in (ROOT/"nbs").glob("[0-9][0-9]_*.ipynb")]
@@ -88,7 +92,7 @@ def test_ids_are_unique(pages):
         ids = [t["id"] for t in page.select("article [id]")]
         assert len(ids) == len(set(ids)), f"{name}: {sorted(i for i in ids if ids.count(i) > 1)[:3]}"
 
-def test_hostile_text_is_text(pages, built):
+def test_hostile_text_is_text(pages, built, p):
     "What the model, the questions and the notebook's outputs say is shown, and acts on no page."
     id = built[2]
     for name in (f"experiments/{id}.html", f"experiments/{id}/experiment.html"):
@@ -101,7 +105,7 @@ def test_hostile_text_is_text(pages, built):
         assert not any("pwned" in s.get_text() or "alert(" in s.get_text() for s in page.find_all("script")), name
         assert not page.find_all("img", src="x"), name
     table = pages[f"experiments/{id}.html"].find(id="rows-table")
-    assert len(table.tbody.find_all("tr")) == len(published(built[1]).experiments[id].runs) >= 4 and "javascript:alert(1)" in table.get_text() and not table.find_all(["b", "i", "script"])
+    assert len(table.tbody.find_all("tr")) == len(p.experiments[id].runs) >= 4 and "javascript:alert(1)" in table.get_text() and not table.find_all(["b", "i", "script"])
 
 def test_two_clicks_from_a_finding_to_its_row_and_the_command(pages):
     "Sentence on Findings -> the arms side by side -> the row, on whose page the command is."
@@ -116,11 +120,10 @@ def test_two_clicks_from_a_finding_to_its_row_and_the_command(pages):
         page = pages[os.path.normpath(os.path.join(os.path.dirname(second), url))]
         assert page.find(id=anchor).name == "tr" and "llmforge run outputs/" in page.find(id="reproduce").get_text()
 
-def test_numbers_on_a_study_page_are_those_of_the_rows(pages, built):
-    p = published(built[1])
+def test_numbers_on_a_study_page_are_those_of_the_rows(pages, p):
     for name, s in p.studies.items():
         text = pages[f"findings/{name}.html"].article.get_text()
-        for v in verdicts(s): assert v.sentence().rsplit(": ", 1)[0] in text
+        for v in p.verdicts(name): assert v.sentence(arm_lines(arms_of(s)).get).rsplit(": ", 1)[0] in text
         for (arm, dataset, _), e in arms_of(s).items(): assert e.id in text
     e = p.experiments["retrieval-hybrid-almanac-4f4c2810"]
     rows = pages[f"experiments/{e.id}.html"].select("#rows-table tbody tr")
@@ -169,8 +172,8 @@ def test_the_commands_of_the_home_page_are_the_readmes(pages):
 
 @pytest.mark.parametrize("text, says", [("{{nothing:accuracy}}", "nothing called 'nothing' is published"), ("{{retrieval/H9:effect}}", "no such value"), ("{{retrieval-hybrid-almanac-4f4c2810:recall@77}}", "no value"),
                                         ("{{retrieval/H1:effect:.zz}}", "resolves to nothing"), ("{{ retrieval }}", "is no bound number"), ("{{retrieval/none/nowhere:accuracy}}", "resolves to nothing")])
-def test_a_number_that_resolves_to_nothing_stops_the_build(text, says, built):
-    with pytest.raises(DataError, match=re.escape(says)): bound(text, published(built[1]))
+def test_a_number_that_resolves_to_nothing_stops_the_build(text, says, p):
+    with pytest.raises(DataError, match=re.escape(says)): bound(text, p)
 
 def test_a_broken_link_stops_the_build(tmp_path):
     (tmp_path/"index.html").write_text('<a href="nowhere.html">x</a><a href="#nothing">y</a><script src="https://cdn.example/x.js"></script>')
