@@ -64,6 +64,7 @@ def _file_name(id: str) -> str:
     if not re.fullmatch(r"\w[\w.=-]*", id, re.ASCII): raise DataError(f"{id!r} cannot be a file's name; allowed: letters, digits and . = - _")
     return id
 
+# %% ../nbs/32_site.ipynb #42153278
 def _study(name: str, store: Store) -> Study:
     "A study as it was frozen; where its file is here, with the arms in the file's order and held against it."
     s = stored_study(name, store)
@@ -73,6 +74,7 @@ def _study(name: str, store: Store) -> Study:
     order = list(plan.arms)
     return replace(s, config=plan, ids=dict(sorted(s.ids.items(), key=lambda item: order.index(item[0][0]))))
 
+# %% ../nbs/32_site.ipynb #0505a2a6
 def published(
     folder: Path | None = None,  # default: the project's outputs
 ) -> Published:
@@ -153,6 +155,7 @@ def anchor(
     "A link whose address is given from the site's root."
     return f'<a class="{kind}" href="site:{html.escape(url)}">{text}</a>'
 
+# %% ../nbs/32_site.ipynb #a02d3b6c
 def bound(
     text: str,                                      # Markdown with {{subject:what:format}}
     p: Published,
@@ -231,6 +234,7 @@ class Source:
     p: Published
     parts: dict[str, str] = field(default_factory=dict) # name -> Markdown, for the pages that people write
 
+# %% ../nbs/32_site.ipynb #4590f1d2
 def write_page(
     source: Source,
     path: str,      # from the site's root, e.g. "findings/retrieval.md"
@@ -243,6 +247,7 @@ def write_page(
     if wide: text = f"---\nhtml_theme.sidebar_secondary.remove: true\n---\n{text}"
     target.write_text(text.replace('href="site:', f'href="{"../" * path.count("/")}').strip() + "\n", encoding="utf-8")
 
+# %% ../nbs/32_site.ipynb #e3a5867f
 def picture(
     source: Source,
     name: str,    # of the file, without suffix
@@ -315,6 +320,7 @@ def _rst(text: str) -> str:
     pieces = re.split(r"`([^`]+)`", text or "")
     return "".join(f"``{s}``" if i % 2 else _escape(s) for i, s in enumerate(pieces))
 
+# %% ../nbs/32_site.ipynb #f07fc87a
 def _documented(obj) -> dict[str, str]:
     "Parameter, or field of a model -> what is said of it."
     from fastcore.docments import docments
@@ -368,6 +374,7 @@ def _stopped(row: dict) -> str: return next((str(s.get("attributes", {}).get("st
 
 _EVIDENCE = {True: "yes", False: "no", None: "–"}
 
+# %% ../nbs/32_site.ipynb #d1aa1e10
 def instructive(
     e: Experiment,  # completed
     n: int = 10,    # rows
@@ -414,6 +421,7 @@ def grid(
     form = f'<form class="filters" data-for="{id}"><label>text <input type="search" name="text"></label>{shown}<output aria-live="polite">{len(rows)} of {len(rows)}</output></form>'
     return f'{form}<div class="wide" tabindex="0" role="region" aria-label="{html.escape(re.sub("<[^>]+>", "", caption))}"><table id="{id}" class="rows"><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
+# %% ../nbs/32_site.ipynb #09273dde
 def rows_table(
     e: Experiment,  # completed
     traced: set[int] = frozenset(), # positions of rows whose trace is on the page
@@ -437,6 +445,7 @@ def _traces(e: Experiment, rows: list[dict]) -> str:
     if not rows: return "The questions and answers of this experiment may not be copied, so its traces are not published; its scores and counts are."
     return f"The {len(rows)} most instructive examples: of each outcome, with and without the evidence in the prompt.\n\n{raw(''.join(_trace(e, r) for r in rows))}"
 
+# %% ../nbs/32_site.ipynb #c5775edb
 def reproduce(
     e: Experiment,
     folder: Path,  # where it is published
@@ -462,6 +471,7 @@ _STYLES = {"background-color", "border", "border-left", "border-radius", "color"
            "opacity", "overflow", "overflow-wrap", "padding", "padding-left", "text-align", "vertical-align", "white-space", "width"}
 _TAGS = {"div", "span", "details", "summary", "pre", "code", "table", "thead", "tbody", "tr", "th", "td", "caption", "p", "b", "i", "em", "strong", "ul", "ol", "li", "br", "small"}
 
+# %% ../nbs/32_site.ipynb #f96160ae
 def safe_html(
     text: str,  # HTML from an output
 ) -> str:
@@ -501,6 +511,7 @@ def _executed_page(source: Source, folder: Path, file: str, page: str) -> list[s
     write_notebook(source, f"{page}/{file}", executed(folder/file))
     return [f"Executed notebook <{page.rsplit('/', 1)[-1]}/{file.removesuffix('.ipynb')}>"]
 
+# %% ../nbs/32_site.ipynb #7d782320
 def write_experiment(
     source: Source,
     e: Experiment,
@@ -532,6 +543,7 @@ def _questions(es: list[Experiment]) -> str:
 
 _COSTS = {"tokens in": ("tokens_in", ",.0f"), "tokens out": ("tokens_out", ",.1f"), "latency p50 (ms)": ("latency_p50", ",.0f"), "p95": ("latency_p95", ",.0f")}
 
+# %% ../nbs/32_site.ipynb #52b63f12
 def _standing(e: Experiment) -> tuple[str, ...]:
     "An experiment's line on a leaderboard."
     c, r = e.config, e.result
@@ -577,6 +589,7 @@ def _pair_row(a: Experiment, b: Experiment, x: dict, y: dict, dataset: str, metr
     return (f'<tr data-dataset="{esc(dataset)}" ' + " ".join(f'data-m{i}="{c}"' for i, c in enumerate(changes)) + f'><td>{esc(dataset)}</td><td>{_about(y)}</td>' + "".join(f'<td class="{_slug(c)}">{t}</td>' for t, c in zip(cells, changes))
             + f'<td>{esc(", ".join(expected(y)[:3]))}</td><td>{esc(x["answer"])}</td><td>{esc(y["answer"])}</td></tr>')
 
+# %% ../nbs/32_site.ipynb #30ffa229
 def pair_table(
     study: Study,
     control: str,      # an arm
@@ -593,7 +606,7 @@ def pair_table(
     filters = {"dataset": ("data set", list(dict.fromkeys(re.findall(r'data-dataset="([^"]*)"', "".join(rows)))))} | {f"m{i}": (html.escape(n), ("higher", "lower", "equal", "no value")) for i, n in enumerate(names)}
     return grid("pairs-table", f"{esc(control)} → {esc(treatment)}", ["data set", "question", *map(html.escape, names), "expected", f"{esc(control)} answered", f"{esc(treatment)} answered"], rows, filters)
 
-# %% ../nbs/32_site.ipynb #30ffa229
+# %% ../nbs/32_site.ipynb #094cc18d
 def _claim(v: Verdict, study: Study) -> str:
     "A hypothesis and what became of it, as an item of a list."
     url, stamp = pair_page(study, v.hypothesis.control, v.hypothesis.treatment), v.verdict + " (post hoc)" * v.post_hoc
@@ -613,6 +626,7 @@ def _verdict_table(s: Study) -> str:
     text = verdict_table(s).rsplit("\n\n", 1)[0]
     return linked(text, [pair_page(s, h.control, h.treatment) for h in s.config.hypotheses], 4) if s.config.hypotheses else text
 
+# %% ../nbs/32_site.ipynb #c502e58e
 def linked_arms(
     s: Study,
     link: Callable[[str, str], str] = anchor, # as for `linked`
@@ -632,7 +646,7 @@ def _exploratory(s: Study) -> str:
 def _experiments(s: Study) -> str:
     return "\n".join(f"- {cell(arm)} on {cell(dataset)}{f', seed {seed}' if len(s.config.seeds) > 1 else ''}: {anchor(experiment_page(id), id, 'name')}" for (arm, dataset, seed), id in s.ids.items())
 
-# %% ../nbs/32_site.ipynb #094cc18d
+# %% ../nbs/32_site.ipynb #9dfbdc15
 def write_pair(source: Source, s: Study, control: str, treatment: str, metrics: list[str]) -> str:
     "The page on which two arms stand side by side; its entry for the table of contents."
     page = pair_page(s, control, treatment)
@@ -643,6 +657,7 @@ def write_pair(source: Source, s: Study, control: str, treatment: str, metrics: 
                raw(f'<ul class="claims">{sentences}</ul>') if sentences else "Explored, not claimed.", "Whole experiments:", both, raw(pair_table(s, control, treatment, metrics))]), wide=True)
     return page.removeprefix("findings/").removesuffix(".html")
 
+# %% ../nbs/32_site.ipynb #16c84522
 def _priced(source: Source, s: Study) -> Iterator[str]:
     "For each two arms of which something is claimed about answers: what a better answer costs, and for which questions it is better."
     answers = {(h.control, h.treatment): h for h in reversed(s.config.hypotheses) if h.metric in ("accuracy", *SCORES)}
@@ -660,6 +675,7 @@ def _study_pictures(source: Source, name: str, s: Study) -> list[str]:
     return [picture(source, f"{name}-arms", arms_plot(s), f"Accuracy of each arm of {name} on each data set; the table above has the numbers"), *curve,
             picture(source, f"{name}-pareto", pareto_plot(s), f"Accuracy of each arm of {name} against its latency; the table above has the numbers")]
 
+# %% ../nbs/32_site.ipynb #29b5322e
 def write_study(
     source: Source,
     name: str,
@@ -699,6 +715,7 @@ def _data(e: Experiment) -> dict:
              "accuracy": right(r, accuracy), "scores": {k: round(v, 4) for k, v in (r["scores"] or {}).items() if v is not None} | {k: v for k in ("latency_ms", "tokens_in", "tokens_out") if (v := value_of(r, k)) is not None}} for r in e.runs]
     return {"accuracy_is": accuracy, "setting": setting(e), "rows": rows}
 
+# %% ../nbs/32_site.ipynb #49ba9671
 def _paired(a: Experiment, b: Experiment) -> dict:
     "The difference of two experiments, b - a; or why there is none."
     try: d = contrast({("", 0): a}, {("", 0): b}, "accuracy").paired
@@ -743,6 +760,7 @@ def _levels(graph: Mapping[str, set[str]]) -> list[list[str]]:
         place |= {m: (i + 1) / (len(row) + 1) for i, m in enumerate(row)}
     return rows
 
+# %% ../nbs/32_site.ipynb #175fed42
 def diagram(
     graph: Mapping[str, set[str]], # module -> what it builds on
     width: int = 860, height: int = 84,  # of the picture, of a level
@@ -791,6 +809,7 @@ def sphinx_settings(
         html_js_files=["site.js"], html_copy_source=False, html_domain_indices=False, html_show_sourcelink=False, html_show_search_summary=False, html_show_copyright=False, html_show_sphinx=False,
         html_theme_options=dict(navbar_persistent=[], use_download_button=False, use_fullscreen_button=False, home_page_in_toc=False, collapse_navigation=True, show_navbar_depth=1, show_toc_level=2, extra_footer=""))
 
+# %% ../nbs/32_site.ipynb #468a79b0
 def run_sphinx(
     source: Source,
     target: Path,    # the site
@@ -822,6 +841,7 @@ class _Page(HTMLParser):
         if tag == "link" and a.get("rel") not in ("canonical", "next", "prev", "index", "search", "author", "genindex") and a.get("href"): self.loads.append(a["href"])
         if tag not in ("a", "area", "link"): self.loads += [v for k in ("src", "poster", "data", "xlink:href") if (v := a.get(k))]
 
+# %% ../nbs/32_site.ipynb #deb08548
 def _broken(site: Path, page: Path, pages: Mapping[Path, _Page]) -> Iterator[str]:
     "What a page links to in vain, and what it would load from elsewhere."
     for url in pages[page].loads:

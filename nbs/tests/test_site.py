@@ -139,9 +139,9 @@ def test_search_knows_functions_studies_and_lessons(built):
     text = (built[0]/"searchindex.js").read_text(encoding="utf-8")
     index = json.loads(text.removeprefix("Search.setIndex(").removesuffix(")"))
     def where(term):
-        found = index["terms"].get(term, [])
-        return {index["docnames"][i] for i in (found if isinstance(found, list) else [found])}
-    assert "learn/16_stats" in where("bootstrap") and "findings/retrieval" in where("rerank") | where("reranking")
+        found = [index[part].get(term, []) for part in ("terms", "titleterms")]
+        return {index["docnames"][i] for f in found for i in (f if isinstance(f, list) else [f])}
+    assert "learn/16_stats" in where("bootstrap") and "findings/retrieval" in where("rerank")
     assert any(o[4] == "paired_difference" for o in index["objects"]["llmforge.stats"])
 
 def test_lessons_show_their_code(pages):
@@ -174,6 +174,23 @@ def test_the_commands_of_the_home_page_are_the_readmes(pages):
                                         ("{{retrieval/H1:effect:.zz}}", "resolves to nothing"), ("{{ retrieval }}", "is no bound number"), ("{{retrieval/none/nowhere:accuracy}}", "resolves to nothing")])
 def test_a_number_that_resolves_to_nothing_stops_the_build(text, says, p):
     with pytest.raises(DataError, match=re.escape(says)): bound(text, p)
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
+
+@pytest.mark.skipif(not BROWSER, reason="NO BROWSER HERE: scripts of the site are not tested; apt-get install chromium, or any Chrome on the PATH")
+@pytest.mark.parametrize("page, shown", [
+    ("compare.html#a=retrieval-none-almanac-5857a546&b=retrieval-naive-almanac-6e34c61e", r"b − a on accuracy \(exact match\): \+30\.0 points"),
+    ("search.html?q=paired_difference", r"llmforge\.stats\.paired_difference"), ("search.html?q=reranking", r"hybrid → reranked"),
+    ("experiments/retrieval-hybrid-almanac-4f4c2810.html#trace-3", r'<details class="trace" id="trace-3" open')])
+def test_in_a_browser(page, shown, built, tmp_path):
+    "The page as a browser has it from the disk: no error on the console, no request to the network, the script's work done."
+    log = tmp_path/"net.json"
+    r = subprocess.run([BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update", "--no-first-run", "--enable-logging=stderr", "--v=0",
+                        f"--user-data-dir={tmp_path/'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND", f"--log-net-log={log}", "--virtual-time-budget=8000", "--dump-dom", f"file://{built[0]}/{page}"],
+                       capture_output=True, text=True, timeout=180)
+    assert re.search(shown, r.stdout), (r.stdout[-2000:], r.stderr[-1000:])
+    assert not (said := [l for l in r.stderr.splitlines() if "CONSOLE" in l and "[PST]:" not in l]), said  # [PST]: the theme tells what it does
+    if log.exists(): assert not [u for u in re.findall(r'"url":"(https?://[^"]+)"', log.read_text(errors="replace")) if not re.search(r"://[\w.-]*(google|gvt1|gstatic|googleapis)\.com", u)]
 
 def test_a_broken_link_stops_the_build(tmp_path):
     (tmp_path/"index.html").write_text('<a href="nowhere.html">x</a><a href="#nothing">y</a><script src="https://cdn.example/x.js"></script>')
