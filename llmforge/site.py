@@ -20,7 +20,7 @@ from functools import cached_property, partial
 from html.parser import HTMLParser
 from importlib.resources import files
 from importlib.util import find_spec
-from itertools import combinations, repeat
+from itertools import combinations, product, repeat
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 from .cards import Card
@@ -71,8 +71,8 @@ def _study(name: str, store: Store) -> Study:
     try: plan = load_study(f"studies/{name}.yaml")
     except ConfigError: return s
     if changed := differences(s.frozen.plan_json["study"], plan.model_dump(mode="json")): return replace(s, tampered=changed)
-    order = list(plan.arms)
-    return replace(s, config=plan, ids=dict(sorted(s.ids.items(), key=lambda item: order.index(item[0][0]))))
+    order = {(arm, data): i for i, (data, arm) in enumerate(product(plan.datasets, plan.arms))}
+    return replace(s, config=plan, ids=dict(sorted(s.ids.items(), key=lambda item: (order[item[0][:2]], item[0][2]))))
 
 # %% ../nbs/32_site.ipynb #0505a2a6
 def published(
