@@ -793,7 +793,7 @@ def write_cards(
     source.parts["cards"] = "\n\n".join([measured, *parts, toctree(p.stem for p in source.p.others)])
 
 # %% ../nbs/32_site.ipynb #2c2cd70f
-_OPTIONAL = ("torch", "transformers", "sentence_transformers", "datasets", "vllm")
+_OPTIONAL = ("torch", "transformers", "sentence_transformers", "datasets", "vllm", "filelock", "tokenizers", "qdrant_client", "qdrant_edge", "bm25s", "rank_bm25", "httpx", "opentelemetry")
 
 def assets() -> Path:
     "The style sheet and the scripts of the site."
@@ -805,7 +805,7 @@ def sphinx_settings(
     "What a conf.py would hold."
     return dict(project="LlmForge", author="The LlmForge authors", html_title="LlmForge", language="en", extensions=["myst_nb", "sphinx.ext.autodoc", "llmforge.site"], nb_execution_mode="off", nb_merge_streams=True,
         nb_ipywidgets_js={}, myst_enable_extensions=["colon_fence"], suppress_warnings=["misc.highlighting_failure", "mystnb.unknown_mime_type"], autodoc_mock_imports=[m for m in _OPTIONAL if not find_spec(m)], autodoc_typehints="signature",
-        default_role="literal", html_theme="sphinx_book_theme", html_context={"default_mode": "auto"}, html_static_path=[str(assets())], html_css_files=["site.css"], html_extra_path=[str(source.extra)],
+        default_role="literal", html_theme="sphinx_book_theme", html_context={"default_mode": "auto"}, html_static_path=[str(assets())], html_css_files=["site.css"], html_favicon=str(assets()/"favicon.svg"), html_extra_path=[str(source.extra)],
         html_js_files=["site.js"], html_copy_source=False, html_domain_indices=False, html_show_sourcelink=False, html_show_search_summary=False, html_show_copyright=False, html_show_sphinx=False,
         html_theme_options=dict(navbar_persistent=[], use_download_button=False, use_fullscreen_button=False, home_page_in_toc=False, collapse_navigation=True, show_navbar_depth=1, show_toc_level=2, extra_footer=""))
 
