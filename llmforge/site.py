@@ -324,6 +324,7 @@ def _rst(text: str) -> str:
 def _documented(obj) -> dict[str, str]:
     "Parameter, or field of a model -> what is said of it."
     from fastcore.docments import docments
+    if getattr(obj, "__sphinx_mock__", False): return {}  # every attribute of a mock is another one, without end
     if fields := getattr(obj, "model_fields", None): return {k: f.description for k, f in fields.items() if f.description}
     try: return {("" if k == "return" else k): v["docment"] for k, v in docments(obj, full=True, returns=True).items() if v["docment"]}
     except (TypeError, ValueError, OSError, AttributeError, SyntaxError): return {}
