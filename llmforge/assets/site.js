@@ -1,0 +1,31 @@
+// Filters over tables that are on the page already, and folds that a link can open. No data is ever read as HTML.
+"use strict";
+
+function filterTable(form) {
+  const rows = [...document.getElementById(form.getAttribute("data-for")).tBodies[0].rows], out = form.querySelector("output");
+  const apply = () => {
+    const text = form.elements.text.value.toLowerCase(), chosen = [...form.querySelectorAll("select")].filter(s => s.value);
+    let shown = 0;
+    for (const row of rows) {
+      const keep = chosen.every(s => row.dataset[s.name] === s.value) && row.textContent.toLowerCase().includes(text);
+      row.hidden = !keep;
+      shown += keep;
+    }
+    out.textContent = `${shown} of ${rows.length}`;
+  };
+  form.addEventListener("input", apply);
+  form.addEventListener("submit", event => event.preventDefault());
+  apply();
+}
+
+function openTarget() {
+  const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (target instanceof HTMLDetailsElement) { target.open = true; target.scrollIntoView(); }
+  if (target instanceof HTMLTableRowElement && target.hidden) { target.hidden = false; target.scrollIntoView(); }
+}
+
+document.addEventListener("DOMContentLoaded", () => {
+  document.querySelectorAll("form.filters[data-for]").forEach(filterTable);
+  openTarget();
+});
+addEventListener("hashchange", openTarget);
