@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ARITHMETIC', 'ANSWER', 'WORD_PROBLEMS', 'CONTENT_FREE', 'Step', 'parse_step', 'needs', 'serves', 'solved',
-           'last_thought', 'demonstrations', 'episodes', 'Episode', 'react', 'agent_scores']
+           'last_thought', 'demonstrations', 'episodes', 'Episode', 'Conversation', 'conversations', 'react',
+           'check_engine', 'agent_scores']
 
 # %% ../nbs/21_agent.ipynb #853988cc
 import asyncio, json, math, re
@@ -14,10 +15,11 @@ from functools import cache
 from itertools import chain, zip_longest
 from fastcore.basics import patch
 from .almanac import almanac, almanac_corpus
-from .config import READERS, AgentConfig, PromptConfig
-from .core import ConfigError, methods, tools
+from .config import READERS, AgentConfig, ExperimentConfig, PromptConfig
+from .core import ConfigError, EngineError, methods, tools
 from .data import Example
-from .methods import Kit, first_line
+from .engine import Engine, Message, ToolCall, ToolMessage
+from .methods import Kit, after_reasoning, first_line
 from .tools import ToolResult, call_tool
 from .trace import clip, span, walk
 
@@ -126,6 +128,8 @@ def episodes(
 # %% ../nbs/21_agent.ipynb #609e7de1
 class Episode:
     "One question on its way through the loop."
+    grammar = "write Action: tool[argument], or Answer: and the answer"  # what a model is told that wrote neither
+
     def __init__(self,
         question: str,
         kit: Kit,       # whose config has an agent
@@ -189,7 +193,7 @@ async def prior(self: Episode,
     "How likely each opening is at this point of an episode about nothing."
     def _blank(q): return self.prompt.template.format(question=q, passages="") + "".join(
         f"Thought: {tools.get(t).opening} {q}.\nAction: {t}[{q}]\nObservation: {q}\n" for t in self.trail)
-    weighed = await asyncio.gather(*(self.kit.choose(f"{self.shown}{_blank(q)}Thought:", openings, count=False) for q in CONTENT_FREE))
+    weighed = await asyncio.gather(*(self.kit.choose(f"{self.shown}{_blank(q)}Thought:", openings, False, f"… {_blank(q)}Thought:") for q in CONTENT_FREE))
     return [sum(p) / len(p) for p in zip(*map(_shares, weighed))]
 
 # %% ../nbs/21_agent.ipynb #2f4b0fa8
@@ -214,7 +218,7 @@ async def act(self: Episode,
     step: Step,
 ) -> ToolResult:
     "Carry out an action."
-    if step.problem: return ToolResult(f"error: {step.problem}; write Action: tool[argument], or Answer: and the answer; tools: {', '.join(self.agent.tools)}", failed=True)
+    if step.problem: return ToolResult(f"error: {step.problem}; {self.grammar}; tools: {', '.join(self.agent.tools)}", failed=True)
     self.trail += (step.tool,) * (step.tool in self.agent.tools)
     first = next(iter(tools.get(step.tool).input_schema.get("properties", {})), "") if step.tool in self.agent.tools else ""
     arguments = {first: step.arguments.strip()} if first and isinstance(step.arguments, str) else step.arguments
@@ -227,8 +231,56 @@ def observe(self: Episode,
 ) -> None:
     "Take an observation into the text."
     self.text += f"{step.text}\nObservation: {' '.join(result.text.split())}\n"
+    self.count(step, result)
+
+@patch
+def count(self: Episode, step: Step, result: ToolResult) -> None:
+    "How many steps in a row went wrong, and how."
     self.wrong = self.wrong + 1 if result.failed else 0
     self.trouble = "parse_error" if step.problem else "tool_error"
+
+# %% ../nbs/21_agent.ipynb #7d3733fe
+class Conversation(Episode):
+    "An episode as a chat with native tool calling."
+    grammar = "call a tool with a JSON object of arguments, or answer"
+
+    def __init__(self, question: str, kit: Kit):
+        super().__init__(question, kit)
+        system = [Message("system", self.prompt.system)] if self.prompt.system else []
+        self.turns = (*system, *conversations(self.agent, self.prompt, kit.config.method.shots), Message("user", self.text))
+        self.schemas = [{"type": "function", "function": {"name": t.name, "description": t.description, "parameters": t.input_schema}} for t in map(tools.get, self.agent.tools)]
+
+@cache
+def conversations(agent: AgentConfig, prompt: PromptConfig, shots: int) -> tuple[Message, ...]:
+    "Solved episodes as turns."
+    def _turns(e):
+        for t, x, seen in solved(e, agent.tools):
+            argument = next(iter(tools.get(t).input_schema["properties"]))
+            yield from (ToolMessage("assistant", "", (ToolCall(t, {argument: x}),)), ToolMessage("tool", seen, name=t))
+    return tuple(m for e in demonstrations(agent.tools, shots) for m in (Message("user", prompt.template.format(question=e.question, passages="")), *_turns(e), Message("assistant", prompt.reply.format(answer=e.answers[0], rationale=e.rationale))))
+
+# %% ../nbs/21_agent.ipynb #98d7f612
+@patch
+async def think(self: Conversation) -> Step:
+    "The model's next turn."
+    self.steps += 1
+    reply = await self.kit.reply(self.turns, (), self.schemas)
+    if not reply.tool_calls: return Step(reply.text, answer=after_reasoning(reply.text))
+    call = reply.tool_calls[0]
+    problem = "" if isinstance(call.arguments, dict) else f"the arguments are not JSON; received {clip(call.arguments, 60)!r}"
+    return Step(reply.text, call.name, call.arguments, problem=problem)
+
+@patch
+def observe(self: Conversation, step: Step, result: ToolResult) -> None:
+    "Take a result into the conversation."
+    self.turns += (ToolMessage("assistant", step.text, (ToolCall(step.tool, step.arguments),)), ToolMessage("tool", result.text, name=step.tool))
+    self.count(step, result)
+
+@patch
+async def conclude(self: Conversation) -> Step:
+    "An answer, now: the same conversation, without tools."
+    text = await self.kit.generate((*self.turns, Message("user", "Answer now, with a few words and nothing else.")), ())
+    return Step(text, answer=after_reasoning(text))
 
 # %% ../nbs/21_agent.ipynb #88bd6bf9
 @methods.register("react")
@@ -237,7 +289,7 @@ async def react(
     kit: Kit,       # to generate and act with
 ) -> str:           # the bare answer
     "Thought, action, observation, and again, until there is an answer (Yao et al. 2023)."
-    episode = Episode(question, kit)
+    episode = (Conversation if kit.config.method.prompt.format == "chat" else Episode)(question, kit)
     with span("agent", "react", question, choice=episode.agent.choice) as s:
         while not (reason := episode.stopped()):
             with span("chain", f"step {episode.steps + 1}"):
@@ -248,6 +300,15 @@ async def react(
         s.output = answer = (await episode.conclude()).answer if forced else step.answer
         s.set(stop_reason=reason, forced=forced, steps=episode.steps)
     return answer
+
+# %% ../nbs/21_agent.ipynb #c04b8e28
+def check_engine(
+    config: ExperimentConfig,  # with an agent or without
+    engine: Engine,
+) -> None:
+    "Raise `EngineError` where the config's agent needs tool calls that the engine cannot make."
+    if config.method.agent and config.method.prompt.format == "chat" and not engine.native_tools:
+        raise EngineError(f"the engine {config.engine.name!r} cannot call tools with {config.model.name}: its chat template has no place for them; set method.prompt.format: completion")
 
 # %% ../nbs/21_agent.ipynb #baa04f85
 def agent_scores(

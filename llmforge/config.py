@@ -128,8 +128,8 @@ class MethodConfig(Section):
     @model_validator(mode="after")
     def _agent_only_for_react(self):
         if self.agent and self.name != "react": raise ValueError(f"agent: only method react has one; received method {self.name!r}")
-        if self.agent and self.agent.choice in ("constrained", "calibrated") and self.prompt.format == "chat":
-            raise ValueError(f"agent.choice: {self.agent.choice!r} needs prompt.format completion; allowed in a chat: free, oracle")
+        if self.agent and self.agent.choice != "free" and self.prompt.format == "chat":
+            raise ValueError(f"agent.choice: {self.agent.choice!r} needs prompt.format completion; allowed in a chat, where the model calls tools by itself: free")
         return self
 
 # %% ../nbs/01_config.ipynb #1ea5ce60

@@ -113,7 +113,7 @@ def need(
     "Import an optional dependency, or raise `MissingExtra` with the line that installs it."
     try: return importlib.import_module(module)
     except ModuleNotFoundError as e:
-        if e.name != module.split(".")[0]: raise
+        if not f"{module}.".startswith(f"{e.name}."): raise
         raise MissingExtra(f"{module} is not installed; run: pip install 'llmforge[{extra}]'", name=e.name) from e
 
 # %% ../nbs/00_core.ipynb #e306f0b6

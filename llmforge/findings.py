@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['CORRECTIONS', 'card_of', 'card_line', 'corrected', 'results_table', 'cost_line', 'kinds_table', 'found_gold',
-           'retrieval_estimates', 'retrieval_table', 'expected', 'worst_examples', 'provenance_table',
-           'experiments_table', 'find_experiment', 'Comparison', 'compare', 'trace_line', 'diff_table', 'decide',
-           'Verdict', 'verdicts', 'verdict_table', 'arms_table', 'exploratory_table']
+           'retrieval_estimates', 'retrieval_table', 'expected', 'worst_examples', 'shown_rows', 'Traces',
+           'provenance_table', 'experiments_table', 'find_experiment', 'Comparison', 'compare', 'trace_line',
+           'diff_table', 'decide', 'Verdict', 'verdicts', 'verdict_table', 'arms_table', 'exploratory_table']
 
 # %% ../nbs/30_findings.ipynb #08bd6c5a
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from fastcore.basics import patch
 from .cards import Card
 from .contrasts import (Contrast, Experiment, arm_line, arm_lines, arm_of, arms_of, check_pair, contrast, counts_line, method_line, metric_of, noun, number, p_text,
@@ -21,7 +22,7 @@ from .metrics import AGENT_SCORES, COSTS, OUTCOMES, SCORES, failed, right, unit_
 from .stats import Estimate, PairedDifference, benjamini_hochberg, bounds, corrected_rate, estimate, holm, non_inferiority
 from .store import Status, Store
 from .tradeoffs import agent_arms_table, agent_table
-from .trace import clip, walk
+from .trace import clip, from_dict, walk
 
 # %% ../nbs/30_findings.ipynb #2e49e874
 def card_of(
@@ -134,6 +135,23 @@ def worst_examples(
     def _found(r): return {True: "yes", False: "no", None: "–"}[found_gold(r)]
     rows = [(cell(r["input_text"], 90), cell(", ".join(expected(r)[:2]), 40), cell(f"{r['error_type']}: {r['error']}" if failed(r) else r["answer"], 60), _found(r)) for r in ordered]
     return table(["question", "expected", "answered", "evidence found"], rows) if rows else "No wrong answers."
+
+# %% ../nbs/30_findings.ipynb #b743e420
+def shown_rows(
+    e: Experiment,  # completed
+    n: int = 3,     # rows
+) -> list[dict]:
+    "Rows to look at: failed, wrong and right ones in turn."
+    groups = [[r for r in e.runs if failed(r)], [r for r in e.runs if not failed(r) and not r["correct"]], [r for r in e.runs if r["correct"]]]
+    return [r for r in chain(*zip_longest(*groups)) if r][:n]
+
+@dataclass(frozen=True)
+class Traces:
+    "Traces of a few answers, to be displayed."
+    rows: list[dict]  # of `runs`
+
+    def __repr__(self): return "\n\n".join(repr(from_dict(r["trace"])) for r in self.rows)
+    def _repr_html_(self): return "".join(from_dict(r["trace"])._repr_html_() for r in self.rows)
 
 # %% ../nbs/30_findings.ipynb #e3d8602b
 def provenance_table(

@@ -9,7 +9,7 @@ __all__ = ['Exemplar', 'passages_text', 'build_prompt', 'usable_exemplars', 'cho
 # %% ../nbs/20_methods.ipynb #e89a7f90
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fastcore.basics import patch
 from .config import ExperimentConfig, PromptConfig
 from .core import ConfigError, methods
@@ -168,34 +168,46 @@ def note(self: Kit,
 async def ask(self: Kit,
     prompt: Prompt,      # text or messages
     sampling: Sampling,
+    said: str | None = None, # what the span shows (default: the prompt)
     **about,             # attributes of the span
 ) -> Generation:
     "Ask the model, as a span."
-    with span("llm", self.config.model.name, prompt if isinstance(prompt, str) else [vars(m) for m in prompt], **about) as s:
+    said = said or (prompt if isinstance(prompt, str) else [asdict(m) for m in prompt])
+    with span("llm", self.config.model.name, said, **about) as s:
         g = await self.engine.generate(prompt, sampling)
-        s.set(tokens_in=g.tokens_in, tokens_out=g.tokens_out, finish_reason=g.finish_reason, cached=g.cached).output = g.text
+        s.set(tokens_in=g.tokens_in, tokens_out=g.tokens_out, finish_reason=g.finish_reason, cached=g.cached, queue_ms=round(g.queue_ms, 3)).output = g.text
+        if g.tool_calls: s.set(tool_calls=[asdict(c) for c in g.tool_calls])
+    return g
+
+@patch
+async def reply(self: Kit,
+    prompt: Prompt,      # text or messages
+    stop: Sequence[str] | None = None, # strings that end the text (default: the config's)
+    tools: Sequence[str | dict] = (),  # JSON schemas of functions that the model may call
+) -> Generation:
+    "Ask the model to go on, at this question's expense."
+    s, p = self.config.sampling, self.config.method.prompt
+    g = await self.ask(prompt, Sampling(s.temperature, s.top_p, s.max_tokens, p.stop if stop is None else tuple(stop), self.seed, tools=tuple(tools)))
+    self.generations.append(g)
     return g
 
 @patch
 async def generate(self: Kit,
     prompt: Prompt,      # text or messages
     stop: Sequence[str] | None = None, # strings that end the text (default: the config's)
-    max_tokens: int | None = None,     # longest text (default: the config's)
 ) -> str:                # what the model wrote
-    "Ask the model to go on."
-    s, p = self.config.sampling, self.config.method.prompt
-    g = await self.ask(prompt, Sampling(s.temperature, s.top_p, max_tokens or s.max_tokens, p.stop if stop is None else tuple(stop), self.seed))
-    self.generations.append(g)
-    return g.text
+    "The text of the model's reply."
+    return (await self.reply(prompt, stop)).text
 
 @patch
 async def choose(self: Kit,
     prompt: Prompt,          # text or messages
     choices: Sequence[str],  # what may come next
     count: bool = True,      # False: not at this question's expense
+    said: str | None = None, # what the span shows (default: the prompt)
 ) -> tuple[float, ...]:      # natural log-probability of each
     "Ask the model how likely each continuation is."
-    g = await self.ask(prompt, Sampling(choices=tuple(choices)), choices=list(choices))
+    g = await self.ask(prompt, Sampling(choices=tuple(choices)), said, choices=list(choices))
     if count: self.generations.append(g)
     return g.logprobs
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tqdm import tqdm
-from .agent import agent_scores, demonstrations
+from .agent import agent_scores, check_engine, demonstrations
 from .config import ExperimentConfig, experiment_id
 from .core import BreakerOpen, LeaseLost, LlmForgeError, fingerprint, methods, outputs_dir, project_root, redact
 from .data import Corpus, Dataset, Example, load_corpus, load_dataset
@@ -298,6 +298,7 @@ def _infer(work: Work, store: Store, lease, stop: threading.Event, engine: Engin
     with phase("prepare context"):
         retriever = make_retriever(work.config.retrieval, work.corpus) if work.corpus else None
         engine = engine or make_engine(work.config)
+        check_engine(work.config, engine)
         exemplars = choose_exemplars(work.config, work.usable, retriever)
         scorer = make_scorer(work.config.metrics.faithfulness, work.config.metrics.threshold) if retriever else None
     with phase("run inference loop"):

@@ -5,9 +5,11 @@ from fastcore.test import expect_fail
 from llmforge.agent import ANSWER, CONTENT_FREE, agent_scores, demonstrations, episodes, needs, parse_step, react, solved
 from llmforge.almanac import almanac, almanac_corpus
 from llmforge.config import load_config
-from llmforge.core import ConfigError, tools
+from llmforge.bench import agent_speed
+from llmforge.core import ConfigError, EngineError, tools
 from llmforge.data import Example
-from llmforge.engine import FakeEngine
+from llmforge.engine import FakeEngine, ToolCall
+from llmforge.local import load_model
 from llmforge.methods import Kit
 from llmforge.runner import run_experiment
 from llmforge.store import Store
@@ -189,7 +191,8 @@ CHILD = f"""
 import os
 from llmforge.config import load_config
 from llmforge.core import engines
-from llmforge.engine import FakeEngine
+from llmforge.engine import FakeEngine, ToolCall
+from llmforge.local import load_model
 from llmforge.runner import run_experiment
 
 def reply(text, sampling):
@@ -233,3 +236,37 @@ def test_sigkill_in_the_middle_of_episodes(tmp_path):
 def test_the_loop_fits_on_a_screen():
     lines = inspect.getsource(react).splitlines()
     assert len(lines) <= 24, "it should read like the paper"
+
+# models that call tools by themselves
+
+def chat(*overrides): return config("method.prompt.format=chat", "method.shots=1", *overrides)
+
+def call(name, **arguments): return str(ToolCall(name, arguments))
+
+def test_a_conversation():
+    answer, trace, kit = run(["Let me see." + call("wikipedia_search", query="Peru"), call("calculator", expression="6*7"), "The answer is Lima."], chat())
+    assert answer == "Lima" and about(trace)["stop_reason"] == "final"
+    assert [(c["name"], c["attributes"]["failed"]) for c in walk(trace, "tool")] == [("wikipedia_search", False), ("calculator", False)]
+    turns, sampling = kit.engine.calls[-1]
+    assert [m.role for m in turns] == ["system", "user", "assistant", "tool", "assistant", "user", "assistant", "tool", "assistant", "tool"]
+    assert turns[-1].content == "42" and turns[-2].calls == (ToolCall("calculator", {"expression": "6*7"}),) and len(sampling.tools) == 2
+
+def test_a_conversation_that_goes_wrong():
+    for replies, reason in [(["<tool_call>{\"name\": \"calculator\", \"arguments\": \"{oops\"}</tool_call>"] * 2 + ["Lima"], "parse_error"), ([call("shell", x="rm")] * 2 + ["Lima"], "tool_error"),
+                            ([call("calculator", expression="1")] * 4 + ["Lima"], "max_steps")]:
+        answer, trace, kit = run(replies, chat())
+        assert (answer, about(trace)["stop_reason"], about(trace)["forced"]) == ("Lima", reason, True)
+        assert kit.engine.calls[-1][1].tools == () and kit.engine.calls[-1][0][-1].role == "user"
+
+def test_an_engine_without_tools_is_refused_before_the_first_question(outputs):
+    class Plain(FakeEngine): native_tools = False
+    store, engine = Store(), Plain("x")
+    with expect_fail(EngineError, contains="its chat template has no place for them; set method.prompt.format: completion"): run_experiment(chat(), store, engine, show=False)
+    assert engine.calls == []
+
+# batches
+
+def test_batched_agents_answer_as_single_ones_do():
+    "The embedded model, float32, greedy: the same answers one at a time and in batches."
+    found = agent_speed(load_model(config().model), n=6, batch_sizes=(1, 6), rounds=1)
+    assert list(found["same answers"]) == ["6 of 6", "6 of 6"]
