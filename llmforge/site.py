@@ -19,7 +19,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from html.parser import HTMLParser
 from importlib.resources import files
-from importlib.util import find_spec
 from itertools import combinations, product, repeat
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
@@ -324,7 +323,6 @@ def _rst(text: str) -> str:
 def _documented(obj) -> dict[str, str]:
     "Parameter, or field of a model -> what is said of it."
     from fastcore.docments import docments
-    if getattr(obj, "__sphinx_mock__", False): return {}  # every attribute of a mock is another one, without end
     if fields := getattr(obj, "model_fields", None): return {k: f.description for k, f in fields.items() if f.description}
     try: return {("" if k == "return" else k): v["docment"] for k, v in docments(obj, full=True, returns=True).items() if v["docment"]}
     except (TypeError, ValueError, OSError, AttributeError, SyntaxError): return {}
@@ -794,8 +792,6 @@ def write_cards(
     source.parts["cards"] = "\n\n".join([measured, *parts, toctree(p.stem for p in source.p.others)])
 
 # %% ../nbs/32_site.ipynb #2c2cd70f
-_OPTIONAL = ("torch", "transformers", "sentence_transformers", "datasets", "vllm", "filelock", "tokenizers", "qdrant_client", "qdrant_edge", "bm25s", "rank_bm25", "httpx", "opentelemetry")
-
 def assets() -> Path:
     "The style sheet and the scripts of the site."
     return Path(str(files("llmforge")/"assets"))
@@ -805,7 +801,7 @@ def sphinx_settings(
 ) -> dict:
     "What a conf.py would hold."
     return dict(project="LlmForge", author="The LlmForge authors", html_title="LlmForge", language="en", extensions=["myst_nb", "sphinx.ext.autodoc", "llmforge.site"], nb_execution_mode="off", nb_merge_streams=True,
-        nb_ipywidgets_js={}, myst_enable_extensions=["colon_fence"], suppress_warnings=["misc.highlighting_failure", "mystnb.unknown_mime_type"], autodoc_mock_imports=[m for m in _OPTIONAL if not find_spec(m)], autodoc_typehints="signature",
+        nb_ipywidgets_js={}, myst_enable_extensions=["colon_fence"], suppress_warnings=["misc.highlighting_failure", "mystnb.unknown_mime_type"], autodoc_typehints="signature",
         default_role="literal", html_theme="sphinx_book_theme", html_context={"default_mode": "auto"}, html_static_path=[str(assets())], html_css_files=["site.css"], html_favicon=str(assets()/"favicon.svg"), html_extra_path=[str(source.extra)],
         html_js_files=["site.js"], html_copy_source=False, html_domain_indices=False, html_show_sourcelink=False, html_show_search_summary=False, html_show_copyright=False, html_show_sphinx=False,
         html_theme_options=dict(navbar_persistent=[], use_download_button=False, use_fullscreen_button=False, home_page_in_toc=False, collapse_navigation=True, show_navbar_depth=1, show_toc_level=2, extra_footer=""))
@@ -817,7 +813,7 @@ def run_sphinx(
     jobs: int = 2,   # processes
 ) -> None:
     "Render the sources; raises `DataError` with what Sphinx warns of."
-    need("sphinx_book_theme", "site"), need("myst_nb", "site")
+    for module, extra in {"sphinx_book_theme": "site", "myst_nb": "site", "nh3": "site", "torch": "local", "filelock": "local"}.items(): need(module, extra)
     from io import StringIO
     from sphinx.application import Sphinx
     from sphinx.util.docutils import docutils_namespace, patch_docutils
