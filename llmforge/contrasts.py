@@ -91,8 +91,8 @@ def arm_line(
     arm: str,       # a label
     e: Experiment,  # of the arm, completed
 ) -> str:
-    "The label of an arm; an agent's with how it chooses."
-    return arm + (f" ({agent['choice']} choice)" if (agent := agent_of(e)) else "")
+    "The label of an arm; an agent's with how it chooses, where the label does not say so itself."
+    return arm + (f" ({agent['choice']} choice)" if (agent := agent_of(e)) and agent["choice"] not in arm else "")
 
 def arm_lines(
     es: Mapping[tuple, Experiment],  # (arm, data set, seed) -> experiment

@@ -7,7 +7,7 @@ __all__ = ['COLOURS', 'MARKERS', 'LOOKS', 'score_plot', 'latency_plot', 'retriev
            'arm_estimates', 'ablation_curve', 'heatmap', 'pareto', 'pareto_plot', 'arms_plot', 'interaction_plot']
 
 # %% ../nbs/31_plots.ipynb #fb5ba4ac
-import itertools, math
+import itertools, math, textwrap
 from collections.abc import Iterable
 from .contrasts import Experiment, arm_line, arms_of, noun, p_text, pooled
 from .findings import Verdict, retrieval_estimates, verdicts
@@ -246,10 +246,10 @@ def pareto_plot(
         for i, arm in enumerate(arms):
             if arm not in at: continue
             (x, y), colour = at[arm], COLOURS[i % 6]
-            ax.errorbar(x, y, yerr=[[y - arms[arm].low], [arms[arm].high - y]], fmt=MARKERS[i % 6], color=colour, mfc=colour if arm in line else "white", zorder=2, label=arm)
+            ax.errorbar(x, y, yerr=[[y - arms[arm].low], [arms[arm].high - y]], fmt=MARKERS[(i + i // 6) % 6], color=colour, mfc=colour if arm in line else "white", zorder=2, label=arm)
         untimed = [arm for arm in arms if arm not in at]
         ax.set_title(f"{data} ({_n(arms.values())})", loc="left", fontsize=10)
-        ax.set_xlabel(f"median {_name(cost)}" + (f"\nnothing measured: {', '.join(untimed)}" if untimed else ""))
+        ax.set_xlabel(f"median {_name(cost)}" + ("\n" + textwrap.fill(f"nothing measured: {', '.join(untimed)}", 30) if untimed else ""))
         ax.margins(x=0.1)
         ax.locator_params(axis="x", nbins=4)
     axes[0].set_ylabel(f"{_name(metric)}, with its interval")
