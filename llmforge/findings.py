@@ -15,7 +15,7 @@ from itertools import chain, zip_longest
 from fastcore.basics import patch
 from .cards import Card
 from .contrasts import (Contrast, Experiment, arm_line, arm_lines, arm_of, arms_of, check_pair, contrast, counts_line, method_line, metric_of, noun, number, p_text,
-                                points, pooled, scorer_of, shown, total_line)
+                                points, pooled, scorer_of, shown, state_line, total_line)
 from .core import StoreError, cell, closest, table
 from .faithfulness import JUDGED
 from .metrics import AGENT_SCORES, COSTS, OUTCOMES, SCORES, failed, right, unit_of, value_of
@@ -57,10 +57,10 @@ def _place(name: str) -> tuple[int, str]: return next((i for i, o in enumerate(_
 
 def _rows_of_results(e: Experiment) -> list[tuple]:
     label = {"tokens_in": "tokens in, a question", "tokens_out": "tokens out, a question"}
-    rows = [(f"accuracy ({e.result['accuracy_is']})", e.estimate("accuracy"))]
+    rows = [(f"accuracy ({cell(e.result['accuracy_is'].replace('_', ' '))})", e.estimate("accuracy"))]
     names = sorted((n for n in e.result["metrics"] if n != e.result["accuracy_is"] and n not in AGENT_SCORES), key=_place)
-    rows += [(label.get(n, n), e.estimate(n)) for n in names]
-    return [(f"{name.replace('_', ' ')} (ms)" if "latency" in name else name.replace("_", " "),
+    rows += [(label.get(n, cell(n.replace("_", " "))), e.estimate(n)) for n in names]
+    return [(f"{name} (ms)" if "latency" in name else name,
              *(f"{x:.0f}" if "latency" in name else f"{x:.1f}" if "tokens" in name else f"{x:.3f}" for x in (s.value, s.low, s.high)), s.n) for name, s in rows if s.n]
 
 def results_table(
@@ -68,11 +68,14 @@ def results_table(
 ) -> str:           # Markdown
     "Counts, and every aggregate with its interval and n; then what the agent did, if one answered."
     level = f"{e.config.metrics.confidence:.0%}"
-    page = f"**{e.id}**: {counts_line(e)}\n\n{table(['metric', 'value', f'{level} low', f'{level} high', 'n'], _rows_of_results(e))}"
+    page = f"**{cell(e.id, 120)}**: {counts_line(e)}\n\n{table(['metric', 'value', f'{level} low', f'{level} high', 'n'], _rows_of_results(e))}"
     fixed, line = corrected(e), card_line(e)
     return page + (f"\n\n{line}" if line else "") + (f" The rate of unfounded claims, corrected for its errors: {fixed}." if fixed and fixed.value is not None else "") + (f"\n\n{agent}" if (agent := agent_table(e)) else "")
 
-Experiment._repr_markdown_ = results_table
+@patch
+def _repr_markdown_(self: Experiment):
+    "Its results; where it has none, what became of it."
+    return f"**{cell(self.id, 120)}** {cell(state, 400)}" if (state := state_line(self)) else results_table(self)
 
 # %% ../nbs/30_findings.ipynb #25fc7876
 def cost_line(
@@ -203,8 +206,8 @@ class Comparison:
     def differences(self) -> dict[str, PairedDifference]: return {name: c.paired for name, c in self.contrasts.items()}
 
     def _repr_markdown_(self):
-        head = f"**{self.b.id}** against **{self.a.id}**, question by question" + "".join(f"\n- {n}" for n in self.notes)
-        rows = [(name.replace("_", " "), number(d.a, name), number(d.b, name), number(d.difference.value, name, True), f"{number(d.difference.low, name, True)} to {number(d.difference.high, name, True)}",
+        head = f"**{cell(self.b.id, 120)}** against **{cell(self.a.id, 120)}**, question by question" + "".join(f"\n- {cell(n, 1000)}" for n in self.notes)
+        rows = [(cell(name.replace("_", " ")), number(d.a, name), number(d.b, name), number(d.difference.value, name, True), f"{number(d.difference.low, name, True)} to {number(d.difference.high, name, True)}",
                  f"{d.p:.2g} ({d.test})", f"{d.wins} / {d.losses} / {d.ties}", d.n) for name, d in self.differences.items()]
         return f"{head}\n\n" + table(["score", "a", "b", "b − a", "interval", "p", "b higher / a higher / equal", "n"], rows)
 

@@ -6,12 +6,12 @@
 __all__ = ['log', 'EMBEDDED', 'CROSS_ENCODER', 'EmbeddingFiles', 'embedding_files', 'Chunk', 'tokenizer', 'windows',
            'chunk_passages', 'embedding_model', 'positions', 'embed', 'embed_cached', 'EdgeVectors', 'ServerVectors',
            'terms', 'top', 'Bm25Reference', 'Bm25', 'rrf', 'index_key', 'Index', 'open_index', 'build_index', 'maxsim',
-           'cross_encoder', 'rerank_scores', 'Hit', 'Retriever', 'make_retriever']
+           'cross_encoder', 'rerank_scores', 'Hit', 'Hits', 'Retriever', 'make_retriever']
 
 # %% ../nbs/14_retrieval.ipynb #eed67ddd
 import asyncio, hashlib, json, logging, os, re, shutil, sqlite3, tempfile, time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -20,8 +20,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
+from fastcore.basics import patch
 from .config import RetrievalConfig
-from .core import ConfigError, RetrievalError, cache_dir, fingerprint, need, redact
+from .core import ConfigError, RetrievalError, cache_dir, cell, fingerprint, need, redact, table
 from .data import Corpus, Passage
 from .trace import span
 
@@ -344,9 +345,16 @@ class Index:
     vectors: np.ndarray | None   # (chunks, d) float32, mapped into memory; none for sparse retrieval
     stats: dict                  # counts, and how long each part of the build took
 
-    def __repr__(self):
-        return f"Index of {self.stats['corpus']}: " + ", ".join(f"{self.stats[k]} {k}" for k in ("passages", "chunks", "tokens")) + \
-               (f", vectors of {self.vectors.shape[1]} dimensions" if self.vectors is not None else ", no vectors")
+    @property
+    def size(self) -> str:
+        "Counts, and what can be searched."
+        return ", ".join(f"{self.stats[k]:,} {k}" for k in ("passages", "chunks", "tokens")) + (f", vectors of {self.vectors.shape[1]} dimensions" if self.vectors is not None else ", no vectors")
+
+    def __repr__(self): return f"Index({self.stats['corpus']!r}, {self.size})"
+
+    def _repr_markdown_(self):
+        rows = [(cell(c.title, 40), cell(c.text), c.tokens) for c in self.chunks[:3]]
+        return f"Index of **{cell(self.stats['corpus'])}**: {self.size}\n\n" + table(["title", "text of the first chunks", "tokens"], rows)
 
 # %% ../nbs/14_retrieval.ipynb #82231015
 def _embed_chunks(chunks: Sequence[Chunk], config: RetrievalConfig) -> np.ndarray:
@@ -455,13 +463,25 @@ def rerank_scores(
     return [float(s) for s in model.predict([(query, t) for t in texts], show_progress_bar=False)]
 
 # %% ../nbs/14_retrieval.ipynb #e72f732c
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Hit:
     "A chunk that was found."
     chunk: Chunk
     score: float
     rank: int                                  # 1 is best
     ranks: dict = field(default_factory=dict)  # by retriever, e.g. {"dense": 3, "sparse": 1}
+
+    def __repr__(self): return f"Hit({self.rank}, {(self.chunk.title or self.chunk.id)!r}, {self.score:.4g}, {self.ranks})"
+    def _repr_markdown_(self): return Hits([self])._repr_markdown_()
+
+class Hits(list):
+    "Hits, best first."
+    def __repr__(self): return "[" + ",\n ".join(map(repr, self)) + "]"
+
+    def _repr_markdown_(self):
+        parts = list(dict.fromkeys(part for h in self for part in h.ranks))
+        rows = [(h.rank, f"{h.score:.4g}", *(h.ranks.get(part, "–") for part in parts), cell(h.chunk.title, 40), cell(h.chunk.text)) for h in self]
+        return table(["rank", "score", *map(cell, parts), "title", "text"], rows) if rows else "No hits."
 
 # %% ../nbs/14_retrieval.ipynb #39871332
 def _one_core() -> None: need("torch", "retrieval").set_num_threads(1)
@@ -472,67 +492,15 @@ class Retriever:
         index: Index,
         config: RetrievalConfig,  # anything but none
     ):
-        self.index, self.config, self.stats, self.vectors = index, config, index.stats, None
-        self.fingerprint = fingerprint(index.fingerprint, config.model_dump(include={"name", "top_k", "candidates", "rrf_k", "weights", *(["reranker", "rerank"] if config.name == "reranked" else [])}))
+        self.index, self.config, self.stats, self.vectors, self.reranks = index, config, index.stats, None, config.name == "reranked"
+        self.fingerprint = fingerprint(index.fingerprint, config.model_dump(include={"name", "top_k", "candidates", "rrf_k", "weights", *(["reranker", "rerank"] if self.reranks else [])}))
         if config.name != "sparse":
             self.vectors = ServerVectors(index.vectors, config.url, f"llmforge_{index.fingerprint}") if config.url else EdgeVectors(index.vectors)
-            embed(["first use"], config.embedding) # loads the model now, so that no question's latency contains it
-        if config.name == "reranked": rerank_scores("first use", ["first use"], config)
+            embed(["first use"], config.embedding) # loads the model now
+        if self.reranks: rerank_scores("first use", ["first use"], config)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="retriever", initializer=_one_core if self.vectors else None)
 
-    def dense(self, query: str, k: int) -> list[tuple[int, float]]:
-        "Rows and cosines of the `k` chunks nearest in meaning."
-        return self.vectors.search(embed([query], self.config.embedding)[0], k)
-
-    def sparse(self, query: str, k: int) -> list[tuple[int, float]]:
-        "Rows and BM25 scores of the `k` chunks that share the most telling words."
-        return self.index.bm25.search(query, k)
-
-    def candidates(self, query: str, k: int) -> list[Hit]:
-        "The `k` best chunks before any reranking, best first."
-        c = self.config
-        if c.name in ("hybrid", "reranked"):
-            n = max(k, c.candidates)
-            rankings = {part: [row for row, _ in getattr(self, part)(query, n)] for part in ("dense", "sparse")}
-            found = rrf(rankings, c.weights, c.rrf_k)[:k]
-        else: found = [(row, score, {c.name: rank}) for rank, (row, score) in enumerate(getattr(self, c.name)(query, k), 1)]
-        return [Hit(self.index.chunks[row], score, rank, ranks) for rank, (row, score, ranks) in enumerate(found, 1)]
-
-    def rerank(self, query: str, hits: list[Hit]) -> list[Hit]:
-        "Candidates in the reranker's order; among equals the earlier one stays first."
-        scores = rerank_scores(query, [h.chunk.searchable for h in hits], self.config)
-        ordered = sorted(zip(scores, hits), key=lambda s: -s[0])
-        return [Hit(h.chunk, score, rank, h.ranks | {"hybrid": h.rank}) for rank, (score, h) in enumerate(ordered, 1)]
-
-    def find(self, query: str, k: int) -> list[Hit]:
-        "The `k` best chunks, best first."
-        if self.config.name != "reranked": return self.candidates(query, k)
-        return self.rerank(query, self.candidates(query, max(k, self.config.rerank)))[:k]
-
-    async def _timed(self, work, *args) -> tuple[list[Hit], float]:
-        "Hits and the milliseconds it took to find them, without the wait for the thread."
-        def timed():
-            start = time.perf_counter()
-            return work(*args), (time.perf_counter() - start) * 1000
-        return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
-
-    async def search(self,
-        query: str,
-        top_k: int | None = None,  # how many (default: the config's)
-    ) -> list[Hit]:                # best first
-        "Find chunks for a query; raises `RetrievalError`."
-        c, k = self.config, self.config.top_k if top_k is None else top_k
-        if not query.strip() or k < 1: raise RetrievalError(f"a search needs a query and a top_k of at least 1; received {query!r}, {k}")
-        with span("retriever", c.name, query, top_k=k, search_ms=0.0) as s:
-            hits, ms = await self._timed(self.candidates, query, max(k, c.rerank) if c.name == "reranked" else k)
-            if c.name == "reranked":
-                with span("reranker", c.reranker, [h.chunk.id for h in hits], candidates=len(hits)) as r:
-                    hits, more = await self._timed(self.rerank, query, hits)
-                    r.output = [{"id": h.chunk.id, "title": h.chunk.title, "before": h.ranks["hybrid"], "after": h.rank, "score": round(h.score, 5)} for h in hits]
-                hits, ms = hits[:k], ms + more
-            s.set(search_ms=ms)
-            s.output = [{"id": h.chunk.id, "title": h.chunk.title, "score": round(h.score, 5), "ranks": h.ranks} for h in hits]
-        return hits
+    def __repr__(self): return f"Retriever({self.config.name!r}, top_k={self.config.top_k}, {self.index!r})"
 
     @cached_property
     def passage_ids(self) -> frozenset[str]:
@@ -553,3 +521,92 @@ def make_retriever(
     if config.name == "none": return None
     if corpus is None: raise ConfigError(f"retrieval {config.name!r} needs a corpus; give the experiment one, or set retrieval to none")
     return Retriever(build_index(corpus, config), config)
+
+# %% ../nbs/14_retrieval.ipynb #45257afd
+@patch
+def _repr_markdown_(self: Retriever):
+    c = self.config
+    both, weights = c.name in ("hybrid", "reranked"), ", ".join(f"{k} {v:g}" for k, v in c.weights.items())
+    rows = [("index", f"{cell(self.stats['corpus'])}: {self.index.size}"),
+            *([("fused", f"the {c.candidates} best of dense and of sparse, by reciprocal rank (k = {c.rrf_k}, weights {weights})")] if both else []),
+            *([("reranked", f"the {c.rerank} best of these, by {cell(c.reranker)}")] if self.reranks else []),
+            *([("embedding", cell(c.embedding)), ("vectors", "on a Qdrant server" if c.url else "in this process")] if self.vectors else [])]
+    return f"**{c.name}** retriever, the {c.top_k} best chunks\n\n" + table(["", ""], rows)
+
+# %% ../nbs/14_retrieval.ipynb #88439f0e
+@patch
+def dense(self: Retriever, query: str, k: int) -> list[tuple[int, float]]:
+    "Rows and cosines of the `k` chunks nearest in meaning."
+    return self.vectors.search(embed([query], self.config.embedding)[0], k)
+
+@patch
+def sparse(self: Retriever, query: str, k: int) -> list[tuple[int, float]]:
+    "Rows and BM25 scores of the `k` chunks that share the most telling words."
+    return self.index.bm25.search(query, k)
+
+# %% ../nbs/14_retrieval.ipynb #6d3a7f80
+@patch
+def candidates(self: Retriever, query: str, k: int) -> Hits:
+    "The `k` best chunks before any reranking, best first."
+    c = self.config
+    if c.name in ("hybrid", "reranked"):
+        n = max(k, c.candidates)
+        rankings = {part: [row for row, _ in getattr(self, part)(query, n)] for part in ("dense", "sparse")}
+        found = rrf(rankings, c.weights, c.rrf_k)[:k]
+    else: found = [(row, score, {c.name: rank}) for rank, (row, score) in enumerate(getattr(self, c.name)(query, k), 1)]
+    return Hits(Hit(self.index.chunks[row], score, rank, ranks) for rank, (row, score, ranks) in enumerate(found, 1))
+
+# %% ../nbs/14_retrieval.ipynb #7da47a8a
+@patch
+def pool(self: Retriever,
+    k: int,  # how many hits are wanted
+) -> int:
+    "How many candidates a search begins with."
+    return max(k, self.config.rerank) if self.reranks else k
+
+@patch
+def rerank(self: Retriever, query: str, hits: Sequence[Hit]) -> Hits:
+    "Candidates in the reranker's order; among equals the earlier one stays first."
+    scores = rerank_scores(query, [h.chunk.searchable for h in hits], self.config)
+    ordered = sorted(zip(scores, hits), key=lambda s: -s[0])
+    return Hits(Hit(h.chunk, score, rank, h.ranks | {"hybrid": h.rank}) for rank, (score, h) in enumerate(ordered, 1))
+
+@patch
+def find(self: Retriever, query: str, k: int) -> Hits:
+    "The `k` best chunks, best first."
+    hits = self.candidates(query, self.pool(k))
+    return Hits(self.rerank(query, hits)[:k]) if self.reranks else hits
+
+# %% ../nbs/14_retrieval.ipynb #c9a0fd7d
+@patch
+async def _on_thread(self: Retriever, work: Callable[..., Hits], *args) -> tuple[Hits, float]:
+    "Hits and the milliseconds it took to find them."
+    def timed():
+        start = time.perf_counter()
+        return work(*args), (time.perf_counter() - start) * 1000
+    return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
+
+@patch
+async def search(self: Retriever,
+    query: str,
+    top_k: int | None = None,  # how many (default: the config's)
+) -> Hits:                     # best first
+    "Find chunks for a query; raises `RetrievalError`."
+    c, k = self.config, self.config.top_k if top_k is None else top_k
+    if not query.strip() or k < 1: raise RetrievalError(f"a search needs a query and a top_k of at least 1; received {query!r}, {k}")
+    with span("retriever", c.name, query, top_k=k, search_ms=0.0) as s:
+        hits, ms = await self._on_thread(self.candidates, query, self.pool(k))
+        if self.reranks:
+            hits, more = await self._rerank_traced(query, hits)
+            hits, ms = Hits(hits[:k]), ms + more
+        s.set(search_ms=ms)
+        s.output = [{"id": h.chunk.id, "title": h.chunk.title, "score": round(h.score, 5), "ranks": h.ranks} for h in hits]
+    return hits
+
+@patch
+async def _rerank_traced(self: Retriever, query: str, hits: Hits) -> tuple[Hits, float]:
+    "Reranked hits and the milliseconds it took, under a span that says what moved."
+    with span("reranker", self.config.reranker, [h.chunk.id for h in hits], candidates=len(hits)) as r:
+        hits, ms = await self._on_thread(self.rerank, query, hits)
+        r.output = [{"id": h.chunk.id, "title": h.chunk.title, "before": h.ranks["hybrid"], "after": h.rank, "score": round(h.score, 5)} for h in hits]
+    return hits, ms

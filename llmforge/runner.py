@@ -17,7 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 from .agent import agent_scores, check_engine, demonstrations
 from .config import ExperimentConfig, experiment_id
-from .core import BreakerOpen, LeaseLost, LlmForgeError, fingerprint, methods, outputs_dir, project_root, redact
+from .core import BreakerOpen, LeaseLost, LlmForgeError, cell, fingerprint, methods, outputs_dir, project_root, redact, table
 from .data import Corpus, Dataset, Example, load_corpus, load_dataset
 from .engine import Engine, make_engine, peak_memory_mb
 from .cards import load_card
@@ -47,7 +47,7 @@ def phase(
     log.info("%s: end (%.1f s)", name, time.perf_counter() - start)
 
 # %% ../nbs/22_runner.ipynb #58ab96b6
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Work:
     "An experiment loaded and checked, ready to run."
     config: ExperimentConfig
@@ -55,6 +55,14 @@ class Work:
     corpus: Corpus | None
     usable: tuple[Example, ...]  # exemplars that fit the prompt
     id: str
+
+    def __repr__(self): return f"Work({self.id!r}, {len(self.data)} questions)"
+
+    def _repr_markdown_(self):
+        c = self.config
+        rows = [("questions", f"{cell(self.data.name)}: {len(self.data)}"), ("method", f"{cell(c.method.name)}, {c.method.shots} examples shown"), ("model", f"{cell(c.model.name)} on {cell(c.engine.name)}"),
+                ("retrieval", cell(c.retrieval.name) + (f" over {cell(self.corpus.name)}: {len(self.corpus)} passages" if self.corpus else ""))]
+        return f"**{cell(self.id, 120)}**, ready to run\n\n" + table(["", ""], rows)
 
 def plan(
     config: ExperimentConfig,  # resolved

@@ -221,7 +221,16 @@ class Study:
         "How many questions a hypothesis is about."
         return sum(self.frozen.plan_json["questions"].get(d, 0) for d in h.datasets or self.config.datasets)
 
-    def _repr_markdown_(self): return plan_table(self)
+    @property
+    def missing(self) -> list[Key]:
+        "Which experiments are not completed yet."
+        completed = _completed(self.store)
+        return [key for key, id in self.ids.items() if id not in completed]
+
+    def _repr_markdown_(self):
+        left = self.missing
+        done = f"{len(self.ids) - len(left)} of {len(self.ids)} experiments are completed" + (f"; not yet: {', '.join('/'.join(map(str, key)) for key in left)}" if left else "")
+        return f"{plan_table(self)}\n\n{cell(done, 400)}."
 
 # %% ../nbs/25_study.ipynb #96256b14
 def _completed(store: Store) -> list[str]: return [r.id for r in store.experiments().itertuples() if r.status == Status.COMPLETED]
