@@ -1,5 +1,6 @@
 "Tables and verdicts on stored rows: failures, missing values, the rule, hostile texts, determinism; agents, prices, kinds of question."
 import re
+from html import unescape
 from dataclasses import replace
 import numpy as np
 import pytest
@@ -345,7 +346,7 @@ def test_the_choice_is_named_wherever_an_agent_is_listed(store):
     for page in (arms_table(study), verdict_table(study), exploratory_table(study), costs_table(study), agent_arms_table(study), trade_off(study, "react", "plain")._repr_markdown_(), interaction(study, "react", "plain")._repr_markdown_()):
         assert named in page and "plain &#40;" not in page, page
     assert agent_arms_table(study) in arms_table(study) and "plain" not in agent_arms_table(study)
-    assert "agent (calibrated choice): 8 attempted" in compare(plain, agent)._repr_markdown_()
+    assert "agent (calibrated choice): 8 attempted" in unescape(compare(plain, agent)._repr_markdown_())
     assert agent_arms_table(study_of(store, {"a": plain, "b": plain})) == ""
     for name, method in [("r", {"name": "react", "agent": {"choice": "oracle"}}), ("n", {"name": "naive", "agent": {"choice": "free"}})]:
         store.create_experiment(name, name, plain.record.config_json | {"method": method}, "data")
