@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 from fastcore.basics import patch
-from .core import EngineError, canonical, engines, fingerprint, outputs_dir
+from .core import EngineError, canonical, cell, engines, fingerprint, outputs_dir
 
 # %% ../nbs/10_engine.ipynb #ec140595
 @dataclass(frozen=True)
@@ -142,8 +142,8 @@ class Generation:
 
     def _repr_markdown_(self):
         chosen = f" · log p {', '.join(f'{p:.2f}' for p in self.logprobs)}" if self.logprobs else ""
-        calls = "".join(f" · calls {c.name}" for c in self.tool_calls)
-        return f"`{self.text!r}` · tokens {self.tokens_in} → {self.tokens_out} · {self.finish_reason}" + chosen + calls + " · cached" * self.cached
+        calls = "".join(f" · calls {cell(c.name)}" for c in self.tool_calls)
+        return f"{cell(repr(self.text), 200)} · tokens {self.tokens_in} → {self.tokens_out} · {self.finish_reason}" + chosen + calls + " · cached" * self.cached
 
 # %% ../nbs/10_engine.ipynb #ed57b60f
 def choice_generation(

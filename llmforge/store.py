@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from .config import read_yaml
-from .core import AlreadyRunning, LeaseLost, StoreError, canonical, closest, fingerprint, need, outputs_dir, redact
+from .core import AlreadyRunning, LeaseLost, StoreError, canonical, cell, closest, fingerprint, need, outputs_dir, redact
 
 # %% ../nbs/17_store.ipynb #5e6ba71d
 class Status(str, Enum):
@@ -188,7 +188,7 @@ class Record:
     fence: int                       # of the last claim, 0 before the first
 
     def _repr_markdown_(self) -> str:
-        return f"**{self.id}** {self.status} (attempt {self.attempt}, created {self.created_at}{', ' + self.error if self.error else ''})"
+        return f"**{cell(self.id)}** {self.status} (attempt {self.attempt}, created {self.created_at}{', ' + cell(self.error, 200) if self.error else ''})"
 
 # %% ../nbs/17_store.ipynb #7f4ec414
 @patch
@@ -498,7 +498,7 @@ class FrozenPlan:
         return fingerprint(self.plan_json) == self.plan_hash
 
     def _repr_markdown_(self) -> str:
-        return f"**{self.name}** plan {self.plan_hash}, frozen {self.frozen_at}{'' if self.intact else ', **changed since**'}"
+        return f"**{cell(self.name)}** plan {self.plan_hash}, frozen {self.frozen_at}{'' if self.intact else ', **changed since**'}"
 
 # %% ../nbs/17_store.ipynb #80d1df7d
 @patch
