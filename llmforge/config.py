@@ -157,9 +157,9 @@ class RetrievalConfig(Section):
         return self
 
 # %% ../nbs/01_config.ipynb #319c732b
-def _known(value: str, registry) -> str:
-    if value in registry.names() or value.endswith((".jsonl", ".jsonl.gz")): return value
-    raise ValueError(f"{registry.unknown(value)}, or the path of a .jsonl or .jsonl.gz file")
+def _known(value: str, registry, files: Sequence[str] = (".jsonl", ".jsonl.gz"), said: str = "the path of a .jsonl or .jsonl.gz file") -> str:
+    if value in registry.names() or value.endswith(tuple(files)): return value
+    raise ValueError(f"{registry.unknown(value)}, or {said}")
 
 class DatasetConfig(Section):
     "The questions."
@@ -177,13 +177,13 @@ class DatasetConfig(Section):
 
 class CorpusConfig(Section):
     "The documents that retrieval searches."
-    name: Text = Field("almanac", description="a registered corpus, or a .jsonl(.gz) file")
+    name: Text = Field("almanac", description="a registered corpus, a .jsonl(.gz) file, or a folder of documents, written with a / at its end")
     limit: Count | None = Field(None, description="only the first so many passages")
     revision: Text | None = Field(None, description="hub revision")
 
     @field_validator("name")
     @classmethod
-    def _name(cls, v): return _known(v, corpora)
+    def _name(cls, v): return _known(v, corpora, (".jsonl", ".jsonl.gz", "/"), "the path of a .jsonl or .jsonl.gz file, or of a folder of documents, which ends with /")
 
 class MetricsConfig(Section):
     "What counts as right, and how sure we want to be."
@@ -263,7 +263,7 @@ def _default_parts(data: dict) -> dict:
     dataset = _name({"name": DatasetConfig().name, **d} if isinstance(d := data.get("dataset", {}), dict) else d)
     if dataset in OWN_CORPUS: data["corpus"] = {"name": OWN_CORPUS[dataset]}
     elif isinstance(dataset, str):
-        raise ConfigError(f"experiment.corpus: is missing; retrieval on data set {dataset!r} needs one: {', '.join(corpora.names())}, or the path of a .jsonl(.gz) file")
+        raise ConfigError(f"experiment.corpus: is missing; retrieval on data set {dataset!r} needs one: {', '.join(corpora.names())}, the path of a .jsonl(.gz) file, or a folder of documents, e.g. my/docs/")
     return data
 
 def _default_index(data: dict) -> None:

@@ -148,12 +148,13 @@ def find_file(
     path: str,                     # a relative path from a config
     what: str = "file",            # what it is, for the error message
     roots: list[Path] | None = None, # folders to look in (default: the project, then LLMFORGE_DATA)
-) -> Path:                         # the existing file, resolved
+    folder: bool = False,          # find a folder, not a file
+) -> Path:                         # the existing file or folder, resolved
     "Find a file that a config names, without leaving the allowed roots; raises `ConfigError`."
     if roots is None:
         roots = [project_root(), *(Path(d) for d in [os.environ.get("LLMFORGE_DATA")] if d)]
     places = [(root.resolve(), (root/path).resolve()) for root in roots]
-    if found := next((p for root, p in places if p.is_relative_to(root) and p.is_file()), None): return found
+    if found := next((p for root, p in places if p.is_relative_to(root) and (p.is_dir() if folder else p.is_file())), None): return found
     if not all(p.is_relative_to(root) for root, p in places):
         raise ConfigError(f"{what} {path!r} lies outside the project; allowed: a path below the project's folder, or below the folder that LLMFORGE_DATA names")
     raise ConfigError(f"{what} {path!r} does not exist; looked in the project" + (" and in LLMFORGE_DATA" if len(roots) > 1 else " (LLMFORGE_DATA may name a further folder)"))
