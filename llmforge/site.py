@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OUTCOMES', 'WRITERS', 'Published', 'published', 'experiment_page', 'pair_page', 'anchor', 'bound', 'repository_link',
            'esc', 'fenced', 'raw', 'linked', 'Source', 'write_page', 'picture', 'toctree', 'title_of', 'lessons',
-           'write_learn', 'write_notebook', 'docments_hook', 'skip_hook', 'setup', 'write_api', 'outcome',
+           'tutorials', 'write_learn', 'write_notebook', 'docments_hook', 'skip_hook', 'setup', 'write_api', 'outcome',
            'instructive', 'grid', 'rows_table', 'reproduce', 'setting', 'safe_html', 'executed', 'write_experiment',
            'by_questions', 'write_experiments', 'pairs', 'pair_table', 'claims', 'linked_arms', 'write_pair',
            'write_study', 'write_findings', 'write_compare', 'imports', 'reduced', 'diagram', 'write_architecture',
@@ -297,14 +297,20 @@ def lessons() -> list[Path]:
     "The notebooks that teach a module, in reading order."
     return sorted((project_root()/"nbs").glob("[0-9][0-9]_*.ipynb"))
 
+def tutorials() -> list[Path]:
+    "The notebooks for those who are new, in reading order."
+    return sorted((project_root()/"nbs"/"tutorials").glob("*.ipynb"))
+
 def write_learn(
     source: Source,
 ) -> None:
-    "The lessons, then the notebooks that papermill executes."
-    runs = sorted((project_root()/"nbs").glob("run_*.ipynb"))
-    for path in (*lessons(), *runs): write_notebook(source, f"learn/{path.name}", _lesson(path))
-    def _list(paths): return "\n".join(f"{i}. [{title_of(p)[0]}]({p.name}): {title_of(p)[1]}" for i, p in enumerate(paths, 1))
-    source.parts["lessons"] = f"{_list(lessons())}\n\n## To be executed\n\nThese take parameters and are run by papermill, or by `llmforge run` and `llmforge study`.\n\n{_list(runs)}\n\n{toctree(p.stem for p in (*lessons(), *runs))}"
+    "The tutorials, the lessons, then the notebooks that papermill executes."
+    def _list(paths, folder=""):
+        for path in paths: write_notebook(source, f"learn/{folder}{path.name}", _lesson(path))
+        items = "\n".join(f"{i}. [{title_of(p)[0]}]({folder}{p.name}): {title_of(p)[1]}" for i, p in enumerate(paths, 1))
+        return f"{items}\n\n{toctree(folder + p.stem for p in paths)}"
+    source.parts["tutorials"], source.parts["lessons"] = _list(tutorials(), "tutorials/"), _list(lessons())
+    source.parts["to-be-executed"] = _list(sorted((project_root()/"nbs").glob("run_*.ipynb")))
 
 def write_notebook(source: Source, path: str, nb: dict) -> None:
     "Put a notebook where Sphinx finds it."

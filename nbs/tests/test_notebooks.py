@@ -6,6 +6,7 @@ from llmforge.core import project_root
 
 ROOT, BIN = project_root(), Path(sys.executable).parent
 LESSONS = sorted(p.name for p in (ROOT/"nbs").glob("[0-9][0-9]_*.ipynb")) + ["index.ipynb"]
+TUTORIALS = sorted(f"tutorials/{p.name}" for p in (ROOT/"nbs"/"tutorials").glob("*.ipynb"))
 
 @pytest.fixture
 def copy(tmp_path):
@@ -24,15 +25,23 @@ def test_modules_are_exported(copy):
     for module in sorted((ROOT/"llmforge").glob("*.py")):
         assert (copy/"llmforge"/module.name).read_text() == module.read_text(), f"{module.name} is not what its notebook exports: run nbdev-export"
 
-@pytest.mark.parametrize("name", LESSONS)
+@pytest.mark.parametrize("name", LESSONS + TUTORIALS)
 def test_notebook_runs_as_stored(name, copy):
-    "Drift gate 2: executing and cleaning a lesson leaves it as it is, outputs included."
+    "Drift gate 2: executing and cleaning a lesson or tutorial leaves it as it is, outputs included."
     before = (ROOT/"nbs"/name).read_text()
     call("nbdev-test", f"nbs/{name}", "--save", cwd=copy)
     call("nbdev-clean", "--fname", f"nbs/{name}", cwd=copy)
     assert (copy/"nbs"/name).read_text() == before, f"{name}: outputs have drifted: nbdev-test nbs/{name} --save && nbdev-clean"
 
-@pytest.mark.parametrize("path", sorted([*(ROOT/"nbs").glob("*.ipynb"), *(ROOT/"outputs").glob("*/*.ipynb")]), ids=lambda p: f"{p.parent.name}/{p.name}")
+@pytest.mark.parametrize("name", TUTORIALS)
+def test_tutorials_are_short_and_leave_nothing_behind(name):
+    "Five minutes to read, no module of their own, and results in a folder that goes away."
+    cells = json.loads((ROOT/"nbs"/name).read_text())["cells"]
+    code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    assert len(cells) <= 25 and "#| export" not in code and "#| default_exp" not in code
+    assert "tempfile.TemporaryDirectory()" in code and 'os.environ["LLMFORGE_OUTPUTS"]' in code
+
+@pytest.mark.parametrize("path", sorted([*(ROOT/"nbs").glob("*.ipynb"), *(ROOT/"nbs"/"tutorials").glob("*.ipynb"), *(ROOT/"outputs").glob("*/*.ipynb")]), ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_notebook_hygiene(path):
     "No machine paths and no tokens in what is stored; papermill notebooks keep their tagged cell and kernel."
     nb = json.loads(path.read_text())

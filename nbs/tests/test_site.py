@@ -62,6 +62,7 @@ def test_a_page_for_everything(pages, p):
     wanted = ["index.html", "findings/index.html", "leaderboard.html", "experiments/index.html", "compare.html", "learn/index.html", "api/index.html", "architecture.html", "cards/index.html", "limitations.html", "future.html"]
     wanted += [f"experiments/{id}.html" for id in p.experiments] + [f"findings/{name}.html" for name in p.studies]
     wanted += [f"learn/{f.stem}.html" for f in (ROOT/"nbs").glob("[0-9][0-9]_*.ipynb")] + [f"api/{f.stem.split('_', 1)[1]}.html" for f in (ROOT/"nbs").glob("[0-9][0-9]_*.ipynb")]
+    wanted += [f"learn/tutorials/{f.stem}.html" for f in (ROOT/"nbs"/"tutorials").glob("*.ipynb")]
     assert set(wanted) <= set(pages) and len(p.studies) >= 5
     for name, page in pages.items():
         assert page.title and (name in ("genindex.html", "search.html") or len(page.select("article h1")) == 1), name
