@@ -11,12 +11,11 @@ __all__ = ['ARITHMETIC', 'ANSWER', 'WORD_PROBLEMS', 'CONTENT_FREE', 'Step', 'par
 import asyncio, json, math, re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import chain, zip_longest
+from functools import cache, cached_property
 from fastcore.basics import patch
 from .almanac import almanac, almanac_corpus
 from .config import READERS, AgentConfig, ExperimentConfig, PromptConfig
-from .core import ConfigError, EngineError, methods, tools
+from .core import ConfigError, EngineError, in_turn, methods, tools
 from .data import Example
 from .engine import Engine, Message, ToolCall, ToolMessage
 from .methods import Kit, after_reasoning, first_line
@@ -52,10 +51,12 @@ def _action(text: str, rest: str) -> Step:
     inside, close = rest[call.end():].lstrip(" "), {"[": "]", "(": ")"}[call[2]]
     if inside.startswith("{"):
         try: arguments = json.JSONDecoder().raw_decode(inside)[0]
-        except (ValueError, RecursionError): return Step(text, call[1], inside, problem=f"the arguments are not JSON; received {clip(inside, 60)!r}")
+        except (ValueError, RecursionError): return Step(text, call[1], inside, problem=_no_json(inside))
         return Step(text, call[1], arguments)
     line = inside.split("\n", 1)[0]
     return Step(text, call[1], line.rpartition(close)[0] if close in line else line)
+
+def _no_json(text: str) -> str: return f"the arguments are not JSON; received {clip(text, 60)!r}"
 
 # %% ../nbs/21_agent.ipynb #f90d13ee
 ARITHMETIC = ("calculation", "math")  # kinds of questions
@@ -108,9 +109,13 @@ def demonstrations(
     "The examples to show; raises `ConfigError` where there are too few."
     kinds: dict = {"single_hop": [], "math": [], "two_hop": [], "calculation": []}
     for e in (*almanac().pool, *WORD_PROBLEMS): kinds[e.kind].append(e)
-    able = [e for e in chain(*zip_longest(*kinds.values())) if e and all(any(serves(t, n) for t in names) for n in needs(e))]
+    able = [e for e in in_turn(kinds.values()) if all(any(serves(t, n) for t in names) for n in needs(e))]
     if shots > len(able): raise ConfigError(f"experiment.method.shots: is {shots}, but there are {len(able)} episodes for the tools {', '.join(names)}; allowed: 0 to {len(able)}")
     return able[:shots]
+
+def _turn(tool: str, argument: str, observation: str) -> str:
+    "A thought, an action and what came of it."
+    return f"Thought: {tools.get(tool).opening} {argument}.\nAction: {tool}[{argument}]\nObservation: {observation}\n"
 
 @cache
 def episodes(
@@ -120,7 +125,7 @@ def episodes(
 ) -> str:
     "Solved episodes as text, to stand before a question."
     def _text(e):
-        steps = [f"Thought: {tools.get(t).opening} {x}.\nAction: {t}[{x}]\nObservation: {seen}\n" for t, x, seen in solved(e, agent.tools)]
+        steps = [_turn(*step) for step in solved(e, agent.tools)]
         last = last_thought(e.question, agent) + "\n" + prompt.reply.format(answer=e.answers[0], rationale=e.rationale)
         return prompt.template.format(question=e.question, passages="") + "".join(steps) + last
     return "".join(f"{t}\n\n" for t in [*filter(None, [prompt.system]), *map(_text, demonstrations(agent.tools, shots))])
@@ -136,10 +141,14 @@ class Episode:
     ):
         m = kit.config.method
         self.question, self.kit, self.agent, self.prompt = question, kit, m.agent, m.prompt
-        self.shown = episodes(m.agent, m.prompt, m.shots)
         self.text = m.prompt.template.format(question=question, passages="")  # what follows the shown episodes
         self.trail: tuple[str, ...] = ()   # tools called
         self.steps, self.wrong, self.trouble = 0, 0, ""
+
+    @cached_property
+    def shown(self) -> str:
+        "The solved episodes before it."
+        return episodes(self.agent, self.prompt, self.kit.config.method.shots)
 
     @property
     def tokens(self) -> int:
@@ -167,9 +176,9 @@ async def think(self: Episode) -> Step:
     self.steps += 1
     if self.agent.choice == "free": return parse_step(await self.write("Thought:", self.prompt.stop))
     if not (tool := await self.choose()): return await self.conclude()
-    thought = await self.write(f"Thought: {tools.get(tool).opening}", ["\n"])
-    text = await self.write(f"{thought}\nAction: {tool}[", ["]", "\n"])
-    return Step(text + "]", tool, text[len(f"{thought}\nAction: {tool}["):])
+    lead = await self.write(f"Thought: {tools.get(tool).opening}", ["\n"]) + f"\nAction: {tool}["
+    text = await self.write(lead, ["]", "\n"])
+    return Step(text + "]", tool, text[len(lead):])
 
 @patch
 async def conclude(self: Episode) -> Step:
@@ -191,8 +200,7 @@ async def prior(self: Episode,
     openings: Sequence[str],
 ) -> list[float]:  # adds up to 1
     "How likely each opening is at this point of an episode about nothing."
-    def _blank(q): return self.prompt.template.format(question=q, passages="") + "".join(
-        f"Thought: {tools.get(t).opening} {q}.\nAction: {t}[{q}]\nObservation: {q}\n" for t in self.trail)
+    def _blank(q): return self.prompt.template.format(question=q, passages="") + "".join(_turn(t, q, q) for t in self.trail)
     weighed = await asyncio.gather(*(self.kit.choose(f"{self.shown}{_blank(q)}Thought:", openings, False, f"… {_blank(q)}Thought:") for q in CONTENT_FREE))
     return [sum(p) / len(p) for p in zip(*map(_shares, weighed))]
 
@@ -213,15 +221,20 @@ def _known(self: Episode) -> str:
     return next((t for t in self.agent.tools if serves(t, needed[0])), "") if needed else ""
 
 # %% ../nbs/21_agent.ipynb #7167c885
+def _first_argument(tool: str) -> str:
+    "The name of a tool's first argument; \"\" where it takes none."
+    return next(iter(tools.get(tool).input_schema.get("properties", {})), "")
+
 @patch
 async def act(self: Episode,
     step: Step,
 ) -> ToolResult:
     "Carry out an action."
     if step.problem: return ToolResult(f"error: {step.problem}; {self.grammar}; tools: {', '.join(self.agent.tools)}", failed=True)
-    self.trail += (step.tool,) * (step.tool in self.agent.tools)
-    first = next(iter(tools.get(step.tool).input_schema.get("properties", {})), "") if step.tool in self.agent.tools else ""
-    arguments = {first: step.arguments.strip()} if first and isinstance(step.arguments, str) else step.arguments
+    arguments = step.arguments
+    if step.tool in self.agent.tools:
+        self.trail += (step.tool,)
+        if isinstance(arguments, str) and (first := _first_argument(step.tool)): arguments = {first: arguments.strip()}
     return await call_tool(step.tool, arguments, self.kit, self.agent.timeout, self.agent.observation, self.agent.tools)
 
 @patch
@@ -255,8 +268,7 @@ def conversations(agent: AgentConfig, prompt: PromptConfig, shots: int) -> tuple
     "Solved episodes as turns."
     def _turns(e):
         for t, x, seen in solved(e, agent.tools):
-            argument = next(iter(tools.get(t).input_schema["properties"]))
-            yield from (ToolMessage("assistant", "", (ToolCall(t, {argument: x}),)), ToolMessage("tool", seen, name=t))
+            yield from (ToolMessage("assistant", "", (ToolCall(t, {_first_argument(t): x}),)), ToolMessage("tool", seen, name=t))
     return tuple(m for e in demonstrations(agent.tools, shots) for m in (Message("user", prompt.template.format(question=e.question, passages="")), *_turns(e), Message("assistant", prompt.reply.format(answer=e.answers[0], rationale=e.rationale))))
 
 # %% ../nbs/21_agent.ipynb #98d7f612
@@ -267,7 +279,7 @@ async def think(self: Conversation) -> Step:
     reply = await self.kit.reply(self.turns, (), self.schemas)
     if not reply.tool_calls: return Step(reply.text, answer=after_reasoning(reply.text))
     call = reply.tool_calls[0]
-    problem = "" if isinstance(call.arguments, dict) else f"the arguments are not JSON; received {clip(call.arguments, 60)!r}"
+    problem = "" if isinstance(call.arguments, dict) else _no_json(call.arguments)
     return Step(reply.text, call.name, call.arguments, problem=problem)
 
 @patch

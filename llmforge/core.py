@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['engines', 'methods', 'datasets', 'corpora', 'tools', 'LlmForgeError', 'ConfigError', 'DataError', 'MissingExtra',
            'RetrievalError', 'StoreError', 'AlreadyRunning', 'LeaseLost', 'EngineError', 'BreakerOpen', 'closest',
-           'Registry', 'need', 'project_root', 'outputs_dir', 'cache_dir', 'find_file', 'canonical', 'fingerprint',
-           'redact', 'cell', 'table']
+           'in_turn', 'Registry', 'need', 'project_root', 'outputs_dir', 'cache_dir', 'find_file', 'canonical',
+           'fingerprint', 'redact', 'cell', 'table']
 
 # %% ../nbs/00_core.ipynb #4f23840c
 import dataclasses, difflib, hashlib, importlib, json, os, re
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain, zip_longest
 from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #341d7106
@@ -59,6 +60,14 @@ def closest(
     "A did-you-mean to append to an error message."
     near = difflib.get_close_matches(str(value), [str(a) for a in allowed], n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+# %% ../nbs/00_core.ipynb #25d85bf0
+def in_turn(
+    groups: Iterable[Iterable],
+) -> list:
+    "The first of every group, then the second of every group, and so on."
+    missing = object()
+    return [x for x in chain(*zip_longest(*groups, fillvalue=missing)) if x is not missing]
 
 # %% ../nbs/00_core.ipynb #3d3b82f5
 class Registry:

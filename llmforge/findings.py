@@ -11,12 +11,11 @@ __all__ = ['CORRECTIONS', 'card_of', 'card_line', 'corrected', 'results_table', 
 # %% ../nbs/30_findings.ipynb #08bd6c5a
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from itertools import chain, zip_longest
 from fastcore.basics import patch
 from .cards import Card
 from .contrasts import (Contrast, Experiment, arm_line, arm_lines, arm_of, arms_of, check_pair, contrast, counts_line, method_line, metric_of, noun, number, p_text,
                                 points, pooled, scorer_of, shown, state_line, total_line)
-from .core import StoreError, cell, closest, table
+from .core import StoreError, cell, closest, in_turn, table
 from .faithfulness import JUDGED
 from .metrics import AGENT_SCORES, COSTS, OUTCOMES, SCORES, failed, right, unit_of, value_of
 from .stats import Estimate, PairedDifference, benjamini_hochberg, bounds, corrected_rate, estimate, holm, non_inferiority
@@ -146,7 +145,7 @@ def shown_rows(
 ) -> list[dict]:
     "Rows to look at: failed, wrong and right ones in turn."
     groups = [[r for r in e.runs if failed(r)], [r for r in e.runs if not failed(r) and not r["correct"]], [r for r in e.runs if r["correct"]]]
-    return [r for r in chain(*zip_longest(*groups)) if r][:n]
+    return in_turn(groups)[:n]
 
 @dataclass(frozen=True)
 class Traces:

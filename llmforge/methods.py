@@ -179,6 +179,7 @@ async def ask(self: Kit,
         if g.tool_calls: s.set(tool_calls=[asdict(c) for c in g.tool_calls])
     return g
 
+# %% ../nbs/20_methods.ipynb #9fcd897d
 @patch
 async def reply(self: Kit,
     prompt: Prompt,      # text or messages
@@ -199,6 +200,7 @@ async def generate(self: Kit,
     "The text of the model's reply."
     return (await self.reply(prompt, stop)).text
 
+# %% ../nbs/20_methods.ipynb #16a8912d
 @patch
 async def choose(self: Kit,
     prompt: Prompt,          # text or messages

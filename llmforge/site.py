@@ -24,7 +24,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 from .cards import Card
 from .config import to_yaml
-from .core import ConfigError, DataError, LlmForgeError, cell, closest, need, outputs_dir, project_root, table
+from .core import ConfigError, DataError, LlmForgeError, cell, closest, in_turn, need, outputs_dir, project_root, table
 from .contrasts import Experiment, agent_of, arm_lines, arms_of, contrast, counts_line, method_line, metric_of, noun, pooled
 from .findings import Verdict, arms_table, expected, exploratory_table, found_gold, provenance_table, results_table, verdict_table, verdicts
 from .metrics import SCORES, failed, right, unit_of, value_of
@@ -387,8 +387,7 @@ def instructive(
     "Rows worth reading: of every outcome, with and without the evidence, in turn; failures first."
     groups: dict[tuple, list[dict]] = {}
     for r in e.runs: groups.setdefault((OUTCOMES.index(outcome(r, e.result["accuracy_is"])), _stopped(r), found_gold(r) is not True, _kind(r)), []).append(r)
-    ordered = [groups[k] for k in sorted(groups)]
-    return [group[i] for i in range(max(map(len, ordered), default=0)) for group in ordered if i < len(group)][:n]
+    return in_turn(groups[k] for k in sorted(groups))[:n]
 
 # %% ../nbs/32_site.ipynb #8073af2b
 def _link_row(id: str, row: Mapping, text: str) -> str: return anchor(experiment_page(id, f"row-{row['position']}"), text)

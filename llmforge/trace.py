@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
-from .core import ConfigError, DataError, LlmForgeError, MissingExtra, fingerprint, need, redact
+from .core import ConfigError, DataError, LlmForgeError, fingerprint, need, redact
 
 # %% ../nbs/03_trace.ipynb #e5a58f9f
 KINDS = ("agent", "chain", "llm", "retriever", "reranker", "tool", "embedding", "evaluator")
@@ -345,9 +345,7 @@ def _quoted_by(d: Mapping, parent: Mapping | None) -> dict:
 # %% ../nbs/03_trace.ipynb #edc44e60
 def _otel(module: str):
     "A part of the OpenTelemetry SDK; raises `MissingExtra`."
-    try: return need(f"opentelemetry.{module}", "trace")
-    except ModuleNotFoundError as e:  # many packages share the name, and another of them is there
-        raise MissingExtra(f"opentelemetry.{module} is not installed; run: pip install 'llmforge[trace]'", name=e.name) from e
+    return need(f"opentelemetry.{module}", "trace")
 
 def _clean(value: Any) -> Any:
     "An attribute as every consumer takes it: no NUL, no lone surrogates."
