@@ -243,8 +243,15 @@ def pairs_of(
     only: Collection[tuple] | None = None,  # these runs: (data set, seed, question); default: all
 ) -> tuple[dict, dict, dict]:               # (data set, seed, question) -> value: control, treatment; and -> group
     "The values of two arms where both have one; raises `StoreError` where the arms cannot be paired."
+    return _both(*_runs_of_two(control, treatment, metric, only), groups_of([control]))
+
+def _runs_of_two(control, treatment, metric: str, only) -> tuple[dict, dict]:
+    "`_runs` of both arms, once it is known that they can be paired."
     for key in {**control, **treatment}: check_pair(control.get(key), treatment.get(key), key, metric)
-    a, b, label = _runs(control, metric, only), _runs(treatment, metric, only), groups_of([control])
+    return _runs(control, metric, only), _runs(treatment, metric, only)
+
+def _both(a: dict, b: dict, label: dict) -> tuple[dict, dict, dict]:
+    "What `_runs` found of two arms, where both have a value: these, and the groups."
     both = [k for k in a if a[k][0] is not None and b[k][0] is not None]
     return {k: a[k][0] for k in both}, {k: b[k][0] for k in both}, {k: label[k] for k in both}
 
@@ -256,8 +263,8 @@ def contrast(
     only: Collection[tuple] | None = None,  # these runs: (data set, seed, question); default: all
 ) -> Contrast:
     "Compare two arms on one metric; raises `StoreError` where they cannot be paired."
-    x, y, label = pairs_of(control, treatment, metric, only)
-    first, a, b = next(iter(control.values())), _runs(control, metric, only), _runs(treatment, metric, only)
+    first, (a, b) = next(iter(control.values())), _runs_of_two(control, treatment, metric, only)
+    x, y, label = _both(a, b, groups_of([control]))
     m, name, groups = first.config.metrics, metric_of(first, metric), len(set(label.values()))
     paired = paired_difference(x, y, confidence or m.confidence, m.resamples, first.config.seed, groups=label)
     return Contrast(metric, paired if name in UNITS else _widened(paired, groups), len(a) - len(x), (sum(f for _, f in a.values()), sum(f for _, f in b.values())),
