@@ -269,6 +269,11 @@ def toctree(
     return fenced("\n".join([":hidden:", *([f":caption: {caption}"] if caption else []), "", *entries]), "{toctree}")
 
 # %% ../nbs/32_site.ipynb #08841858
+def _readable(cells: Iterable[dict]) -> list[dict]:
+    "Cells with something in them, the badge as a link, without the cell that installs."
+    words = [c | {"source": re.sub(r"\[!\[(.+?)\]\(.+?\)\]", r"[\1]", "".join(c["source"]))} if c.get("id") == "colab-badge" else c for c in cells]
+    return [c for c in words if "".join(c["source"]).strip() and c.get("id") != "colab-install"]
+
 def _lesson(path: Path) -> dict:
     "A notebook for the site, as nbdev filters it but with its exported cells shown."
     from nbdev import processors as np
@@ -277,8 +282,7 @@ def _lesson(path: Path) -> dict:
         def base_procs(self): return [np.populate_language, np.strip_ansi, np.hide_line, np.filter_stream_, np.rm_header_dash, np.clean_magics, np.hide_, np.strip_hidden_metadata]
     processor = NBProcessor(path, procs=Lessons().procs())
     processor.process()
-    cells = [c for c in processor.nb.cells if c.source.strip()]
-    return _notebook([{k: v for k, v in c.items() if k in ("cell_type", "source", "outputs", "execution_count")} | {"metadata": {}} for c in cells])
+    return _notebook([{k: v for k, v in c.items() if k in ("cell_type", "source", "outputs", "execution_count")} | {"metadata": {}} for c in _readable(processor.nb.cells)])
 
 def _notebook(cells: list[dict]) -> dict:
     return {"cells": cells, "nbformat": 4, "nbformat_minor": 4, "metadata": {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -498,7 +502,7 @@ def executed(
     def _cell(c):
         kept = {"cell_type": c["cell_type"], "source": c["source"], "metadata": {}}
         return kept | {"execution_count": None, "outputs": [_safe_output(o) for o in c["outputs"]]} if c["cell_type"] == "code" else kept
-    return _notebook([_cell(c) for c in cells if "".join(c["source"]).strip()])
+    return _notebook([_cell(c) for c in _readable(cells)])
 
 # %% ../nbs/32_site.ipynb #d25d6262
 def _files(source: Source, name: str) -> str:
