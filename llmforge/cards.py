@@ -20,7 +20,7 @@ from .almanac import ASKS, PROSE, YEAR, Ask, Row, accepted, almanac_corpus, fact
 from .core import ConfigError, DataError, cell, find_file, fingerprint, outputs_dir, table
 from .data import read_jsonl
 from .faithfulness import Scorer
-from .metrics import ANSWER_SCORES
+from .metrics import registered_score
 from .stats import Estimate
 
 # %% ../nbs/19_cards.ipynb #264261a0
@@ -314,12 +314,12 @@ def _aliases(c: Labelled) -> tuple[str, ...]:
 
 # %% ../nbs/19_cards.ipynb #a3b4bdec
 def judge_metric(
-    name: str,      # "exact_match", "f1" or "contains"
+    name: str,      # a registered metric: "exact_match", "f1", "contains", or one of your own
     labelled: Sequence[LabelledAnswer],
     data: str = "Almanac answers",  # name of the data set
 ) -> Measure:
     "Measure an answer metric on labelled predictions; a score of 0.5 or more counts as right."
-    scores = [ANSWER_SCORES[name](a.prediction, a.answers) for a in labelled]
+    scores = [registered_score(name, a.prediction, a.answers) for a in labelled]
     return measure(data, "right answer", [a.right for a in labelled], scores, [a.kind for a in labelled], [a.group for a in labelled])
 
 # %% ../nbs/19_cards.ipynb #3cabc841
@@ -369,7 +369,7 @@ def outside() -> dict[str, tuple[Labelled, ...]]: # by name; without those that 
 
 # %% ../nbs/19_cards.ipynb #1cfc0e68
 def make_card(
-    scorer: Scorer | str,  # a faithfulness scorer, or the name of an answer metric
+    scorer: Scorer | str,  # a faithfulness scorer, or the name of a registered answer metric
     date: str = "",        # of the measurement, ISO
 ) -> Card:
     "Measure a metric on the Almanac, and on what there is from outside."
@@ -380,7 +380,7 @@ def make_card(
     measures = [judge_scorer(scorer, labelled, name) for name, labelled in {"Almanac": labelled_almanac(), **sets}.items()]
     return Card(scorer.name, scorer.version, scorer.threshold, date, {"scorer": scorer.provenance}, tuple(measures))
 
-ANSWER_VERSION = "1"  # of exact_match, f1 and contains together
+ANSWER_VERSION = "1"  # of exact_match, f1 and contains together; a metric of one's own gets another name instead
 
 # %% ../nbs/19_cards.ipynb #a92d3d2d
 EARNED = 0.74  # balanced accuracy

@@ -190,7 +190,7 @@ def arm_of(
 def _runs(arm: Mapping[tuple, Experiment], metric: str, only: Collection[tuple] | None = None) -> dict[tuple, tuple]:
     "(data set, seed, question) -> the value, None where there is none, and whether the run failed."
     named = {key: metric_of(e, metric) for key, e in arm.items()}
-    return {(*key, r["example_id"]): (value_of(r, named[key]), failed(r)) for key, e in arm.items() for r in e.runs if only is None or (*key, r["example_id"]) in only}
+    return {(*key, r["example_id"]): (value_of(r, named[key], e.config.metrics.also), failed(r)) for key, e in arm.items() for r in e.runs if only is None or (*key, r["example_id"]) in only}
 
 def groups_of(
     arms: Collection[Mapping[tuple, Experiment]],  # of (data set, seed) -> experiment
@@ -290,7 +290,7 @@ def check_pair(
     if a.record.dataset_fingerprint != b.record.dataset_fingerprint:
         raise StoreError(f"{a.id} and {b.id} cannot be paired: their questions differ (data set {a.config.dataset.name!r} {a.record.dataset_fingerprint} and "
                          f"{b.config.dataset.name!r} {b.record.dataset_fingerprint}); run both on the same dataset section")
-    if metric in (None, "accuracy", *SCORES) and (x := a.config.metrics.normalization) != (y := b.config.metrics.normalization):
+    if metric in (None, "accuracy", *SCORES, *a.config.metrics.also) and (x := a.config.metrics.normalization) != (y := b.config.metrics.normalization):
         raise StoreError(f"{a.id} and {b.id} cannot be compared: their answers were normalised differently ({x} and {y}); run both with the same metrics.normalization")
     if metric == "accuracy" and metric_of(a, metric) != metric_of(b, metric):
         raise StoreError(f"{a.id} calls {metric_of(a, metric)} accuracy and {b.id} {metric_of(b, metric)}; name the score, e.g. exact_match")

@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['NORMALIZERS', 'ANSWER_SCORES', 'SCORES', 'COSTS', 'OUTCOMES', 'AGENT_SCORES', 'UNITS', 'MEASURES', 'ALIASES',
            'normalize_squad', 'normalize_trivia_qa', 'normalize_answer', 'exact_match', 'f1', 'contains',
-           'score_answer', 'recall_at_k', 'reciprocal_rank', 'has_answer', 'retrieval_scores', 'failed', 'counts',
-           'run_values', 'percentiles', 'throughput', 'unit_of', 'right', 'value_of', 'tokens_of']
+           'score_answer', 'registered_score', 'recall_at_k', 'reciprocal_rank', 'has_answer', 'retrieval_scores',
+           'failed', 'counts', 'run_values', 'percentiles', 'throughput', 'unit_of', 'right', 'value_of', 'tokens_of']
 
 # %% ../nbs/15_metrics.ipynb #dd989ea1
 import re, string, unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from .core import ConfigError, DataError, closest
+from numbers import Real
+from reprlib import repr as brief
+from .core import ConfigError, DataError, LlmForgeError, closest, metrics
 
 # %% ../nbs/15_metrics.ipynb #d3618700
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
@@ -101,8 +103,22 @@ def score_answer(
     answers: Collection[str],  # accepted aliases; empty = unanswerable
     style: str = "squad",      # normalisation: "squad" or "trivia_qa"
 ) -> dict[str, float]:         # exact_match, f1, contains
-    "All answer scores of one example."
+    "The built-in answer scores of one example."
     return {name: score(prediction, answers, style) for name, score in ANSWER_SCORES.items()}
+
+# %% ../nbs/15_metrics.ipynb #b387cd34
+def registered_score(
+    name: str,                 # a registered metric
+    prediction: str,           # the answer given; "" for an abstention
+    answers: Collection[str],  # accepted aliases; empty = unanswerable
+    style: str = "squad",      # normalisation: "squad" or "trivia_qa"
+) -> float:                    # between 0 and 1
+    "The score of a registered metric; raises `LlmForgeError` where it fails, or gives no number from 0 to 1."
+    score, asked = metrics.get(name), f"for the prediction {brief(prediction)} and the answers {brief(list(answers))}"
+    try: value = score(prediction, answers, style)
+    except Exception as e: raise LlmForgeError(f"metric {name!r} raised {type(e).__name__} {asked}: {e}") from e
+    if isinstance(value, Real) and 0 <= value <= 1: return float(value)
+    raise LlmForgeError(f"metric {name!r} gave {brief(value)} {asked}; allowed: a number from 0 to 1")
 
 # %% ../nbs/15_metrics.ipynb #b2a924a7
 def recall_at_k(
@@ -175,12 +191,13 @@ def counts(
 # %% ../nbs/15_metrics.ipynb #f713a87a
 def run_values(
     rows: Collection[Mapping],  # stored runs
+    also: Collection[str] = (), # answer scores of one's own: the experiment's `metrics.also`
 ) -> dict[str, list[float]]:    # score or measure -> its values, in the order of the rows
     "The values behind each aggregate of a run."
     done = [r for r in rows if not failed(r)]
-    others = sorted({name for r in done for name in r["scores"]} - set(ANSWER_SCORES))
+    others = sorted({name for r in done for name in r["scores"]} - {*ANSWER_SCORES, *also})
     return {
-        **{name: [0.0 if failed(r) else r["scores"][name] for r in rows] for name in ANSWER_SCORES},
+        **{name: [0.0 if failed(r) else r["scores"][name] for r in rows] for name in (*ANSWER_SCORES, *also)},
         **{name: [r["scores"][name] for r in done if name in r["scores"]] for name in others},
         **{name: [r[name] for r in done] for name in ("tokens_in", "tokens_out")},
         "latency_ms": [r["latency_ms"] for r in done if not r["cached"] and _given(r["latency_ms"])]}
@@ -234,9 +251,10 @@ def right(
 def value_of(
     row: Mapping,      # a stored run
     metric: str,       # a score, one of COSTS, or one of OUTCOMES
+    also: Collection[str] = (), # answer scores of one's own: the experiment's `metrics.also`
 ) -> float | None:     # None where the run has no such value
     "What one run counts on a metric."
-    if metric in SCORES: return right(row, metric)
+    if metric in SCORES or metric in also: return right(row, metric)
     if metric == "failed": return float(failed(row))
     if failed(row): return None
     if metric == "abstained": return float(bool(row["abstained"]))

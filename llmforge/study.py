@@ -127,14 +127,14 @@ def unmeasured(
 ) -> str:                      # "" where the arm will have the metric
     "Why an experiment will not have a metric."
     searches, judge = e.retrieval.name != "none", e.metrics.faithfulness
-    if metric in MEASURES: return ""
+    if metric in (*MEASURES, *e.metrics.also): return ""
     if metric in AGENT_SCORES: return "" if e.method.name == "react" else f"{metric} is measured of an agent only (method react); the arm has method {e.method.name}"
     if metric in JUDGEMENTS:
         if not searches or not judge: return f"{metric} needs retrieval and metrics.faithfulness; the arm has retrieval {e.retrieval.name}, faithfulness {judge}"
         score = judge if judge in JUDGED else "faithfulness" # any other name is an NLI model's
         given = (score, JUDGED[score], "answer_relevance")
         return "" if metric in given else f"metrics.faithfulness: {judge} gives {' and '.join(given[:2])}, not {metric}"
-    if not (at := _AT.fullmatch(metric)): return f"unknown metric {metric!r}; allowed: {', '.join(KNOWN)}, mrr, recall@k, has_answer@k{closest(metric, KNOWN)}"
+    if not (at := _AT.fullmatch(metric)): return f"unknown metric {metric!r}; allowed: {', '.join(KNOWN)}, mrr, recall@k, has_answer@k{closest(metric, [*KNOWN, *e.metrics.also])}; a metric of your own: add it to the arm's metrics.also"
     if not searches: return f"{metric} needs retrieval; the arm has none"
     if at[1] and int(at[1]) not in (1, e.retrieval.top_k): return f"{metric} is not measured where top_k is {e.retrieval.top_k}; allowed: @1 and @{e.retrieval.top_k}"
     return ""
