@@ -6,7 +6,7 @@ import pytest
 from llmforge.almanac import almanac_corpus
 from llmforge.cards import (Card, LabelledAnswer, answers_of, auroc, judge_metric, judge_scorer, labelled_almanac, labelled_answers, labelled_halueval, labelled_nli,
                             load_card, make_card, measure, outside, save_card)
-from llmforge.core import ConfigError, DataError
+from llmforge.core import ConfigError, DataError, metrics
 from llmforge.faithfulness import COEFFICIENTS, INTERCEPT, Groundedness, Scorer, claims
 from llmforge.metrics import ANSWER_SCORES
 
@@ -151,6 +151,15 @@ def test_stored_cards_of_answer_metrics_can_be_measured_again(metric, monkeypatc
     monkeypatch.delenv("LLMFORGE_DATA", raising=False)
     stored = load_card(metric, "1")
     assert stored is not None and make_card(metric).measures[0] == stored.measures[0]
+
+def test_a_card_of_ones_own_metric(outputs, monkeypatch):
+    "Measured on the same answers as the built-in ones, and found again by its name."
+    monkeypatch.delenv("LLMFORGE_DATA", raising=False)
+    monkeypatch.setitem(metrics._entries, "copy_of_contains", ANSWER_SCORES["contains"])
+    card = make_card("copy_of_contains", "2026-01-02")
+    assert card.measures == make_card("contains").measures and load_card("copy_of_contains", "1") is None
+    assert save_card(card).parent == outputs/"cards" and load_card("copy_of_contains", "1") == card
+    with pytest.raises(ConfigError, match="unknown metric 'copy'"): make_card("copy")
 
 def test_the_stored_card_of_groundedness_is_of_these_coefficients():
     card = load_card("groundedness", Groundedness.version)

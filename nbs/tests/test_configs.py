@@ -4,8 +4,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 from llmforge.cli import app
-from llmforge.config import load_config
+from llmforge.config import experiment_id, load_config, read_yaml, to_yaml
 from llmforge.core import ConfigError, project_root
+from llmforge.metrics import ALIASES, UNITS
+from llmforge.runner import summarise
+from llmforge.study import KNOWN
 
 OK = "name: t, engine: fake, dataset: {name: meridia, limit: 4}, method: {shots: 0}"
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(f"{c}: &{c} [{', '.join(['*' + p] * 9)}]\n" for p, c in zip("abcdefgh", "bcdefghi")) + "experiment: {name: t}\n"
@@ -53,6 +56,11 @@ BAD = { # name: (file content, words that the message must hold)
     "rag_without_retrieval": ("experiment: {name: t, method: rag, retrieval: none}\n", ["experiment.retrieval.name"]),
     "no_corpus": ("experiment: {name: t, dataset: squad, retrieval: dense}\n", ["experiment.corpus"]),
     "both_words": ("experiment: {name: t, sampling: {top_p: 1}, hyperparameters: {top_p: 1}}\n", ["experiment.hyperparameters"]),
+    "also_built_in": (f"experiment: {{{OK}, metrics: {{also: [f1]}}}}\n", ["experiment.metrics.also", "'f1' is always reported"]),
+    "also_taken": (f"experiment: {{{OK}, metrics: {{also: [tokens_saved]}}}}\n", ["experiment.metrics.also", "'tokens_saved' is the name of another measure"]),
+    "also_twice": (f"experiment: {{{OK}, metrics: {{also: [mine, mine]}}}}\n", ["experiment.metrics.also", "'mine' is named twice"]),
+    "also_not_a_name": (f"experiment: {{{OK}, metrics: {{also: ['../Mine']}}}}\n", ["experiment.metrics.also.0", "'../Mine'"]),
+    "also_not_registered": (f"experiment: {{{OK}, metrics: {{also: [no_such_metric]}}}}\n", ["experiment.metrics.also", "'no_such_metric' is not registered", "import the module"]),
     "too_many_shots": ("experiment: {name: t, engine: fake, dataset: meridia, method: {shots: 64}}\n", ["experiment.method.shots", "64"]),
 }
 
@@ -96,6 +104,19 @@ def test_shipped_configs(path):
     text = (project_root()/"configs"/path).read_text()
     assert text.startswith("# ") and len(text.splitlines()) <= 25
     assert load_config(str(path))
+
+def test_own_metrics_take_no_name_that_means_something():
+    "Every word for a score or measure is refused, whichever module it comes from; other names pass, registered or not."
+    words = {*KNOWN, *UNITS, *ALIASES, "mrr", *summarise([], load_config({"experiment": {"name": "t", "engine": "fake"}}))["metrics"]}
+    for word in words:
+        with pytest.raises(ConfigError, match="experiment.metrics.also"): load_config({"experiment": {"name": "t", "metrics": {"also": [word]}}})
+    assert load_config({"experiment": {"name": "t", "metrics": {"also": ["recalled", "first_words"]}}}).metrics.also == ("recalled", "first_words")
+
+def test_own_metrics_are_a_part_of_the_id_and_their_absence_is_not():
+    plain = load_config({"experiment": {"name": "t"}})
+    own = load_config({"experiment": {"name": "t", "metrics": {"also": ["first_words"]}}})
+    assert "also" not in to_yaml(plain) and "also" not in str(plain.model_dump(mode="json")) and experiment_id(plain, "d") != experiment_id(own, "d")
+    assert load_config(read_yaml(to_yaml(own))) == own and load_config(read_yaml(to_yaml(plain))) == plain
 
 def test_the_blueprint_example(tmp_path):
     path = tmp_path/"blueprint.yaml"

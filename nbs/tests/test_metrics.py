@@ -1,9 +1,9 @@
 """Answer scores against results known from the official SQuAD 1.1/2.0 and TriviaQA scripts; retrieval scores and run sums by hand."""
 import random, re
 import numpy as np, pytest
-from llmforge.core import ConfigError, DataError
-from llmforge.metrics import (ALIASES, COSTS, MEASURES, UNITS, contains, counts, exact_match, f1, has_answer, normalize_answer, percentiles,
-                              recall_at_k, reciprocal_rank, retrieval_scores, run_values, score_answer, throughput, tokens_of, unit_of, value_of)
+from llmforge.core import ConfigError, DataError, LlmForgeError, metrics
+from llmforge.metrics import (ALIASES, ANSWER_SCORES, COSTS, MEASURES, UNITS, contains, counts, exact_match, f1, has_answer, normalize_answer, percentiles,
+                              recall_at_k, reciprocal_rank, registered_score, retrieval_scores, run_values, score_answer, throughput, tokens_of, unit_of, value_of)
 
 # text, by SQuAD's script, by TriviaQA's script
 NORMALISED = [
@@ -256,6 +256,31 @@ def test_what_one_run_counts():
     def values(row): return [value_of(row, m) for m in ("exact_match", "tokens", "tokens_in", "latency_ms", "failed", "abstained", "steps", "mrr")]
     assert values(done) == [1.0, 100, 90, 7.0, 0.0, 0.0, 3.0, None] and values(lost) == [0.0, None, None, None, 1.0, None, None, None]
     assert values(known)[3] is None and values(bare)[1:3] == [None, None] and (tokens_of(lost), tokens_of(bare)) == (100, None)
+
+def test_own_scores_count_failures_as_the_built_in_ones_do():
+    rows = [a_row(mine=.5), a_row(error="EngineError"), a_row(mine=1.0)]
+    assert run_values(rows, ["mine"])["mine"] == [.5, 0, 1] and run_values(rows)["mine"] == [.5, 1]
+    assert [value_of(r, "mine", ["mine"]) for r in rows] == [.5, 0, 1] and value_of(rows[1], "mine") is None
+    assert run_values([a_row(error="X")], ["mine"])["mine"] == [0]
+
+def test_built_in_scores_are_registered():
+    assert {name: metrics.get(name) for name in ANSWER_SCORES} == ANSWER_SCORES
+
+@pytest.mark.parametrize("value, score", [(True, 1), (0, 0), (np.float32(0.5), .5), (np.float64(1), 1)])
+def test_numbers_from_0_to_1_are_scores(value, score, monkeypatch):
+    monkeypatch.setitem(metrics._entries, "mine", lambda prediction, answers, style: value)
+    assert type(registered_score("mine", "x", ["x"])) is float and registered_score("mine", "x", ["x"]) == score
+
+@pytest.mark.parametrize("value", [float("nan"), 1.01, -1, None, "1", [1], 1j])
+def test_anything_else_is_refused(value, monkeypatch):
+    monkeypatch.setitem(metrics._entries, "mine", lambda prediction, answers, style: value)
+    with pytest.raises(LlmForgeError, match="metric 'mine' gave .* for the prediction 'x' and the answers .'y'.; allowed: a number from 0 to 1"): registered_score("mine", "x", ("y",))
+
+def test_a_metric_that_raises_is_named(monkeypatch):
+    monkeypatch.setitem(metrics._entries, "mine", lambda prediction, answers, style: answers[3])
+    with pytest.raises(LlmForgeError, match="metric 'mine' raised IndexError for the prediction 'x.*list index") as e: registered_score("mine", "x" * 1000, ["y"])
+    assert isinstance(e.value.__cause__, IndexError) and len(str(e.value)) < 250
+    with pytest.raises(ConfigError, match="unknown metric 'mime'.*did you mean 'mine'"): registered_score("mime", "x", ["y"])
 
 def test_every_measure_has_a_unit():
     assert {unit_of(m) for m in MEASURES} == {"points", "ms", "tokens"} and set(COSTS) < set(UNITS)

@@ -6,12 +6,12 @@ import yaml
 from typer.testing import CliRunner
 from llmforge.cli import app
 from llmforge.config import load_config
-from llmforge.core import ConfigError, project_root
+from llmforge.core import ConfigError, metrics, project_root
 from llmforge.engine import FakeEngine, Fault
 from llmforge.findings import arms_table, exploratory_table, verdict_table, verdicts
-from llmforge.metrics import AGENT_SCORES
+from llmforge.metrics import AGENT_SCORES, contains
 from llmforge.store import Store
-from llmforge.study import load_study, open_study, plan_table, planned, run_study, unmeasured
+from llmforge.study import load_study, open_study, plan_table, planned, run_study, stored_study, unmeasured
 
 STUDY = {"study": {
     "name": "four_arms", "question": "Which retrieval?", "alpha": 0.05,
@@ -120,6 +120,10 @@ BAD = {
     "same_arm": ({"hypotheses": [{"id": "H", "claim": "c", "treatment": "one", "control": "one"}]}, ["two arms"]),
     "both": ({"hypotheses": [{"id": "H", "claim": "c", "treatment": "one", "control": "none", "min_effect": 0.1, "margin": 0.1}]}, ["exclude each other"]),
     "metric": ({"hypotheses": [{"id": "H", "claim": "c", "treatment": "one", "control": "none", "metric": "acuracy"}]}, ["study.hypotheses.0.metric", "did you mean 'accuracy'"]),
+    "own_metric": ({"hypotheses": [{"id": "H", "claim": "c", "treatment": "one", "control": "none", "metric": "first_words"}]}, ["study.hypotheses.0.metric", "unknown metric 'first_words'", "add it to the arm's metrics.also"]),
+    "own_metric_of_one": ({"arms": {"none": {"retrieval": "none"}, "one": {"metrics": {"also": ["first_words"]}}},
+                           "hypotheses": [{"id": "H", "claim": "c", "treatment": "one", "control": "none", "metric": "first_words"}]}, ["arm 'none'", "unknown metric 'first_words'"]),
+    "own_metric_not_registered": ({"base": STUDY["study"]["base"] | {"metrics": {"also": ["first_words"]}}}, ["experiment.metrics.also: metric 'first_words' is not registered"]),
     "not_judged": ({"hypotheses": [{"id": "H", "claim": "c", "treatment": "one", "control": "three", "metric": "groundedness"}]}, ["metrics.faithfulness"]),
     "no_agent": ({"hypotheses": [{"id": "H", "claim": "c", "treatment": "one", "control": "three", "metric": "tool_calls"}]}, ["study.hypotheses.0.metric", "measured of an agent only (method react); the arm has method naive"]),
     "nobody_has_it": ({"exploratory": ["f1", "first_tool"]}, ["study.exploratory.1: no arm has it: first_tool"]),
@@ -153,6 +157,19 @@ def test_which_arms_have_a_metric():
     study = load_study(STUDY)
     def least(metric): return planned(study, 100, study.hypotheses[0].model_copy(update={"metric": metric}))[0]
     assert all(least(m) is None for m in ("tokens", "latency", "steps", "tool_calls", "failed_calls")) and all(least(m) for m in ("accuracy", "first_tool", "forced"))
+
+def test_a_claim_about_a_metric_of_ones_own(outputs, monkeypatch):
+    "Supported by a paired test over all questions, failed ones as wrong; every table has it; and the plan is read without the metric's code."
+    monkeypatch.setitem(metrics._entries, "stated", lambda prediction, answers, style: contains(prediction, answers, style) and "not" not in prediction)
+    mine = json.loads(json.dumps(STUDY))
+    mine["study"]["base"]["metrics"] = {"also": ["stated"]}
+    mine["study"] |= {"hypotheses": [{"id": "H1", "claim": "Reading helps", "metric": "stated", "treatment": "one", "control": "none", "min_effect": 0.05}], "exploratory": ["stated"]}
+    study = run_study(load_study(mine), make=lambda c: FakeEngine(reply, faults=[Fault(share=0.1)], batch_size=8), show=False)
+    (v,) = verdicts(study)
+    assert v.verdict == "supported" and v.n == 100 and v.contrast.left_out == 0 and sum(v.contrast.failed) > 0
+    assert "| stated |" in arms_table(study) and "stated: it has no metric card" in arms_table(study) and "stated" in exploratory_table(study) and "raises stated by" in verdict_table(study)
+    monkeypatch.delitem(metrics._entries, "stated")
+    assert [repr(x) for x in verdicts(stored_study("four_arms"))] == [repr(v)]
 
 def test_shipped_studies_are_valid():
     for path in sorted((project_root()/"configs"/"studies").glob("*.yaml")): assert load_study(path).hypotheses
