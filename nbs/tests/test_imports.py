@@ -38,9 +38,8 @@ def test_version_has_one_value():
 
 def test_layers():
     "A module imports only from modules whose notebook has a smaller number."
-    import re
-    order = {p.stem.split("_", 1)[1]: int(p.stem[:2]) for p in (project_root()/"nbs").glob("[0-9]*.ipynb")}
-    for name in MODULES + ["local"]:
-        source = (Path(llmforge.__file__).parent/f"{name}.py").read_text()
-        for used in re.findall(r"^\s*(?:from|import) (?:llmforge)?\.(\w+)", source, re.M):
-            if used in order: assert order[used] < order[name], f"{name} imports {used}"
+    from llmforge.site import imports
+    graph = imports()
+    order = {name: i for i, name in enumerate(graph)}
+    assert set(MODULES) | {"local"} == set(graph)
+    for name, used in graph.items(): assert all(order[m] < order[name] for m in used), f"{name} imports {used}"
