@@ -104,7 +104,9 @@ def _sqlite(url: sa.URL) -> sa.Engine:
 def _engine(url: str | sa.URL) -> sa.Engine:
     "An SQLAlchemy engine for SQLite or PostgreSQL; raises `StoreError`."
     try: parsed = sa.make_url(url)
-    except SQLAlchemyError: raise StoreError(f"not a store URL: {redact(url)!r}; allowed: sqlite:///path/to/file.db or postgresql://user:password@host/database") from None
+    except (SQLAlchemyError, ValueError): parsed = None
+    if parsed is None or "@" in (parsed.host or ""):   # what stands there may be a password
+        raise StoreError("not a store URL (not repeated here, it may hold a password); allowed: sqlite:///path/to/file.db or postgresql://user:password@host/database, with @ : / in a password as %40 %3A %2F") from None
     match parsed.get_backend_name():
         case "sqlite": return _sqlite(parsed)
         case "postgresql" | "postgres":
@@ -121,7 +123,7 @@ class Store:
         self.engine = _engine(url or os.environ.get("LLMFORGE_STORE") or sa.URL.create("sqlite", database=str(outputs_dir()/"llmforge.db")))
         self._prepare()
 
-    def __repr__(self) -> str: return f"Store({self.engine.url.render_as_string(hide_password=True)!r})"
+    def __repr__(self) -> str: return f"Store({self.engine.url.set(query={}).render_as_string(hide_password=True)!r})"   # a query may hold a password, too
 
     def close(self):
         "Give back the connections."
@@ -134,7 +136,7 @@ def _begin(self: Store) -> Iterator[sa.Connection]:
     "One transaction: committed at the end, rolled back on any error."
     try:
         with self.engine.begin() as c: yield c
-    except SQLAlchemyError as e: raise StoreError(f"{self!r} failed: {redact(str(getattr(e, 'orig', None) or e)).strip()}") from e
+    except SQLAlchemyError as e: raise StoreError(f"{self!r} failed: {'; '.join(map(str.strip, redact(str(getattr(e, 'orig', None) or e)).strip().splitlines()))}") from e
 
 # %% ../nbs/17_store.ipynb #2a42db2c
 def _version(c: sa.Connection) -> int | None:
@@ -315,11 +317,12 @@ def release(self: Store,
     with self._begin() as c: self._hold(c, lease, lease_expires=_clock(c))
 
 # %% ../nbs/17_store.ipynb #d518e2a1
-def _value(name: str, v: object) -> object:
+def _value(column: sa.Column, v: object) -> object:
     "A cell as every database stores it; raises `StoreError` for NaN and infinity."
     if isinstance(v, str): return _storable(v)
     if hasattr(v, "item"): v = v.item()
-    if isinstance(v, float) and not math.isfinite(v): raise StoreError(f"{name} is {v}; a value that is not there is None")
+    if isinstance(v, bool) and isinstance(column.type, sa.Float): return float(v)
+    if isinstance(v, float) and not math.isfinite(v): raise StoreError(f"{column.name} is {v}; a value that is not there is None")
     return v
 
 def _record(row: Mapping, table: sa.Table) -> dict:
@@ -327,7 +330,7 @@ def _record(row: Mapping, table: sa.Table) -> dict:
     names = [n for n in table.columns.keys() if n not in ("id", "experiment_id")]
     if unknown := [n for n in row if n not in names]:
         raise StoreError(f"{table.name} has no column {unknown[0]!r}; allowed: {', '.join(names)}{closest(unknown[0], names)}")
-    return {n: _value(n, row.get(n)) for n in names}
+    return {n: _value(table.c[n], row.get(n)) for n in names}
 
 # %% ../nbs/17_store.ipynb #465c0610
 @patch

@@ -1,5 +1,5 @@
 """State machine, leases and fencing, exactly-once rows, export and import: on SQLite, and on PostgreSQL where a server and psycopg are installed."""
-import glob, json, os, shutil, signal, socket, sqlite3, subprocess, sys, tempfile, textwrap, time, uuid
+import glob, json, os, shutil, signal, socket, sqlite3, subprocess, sys, tempfile, textwrap, time, traceback, uuid
 from dataclasses import asdict
 import numpy as np, pytest, sqlalchemy as sa
 from llmforge.core import AlreadyRunning, ConfigError, LeaseLost, MissingExtra, StoreError
@@ -311,6 +311,20 @@ def test_a_failed_row_and_awkward_text(store):
     assert text["output_text"] == odd.replace("\0", "\ufffd").replace("\ud83d", "?")
     assert traced["trace"]["output"].replace("\0", "\ufffd") == text["output_text"]
 
+def test_an_experiment_runs_into_every_store(store, tmp_path):
+    "The runner's own rows, right, wrong, abstained and failed, not rows that a test wrote by hand; and they travel."
+    from llmforge.config import load_config
+    from llmforge.engine import FakeEngine, Fault
+    from llmforge.runner import run_experiment
+    config = load_config({"experiment": {"name": "spine", "engine": "fake", "dataset": {"name": "almanac", "limit": 40}, "method": {"shots": 1}}})
+    answers = (lambda text, sampling: " unknown" if len(text) % 3 else " Paris")
+    id = run_experiment(config, store, FakeEngine(answers, faults=[Fault(share=.1)]), show=False)
+    rows, result = store.rows(id), store.result(id)
+    assert store.experiment(id).status == "COMPLETED" and len(rows) == result["n"] == 40 and result["failed"] and result["abstained"]
+    assert {type(r["correct"]) for r in rows} == {float} and {type(r["abstained"]) for r in rows} == {bool}
+    other = Store("sqlite://")
+    assert import_experiment(other, export_experiment(store, id, tmp_path/"x")) == id and other.rows(id) == rows and other.result(id) == result
+
 def test_numpy_scalars_are_numbers(store):
     lease = store.claim(make(store))
     store.add_runs(lease, [dict(a_row(0), tokens_in=np.int64(7), latency_ms=np.float32(.5), correct=np.float64(1), cached=np.bool_(True))])
@@ -411,8 +425,11 @@ def test_the_default_is_the_project_s_store(tmp_path, monkeypatch):
 def test_bad_urls_and_secrets(tmp_path):
     for bad, message in (("nonsense", "not a store URL"), ("mysql://h/x", "unknown kind of store 'mysql'"), (f"sqlite:///{tmp_path}/no/such/dir/x.db", "unable to open")):
         with pytest.raises(StoreError, match=message): Store(bad)
-    with pytest.raises((StoreError, MissingExtra)) as e: Store("postgresql://me:hunter2@127.0.0.1:1/x")
-    assert "hunter2" not in str(e.value)
+    for bad in ("postgresql://me:hunter2@127.0.0.1:1/x", "postgresql://me:a@hunter2@127.0.0.1:1/x", "postgresql:/me:hunter2@127.0.0.1/x", "postgresql://127.0.0.1:1/x?user=me&password=hunter2",
+                "postgresql://me:hunter2@127.0.0.1:port/x", "me:hunter2@127.0.0.1"):
+        with pytest.raises((StoreError, MissingExtra)) as e: Store(bad)
+        said = str(e.value) + "".join(traceback.format_exception(e.value))
+        assert "hunter2" not in said.replace(bad, "") and "\n" not in str(e.value), bad
 
 def test_sqlite_is_in_wal_mode_and_readers_see_while_a_writer_writes(tmp_path):
     url = f"sqlite:///{tmp_path}/s.db"
