@@ -173,6 +173,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'llmforge.config.RetrievalConfig': ('config.html#retrievalconfig', 'llmforge/config.py'),
                                  'llmforge.config.RetrievalConfig._consistent': ( 'config.html#retrievalconfig._consistent',
                                                                                   'llmforge/config.py'),
+                                 'llmforge.config.RetrievalConfig._no_password': ( 'config.html#retrievalconfig._no_password',
+                                                                                   'llmforge/config.py'),
                                  'llmforge.config.SamplingConfig': ('config.html#samplingconfig', 'llmforge/config.py'),
                                  'llmforge.config.Section': ('config.html#section', 'llmforge/config.py'),
                                  'llmforge.config._Dumper': ('config.html#_dumper', 'llmforge/config.py'),

@@ -146,7 +146,13 @@ class RetrievalConfig(Section):
     embedding: Text = Field("all-MiniLM-L6-v2", description="a sentence-transformers model")
     chunk_tokens: Annotated[int, Field(strict=True, ge=16, le=8192)] = Field(256, description="longest chunk, in tokens of the embedding model")
     chunk_overlap: Annotated[int, Field(strict=True, ge=0)] = Field(50, description="tokens that neighbouring chunks share")
-    url: Text | None = Field(None, description="a Qdrant server; none: the embedded one")
+    url: Text | None = Field(None, description="a Qdrant server; none: the embedded one. Its key comes from QDRANT_API_KEY")
+
+    @field_validator("url")
+    @classmethod
+    def _no_password(cls, v):
+        if v and "@" in v.partition("?")[0]: raise ValueError("a name or password in the address would be stored with every result; leave it out, and put the server's key into QDRANT_API_KEY")
+        return v
 
     @model_validator(mode="after")
     def _consistent(self):

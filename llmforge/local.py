@@ -13,10 +13,10 @@ from .core import need
 for package in ("torch", "transformers"): need(package, "local")
 
 # %% ../nbs/11_local.ipynb #d65adf33
-import hashlib, importlib.util, json, logging, os, shutil, time
+import hashlib, importlib.util, io, json, logging, os, shutil, time
 import jinja2, torch, transformers
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from fastcore.basics import patch
@@ -58,7 +58,7 @@ def embedded_model() -> Path:
     return folder
 
 def _convert(gguf: Path, to: Path):
-    with quiet():
+    with quiet(), redirect_stderr(io.StringIO()): # the reader of GGUF files draws a bar of its own
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32,
                                                      quantization_config=GgufConfig(dequantize=True))
         model.save_pretrained(to)

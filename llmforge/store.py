@@ -483,7 +483,7 @@ def import_experiment(
             if records: c.execute(RUNS.insert(), records)
             c.execute(RESULTS.insert().values(**last))
     if not new and _parsed(_texts(store, experiment["id"]), "the store") != content:
-        raise StoreError(f"{store!r} has an experiment {experiment['id']!r} with other content; neither was changed")
+        raise StoreError(f"{store!r} has an experiment {experiment['id']!r} with other content; neither was changed. The same work run twice has other timings: import one into a store of its own (LLMFORGE_STORE), or run it under another name")
     return experiment["id"]
 
 # %% ../nbs/17_store.ipynb #2ac7bb79

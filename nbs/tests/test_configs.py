@@ -45,6 +45,7 @@ BAD = { # name: (file content, words that the message must hold)
     "absolute_path": ("experiment: {name: t, engine: fake, dataset: /etc/hosts.jsonl}\n", ["outside the project"]),
     "a_study": ("study: {name: t}\n", ["is a study", "llmforge study"]),
     "rerank_too_few": (f"experiment: {{{OK}, retrieval: {{name: reranked, top_k: 9, rerank: 5}}}}\n", ["experiment.retrieval", "rerank (5)"]),
+    "password_in_url": (f"experiment: {{{OK}, retrieval: {{name: dense, url: 'http://anna:hunter2@host:6333'}}}}\n", ["experiment.retrieval.url", "QDRANT_API_KEY"]),
     "threshold": (f"experiment: {{{OK}, metrics: {{threshold: 1.5}}}}\n", ["experiment.metrics.threshold"]),
     "missing_parent": ("extends: no_such_base.yaml\nexperiment: {name: t}\n", ["no_such_base.yaml", "does not exist"]),
     "parent_outside": ("extends: ../../../../../../etc/hostname\nexperiment: {name: t}\n", ["extends", "outside the project"]),
