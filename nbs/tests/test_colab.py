@@ -5,12 +5,12 @@ from urllib.parse import unquote
 import nbformat, papermill, pytest
 from llmforge.config import load_config
 from llmforge.core import project_root
-from llmforge.notebooks import EXTRAS, MODEL, SECRETS, colab_secrets, install_cell, opened_in_colab, with_colab
+from llmforge.notebooks import EXTRAS, MODEL, SECRETS, colab_secrets, executable, install_cell, tutorials, with_colab
 from llmforge.study import load_study
 
 ROOT, BIN = project_root(), Path(sys.executable).parent
-PAGES = opened_in_colab()
-EXECUTED = [p for p in PAGES if p.name.startswith("run_")]
+EXECUTED = executable()
+PAGES = [*tutorials(), *EXECUTED]
 INI = configparser.ConfigParser(interpolation=None)
 INI.read(ROOT/"settings.ini")
 
