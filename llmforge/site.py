@@ -548,7 +548,8 @@ def by_questions(
 def _questions(es: list[Experiment]) -> str:
     "What a group of experiments was asked."
     d = es[0].config.dataset
-    return f"{_data_name(es[0])}, {es[0].result['attempted']} questions" + (f" from {d.skip}" if d.skip else "")
+    kinds = f" ({', '.join(d.kinds).replace('_', ' ')})" if d.kinds else ""
+    return f"{_data_name(es[0])}{kinds}, {es[0].result['attempted']} questions" + (f" from {d.skip}" if d.skip else "")
 
 _COSTS = {"tokens in": ("tokens_in", ",.0f"), "tokens out": ("tokens_out", ",.1f"), "latency p50 (ms)": ("latency_p50", ",.0f"), "p95": ("latency_p95", ",.0f")}
 

@@ -39,10 +39,11 @@ def visit(contexts, built):
         pages.append(page)
         page.on("console", lambda m: m.type in ("error", "warning") and said.append(f"{url}: {m.text}"))
         page.on("pageerror", lambda e: said.append(f"{url}: {e}"))
-        page.on("requestfailed", lambda r: said.append(f"{url}: {r.url} failed"))
+        page.on("requestfailed", lambda r: r.failure != "net::ERR_ABORTED" and said.append(f"{url}: {r.url} failed"))  # aborted: the reader was quicker than the page
         page.on("dialog", _dialog)
         page.route(re.compile(r"^(?!file:|data:|blob:)"), _no_network)
         page.goto(f"file://{built[0]}/{url}")
+        if url.startswith(("search.html?", "compare.html")): page.wait_for_function("document.querySelector('.search-summary, #difference').textContent")
         return page
     yield _visit
     for page in pages: page.close()
@@ -201,7 +202,9 @@ def reach_the_command(page):
     row = page.locator("tr:target")
     expect(row).to_have_count(1)
     assert row.evaluate(IN_VIEW), f"{page.url}: the row is not to be seen"
-    page.locator(".parts a[href='#reproduce']").click()
+    onwards = page.locator(".parts a[href='#reproduce']")
+    assert onwards.evaluate(IN_VIEW), f"{page.url}: from the row, the way to the command is not to be seen"
+    onwards.click()
     command = page.locator("#reproduce pre")
     expect(command).to_be_in_viewport()
     assert re.search(r"llmforge (run outputs/|import )\S", command.inner_text())
@@ -291,9 +294,7 @@ def test_hostile_answers_compared(visit, built):
 @pytest.mark.parametrize("url", ["experiments/index.html", "leaderboard.html", "compare.html#a=<script>alert(1)</script>&b=javascript:alert(2)", "search.html?q=%3Cimg+src%3Dx+onerror%3Dalert(5)%3E+pwned"])
 def test_hostile_elsewhere(url, visit):
     "Lists that name such experiments; addresses that somebody else wrote."
-    page = visit(url)
-    if url.startswith("search"): expect(page.locator("#search-results")).to_contain_text("found")
-    harmless(page)
+    harmless(visit(url))
 
 def test_hostile_text_is_found(visit, built):
     page = visit("search.html?q=pwned")
