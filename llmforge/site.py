@@ -528,8 +528,9 @@ def write_experiment(
     folder, texts = source.p.folders[e.id], any(r["input_text"] for r in e.runs)
     traced = instructive(e) if texts else []
     below = _executed_page(source, folder, "experiment.ipynb", f"experiments/{e.id}")
+    parts = " · ".join(f'<a href="#{part.lower()}">{part}</a>' for part in ("Reproduce", "Rows", "Traces", "Config", "Provenance"))
     notebook = f"The [executed notebook]({e.id}/experiment.ipynb) has all the plots and the worst answers." if below else ""
-    write_page(source, f"experiments/{e.id}.md", "\n\n".join([f"# {e.id}", f"> {cell(setting(e), 200)}", " · ".join(f'<a href="#{part.lower()}">{part}</a>' for part in ("Reproduce", "Rows", "Traces", "Config", "Provenance")), results_table(e),
+    write_page(source, f"experiments/{e.id}.md", "\n\n".join([f"# {e.id}", f"> {cell(setting(e), 200)}", raw(f'<nav class="parts" aria-label="Parts of this page">{parts}</nav>'), results_table(e),
         picture(source, e.id, score_plot(e), f"Answer scores of {e.id} with their intervals; the table has the numbers"), notebook,
         "## Reproduce", "The same work again: the config below, on the same questions. What has been generated before comes from the cache.", fenced(reproduce(e, folder), "bash"),
         "## Rows", raw(rows_table(e, {r["position"] for r in traced})), _files(source, e.id), "## Traces", _traces(e, traced),
@@ -547,7 +548,8 @@ def by_questions(
 def _questions(es: list[Experiment]) -> str:
     "What a group of experiments was asked."
     d = es[0].config.dataset
-    return f"{_data_name(es[0])}, {es[0].result['attempted']} questions" + (f" from {d.skip}" if d.skip else "")
+    kinds = f" ({', '.join(d.kinds).replace('_', ' ')})" if d.kinds else ""
+    return f"{_data_name(es[0])}{kinds}, {es[0].result['attempted']} questions" + (f" from {d.skip}" if d.skip else "")
 
 _COSTS = {"tokens in": ("tokens_in", ",.0f"), "tokens out": ("tokens_out", ",.1f"), "latency p50 (ms)": ("latency_p50", ",.0f"), "p95": ("latency_p95", ",.0f")}
 
@@ -632,7 +634,7 @@ def claims(
 def _verdict_table(s: Study) -> str:
     "The verdicts in numbers; their sentences stand above it."
     text = verdict_table(s).rsplit("\n\n", 1)[0]
-    return linked(text, [pair_page(s, h.control, h.treatment) for h in s.config.hypotheses], 4) if s.config.hypotheses else text
+    return f"::::{{container}} verdicts\n{linked(text, [pair_page(s, h.control, h.treatment) for h in s.config.hypotheses], 4)}\n::::" if s.config.hypotheses else text
 
 # %% ../nbs/32_site.ipynb #c502e58e
 def linked_arms(
@@ -871,7 +873,7 @@ def check_links(
 
 # %% ../nbs/32_site.ipynb #2fa75678
 _MENDS = [(r'<summary>(?=<span class="toctree-toggle")', '<summary aria-label="pages below this one">'), (r'(<button class="btn search-button-field[^>]*?) aria-label="Search"', r"\1"),
-          (r'<div id="pst-primary-sidebar"', '<div id="pst-primary-sidebar" role="region" aria-label="Navigation"'), (r'<th class="head">\s*(?:<p>\s*</p>)?\s*</th>', '<td class="head"></td>')]
+          (r'<div id="pst-primary-sidebar"', '<div id="pst-primary-sidebar" role="region" aria-label="Navigation"'), (r'<th(?: class="head")?>\s*(?:<p>\s*</p>)?\s*</th>', '<td class="head"></td>')]
 
 def mend(
     site: Path,  # a built one

@@ -46,7 +46,7 @@
       + `n = ${d.n}; b is higher on ${up}, a on ${down}, equal on ${d.n - up - down}.`;
   }
 
-  function means(x, y, pairs, target) {
+  function means(pairs, target) {
     const names = Object.keys(pairs[0]?.[0].scores ?? {}).filter(n => pairs.some(([r, s]) => n in r.scores && n in s.scores));
     const box = element("div", undefined, target), table = element("table", undefined, box), head = element("tr", undefined, element("thead", undefined, table)), body = element("tbody", undefined, table);
     box.className = "wide"; box.tabIndex = 0; box.setAttribute("role", "region"); box.setAttribute("aria-label", "Means of every score");
@@ -84,25 +84,24 @@
   }
 
   async function show() {
-    const [left, right] = [a.value, b.value], target = document.getElementById("difference");
+    const [left, right] = [a.value, b.value], part = id => document.getElementById(id);
     history.replaceState(null, "", `#${new URLSearchParams({a: left, b: right})}`);
     try {
       const [x, y, paired] = await Promise.all([load(left), load(right), load(`pairs-${group(left)}`)]);
       if (a.value !== left || b.value !== right) return;
       const before = new Map(x.rows.map(r => [r.id, r])), key = [left, right].sort().join("|");
       pairs = y.rows.filter(s => before.has(s.id)).map(s => [before.get(s.id), s]);
-      target.replaceChildren();
-      const about = element("ul", undefined, target);
+      for (const id of ["about", "means"]) part(id).replaceChildren();
+      const about = element("ul", undefined, part("about"));
       for (const [label, id, e] of [["a", left, x], ["b", right, y]]) {
         const item = element("li", `${label}: `, about);
         element("a", id, item).href = `experiments/${encodeURIComponent(id)}.html`;
         item.append(`, ${e.setting}`);
       }
-      const said = element("p", left === right ? "An experiment does not differ from itself." : sentence(paired[key], !key.startsWith(`${left}|`), x.accuracy_is), target);
-      said.className = "difference";
-      means(x, y, pairs, target);
+      part("difference").textContent = left === right ? "An experiment does not differ from itself." : sentence(paired[key], !key.startsWith(`${left}|`), x.accuracy_is);
+      means(pairs, part("means"));
       diff();
-    } catch (e) { target.replaceChildren(element("p", e.message)); }
+    } catch (e) { part("difference").textContent = e.message; }
   }
 
   a.addEventListener("change", () => { if (group(b.value) !== group(a.value)) offer(b, [groups[group(a.value)]], groups[group(a.value)].experiments.find(id => id !== a.value)); show(); });

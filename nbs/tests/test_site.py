@@ -1,52 +1,14 @@
-"The site, built once from what is published and from an experiment whose model is hostile."
-import json, os, re, shutil, subprocess, time, urllib.request
-from pathlib import Path
+"The site, built once from what is published and from experiments whose model is hostile; its scripts are in test_browser."
+import json, os, re, urllib.request
 import pytest
 from bs4 import BeautifulSoup
 from typer.testing import CliRunner
 from llmforge.cli import app
-from llmforge.config import load_config
 from llmforge.core import DataError, project_root
-from llmforge.engine import FakeEngine
 from llmforge.contrasts import arm_lines, arms_of
-from llmforge.runner import run_experiment
-from llmforge.site import bound, build_site, check_links, published
-from llmforge.store import Store, export_experiment
+from llmforge.site import bound, check_links, published
 
 ROOT = project_root()
-HOSTILE = ['<script>document.title="pwned"</script>', "[x](javascript:alert(1)) <a href='javascript:alert(2)'>y</a>", '"><img src=x onerror=alert(3)></td></table></details>', "```\n\n<b>bold</b>\n\n# heading {{x:y}}",
-           "{raw} html\n````\n<i>i</i> $x$ | pipe | ${z} \u2028 </script>"]
-
-def hostile_experiment(folder):
-    "An experiment on invented questions whose model, titles and notebook are all hostile; its id."
-    data = folder.parent/"hostile.jsonl"
-    data.write_text("".join(json.dumps({"id": f"q{i}/{t[:9]}", "question": f"What is {t}", "answers": [t, "two"]}) + "\n" for i, t in enumerate(HOSTILE)))
-    store, config = Store(f"sqlite:///{folder.parent}/hostile.db"), load_config({"experiment": {"name": "hostile", "engine": {"name": "fake", "cache": False}, "method": {"shots": 0}, "dataset": {"name": "hostile.jsonl"}}})
-    replies = iter(HOSTILE * 9)
-    id = run_experiment(config, store, FakeEngine(lambda text, sampling: " " + next(replies).replace("\n", " ")), show=False)
-    export_experiment(store, id, folder/id)
-    outputs = [{"output_type": "execute_result", "execution_count": 1, "metadata": {}, "data": {"text/html": t, "text/markdown": t, "text/plain": t, "application/javascript": "alert(4)"}} for t in HOSTILE]
-    outputs += [{"output_type": "display_data", "metadata": {}, "data": {"text/html": t, "text/plain": "plain"}} for t in HOSTILE] + [{"output_type": "stream", "name": "stdout", "text": "\n".join(HOSTILE)}]
-    cells = [{"cell_type": "markdown", "metadata": {}, "source": "# Run"}, {"cell_type": "code", "metadata": {}, "source": "run()", "outputs": outputs, "execution_count": 1}]
-    (folder/id/"experiment.ipynb").write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 4}))
-    return id
-
-@pytest.fixture(scope="session")
-def built(tmp_path_factory):
-    "What is published, with the hostile experiment beside it, as a site: its folder, the outputs and the hostile id."
-    work = tmp_path_factory.mktemp("site")
-    tracked = subprocess.run(["git", "ls-files", "outputs"], cwd=ROOT, capture_output=True, text=True).stdout.split() or [str(p.relative_to(ROOT)) for p in (ROOT/"outputs").rglob("*") if p.is_file()]
-    for name in tracked:
-        (work/name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT/name, work/name)
-    with pytest.MonkeyPatch.context() as m:
-        m.setenv("LLMFORGE_DATA", str(work))
-        m.setenv("LLMFORGE_OUTPUTS", str(work/"outputs"))
-        id = hostile_experiment(work/"outputs")
-        began = time.monotonic()
-        site = build_site(work/"site", work/"outputs")
-    assert time.monotonic() - began < 300, "a site takes less than five minutes"
-    return site, work/"outputs", id
 
 @pytest.fixture(scope="session")
 def pages(built):
@@ -95,8 +57,8 @@ def test_ids_are_unique(pages):
 
 def test_hostile_text_is_text(pages, built, p):
     "What the model, the questions and the notebook's outputs say is shown, and acts on no page."
-    id = built[2]
-    for name in (f"experiments/{id}.html", f"experiments/{id}/experiment.html"):
+    id = built[2][0]
+    for name in [f"experiments/{i}{page}" for i in built[2] for page in (".html", "/experiment.html")]:
         page = pages[name]
         assert 'document.title="pwned"' in page.article.get_text()
     for name, page in pages.items():
@@ -175,23 +137,6 @@ def test_the_commands_of_the_home_page_are_the_readmes(pages):
                                         ("{{retrieval/H1:effect:.zz}}", "resolves to nothing"), ("{{ retrieval }}", "is no bound number"), ("{{retrieval/none/nowhere:accuracy}}", "resolves to nothing")])
 def test_a_number_that_resolves_to_nothing_stops_the_build(text, says, p):
     with pytest.raises(DataError, match=re.escape(says)): bound(text, p)
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
-
-@pytest.mark.skipif(not BROWSER, reason="NO BROWSER HERE: scripts of the site are not tested; apt-get install chromium, or any Chrome on the PATH")
-@pytest.mark.parametrize("page, shown", [
-    ("compare.html#a=retrieval-none-almanac-5857a546&b=retrieval-naive-almanac-6e34c61e", r"b − a on accuracy \(exact match\): \+30\.0 points"),
-    ("search.html?q=paired_difference", r"llmforge\.stats\.paired_difference"), ("search.html?q=reranking", r"hybrid → reranked"),
-    ("experiments/retrieval-hybrid-almanac-4f4c2810.html#trace-3", r'<details class="trace" id="trace-3" open')])
-def test_in_a_browser(page, shown, built, tmp_path):
-    "The page as a browser has it from the disk: no error on the console, no request to the network, the script's work done."
-    log = tmp_path/"net.json"
-    r = subprocess.run([BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update", "--no-first-run", "--enable-logging=stderr", "--v=0",
-                        f"--user-data-dir={tmp_path/'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND", f"--log-net-log={log}", "--virtual-time-budget=8000", "--dump-dom", f"file://{built[0]}/{page}"],
-                       capture_output=True, text=True, timeout=180)
-    assert re.search(shown, r.stdout), (r.stdout[-2000:], r.stderr[-1000:])
-    assert not (said := [l for l in r.stderr.splitlines() if "CONSOLE" in l and "[PST]:" not in l]), said  # [PST]: the theme tells what it does
-    if log.exists(): assert not [u for u in re.findall(r'"url":"(https?://[^"]+)"', log.read_text(errors="replace")) if not re.search(r"://[\w.-]*(google|gvt1|gstatic|googleapis)\.com", u)]
 
 def test_a_broken_link_stops_the_build(tmp_path):
     (tmp_path/"index.html").write_text('<a href="nowhere.html">x</a><a href="#nothing">y</a><script src="https://cdn.example/x.js"></script>')
