@@ -885,7 +885,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'llmforge.site.sphinx_settings': ('site.html#sphinx_settings', 'llmforge/site.py'),
                                'llmforge.site.title_of': ('site.html#title_of', 'llmforge/site.py'),
                                'llmforge.site.toctree': ('site.html#toctree', 'llmforge/site.py'),
-                               'llmforge.site.tutorials': ('site.html#tutorials', 'llmforge/site.py'),
                                'llmforge.site.with_parts': ('site.html#with_parts', 'llmforge/site.py'),
                                'llmforge.site.write_api': ('site.html#write_api', 'llmforge/site.py'),
                                'llmforge.site.write_architecture': ('site.html#write_architecture', 'llmforge/site.py'),

@@ -7,7 +7,7 @@ __all__ = ['EXTRAS', 'MODEL', 'SECRETS', 'FIGURES', 'normalise', 'execute_notebo
            'install_cell', 'badge', 'colab_secrets', 'with_colab', 'write_colab', 'readme_text', 'write_readme']
 
 # %% ../nbs/29_notebooks.ipynb #de6e9282
-import configparser, os, re, sys, uuid
+import configparser, os, re, shutil, sys, uuid
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
@@ -165,6 +165,7 @@ def readme_text() -> str:
 def write_readme() -> None:
     "Write README.md and its pictures from nbs/index.ipynb."
     text, pictures = _readme()
-    (project_root()/FIGURES).mkdir(exist_ok=True)
+    shutil.rmtree(project_root()/FIGURES, ignore_errors=True)
+    (project_root()/FIGURES).mkdir()
     for path, data in pictures.items(): (project_root()/path).write_bytes(data)
     (project_root()/"README.md").write_text(text, encoding="utf-8")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OUTCOMES', 'WRITERS', 'Published', 'published', 'experiment_page', 'pair_page', 'anchor', 'bound', 'repository_link',
            'esc', 'fenced', 'raw', 'linked', 'Source', 'write_page', 'picture', 'toctree', 'title_of', 'lessons',
-           'tutorials', 'write_learn', 'write_notebook', 'docments_hook', 'skip_hook', 'setup', 'write_api', 'outcome',
+           'write_learn', 'write_notebook', 'docments_hook', 'skip_hook', 'setup', 'write_api', 'outcome',
            'instructive', 'grid', 'rows_table', 'reproduce', 'setting', 'safe_html', 'executed', 'write_experiment',
            'by_questions', 'write_experiments', 'pairs', 'pair_table', 'claims', 'linked_arms', 'write_pair',
            'write_study', 'write_findings', 'write_compare', 'imports', 'reduced', 'diagram', 'write_architecture',
@@ -28,6 +28,7 @@ from .core import ConfigError, DataError, LlmForgeError, cell, closest, in_turn,
 from .contrasts import Experiment, agent_of, arm_lines, arms_of, contrast, counts_line, method_line, metric_of, noun, pooled
 from .findings import Verdict, arms_table, expected, exploratory_table, found_gold, provenance_table, results_table, verdict_table, verdicts
 from .metrics import SCORES, failed, right, unit_of, value_of
+from .notebooks import executable, tutorials
 from .plots import ablation_curve, arms_plot, interaction_plot, pareto_plot, score_plot, verdict_plot
 from .stats import Estimate
 from .store import Store, import_experiment, import_plan
@@ -43,6 +44,7 @@ class Published:
     studies: dict[str, Study]          # by name
     folders: dict[str, Path]           # of each, by id or name
     others: list[Path]                 # executed notebooks beside them
+    cards: list[Path]                  # of metrics: the package's, and those made here, which win
 
     def __repr__(self): return f"Published({len(self.experiments)} experiments, {len(self.studies)} studies)"
 
@@ -84,7 +86,8 @@ def published(
     ids = {_file_name(import_experiment(store, f)): f for f in _folders(folder, "result.json")}
     studies = {name: s for name in plans if set((s := _study(name, store)).ids.values()) <= set(ids)}
     others = sorted(p for p in folder.glob("*/*.ipynb") if not {*ids.values(), *plans.values()} & {p.parent} and not p.name.startswith("."))
-    return Published({id: Experiment(id, store) for id in sorted(ids)}, studies, ids | plans, others)
+    cards = {f.name: f for place in (Path(str(files("llmforge")))/"cards", folder/"cards") for f in sorted(place.glob("*.json"))}
+    return Published({id: Experiment(id, store) for id in sorted(ids)}, studies, ids | plans, others, list(cards.values()))
 
 # %% ../nbs/32_site.ipynb #11f59b72
 def _part(e: Estimate, what: str):
@@ -301,10 +304,6 @@ def lessons() -> list[Path]:
     "The notebooks that teach a module, in reading order."
     return sorted((project_root()/"nbs").glob("[0-9][0-9]_*.ipynb"))
 
-def tutorials() -> list[Path]:
-    "The notebooks for those who are new, in reading order."
-    return sorted((project_root()/"nbs"/"tutorials").glob("*.ipynb"))
-
 def write_learn(
     source: Source,
 ) -> None:
@@ -314,7 +313,7 @@ def write_learn(
         items = "\n".join(f"{i}. [{title_of(p)[0]}]({folder}{p.name}): {title_of(p)[1]}" for i, p in enumerate(paths, 1))
         return f"{items}\n\n{toctree(folder + p.stem for p in paths)}"
     source.parts["tutorials"], source.parts["lessons"] = _list(tutorials(), "tutorials/"), _list(lessons())
-    source.parts["to-be-executed"] = _list(sorted((project_root()/"nbs").glob("run_*.ipynb")))
+    source.parts["to-be-executed"] = _list(executable())
 
 def write_notebook(source: Source, path: str, nb: dict) -> None:
     "Put a notebook where Sphinx finds it."
@@ -592,7 +591,7 @@ def _pair_row(a: Experiment, b: Experiment, x: dict, y: dict, dataset: str, metr
     "A question in two arms."
     cells, changes = [], []
     for m in metrics:
-        u, v = value_of(x, metric_of(a, m)), value_of(y, metric_of(b, m))
+        u, v = (value_of(r, metric_of(e, m), e.config.metrics.also) for e, r in ((a, x), (b, y)))
         spec = ".2f" if unit_of(m) == "points" else ",.0f"
         cells.append(f"{_link_row(a.id, x, _number(u, spec))} → {_link_row(b.id, y, _number(v, spec))}")
         changes.append("no value" if u is None or v is None else "higher" if v > u else "lower" if v < u else "equal")
@@ -796,7 +795,7 @@ def write_cards(
     source: Source,
 ) -> None:
     "What is known of each metric's errors."
-    cards = [Card.from_dict(json.loads(f.read_text(encoding="utf-8"))) for f in sorted((Path(str(files("llmforge")))/"cards").glob("*.json"))]
+    cards = [Card.from_dict(json.loads(f.read_text(encoding="utf-8"))) for f in source.p.cards]
     for path in source.p.others: write_notebook(source, f"cards/{path.name}", executed(path))
     measured = "\n".join(f"- [{title_of(path)[0]}]({path.name}): {title_of(path)[1]}" for path in source.p.others)
     parts = [f"## {cell(c.metric)}, version {cell(c.version)}\n\n{cell(c.line(), 400)}\n\n{c._repr_markdown_()}\n\n{c.kinds_table()}" for c in cards]

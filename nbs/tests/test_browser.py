@@ -3,13 +3,14 @@ import re
 from importlib.resources import files
 import pytest
 from conftest import HOSTILE
+from llmforge.core import project_root
 from playwright.sync_api import expect, sync_playwright
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 MODES = {"light": {"color_scheme": "light"}, "dark": {"color_scheme": "dark"}, "phone": {"viewport": {"width": 390, "height": 844}}}
 AXE = (files("axe_playwright_python")/"axe.min.js").read_text(encoding="utf-8")
 NAIVE, NONE, REACT = "retrieval-naive-almanac-6e34c61e", "retrieval-none-almanac-5857a546", "react-04be8240"
-STUDIES = ["agents", "chunk_size", "reasoning", "retrieval", "squad_retrieval", "top_k"]
+STUDIES = sorted(p.name.removeprefix("study-") for p in (project_root()/"outputs").glob("study-*") if not p.name.endswith("-rerun"))
 PAGES = ["index.html", "findings/index.html", "findings/retrieval.html", "findings/chunk_size/512--128.html", "findings/reasoning/study.html", "leaderboard.html", "experiments/index.html", f"experiments/{NAIVE}.html",
          f"experiments/{REACT}.html", f"experiments/{NAIVE}/experiment.html", f"compare.html#a={NONE}&b={NAIVE}", "cards/index.html", "learn/index.html", "learn/26_logs.html", "learn/tutorials/first_experiment.html",
          "api/index.html", "api/config.html", "architecture.html", "search.html?q=rerank", "genindex.html", "limitations.html"]

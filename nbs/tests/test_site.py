@@ -1,8 +1,10 @@
 "The site, built once from what is published and from experiments whose model is hostile; its scripts are in test_browser."
 import json, os, re, urllib.request
+from dataclasses import replace
 import pytest
 from bs4 import BeautifulSoup
 from typer.testing import CliRunner
+from llmforge.cards import make_card, save_card
 from llmforge.cli import app
 from llmforge.core import DataError, project_root
 from llmforge.contrasts import arm_lines, arms_of
@@ -148,3 +150,9 @@ def test_the_command_refuses_in_a_sentence(tmp_path, outputs):
     (outputs/"x"/"result.json").write_text("{}")
     r = CliRunner().invoke(app, ["site", str(tmp_path/"site")])
     assert r.exit_code == 1 and "is not an exported experiment" in r.stderr and not (tmp_path/"site").exists()
+
+def test_a_card_made_here_wins_over_the_packages(tmp_path):
+    "The site lists the cards of outputs/cards, too; of two for one metric and version, that one."
+    own = save_card(replace(make_card("exact_match", "2030-01-01"), metric="mine"), tmp_path/"cards"), save_card(make_card("exact_match", "2030-01-01"), tmp_path/"cards")
+    cards = published(tmp_path).cards
+    assert set(own) < set(cards) and len({f.name for f in cards}) == len(cards)
