@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OUTCOMES', 'WRITERS', 'Published', 'published', 'experiment_page', 'pair_page', 'anchor', 'bound', 'repository_link',
-           'esc', 'fenced', 'raw', 'linked', 'Source', 'write_page', 'picture', 'toctree', 'title_of', 'lessons',
-           'write_learn', 'write_notebook', 'docments_hook', 'skip_hook', 'setup', 'write_api', 'outcome',
+           'esc', 'fenced', 'raw', 'linked', 'Source', 'write_page', 'picture', 'toctree', 'as_html', 'title_of',
+           'lessons', 'write_learn', 'write_notebook', 'docments_hook', 'skip_hook', 'setup', 'write_api', 'outcome',
            'instructive', 'grid', 'rows_table', 'reproduce', 'setting', 'safe_html', 'executed', 'write_experiment',
            'by_questions', 'write_experiments', 'pairs', 'pair_table', 'claims', 'linked_arms', 'write_pair',
            'write_study', 'write_findings', 'write_compare', 'imports', 'reduced', 'diagram', 'write_architecture',
@@ -277,6 +277,20 @@ def _readable(cells: Iterable[dict]) -> list[dict]:
     words = [c | {"source": re.sub(r"\[!\[(.+?)\]\(.+?\)\]", r"[\1]", "".join(c["source"]))} if c.get("id") == "colab-badge" else c for c in cells]
     return [c for c in words if "".join(c["source"]).strip() and c.get("id") != "colab-install"]
 
+def as_html(
+    text: str,  # Markdown from an output
+) -> str:       # HTML, in which HTML of the text is text
+    "Markdown with tables, rendered."
+    from markdown_it import MarkdownIt
+    return MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+
+def _joined(text: str | list[str]) -> str: return text if isinstance(text, str) else "".join(text)
+
+def _drawn(o: dict) -> dict:
+    "An output whose Markdown, if it has nothing better, is HTML."
+    data = o.get("data", {})
+    return o | {"data": {"text/html": as_html(_joined(data["text/markdown"])), **data}} if "text/markdown" in data else o
+
 def _lesson(path: Path) -> dict:
     "A notebook for the site, as nbdev filters it but with its exported cells shown."
     from nbdev import processors as np
@@ -285,7 +299,8 @@ def _lesson(path: Path) -> dict:
         def base_procs(self): return [np.populate_language, np.strip_ansi, np.hide_line, np.filter_stream_, np.rm_header_dash, np.clean_magics, np.hide_, np.strip_hidden_metadata]
     processor = NBProcessor(path, procs=Lessons().procs())
     processor.process()
-    return _notebook([{k: v for k, v in c.items() if k in ("cell_type", "source", "outputs", "execution_count")} | {"metadata": {}} for c in _readable(processor.nb.cells)])
+    kept = [{k: v for k, v in c.items() if k in ("cell_type", "source", "outputs", "execution_count")} | {"metadata": {}} for c in _readable(processor.nb.cells)]
+    return _notebook([c | {"outputs": [_drawn(o) for o in c["outputs"]]} if "outputs" in c else c for c in kept])
 
 def _notebook(cells: list[dict]) -> dict:
     return {"cells": cells, "nbformat": 4, "nbformat_minor": 4, "metadata": {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -489,9 +504,7 @@ def safe_html(
 def _safe_output(o: dict) -> dict:
     "An output whose texts cannot act."
     if "data" not in o: return o
-    def _joined(v): return "".join(v) if isinstance(v, list) else v
-    safe = {"text/html": safe_html, "text/markdown": lambda t: t.replace("<", "&lt;")}
-    return o | {"data": {k: safe.get(k, lambda t: t)(_joined(v)) for k, v in o["data"].items() if k in ("text/plain", "image/png", *safe)}}
+    return o | {"data": {k: safe_html(_joined(v)) if k == "text/html" else _joined(v) for k, v in _drawn(o)["data"].items() if k in ("text/plain", "text/html", "image/png")}}
 
 def executed(
     path: Path,    # an executed notebook

@@ -135,6 +135,13 @@ def test_the_commands_of_the_home_page_are_the_readmes(pages):
     commands = [c.get_text().strip() for c in pages["index.html"].select("article div.highlight pre")]
     assert len(commands) == 2 and all(c in readme for c in commands)
 
+def test_tables_are_tables(pages):
+    "No page shows the bars of a Markdown table, outside code."
+    for path, page in pages.items():
+        article = BeautifulSoup(str(page.select_one("article") or ""), "html.parser")
+        for code in article.select("pre, code, td"): code.decompose()
+        assert not (found := re.search(r"\|\s*(?:-{3}|—|–)\s*\|.*", article.get_text())), (path, found[0][:80])
+
 @pytest.mark.parametrize("text, says", [("{{nothing:accuracy}}", "nothing called 'nothing' is published"), ("{{retrieval/H9:effect}}", "no such value"), ("{{retrieval-hybrid-almanac-4f4c2810:recall@77}}", "no value"),
                                         ("{{retrieval/H1:effect:.zz}}", "resolves to nothing"), ("{{ retrieval }}", "is no bound number"), ("{{retrieval/none/nowhere:accuracy}}", "resolves to nothing")])
 def test_a_number_that_resolves_to_nothing_stops_the_build(text, says, p):
