@@ -237,16 +237,18 @@ class Source:
     parts: dict[str, str] = field(default_factory=dict) # name -> Markdown, for the pages that people write
 
 # %% ../nbs/32_site.ipynb #4590f1d2
+_WIDE = {"html_theme.sidebar_secondary.remove": True}  # metadata of a page without the list of its headings at its side
+
 def write_page(
     source: Source,
     path: str,      # from the site's root, e.g. "findings/retrieval.md"
     text: str,      # Markdown
-    wide: bool = False, # without the list of its headings at its side: for tables and pictures
+    wide: bool = False, # for tables and pictures
 ) -> None:
     "Put a page where Sphinx finds it."
     target = source.folder/path
     target.parent.mkdir(parents=True, exist_ok=True)
-    if wide: text = f"---\nhtml_theme.sidebar_secondary.remove: true\n---\n{text}"
+    if wide: text = f"---\n{json.dumps(_WIDE)[1:-1]}\n---\n{text}"
     target.write_text(text.replace('href="site:', f'href="{"../" * path.count("/")}').strip() + "\n", encoding="utf-8")
 
 # %% ../nbs/32_site.ipynb #e3a5867f
@@ -302,8 +304,8 @@ def _lesson(path: Path) -> dict:
     kept = [{k: v for k, v in c.items() if k in ("cell_type", "source", "outputs", "execution_count")} | {"metadata": {}} for c in _readable(processor.nb.cells)]
     return _notebook([c | {"outputs": [_drawn(o) for o in c["outputs"]]} if "outputs" in c else c for c in kept])
 
-def _notebook(cells: list[dict]) -> dict:
-    return {"cells": cells, "nbformat": 4, "nbformat_minor": 4, "metadata": {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+def _notebook(cells: list[dict], wide: bool = False) -> dict:
+    return {"cells": cells, "nbformat": 4, "nbformat_minor": 4, "metadata": (_WIDE if wide else {}) | {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
                                                                                "language_info": {"name": "python", "pygments_lexer": "ipython3"}}}
 
 def title_of(
@@ -514,7 +516,7 @@ def executed(
     def _cell(c):
         kept = {"cell_type": c["cell_type"], "source": c["source"], "metadata": {}}
         return kept | {"execution_count": None, "outputs": [_safe_output(o) for o in c["outputs"]]} if c["cell_type"] == "code" else kept
-    return _notebook([_cell(c) for c in _readable(cells)])
+    return _notebook([_cell(c) for c in _readable(cells)], wide=True)
 
 # %% ../nbs/32_site.ipynb #d25d6262
 def _files(source: Source, name: str) -> str:
