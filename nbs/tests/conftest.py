@@ -30,7 +30,7 @@ def hostile_experiment(folder, name, skip=0):
     id = run_experiment(config, store, FakeEngine(lambda text, sampling: " " + next(replies).replace("\n", " ")), show=False)
     export_experiment(store, id, folder/id)
     outputs = [{"output_type": "execute_result", "execution_count": 1, "metadata": {}, "data": {"text/html": t, "text/markdown": t, "text/plain": t, "application/javascript": "alert(4)"}} for t in HOSTILE]
-    outputs += [{"output_type": "display_data", "metadata": {}, "data": {"text/html": t, "text/plain": "plain"}} for t in HOSTILE] + [{"output_type": "stream", "name": "stdout", "text": "\n".join(HOSTILE)}]
+    outputs += [{"output_type": "display_data", "metadata": {}, "data": {mime: t, "text/plain": "plain"}} for t in HOSTILE for mime in ("text/html", "text/markdown")] + [{"output_type": "stream", "name": "stdout", "text": "\n".join(HOSTILE)}]
     cells = [{"cell_type": "markdown", "metadata": {}, "source": "# Run"}, {"cell_type": "code", "metadata": {}, "source": "run()", "outputs": outputs, "execution_count": 1}]
     (folder/id/"experiment.ipynb").write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 4}))
     return id
