@@ -419,7 +419,6 @@ def wiki(monkeypatch):
     monkeypatch.setenv("LLMFORGE_WIKIPEDIA", f"http://127.0.0.1:{server.server_port}/w/api.php")
     monkeypatch.setenv("LLMFORGE_CONTACT", "mailto:someone@example.org")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(T, "_SECONDS", 0.8)
     yield server
     server.shutdown(); server.server_close()
 
@@ -437,12 +436,12 @@ def test_a_live_miss_is_no_failure(wiki):
 
 @pytest.mark.parametrize("query, why", [("500", "ValueError: status 500"), ("429", "ValueError: status 429"), ("redirect", "ValueError: status 302"), ("api error", "ValueError: error maxlag"), ("html", "JSONDecodeError"), ("list", "AttributeError"), ("odd", ""),
     ("slow", "T"), ("drip", "TimeoutError"), ("cut", "RemoteProtocolError"), ("big", "ValueError: more than 2 MB"), ("bomb", "ValueError: more than 2 MB")])
-def test_where_wikipedia_does_not_answer_the_corpus_does(query, why, wiki):
+def test_where_wikipedia_does_not_answer_the_corpus_does(query, why, wiki, monkeypatch):
+    if query in ("slow", "drip"): monkeypatch.setattr(T, "_SECONDS", 0.8)
     corpus = Corpus("small", (Passage("p", query, "From the corpus."),))
-    start = time.perf_counter()
     r = call("wikipedia_search", {"query": query}, Kit(corpus, "live"))
     if query == "odd": assert r == ToolResult("Could not find [odd].", source="Wikipedia"); return
-    assert r.text == f"{query}: From the corpus." and r.source.startswith(f"corpus small (Wikipedia did not answer: {why}") and not r.failed and time.perf_counter() - start < 2
+    assert r.text == f"{query}: From the corpus." and r.source.startswith(f"corpus small (Wikipedia did not answer: {why}") and not r.failed
     assert not any(path == "/elsewhere" for path, *_ in wiki.asked)
 
 def test_without_network_or_corpus(wiki, monkeypatch):
