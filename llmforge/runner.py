@@ -65,6 +65,7 @@ class Work:
                 ("retrieval", cell(c.retrieval.name) + (f" over {cell(self.corpus.name)}: {len(self.corpus)} passages" if self.corpus else ""))]
         return f"**{cell(self.id, 120)}**, ready to run\n\n" + table(["", ""], rows)
 
+# %% ../nbs/22_runner.ipynb #a1665452
 def check_metrics(
     config: ExperimentConfig,  # its `metrics.also`
     data: Dataset,             # of which the first question is tried
@@ -78,6 +79,7 @@ def check_metrics(
         try: [registered_score(name, said, first.answers, m.normalization) for said in (*first.answers[:1], "")]
         except LlmForgeError as e: raise ConfigError(f"experiment.metrics.also: {e}") from e
 
+# %% ../nbs/22_runner.ipynb #12ac04de
 def plan(
     config: ExperimentConfig,  # resolved
 ) -> Work:

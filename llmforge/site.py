@@ -273,12 +273,13 @@ def toctree(
     "The pages below a page: in the navigation, not in the text."
     return fenced("\n".join([":hidden:", *([f":caption: {caption}"] if caption else []), "", *entries]), "{toctree}")
 
-# %% ../nbs/32_site.ipynb #08841858
+# %% ../nbs/32_site.ipynb #0d160c95
 def _readable(cells: Iterable[dict]) -> list[dict]:
     "Cells with something in them, the badge as a link, without the cell that installs."
     words = [c | {"source": re.sub(r"\[!\[(.+?)\]\(.+?\)\]", r"[\1]", "".join(c["source"]))} if c.get("id") == "colab-badge" else c for c in cells]
     return [c for c in words if "".join(c["source"]).strip() and c.get("id") != "colab-install"]
 
+# %% ../nbs/32_site.ipynb #08841858
 def as_html(
     text: str,  # Markdown from an output
 ) -> str:       # HTML, in which HTML of the text is text
@@ -286,13 +287,12 @@ def as_html(
     from markdown_it import MarkdownIt
     return MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
 
-def _joined(text: str | list[str]) -> str: return text if isinstance(text, str) else "".join(text)
-
 def _drawn(o: dict) -> dict:
     "An output whose Markdown, if it has nothing better, is HTML."
     data = o.get("data", {})
-    return o | {"data": {"text/html": as_html(_joined(data["text/markdown"])), **data}} if "text/markdown" in data else o
+    return o | {"data": {"text/html": as_html("".join(data["text/markdown"])), **data}} if "text/markdown" in data else o
 
+# %% ../nbs/32_site.ipynb #00bef8ea
 def _lesson(path: Path) -> dict:
     "A notebook for the site, as nbdev filters it but with its exported cells shown."
     from nbdev import processors as np
@@ -506,7 +506,7 @@ def safe_html(
 def _safe_output(o: dict) -> dict:
     "An output whose texts cannot act."
     if "data" not in o: return o
-    return o | {"data": {k: safe_html(_joined(v)) if k == "text/html" else _joined(v) for k, v in _drawn(o)["data"].items() if k in ("text/plain", "text/html", "image/png")}}
+    return o | {"data": {k: safe_html("".join(v)) if k == "text/html" else "".join(v) for k, v in _drawn(o)["data"].items() if k in ("text/plain", "text/html", "image/png")}}
 
 def executed(
     path: Path,    # an executed notebook

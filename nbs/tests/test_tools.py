@@ -439,7 +439,9 @@ def test_a_live_miss_is_no_failure(wiki):
 def test_where_wikipedia_does_not_answer_the_corpus_does(query, why, wiki, monkeypatch):
     if query in ("slow", "drip"): monkeypatch.setattr(T, "_SECONDS", 0.8)
     corpus = Corpus("small", (Passage("p", query, "From the corpus."),))
+    start = time.perf_counter()
     r = call("wikipedia_search", {"query": query}, Kit(corpus, "live"))
+    assert query == "bomb" or time.perf_counter() - start < 2 # unpacking takes its time on a busy machine
     if query == "odd": assert r == ToolResult("Could not find [odd].", source="Wikipedia"); return
     assert r.text == f"{query}: From the corpus." and r.source.startswith(f"corpus small (Wikipedia did not answer: {why}") and not r.failed
     assert not any(path == "/elsewhere" for path, *_ in wiki.asked)
