@@ -8,11 +8,16 @@ __all__ = ['ARITHMETIC', 'ANSWER', 'WORD_PROBLEMS', 'CONTENT_FREE', 'Step', 'par
            'check_engine', 'agent_scores']
 
 # %% ../nbs/21_agent.ipynb #853988cc
-import asyncio, json, math, re
+import asyncio
+import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+
 from fastcore.basics import patch
+
 from .almanac import almanac, almanac_corpus
 from .config import READERS, AgentConfig, ExperimentConfig, PromptConfig
 from .core import ConfigError, EngineError, in_turn, methods, tools
@@ -26,46 +31,57 @@ from .trace import clip, span, walk
 @dataclass(frozen=True)
 class Step:
     "What the model wrote in one turn: an action, an answer, or neither."
-    text: str                              # as written, up to an observation of its own
-    tool: str = ""                         # the action's tool
-    arguments: Mapping | str | None = None # the action's arguments; a text is the first of them
-    answer: str | None = None              # the bare answer
-    problem: str = ""                      # why it is neither
+
+    text: str  # as written, up to an observation of its own
+    tool: str = ""  # the action's tool
+    arguments: Mapping | str | None = None  # the action's arguments; a text is the first of them
+    answer: str | None = None  # the bare answer
+    problem: str = ""  # why it is neither
+
 
 _LINE = re.compile(r"^[ \t]*(?:Thought:[ \t]*)?(Action|Answer)[ \t]*:[ \t]*", re.M)
 _CALL = re.compile(r"([A-Za-z_]\w{0,59})[ \t]*([\[(])")
+
 
 def parse_step(
     text: str,  # what the model wrote
 ) -> Step:
     "Read one turn of the model."
     text = text.split("Observation:")[0].rstrip()
-    if not (line := _LINE.search(text)): return Step(text, problem="no line begins with Action: or Answer:")
-    rest = text[line.end():]
+    if not (line := _LINE.search(text)):
+        return Step(text, problem="no line begins with Action: or Answer:")
+    rest = text[line.end() :]
     return Step(text, answer=first_line(rest)) if line[1] == "Answer" else _action(text, rest)
 
 # %% ../nbs/21_agent.ipynb #8bdc5643
 def _action(text: str, rest: str) -> Step:
     "The step of a text whose action is `rest`."
-    if not (call := _CALL.match(rest)): return Step(text, problem=f"an action looks like tool[argument]; received {clip(rest, 60)!r}")
-    inside, close = rest[call.end():].lstrip(" "), {"[": "]", "(": ")"}[call[2]]
+    if not (call := _CALL.match(rest)):
+        return Step(text, problem=f"an action looks like tool[argument]; received {clip(rest, 60)!r}")
+    inside, close = rest[call.end() :].lstrip(" "), {"[": "]", "(": ")"}[call[2]]
     if inside.startswith("{"):
-        try: arguments = json.JSONDecoder().raw_decode(inside)[0]
-        except (ValueError, RecursionError): return Step(text, call[1], inside, problem=_no_json(inside))
+        try:
+            arguments = json.JSONDecoder().raw_decode(inside)[0]
+        except (ValueError, RecursionError):
+            return Step(text, call[1], inside, problem=_no_json(inside))
         return Step(text, call[1], arguments)
     line = inside.split("\n", 1)[0]
     return Step(text, call[1], line.rpartition(close)[0] if close in line else line)
 
-def _no_json(text: str) -> str: return f"the arguments are not JSON; received {clip(text, 60)!r}"
+
+def _no_json(text: str) -> str:
+    return f"the arguments are not JSON; received {clip(text, 60)!r}"
 
 # %% ../nbs/21_agent.ipynb #f90d13ee
 ARITHMETIC = ("calculation", "math")  # kinds of questions
+
 
 def needs(
     example: Example,
 ) -> tuple[str, ...]:  # of "read" and "calculate", in order; () where the data does not say
     "What a question needs, as its data set says."
     return ("read",) * len(example.gold) + ("calculate",) * (example.kind in ARITHMETIC)
+
 
 def serves(
     tool: str,  # a tool's name
@@ -77,14 +93,28 @@ def serves(
 # %% ../nbs/21_agent.ipynb #f1f07cac
 ANSWER = "I can answer now"  # how the last thought begins
 WORD_PROBLEMS = (
-    Example("agent/eggs", "A shop packs 12 eggs in a box. How many eggs are in 7 boxes?", ("84",), "math", rationale="12 * 7 = 84."),
-    Example("agent/coins", "Lena had 50 coins and gave 18 away. How many coins does she have left?", ("32",), "math", rationale="50 - 18 = 32."))
+    Example(
+        "agent/eggs",
+        "A shop packs 12 eggs in a box. How many eggs are in 7 boxes?",
+        ("84",),
+        "math",
+        rationale="12 * 7 = 84.",
+    ),
+    Example(
+        "agent/coins",
+        "Lena had 50 coins and gave 18 away. How many coins does she have left?",
+        ("32",),
+        "math",
+        rationale="50 - 18 = 32.",
+    ),
+)
 _SUM = re.compile(r"([\d.,]+(?: [-+*/] [\d.,]+)+) = ")
 
+
 def solved(
-    example: Example,     # of the Almanac's pool, or a word problem
-    names: Sequence[str], # tools
-) -> list[tuple[str, str, str]]: # tool, argument, observation
+    example: Example,  # of the Almanac's pool, or a word problem
+    names: Sequence[str],  # tools
+) -> list[tuple[str, str, str]]:  # tool, argument, observation
     "The steps that solve an example."
     reading = [t for t in names if t in READERS]
     reader = reading and reading[0 if len(needs(example)) > 1 else -1]
@@ -104,45 +134,65 @@ def last_thought(
 # %% ../nbs/21_agent.ipynb #104a914c
 def demonstrations(
     names: Sequence[str],  # tools
-    shots: int,            # how many
+    shots: int,  # how many
 ) -> list[Example]:
     "The examples to show; raises `ConfigError` where there are too few."
     kinds: dict = {"single_hop": [], "math": [], "two_hop": [], "calculation": []}
-    for e in (*almanac().pool, *WORD_PROBLEMS): kinds[e.kind].append(e)
+    for e in (*almanac().pool, *WORD_PROBLEMS):
+        kinds[e.kind].append(e)
     able = [e for e in in_turn(kinds.values()) if all(any(serves(t, n) for t in names) for n in needs(e))]
-    if shots > len(able): raise ConfigError(f"experiment.method.shots: is {shots}, but there are {len(able)} episodes for the tools {', '.join(names)}; allowed: 0 to {len(able)}")
+    if shots > len(able):
+        raise ConfigError(
+            f"experiment.method.shots: is {shots}, but there are {len(able)} episodes for the tools {', '.join(names)}; allowed: 0 to {len(able)}"
+        )
     return able[:shots]
+
 
 def _turn(tool: str, argument: str, observation: str) -> str:
     "A thought, an action and what came of it."
     return f"Thought: {tools.get(tool).opening} {argument}.\nAction: {tool}[{argument}]\nObservation: {observation}\n"
 
+
 @cache
 def episodes(
-    agent: AgentConfig,   # its tools
-    prompt: PromptConfig, # how a question and an answer are written
+    agent: AgentConfig,  # its tools
+    prompt: PromptConfig,  # how a question and an answer are written
     shots: int,
 ) -> str:
     "Solved episodes as text, to stand before a question."
+
     def _text(e):
         steps = [_turn(*step) for step in solved(e, agent.tools)]
-        last = last_thought(e.question, agent) + "\n" + prompt.reply.format(answer=e.answers[0], rationale=e.rationale)
+        last = (
+            last_thought(e.question, agent)
+            + "\n"
+            + prompt.reply.format(answer=e.answers[0], rationale=e.rationale)
+        )
         return prompt.template.format(question=e.question, passages="") + "".join(steps) + last
-    return "".join(f"{t}\n\n" for t in [*filter(None, [prompt.system]), *map(_text, demonstrations(agent.tools, shots))])
+
+    return "".join(
+        f"{t}\n\n" for t in [*filter(None, [prompt.system]), *map(_text, demonstrations(agent.tools, shots))]
+    )
 
 # %% ../nbs/21_agent.ipynb #609e7de1
 class Episode:
     "One question on its way through the loop."
-    grammar = "write Action: tool[argument], or Answer: and the answer"  # what a model is told that wrote neither
 
-    def __init__(self,
+    grammar = (
+        "write Action: tool[argument], or Answer: and the answer"  # what a model is told that wrote neither
+    )
+
+    def __init__(
+        self,
         question: str,
-        kit: Kit,       # whose config has an agent
+        kit: Kit,  # whose config has an agent
     ):
         m = kit.config.method
         self.question, self.kit, self.agent, self.prompt = question, kit, m.agent, m.prompt
-        self.text = m.prompt.template.format(question=question, passages="")  # what follows the shown episodes
-        self.trail: tuple[str, ...] = ()   # tools called
+        self.text = m.prompt.template.format(
+            question=question, passages=""
+        )  # what follows the shown episodes
+        self.trail: tuple[str, ...] = ()  # tools called
         self.steps, self.wrong, self.trouble = 0, 0, ""
 
     @cached_property
@@ -156,95 +206,133 @@ class Episode:
         return sum(g.tokens_in + g.tokens_out for g in self.kit.generations)
 
     def stopped(self) -> str:
-        "Why the episode cannot go on; \"\" as long as it can."
-        if self.wrong > 1: return self.trouble
-        if self.steps >= self.agent.max_steps: return "max_steps"
+        'Why the episode cannot go on; "" as long as it can.'
+        if self.wrong > 1:
+            return self.trouble
+        if self.steps >= self.agent.max_steps:
+            return "max_steps"
         return "budget" if self.tokens >= self.agent.max_tokens else ""
 
 # %% ../nbs/21_agent.ipynb #87852e7b
 @patch
-async def write(self: Episode,
-    lead: str,                  # what is put into the model's mouth
+async def write(
+    self: Episode,
+    lead: str,  # what is put into the model's mouth
     stop: Sequence[str],
-) -> str:                       # the lead and what the model made of it
+) -> str:  # the lead and what the model made of it
     "Let the model go on after a lead."
     return lead + await self.kit.generate(self.shown + self.text + lead, stop)
+
 
 @patch
 async def think(self: Episode) -> Step:
     "The next step."
     self.steps += 1
-    if self.agent.choice == "free": return parse_step(await self.write("Thought:", self.prompt.stop))
-    if not (tool := await self.choose()): return await self.conclude()
+    if self.agent.choice == "free":
+        return parse_step(await self.write("Thought:", self.prompt.stop))
+    if not (tool := await self.choose()):
+        return await self.conclude()
     lead = await self.write(f"Thought: {tools.get(tool).opening}", ["\n"]) + f"\nAction: {tool}["
     text = await self.write(lead, ["]", "\n"])
-    return Step(text + "]", tool, text[len(lead):])
+    return Step(text + "]", tool, text[len(lead) :])
+
 
 @patch
 async def conclude(self: Episode) -> Step:
     "An answer, now."
-    lead = last_thought(self.question, self.agent) + "\n" + self.prompt.reply.partition("{answer}")[0].format(rationale="").rstrip()
+    lead = (
+        last_thought(self.question, self.agent)
+        + "\n"
+        + self.prompt.reply.partition("{answer}")[0].format(rationale="").rstrip()
+    )
     text = await self.write(lead, ["\n"])
-    return Step(text, answer=first_line(text[len(lead):]))
+    return Step(text, answer=first_line(text[len(lead) :]))
 
 # %% ../nbs/21_agent.ipynb #90f27eaf
 CONTENT_FREE = ("N/A", "", "[MASK]")
+
 
 def _shares(logprobs: Sequence[float]) -> list[float]:
     "Probabilities among the options."
     e = [math.exp(x - max(logprobs)) for x in logprobs]
     return [x / sum(e) for x in e]
 
+
 @patch
-async def prior(self: Episode,
+async def prior(
+    self: Episode,
     openings: Sequence[str],
 ) -> list[float]:  # adds up to 1
     "How likely each opening is at this point of an episode about nothing."
-    def _blank(q): return self.prompt.template.format(question=q, passages="") + "".join(_turn(t, q, q) for t in self.trail)
-    weighed = await asyncio.gather(*(self.kit.choose(f"{self.shown}{_blank(q)}Thought:", openings, False, f"… {_blank(q)}Thought:") for q in CONTENT_FREE))
+
+    def _blank(q):
+        return self.prompt.template.format(question=q, passages="") + "".join(
+            _turn(t, q, q) for t in self.trail
+        )
+
+    weighed = await asyncio.gather(
+        *(
+            self.kit.choose(f"{self.shown}{_blank(q)}Thought:", openings, False, f"… {_blank(q)}Thought:")
+            for q in CONTENT_FREE
+        )
+    )
     return [sum(p) / len(p) for p in zip(*map(_shares, weighed))]
 
 # %% ../nbs/21_agent.ipynb #2f4b0fa8
 @patch
 async def choose(self: Episode) -> str:
-    "The tool to use next; \"\" to answer."
-    if self.agent.choice == "oracle": return self._known()
+    'The tool to use next; "" to answer.'
+    if self.agent.choice == "oracle":
+        return self._known()
     openings = [f" {o}" for o in (*(tools.get(t).opening for t in self.agent.tools), ANSWER)]
     weights = _shares(await self.kit.choose(f"{self.shown}{self.text}Thought:", openings))
-    if self.agent.choice == "calibrated": weights = [w / p for w, p in zip(weights, await self.prior(openings))]
+    if self.agent.choice == "calibrated":
+        weights = [w / p for w, p in zip(weights, await self.prior(openings))]
     return (*self.agent.tools, "")[weights.index(max(weights))]
+
 
 @patch
 def _known(self: Episode) -> str:
     "The tool that the data set says comes next."
-    needed = needs(self.kit.example)[len(self.trail):] if self.kit.example else ()
+    needed = needs(self.kit.example)[len(self.trail) :] if self.kit.example else ()
     return next((t for t in self.agent.tools if serves(t, needed[0])), "") if needed else ""
 
 # %% ../nbs/21_agent.ipynb #7167c885
 def _first_argument(tool: str) -> str:
-    "The name of a tool's first argument; \"\" where it takes none."
+    'The name of a tool\'s first argument; "" where it takes none.'
     return next(iter(tools.get(tool).input_schema.get("properties", {})), "")
 
+
 @patch
-async def act(self: Episode,
+async def act(
+    self: Episode,
     step: Step,
 ) -> ToolResult:
     "Carry out an action."
-    if step.problem: return ToolResult(f"error: {step.problem}; {self.grammar}; tools: {', '.join(self.agent.tools)}", failed=True)
+    if step.problem:
+        return ToolResult(
+            f"error: {step.problem}; {self.grammar}; tools: {', '.join(self.agent.tools)}", failed=True
+        )
     arguments = step.arguments
     if step.tool in self.agent.tools:
         self.trail += (step.tool,)
-        if isinstance(arguments, str) and (first := _first_argument(step.tool)): arguments = {first: arguments.strip()}
-    return await call_tool(step.tool, arguments, self.kit, self.agent.timeout, self.agent.observation, self.agent.tools)
+        if isinstance(arguments, str) and (first := _first_argument(step.tool)):
+            arguments = {first: arguments.strip()}
+    return await call_tool(
+        step.tool, arguments, self.kit, self.agent.timeout, self.agent.observation, self.agent.tools
+    )
+
 
 @patch
-def observe(self: Episode,
+def observe(
+    self: Episode,
     step: Step,
     result: ToolResult,
 ) -> None:
     "Take an observation into the text."
     self.text += f"{step.text}\nObservation: {' '.join(result.text.split())}\n"
     self.count(step, result)
+
 
 @patch
 def count(self: Episode, step: Step, result: ToolResult) -> None:
@@ -255,21 +343,46 @@ def count(self: Episode, step: Step, result: ToolResult) -> None:
 # %% ../nbs/21_agent.ipynb #7d3733fe
 class Conversation(Episode):
     "An episode as a chat with native tool calling."
+
     grammar = "call a tool with a JSON object of arguments, or answer"
 
     def __init__(self, question: str, kit: Kit):
         super().__init__(question, kit)
         system = [Message("system", self.prompt.system)] if self.prompt.system else []
-        self.turns = (*system, *conversations(self.agent, self.prompt, kit.config.method.shots), Message("user", self.text))
-        self.schemas = [{"type": "function", "function": {"name": t.name, "description": t.description, "parameters": t.input_schema}} for t in map(tools.get, self.agent.tools)]
+        self.turns = (
+            *system,
+            *conversations(self.agent, self.prompt, kit.config.method.shots),
+            Message("user", self.text),
+        )
+        self.schemas = [
+            {
+                "type": "function",
+                "function": {"name": t.name, "description": t.description, "parameters": t.input_schema},
+            }
+            for t in map(tools.get, self.agent.tools)
+        ]
+
 
 @cache
 def conversations(agent: AgentConfig, prompt: PromptConfig, shots: int) -> tuple[Message, ...]:
     "Solved episodes as turns."
+
     def _turns(e):
         for t, x, seen in solved(e, agent.tools):
-            yield from (ToolMessage("assistant", "", (ToolCall(t, {_first_argument(t): x}),)), ToolMessage("tool", seen, name=t))
-    return tuple(m for e in demonstrations(agent.tools, shots) for m in (Message("user", prompt.template.format(question=e.question, passages="")), *_turns(e), Message("assistant", prompt.reply.format(answer=e.answers[0], rationale=e.rationale))))
+            yield from (
+                ToolMessage("assistant", "", (ToolCall(t, {_first_argument(t): x}),)),
+                ToolMessage("tool", seen, name=t),
+            )
+
+    return tuple(
+        m
+        for e in demonstrations(agent.tools, shots)
+        for m in (
+            Message("user", prompt.template.format(question=e.question, passages="")),
+            *_turns(e),
+            Message("assistant", prompt.reply.format(answer=e.answers[0], rationale=e.rationale)),
+        )
+    )
 
 # %% ../nbs/21_agent.ipynb #98d7f612
 @patch
@@ -277,36 +390,46 @@ async def think(self: Conversation) -> Step:
     "The model's next turn."
     self.steps += 1
     reply = await self.kit.reply(self.turns, (), self.schemas)
-    if not reply.tool_calls: return Step(reply.text, answer=after_reasoning(reply.text))
+    if not reply.tool_calls:
+        return Step(reply.text, answer=after_reasoning(reply.text))
     call = reply.tool_calls[0]
     problem = "" if isinstance(call.arguments, dict) else _no_json(call.arguments)
     return Step(reply.text, call.name, call.arguments, problem=problem)
 
+
 @patch
 def observe(self: Conversation, step: Step, result: ToolResult) -> None:
     "Take a result into the conversation."
-    self.turns += (ToolMessage("assistant", step.text, (ToolCall(step.tool, step.arguments),)), ToolMessage("tool", result.text, name=step.tool))
+    self.turns += (
+        ToolMessage("assistant", step.text, (ToolCall(step.tool, step.arguments),)),
+        ToolMessage("tool", result.text, name=step.tool),
+    )
     self.count(step, result)
+
 
 @patch
 async def conclude(self: Conversation) -> Step:
     "An answer, now: the same conversation, without tools."
-    text = await self.kit.generate((*self.turns, Message("user", "Answer now, with a few words and nothing else.")), ())
+    text = await self.kit.generate(
+        (*self.turns, Message("user", "Answer now, with a few words and nothing else.")), ()
+    )
     return Step(text, answer=after_reasoning(text))
 
 # %% ../nbs/21_agent.ipynb #88bd6bf9
 @methods.register("react")
 async def react(
     question: str,  # what is asked
-    kit: Kit,       # to generate and act with
-) -> str:           # the bare answer
+    kit: Kit,  # to generate and act with
+) -> str:  # the bare answer
     "Thought, action, observation, and again, until there is an answer (Yao et al. 2023)."
     episode = (Conversation if kit.config.method.prompt.format == "chat" else Episode)(question, kit)
     with span("agent", "react", question, choice=episode.agent.choice) as s:
         while not (reason := episode.stopped()):
             with span("chain", f"step {episode.steps + 1}"):
                 step = await episode.think()
-                if step.answer is not None: reason = "final"; break
+                if step.answer is not None:
+                    reason = "final"
+                    break
                 episode.observe(step, await episode.act(step))
         forced = reason != "final"
         s.output = answer = (await episode.conclude()).answer if forced else step.answer
@@ -320,16 +443,24 @@ def check_engine(
 ) -> None:
     "Raise `EngineError` where the config's agent needs tool calls that the engine cannot make."
     if config.method.agent and config.method.prompt.format == "chat" and not engine.native_tools:
-        raise EngineError(f"the engine {config.engine.name!r} cannot call tools with {config.model.name}: its chat template has no place for them; set method.prompt.format: completion")
+        raise EngineError(
+            f"the engine {config.engine.name!r} cannot call tools with {config.model.name}: its chat template has no place for them; set method.prompt.format: completion"
+        )
 
 # %% ../nbs/21_agent.ipynb #baa04f85
 def agent_scores(
-    trace: Mapping,    # as `trace.to_dict` wrote it
+    trace: Mapping,  # as `trace.to_dict` wrote it
     example: Example,  # the question
-) -> dict[str, float]: # {} where no agent was at work
+) -> dict[str, float]:  # {} where no agent was at work
     "Counts of an episode: steps, tool_calls, failed_calls, forced, and first_tool where the data says which tool is right."
-    if not (agent := next(walk(trace, "agent"), None)): return {}
+    if not (agent := next(walk(trace, "agent"), None)):
+        return {}
     calls, needed, about = list(walk(agent, "tool")), needs(example), agent.get("attributes", {})
     first = {"first_tool": float(bool(calls) and serves(calls[0]["name"], needed[0]))} if needed else {}
-    return {"steps": float(about.get("steps", 0)), "tool_calls": float(len(calls)), "failed_calls": float(sum(c["attributes"]["failed"] for c in calls)),
-            "forced": float(about.get("forced", False)), **first}
+    return {
+        "steps": float(about.get("steps", 0)),
+        "tool_calls": float(len(calls)),
+        "failed_calls": float(sum(c["attributes"]["failed"] for c in calls)),
+        "forced": float(about.get("forced", False)),
+        **first,
+    }

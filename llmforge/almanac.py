@@ -8,34 +8,47 @@ __all__ = ['Row', 'PROSE', 'YEAR', 'WITH_THE', 'NO_THE', 'FILTERS', 'FIELD', 'AR
            'almanac_chapters', 'accepted', 'almanac', 'meridia']
 
 # %% ../nbs/04_almanac.ipynb #535d745d
-import csv, hashlib, io, re, unicodedata
+import csv
+import hashlib
+import io
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+
 from .data import Corpus, Dataset, Example, Passage, stable_order
 
 # %% ../nbs/04_almanac.ipynb #a5ae9150
 Row = dict[str, tuple[str, ...]]
-PROSE = {"note", "motto"} # columns whose text may hold a semicolon of its own
+PROSE = {"note", "motto"}  # columns whose text may hold a semicolon of its own
+
 
 def _values(column: str, cell: str) -> tuple[str, ...]:
     return tuple(v for v in map(str.strip, [cell] if column in PROSE else cell.split(";")) if v)
 
+
 @cache
 def facts(
-    table: str,           # e.g. "countries" or "meridia_towns"
+    table: str,  # e.g. "countries" or "meridia_towns"
 ) -> tuple[Row, ...]:
     "The rows of a fact table; each cell a tuple of its values, best first."
-    text = (files("llmforge")/"facts"/f"{table}.csv").read_text(encoding="utf-8")
+    text = (files("llmforge") / "facts" / f"{table}.csv").read_text(encoding="utf-8")
     return tuple({k: _values(k, v) for k, v in row.items()} for row in csv.DictReader(io.StringIO(text)))
 
 # %% ../nbs/04_almanac.ipynb #2818b7d6
 @cache
 def _slug(name: str) -> str:
-    plain = unicodedata.normalize("NFKD", name.translate(str.maketrans("łŁøØı", "lLoOi"))).encode("ascii", "ignore").decode().lower()
+    plain = (
+        unicodedata.normalize("NFKD", name.translate(str.maketrans("łŁøØı", "lLoOi")))
+        .encode("ascii", "ignore")
+        .decode()
+        .lower()
+    )
     return re.sub(r"[^a-z0-9]+", "-", plain.replace("'", "")).strip("-")
+
 
 def _digest(*key: str) -> str:
     return hashlib.sha256("\x1f".join(key).encode()).hexdigest()
@@ -43,40 +56,58 @@ def _digest(*key: str) -> str:
 # %% ../nbs/04_almanac.ipynb #fd8e143c
 YEAR = re.compile(r"(^|_)year(_discovered)?$")
 
+
 @cache
 def show(
     column: str,  # e.g. "born_year" or "height_m"
     value: str,
 ) -> str:
     "A value as it stands in a sentence."
-    if YEAR.search(column): return f"{value[1:]} BC" if value.startswith("-") else value
+    if YEAR.search(column):
+        return f"{value[1:]} BC" if value.startswith("-") else value
     return f"{int(value):,}" if re.search(r"_(m|km|days)$", column) else value
 
 # %% ../nbs/04_almanac.ipynb #3fea8e9c
-WITH_THE = re.compile(r"Republic|Kingdom|States|Emirates|Netherlands|Philippines|Maldives|Islands$|Comoros|Seychelles|\bSea\b|Great Salt Lake|"
-                      r"Tonlé Sap|Matterhorn|Eiger|Jungfrau|Zugspitze|Grossglockner|Marmolada|Dufourspitze|Gran Paradiso|Grand Teton|Vinson Massif|Barre des")
-NO_THE = re.compile(r"^(Lake |Chesapeake Bay|Port Phillip|Snowdonia|Jotunheimen|Rila|Tate |Santa Maria|San Luigi|Saint Bavo)")
+WITH_THE = re.compile(
+    r"Republic|Kingdom|States|Emirates|Netherlands|Philippines|Maldives|Islands$|Comoros|Seychelles|\bSea\b|Great Salt Lake|"
+    r"Tonlé Sap|Matterhorn|Eiger|Jungfrau|Zugspitze|Grossglockner|Marmolada|Dufourspitze|Gran Paradiso|Grand Teton|Vinson Massif|Barre des"
+)
+NO_THE = re.compile(
+    r"^(Lake |Chesapeake Bay|Port Phillip|Snowdonia|Jotunheimen|Rila|Tate |Santa Maria|San Luigi|Saint Bavo)"
+)
+
 
 def _list(word: str):
     return lambda vs: (", ".join(vs[:-1]) + f" {word} " + vs[-1] if len(vs) > 1 else vs[0],) if vs else ()
 
+
 def _the(v: str) -> str:
     return f"the {v.removeprefix('The ')}" if v.startswith("The ") or WITH_THE.search(v) else v
 
+
 FILTERS = {
-    "and": _list("and"), "or": _list("or"),
+    "and": _list("and"),
+    "or": _list("or"),
     "a": lambda vs: tuple(("an " if re.match(r"(?!eu|uni|one)[aeiou]", v, re.I) else "a ") + v for v in vs),
     "the": lambda vs: tuple(map(_the, vs)),
     "feature": lambda vs: tuple(v if NO_THE.match(v) else f"the {v}" for v in vs),
-    "low": lambda vs: tuple(v[0].lower() + v[1:] if v[1:].islower() and (" " not in v or v.split()[0] in ("Pound", "Convertible")) else v for v in vs),
+    "low": lambda vs: tuple(
+        v[0].lower() + v[1:]
+        if v[1:].islower() and (" " not in v or v.split()[0] in ("Pound", "Convertible"))
+        else v
+        for v in vs
+    ),
     "one": lambda vs: vs if len(vs) == 1 else (),
     "many": lambda vs: vs if len(vs) > 1 else (),
-    "ordinal": lambda vs: tuple("zeroth first second third fourth fifth sixth seventh eighth".split()[int(v)] for v in vs),
+    "ordinal": lambda vs: tuple(
+        "zeroth first second third fourth fifth sixth seventh eighth".split()[int(v)] for v in vs
+    ),
     "coast": lambda vs: tuple({"yes": "has no sea coast", "no": "has a coast on the sea"}[v] for v in vs),
 }
 
 # %% ../nbs/04_almanac.ipynb #beed110d
 FIELD = re.compile(r"\{(\w+)((?:\|\w+)*)\}")
+
 
 def fill(
     template: str,
@@ -84,10 +115,13 @@ def fill(
 ) -> str | None:  # None where a field is empty
     "A template with the row's values in it."
     empty = []
+
     def _field(m):
         values = tuple(show(m[1], v) for v in row.get(m[1], ()))
-        for f in m[2].split("|")[1:]: values = FILTERS[f](values)
+        for f in m[2].split("|")[1:]:
+            values = FILTERS[f](values)
         return values[0] if values else empty.append(m[1]) or ""
+
     text = re.sub(r"([.?!])[.?](?=\s|$)", r"\1", FIELD.sub(_field, template))
     return None if empty else text[0].upper() + text[1:]
 
@@ -96,10 +130,11 @@ def fill(
 def _size(template: str) -> int:
     return len({m[1] for m in FIELD.finditer(template)} - {"name", "they"})
 
+
 def say(
     templates: Sequence[str],
     row: Row,
-) -> str | None:              # None where none can be said
+) -> str | None:  # None where none can be said
     "One of the templates that state the most, chosen by the row's hash."
     start = int(_digest(row["name"][0], *templates)[:12], 16) % len(templates)
     ranked = sorted((*templates[start:], *templates[:start]), key=_size, reverse=True)
@@ -109,11 +144,13 @@ def say(
 @dataclass(frozen=True)
 class Article:
     "How the rows of a table are rendered."
+
     opening: tuple[str, ...]
-    facts: tuple[tuple[str, ...], ...] # a tuple of alternatives for each further fact
-    related: Mapping[str, str]         # column in which related rows agree ("": none) -> a sentence with {others}
-    near: str = ""                     # a numeric column: the closest rows are mentioned ("": only rows that have it)
-    shown: str = "name"                # the column by which they are
+    facts: tuple[tuple[str, ...], ...]  # a tuple of alternatives for each further fact
+    related: Mapping[str, str]  # column in which related rows agree ("": none) -> a sentence with {others}
+    near: str = ""  # a numeric column: the closest rows are mentioned ("": only rows that have it)
+    shown: str = "name"  # the column by which they are
+
 
 ARTICLES: dict[str, Article] = {}
 
@@ -122,12 +159,20 @@ ARTICLES: dict[str, Article] = {}
 def _ring(table: str) -> tuple[Row, ...]:
     return tuple(sorted(facts(table), key=lambda r: _digest(r["name"][0])))
 
+
 def _others(table: str, row: Row, same: str, known: set[str], n: int) -> tuple[str, ...]:
     "The `n` rows most related to `row`, as the text names them, without those in `known`; ties go to the next in a hashed ring."
     near, shown, ring = ARTICLES[table].near, ARTICLES[table].shown, _ring(table)
     i = next(i for i, r in enumerate(ring) if r["name"] == row["name"])
-    peers = [r for r in (*ring[i + 1:], *ring[:i]) if (set(r[same]) & set(row[same]) if same else not near or r[near] and row[near])]
-    def _distance(r): return abs(int(r[near][0]) - int(row[near][0])) if near and r[near] and row[near] else 10**6
+    peers = [
+        r
+        for r in (*ring[i + 1 :], *ring[:i])
+        if (set(r[same]) & set(row[same]) if same else not near or r[near] and row[near])
+    ]
+
+    def _distance(r):
+        return abs(int(r[near][0]) - int(row[near][0])) if near and r[near] and row[near] else 10**6
+
     return tuple(o for r in sorted(peers, key=_distance) if (o := r[shown][0]) not in known)[:n]
 
 # %% ../nbs/04_almanac.ipynb #91529c19
@@ -136,9 +181,13 @@ def _they(row: Row) -> str:
     found = re.search(r"(?i)\b(?:(she|her)|(he|his|him))\b", row["note"][0])
     return row["name"][0] if not found else "she" if found[1] else "he"
 
+
 def _also(row: Row) -> tuple[str, ...]:
     "The aliases that are more than a shorter or longer spelling of the name."
-    def _bare(name): return _slug(name).replace("-", "")
+
+    def _bare(name):
+        return _slug(name).replace("-", "")
+
     own = _bare(row["name"][0])
     return tuple(a for a in row.get("aliases", ()) if _bare(a) not in own and own not in _bare(a))
 
@@ -146,8 +195,8 @@ def _also(row: Row) -> tuple[str, ...]:
 def render(
     table: str,
     row: Row,
-    n: int = 3, # related rows of each sort to mention
-) -> str:       # the article's text, at least 60 words long where there are enough relatives
+    n: int = 3,  # related rows of each sort to mention
+) -> str:  # the article's text, at least 60 words long where there are enough relatives
     "The article about a row."
     style, name, known = ARTICLES[table], row["name"][0], set()
     row = {**row, "they": (_they(row),), "also": _also(row)}
@@ -164,358 +213,1483 @@ def render(
 @dataclass(frozen=True)
 class Ask:
     "A kind of question about the rows of a table."
+
     table: str
-    answer: str                 # the column asked for (calculation: the column of the numbers)
+    answer: str  # the column asked for (calculation: the column of the numbers)
     questions: tuple[str, ...]
     because: str
-    by: str = "name"            # the column that tells the row; rows that share it are left out
-    via: str = ""               # two hops: the column that names the second row …
-    to: str = ""                # … and its table; its columns are written {to_…}
-    minus: str = ""             # calculation within one row: the number to take away
-    sign: str = ""              # calculation over two rows: "-" or "+"
-    limit: int = 20             # most questions of this kind
+    by: str = "name"  # the column that tells the row; rows that share it are left out
+    via: str = ""  # two hops: the column that names the second row …
+    to: str = ""  # … and its table; its columns are written {to_…}
+    minus: str = ""  # calculation within one row: the number to take away
+    sign: str = ""  # calculation over two rows: "-" or "+"
+    limit: int = 20  # most questions of this kind
+
 
 ASKS: list[Ask] = []
 
 # %% ../nbs/04_almanac.ipynb #84fe195f
 ARTICLES["countries"] = Article(
-    opening=("{name|the} is a country in {continent|one}, and its capital is {capital}.",
-             "{capital} is the capital of {name|the}, a country in {continent|one}.",
-             "{name|the} is a country that is counted as part of both {continent|many|and}, and its capital is {capital}."),
-    facts=(("The unit of money is the {currency|low}.", "People there pay with the {currency|low}.", "Its currency is the {currency|low}."),
-           ("The main language of the country is {language}.", "{language} is the main language there."),
-           ("Its largest city is not the capital but {largest_city}.", "The largest city is {largest_city} and not the capital."),
-           ("Telephone calls from abroad begin with the country code {calling_code}, and internet addresses end in {tld}.",
-            "Its internet addresses end in {tld}, and its international dialling code is {calling_code}.", "Its internet addresses end in {tld}."),
-           ("The usual word for its people is {demonym}.", "Things and people from the country are called {demonym}."),
-           ("It became independent in {independence_year}.", "Its independence dates from {independence_year}."),
-           ("The country {landlocked|coast}.", "It {landlocked|coast}.")),
-    related={"language": "The same main language is used in {others|the|and}.", "continent": "Other countries in that part of the world include {others|the|and}."})
+    opening=(
+        "{name|the} is a country in {continent|one}, and its capital is {capital}.",
+        "{capital} is the capital of {name|the}, a country in {continent|one}.",
+        "{name|the} is a country that is counted as part of both {continent|many|and}, and its capital is {capital}.",
+    ),
+    facts=(
+        (
+            "The unit of money is the {currency|low}.",
+            "People there pay with the {currency|low}.",
+            "Its currency is the {currency|low}.",
+        ),
+        ("The main language of the country is {language}.", "{language} is the main language there."),
+        (
+            "Its largest city is not the capital but {largest_city}.",
+            "The largest city is {largest_city} and not the capital.",
+        ),
+        (
+            "Telephone calls from abroad begin with the country code {calling_code}, and internet addresses end in {tld}.",
+            "Its internet addresses end in {tld}, and its international dialling code is {calling_code}.",
+            "Its internet addresses end in {tld}.",
+        ),
+        (
+            "The usual word for its people is {demonym}.",
+            "Things and people from the country are called {demonym}.",
+        ),
+        ("It became independent in {independence_year}.", "Its independence dates from {independence_year}."),
+        ("The country {landlocked|coast}.", "It {landlocked|coast}."),
+    ),
+    related={
+        "language": "The same main language is used in {others|the|and}.",
+        "continent": "Other countries in that part of the world include {others|the|and}.",
+    },
+)
 
 # %% ../nbs/04_almanac.ipynb #9d6c5e0b
 ASKS += [
-    Ask("countries", "capital", ("What is the capital of {name|the}?", "Which city is the capital of {name|the}?", "Name the capital city of {name|the}."),
-        "The capital of {name|the} is {capital}.", limit=32),
-    Ask("countries", "name", ("Which country has {capital} as its capital?", "{capital} is the capital of which country?"),
-        "{capital} is the capital of {name|the}.", by="capital", limit=24),
-    Ask("countries", "currency", ("What is the currency of {name|the}?", "What is the unit of money called in {name|the}?", "With which currency do people pay in {name|the}?"),
-        "The currency of {name|the} is the {currency|low}.", limit=24),
-    Ask("countries", "language", ("What is the main language of {name|the}?", "Which language is mainly used in {name|the}?"), "The main language of {name|the} is {language}."),
-    Ask("countries", "largest_city", ("What is the largest city of {name|the}?", "Which city is the largest in {name|the}, although it is not the capital?"),
-        "The largest city of {name|the} is {largest_city}.", limit=12),
-    Ask("countries", "independence_year", ("In which year did {name|the} become independent?", "From which year does the independence of {name|the} date?"),
-        "{name|the} became independent in {independence_year}."),
-    Ask("countries", "tld", ("With what do internet addresses in {name|the} end?", "What is the top-level internet domain of {name|the}?"),
-        "Internet addresses in {name|the} end in {tld}.", limit=10),
-    Ask("countries", "calling_code", ("What is the international dialling code of {name|the}?", "With which country code do telephone calls to {name|the} begin?"),
-        "The international dialling code of {name|the} is {calling_code}.", limit=12),
-    Ask("countries", "independence_year", ("How many years after {to_name|the} did {name|the} become independent?", "By how many years did the independence of {to_name|the} precede that of {name|the}?"),
-        "{name|the} became independent in {independence_year} and {to_name|the} in {to_independence_year}.", sign="-", limit=12),
+    Ask(
+        "countries",
+        "capital",
+        (
+            "What is the capital of {name|the}?",
+            "Which city is the capital of {name|the}?",
+            "Name the capital city of {name|the}.",
+        ),
+        "The capital of {name|the} is {capital}.",
+        limit=32,
+    ),
+    Ask(
+        "countries",
+        "name",
+        ("Which country has {capital} as its capital?", "{capital} is the capital of which country?"),
+        "{capital} is the capital of {name|the}.",
+        by="capital",
+        limit=24,
+    ),
+    Ask(
+        "countries",
+        "currency",
+        (
+            "What is the currency of {name|the}?",
+            "What is the unit of money called in {name|the}?",
+            "With which currency do people pay in {name|the}?",
+        ),
+        "The currency of {name|the} is the {currency|low}.",
+        limit=24,
+    ),
+    Ask(
+        "countries",
+        "language",
+        ("What is the main language of {name|the}?", "Which language is mainly used in {name|the}?"),
+        "The main language of {name|the} is {language}.",
+    ),
+    Ask(
+        "countries",
+        "largest_city",
+        (
+            "What is the largest city of {name|the}?",
+            "Which city is the largest in {name|the}, although it is not the capital?",
+        ),
+        "The largest city of {name|the} is {largest_city}.",
+        limit=12,
+    ),
+    Ask(
+        "countries",
+        "independence_year",
+        (
+            "In which year did {name|the} become independent?",
+            "From which year does the independence of {name|the} date?",
+        ),
+        "{name|the} became independent in {independence_year}.",
+    ),
+    Ask(
+        "countries",
+        "tld",
+        (
+            "With what do internet addresses in {name|the} end?",
+            "What is the top-level internet domain of {name|the}?",
+        ),
+        "Internet addresses in {name|the} end in {tld}.",
+        limit=10,
+    ),
+    Ask(
+        "countries",
+        "calling_code",
+        (
+            "What is the international dialling code of {name|the}?",
+            "With which country code do telephone calls to {name|the} begin?",
+        ),
+        "The international dialling code of {name|the} is {calling_code}.",
+        limit=12,
+    ),
+    Ask(
+        "countries",
+        "independence_year",
+        (
+            "How many years after {to_name|the} did {name|the} become independent?",
+            "By how many years did the independence of {to_name|the} precede that of {name|the}?",
+        ),
+        "{name|the} became independent in {independence_year} and {to_name|the} in {to_independence_year}.",
+        sign="-",
+        limit=12,
+    ),
 ]
 
 # %% ../nbs/04_almanac.ipynb #72aa7b28
 ARTICLES["mountains"] = Article(
-    opening=("{name|the} is a mountain of {continent} that stands in {country|the|and}, and its summit is {height_m} metres above the sea.",
-             "With a height of {height_m} metres, {name|the} is one of the well-known mountains of {continent} and stands in {country|the|and}.",
-             "{name|the} is a mountain of {continent} that stands in {country|the|and}.", "{name|the} is a mountain of {continent} with a height of {height_m} metres."),
-    facts=(("It belongs to {range|feature}.", "The mountain is part of {range|feature}."),
-           ("The first people known to have climbed it were {first_ascent_by|many|and}, in {first_ascent_year}.",
+    opening=(
+        "{name|the} is a mountain of {continent} that stands in {country|the|and}, and its summit is {height_m} metres above the sea.",
+        "With a height of {height_m} metres, {name|the} is one of the well-known mountains of {continent} and stands in {country|the|and}.",
+        "{name|the} is a mountain of {continent} that stands in {country|the|and}.",
+        "{name|the} is a mountain of {continent} with a height of {height_m} metres.",
+    ),
+    facts=(
+        ("It belongs to {range|feature}.", "The mountain is part of {range|feature}."),
+        (
+            "The first people known to have climbed it were {first_ascent_by|many|and}, in {first_ascent_year}.",
             "The first recorded climb to the top was made in {first_ascent_year} by {first_ascent_by|and}.",
-            "People first reached the summit in {first_ascent_year}."),
-           ("It is also known as {also|or}.", "People also call it {also|or}.")),
-    related={"continent": "Other mountains of {continent} include {others|the|and}.", "range": "The same range also contains {others|the|and}."}, near="height_m")
+            "People first reached the summit in {first_ascent_year}.",
+        ),
+        ("It is also known as {also|or}.", "People also call it {also|or}."),
+    ),
+    related={
+        "continent": "Other mountains of {continent} include {others|the|and}.",
+        "range": "The same range also contains {others|the|and}.",
+    },
+    near="height_m",
+)
 
 ASKS += [
-    Ask("mountains", "height_m", ("How many metres high is {name|the}?", "What is the height of {name|the} in metres?"), "{name|the} is {height_m} metres high."),
-    Ask("mountains", "country", ("In which country does {name|the} stand?", "Which country is home to the mountain {name|the}?"), "{name|the} stands in {country|one|the}."),
-    Ask("mountains", "range", ("To which mountain range does {name|the} belong?", "Of which mountain range is {name|the} a part?"), "{name|the} belongs to {range|feature}."),
-    Ask("mountains", "first_ascent_year", ("In which year was {name|the} first climbed?", "When was the first ascent of {name|the} made?"), "{name|the} was first climbed in {first_ascent_year}."),
-    Ask("mountains", "capital", ("What is the capital of the country in which {name|the} stands?", "{name|the} is a mountain in a country with which capital?"),
-        "{name|the} stands in {country|the}. The capital of {to_name|the} is {to_capital}.", via="country", to="countries", limit=12),
-    Ask("mountains", "height_m", ("How many metres higher is {name|the} than {to_name|the}?", "What is the difference in height between {name|the} and {to_name|the}, in metres?"),
-        "{name|the} is {height_m} metres high and {to_name|the} is {to_height_m} metres high.", sign="-", limit=16),
+    Ask(
+        "mountains",
+        "height_m",
+        ("How many metres high is {name|the}?", "What is the height of {name|the} in metres?"),
+        "{name|the} is {height_m} metres high.",
+    ),
+    Ask(
+        "mountains",
+        "country",
+        ("In which country does {name|the} stand?", "Which country is home to the mountain {name|the}?"),
+        "{name|the} stands in {country|one|the}.",
+    ),
+    Ask(
+        "mountains",
+        "range",
+        ("To which mountain range does {name|the} belong?", "Of which mountain range is {name|the} a part?"),
+        "{name|the} belongs to {range|feature}.",
+    ),
+    Ask(
+        "mountains",
+        "first_ascent_year",
+        ("In which year was {name|the} first climbed?", "When was the first ascent of {name|the} made?"),
+        "{name|the} was first climbed in {first_ascent_year}.",
+    ),
+    Ask(
+        "mountains",
+        "capital",
+        (
+            "What is the capital of the country in which {name|the} stands?",
+            "{name|the} is a mountain in a country with which capital?",
+        ),
+        "{name|the} stands in {country|the}. The capital of {to_name|the} is {to_capital}.",
+        via="country",
+        to="countries",
+        limit=12,
+    ),
+    Ask(
+        "mountains",
+        "height_m",
+        (
+            "How many metres higher is {name|the} than {to_name|the}?",
+            "What is the difference in height between {name|the} and {to_name|the}, in metres?",
+        ),
+        "{name|the} is {height_m} metres high and {to_name|the} is {to_height_m} metres high.",
+        sign="-",
+        limit=16,
+    ),
 ]
 
 # %% ../nbs/04_almanac.ipynb #6e7b1538
 ARTICLES["rivers"] = Article(
-    opening=("{name|feature} is a river that rises in {source_country|the|and} and ends in {mouth|feature}.",
-             "{name|feature} rises in {source_country|the|and}, and in the end its waters reach {mouth|feature}.", "{name|feature} is a river that ends in {mouth|feature}."),
-    facts=(("Its lowest course and its mouth belong to {mouth_country|the|and}.", "The country at its mouth is {mouth_country|one|the}."),
-           ("The city of {city} lies on its banks.", "Among the places on its course is the city of {city}."),
-           ("From source to mouth it measures about {length_km} kilometres.", "Its course is about {length_km} kilometres long."),
-           ("It is also known as {also|or}.", "People also call it {also|or}.")),
-    related={"continent": "It is one of the well-known rivers of {continent}, like {others|feature|and}.", "mouth": "The same waters also receive {others|feature|and}."})
+    opening=(
+        "{name|feature} is a river that rises in {source_country|the|and} and ends in {mouth|feature}.",
+        "{name|feature} rises in {source_country|the|and}, and in the end its waters reach {mouth|feature}.",
+        "{name|feature} is a river that ends in {mouth|feature}.",
+    ),
+    facts=(
+        (
+            "Its lowest course and its mouth belong to {mouth_country|the|and}.",
+            "The country at its mouth is {mouth_country|one|the}.",
+        ),
+        ("The city of {city} lies on its banks.", "Among the places on its course is the city of {city}."),
+        (
+            "From source to mouth it measures about {length_km} kilometres.",
+            "Its course is about {length_km} kilometres long.",
+        ),
+        ("It is also known as {also|or}.", "People also call it {also|or}."),
+    ),
+    related={
+        "continent": "It is one of the well-known rivers of {continent}, like {others|feature|and}.",
+        "mouth": "The same waters also receive {others|feature|and}.",
+    },
+)
 
 ASKS += [
-    Ask("rivers", "mouth", ("Into which body of water does {name|feature} flow?", "In what does {name|feature} end?", "Where does the water of {name|feature} end up?"), "{name|feature} ends in {mouth|feature}."),
-    Ask("rivers", "source_country", ("In which country does {name|feature} rise?", "In which country is the source of {name|feature}?"), "{name|feature} rises in {source_country|one|the}."),
-    Ask("rivers", "mouth_country", ("In which country is the mouth of {name|feature}?", "In which country does {name|feature} reach its mouth?"), "{name|feature} has its mouth in {mouth_country|one|the}.", limit=16),
-    Ask("rivers", "length_km", ("About how many kilometres long is {name|feature}?", "What is the approximate length of {name|feature} in kilometres?"), "{name|feature} is about {length_km} kilometres long.", limit=16),
-    Ask("rivers", "capital", ("What is the capital of the country in which {name|feature} rises?", "{name|feature} has its source in a country with which capital?"),
-        "{name|feature} rises in {source_country|the}. The capital of {to_name|the} is {to_capital}.", via="source_country", to="countries", limit=12),
-    Ask("rivers", "currency", ("Which currency is used in the country where {name|feature} reaches its mouth?", "What is the unit of money in the country at the mouth of {name|feature}?"),
-        "{name|feature} has its mouth in {mouth_country|the}. The currency of {to_name|the} is the {to_currency|low}.", via="mouth_country", to="countries", limit=10),
-    Ask("rivers", "length_km", ("Going by their usual lengths, about how many kilometres longer is {name|feature} than {to_name|feature}?", "What is the difference in length between {name|feature} and {to_name|feature}, in kilometres?"),
-        "{name|feature} is about {length_km} kilometres long and {to_name|feature} about {to_length_km}.", sign="-", limit=12),
+    Ask(
+        "rivers",
+        "mouth",
+        (
+            "Into which body of water does {name|feature} flow?",
+            "In what does {name|feature} end?",
+            "Where does the water of {name|feature} end up?",
+        ),
+        "{name|feature} ends in {mouth|feature}.",
+    ),
+    Ask(
+        "rivers",
+        "source_country",
+        ("In which country does {name|feature} rise?", "In which country is the source of {name|feature}?"),
+        "{name|feature} rises in {source_country|one|the}.",
+    ),
+    Ask(
+        "rivers",
+        "mouth_country",
+        (
+            "In which country is the mouth of {name|feature}?",
+            "In which country does {name|feature} reach its mouth?",
+        ),
+        "{name|feature} has its mouth in {mouth_country|one|the}.",
+        limit=16,
+    ),
+    Ask(
+        "rivers",
+        "length_km",
+        (
+            "About how many kilometres long is {name|feature}?",
+            "What is the approximate length of {name|feature} in kilometres?",
+        ),
+        "{name|feature} is about {length_km} kilometres long.",
+        limit=16,
+    ),
+    Ask(
+        "rivers",
+        "capital",
+        (
+            "What is the capital of the country in which {name|feature} rises?",
+            "{name|feature} has its source in a country with which capital?",
+        ),
+        "{name|feature} rises in {source_country|the}. The capital of {to_name|the} is {to_capital}.",
+        via="source_country",
+        to="countries",
+        limit=12,
+    ),
+    Ask(
+        "rivers",
+        "currency",
+        (
+            "Which currency is used in the country where {name|feature} reaches its mouth?",
+            "What is the unit of money in the country at the mouth of {name|feature}?",
+        ),
+        "{name|feature} has its mouth in {mouth_country|the}. The currency of {to_name|the} is the {to_currency|low}.",
+        via="mouth_country",
+        to="countries",
+        limit=10,
+    ),
+    Ask(
+        "rivers",
+        "length_km",
+        (
+            "Going by their usual lengths, about how many kilometres longer is {name|feature} than {to_name|feature}?",
+            "What is the difference in length between {name|feature} and {to_name|feature}, in kilometres?",
+        ),
+        "{name|feature} is about {length_km} kilometres long and {to_name|feature} about {to_length_km}.",
+        sign="-",
+        limit=12,
+    ),
 ]
 
 # %% ../nbs/04_almanac.ipynb #25c23fe2
 ARTICLES["lakes"] = Article(
-    opening=("{name|the} is a {kind} lake in {country|one|the}.", "{name|the}, a {kind} lake, lies in {country|one|the}.", "{name|the} is a {kind} lake shared by {country|many|the|and}."),
-    facts=(("At its deepest point the water goes down {max_depth_m} metres.", "Its greatest depth is {max_depth_m} metres."),
-           ("Water leaves it by way of {outflow|feature}.", "The river that carries its water away is {outflow|feature}."),
-           ("It is also known as {also|or}.", "People also call it {also|or}.")),
-    related={"country": "Lakes that share a country with it include {others|the|and}.", "kind": "Among other {kind} lakes of the world are {others|the|and}."})
+    opening=(
+        "{name|the} is a {kind} lake in {country|one|the}.",
+        "{name|the}, a {kind} lake, lies in {country|one|the}.",
+        "{name|the} is a {kind} lake shared by {country|many|the|and}.",
+    ),
+    facts=(
+        (
+            "At its deepest point the water goes down {max_depth_m} metres.",
+            "Its greatest depth is {max_depth_m} metres.",
+        ),
+        (
+            "Water leaves it by way of {outflow|feature}.",
+            "The river that carries its water away is {outflow|feature}.",
+        ),
+        ("It is also known as {also|or}.", "People also call it {also|or}."),
+    ),
+    related={
+        "country": "Lakes that share a country with it include {others|the|and}.",
+        "kind": "Among other {kind} lakes of the world are {others|the|and}.",
+    },
+)
 
 ASKS += [
-    Ask("lakes", "country", ("In which country does {name|the} lie?", "Which country has {name|the} within its borders?"), "{name|the} lies in {country|one|the}.", limit=16),
-    Ask("lakes", "outflow", ("Which river flows out of {name|the}?", "By which river does water leave {name|the}?"), "The river that flows out of {name|the} is {outflow|feature}."),
-    Ask("lakes", "max_depth_m", ("What is the greatest depth of {name|the} in metres?", "How many metres deep is {name|the} at its deepest point?"), "{name|the} is {max_depth_m} metres deep at its deepest point.", limit=16),
-    Ask("lakes", "capital", ("What is the capital of the country in which {name|the} lies?", "{name|the} is a lake in a country with which capital?"),
-        "{name|the} lies in {country|the}. The capital of {to_name|the} is {to_capital}.", via="country", to="countries", limit=8),
-    Ask("lakes", "max_depth_m", ("How many metres deeper is {name|the} than {to_name|the}, at the deepest point of each?", "What is the difference between the greatest depths of {name|the} and {to_name|the}, in metres?"),
-        "{name|the} is {max_depth_m} metres deep and {to_name|the} is {to_max_depth_m} metres deep.", sign="-", limit=10),
+    Ask(
+        "lakes",
+        "country",
+        ("In which country does {name|the} lie?", "Which country has {name|the} within its borders?"),
+        "{name|the} lies in {country|one|the}.",
+        limit=16,
+    ),
+    Ask(
+        "lakes",
+        "outflow",
+        ("Which river flows out of {name|the}?", "By which river does water leave {name|the}?"),
+        "The river that flows out of {name|the} is {outflow|feature}.",
+    ),
+    Ask(
+        "lakes",
+        "max_depth_m",
+        (
+            "What is the greatest depth of {name|the} in metres?",
+            "How many metres deep is {name|the} at its deepest point?",
+        ),
+        "{name|the} is {max_depth_m} metres deep at its deepest point.",
+        limit=16,
+    ),
+    Ask(
+        "lakes",
+        "capital",
+        (
+            "What is the capital of the country in which {name|the} lies?",
+            "{name|the} is a lake in a country with which capital?",
+        ),
+        "{name|the} lies in {country|the}. The capital of {to_name|the} is {to_capital}.",
+        via="country",
+        to="countries",
+        limit=8,
+    ),
+    Ask(
+        "lakes",
+        "max_depth_m",
+        (
+            "How many metres deeper is {name|the} than {to_name|the}, at the deepest point of each?",
+            "What is the difference between the greatest depths of {name|the} and {to_name|the}, in metres?",
+        ),
+        "{name|the} is {max_depth_m} metres deep and {to_name|the} is {to_max_depth_m} metres deep.",
+        sign="-",
+        limit=10,
+    ),
 ]
 
 # %% ../nbs/04_almanac.ipynb #47b2e804
 ARTICLES["elements"] = Article(
-    opening=("{name} is {category|a|or} with the symbol {symbol} and the atomic number {number}.",
-             "{name}, written {symbol} in formulas, has the atomic number {number} and is classed as {category|a|or}.",
-             "{name} is a chemical element with the symbol {symbol} and the atomic number {number}."),
-    facts=(("In the periodic table it stands in period {period} and group {group}.", "It belongs to group {group} and period {period} of the periodic table.", "It belongs to period {period} of the periodic table."),
-           ("Its discovery in {year_discovered} is credited to {discoverer|and}.", "{discoverer|and} discovered it in {year_discovered}.",
-            "Its discovery is credited to {discoverer|and}.", "It was discovered in {year_discovered}."),
-           ("Its name goes back to {named_after}.", "The origin of its name is {named_after}."),
-           ("At room temperature it is {state|a}.", "Under everyday conditions the pure substance is {state|a}."),
-           ("Another spelling of its name is {aliases}.",)),
-    related={"": "Close to it in the list of elements stand {others|low|and}.", "group": "Its column of the table also holds {others|low|and}."}, near="number")
+    opening=(
+        "{name} is {category|a|or} with the symbol {symbol} and the atomic number {number}.",
+        "{name}, written {symbol} in formulas, has the atomic number {number} and is classed as {category|a|or}.",
+        "{name} is a chemical element with the symbol {symbol} and the atomic number {number}.",
+    ),
+    facts=(
+        (
+            "In the periodic table it stands in period {period} and group {group}.",
+            "It belongs to group {group} and period {period} of the periodic table.",
+            "It belongs to period {period} of the periodic table.",
+        ),
+        (
+            "Its discovery in {year_discovered} is credited to {discoverer|and}.",
+            "{discoverer|and} discovered it in {year_discovered}.",
+            "Its discovery is credited to {discoverer|and}.",
+            "It was discovered in {year_discovered}.",
+        ),
+        ("Its name goes back to {named_after}.", "The origin of its name is {named_after}."),
+        (
+            "At room temperature it is {state|a}.",
+            "Under everyday conditions the pure substance is {state|a}.",
+        ),
+        ("Another spelling of its name is {aliases}.",),
+    ),
+    related={
+        "": "Close to it in the list of elements stand {others|low|and}.",
+        "group": "Its column of the table also holds {others|low|and}.",
+    },
+    near="number",
+)
 
 ASKS += [
-    Ask("elements", "symbol", ("What is the chemical symbol of {name|low}?", "By which symbol do chemists write {name|low}?"), "The chemical symbol of {name|low} is {symbol}.", limit=24),
-    Ask("elements", "name", ("Which chemical element has the symbol {symbol}?", "For which element does the chemical symbol {symbol} stand?"), "The symbol {symbol} stands for {name|low}.", by="symbol"),
-    Ask("elements", "number", ("What is the atomic number of {name|low}?", "Which atomic number does {name|low} have?"), "The atomic number of {name|low} is {number}.", limit=24),
-    Ask("elements", "name", ("Which element has the atomic number {number}?", "What is the name of the element with atomic number {number}?"), "The element with the atomic number {number} is {name|low}.", by="number"),
-    Ask("elements", "discoverer", ("Who is credited with the discovery of {name|low}?", "Who discovered the element {name|low}?"), "The discovery of {name|low} is credited to {discoverer|and}."),
-    Ask("elements", "year_discovered", ("In which year was {name|low} discovered?", "When was the element {name|low} discovered?"), "The element {name|low} was discovered in {year_discovered}."),
-    Ask("elements", "name", ("Which chemical element takes its name from {named_after}?", "The name of which element goes back to {named_after}?"), "The name that goes back to {named_after} is {name|low}.", by="named_after"),
-    Ask("elements", "category", ("What kind of element is {name|low}?", "As what kind of element is {name|low} classed?"), "Among the elements, {name|low} is classed as {category|one|a}.", limit=12),
-    Ask("elements", "birthplace", ("In which town or city was the discoverer of {name|low} born?", "What is the birthplace of the person who discovered {name|low}?"),
-        "The discovery of {name|low} is credited to {discoverer}. {to_name} was born in {to_birthplace}.", via="discoverer", to="scientists"),
-    Ask("elements", "number", ("What is the sum of the atomic numbers of {name|low} and {to_name|low}?", "Add the atomic number of {name|low} to that of {to_name|low}: what is the result?"),
-        "The atomic number of {name|low} is {number} and that of {to_name|low} is {to_number}.", sign="+", limit=14),
-    Ask("elements", "year_discovered", ("How many years after {to_name|low} was {name|low} discovered?", "By how many years did the discovery of {to_name|low} precede that of {name|low}?"),
-        "The element {name|low} was discovered in {year_discovered} and {to_name|low} in {to_year_discovered}.", sign="-", limit=12),
+    Ask(
+        "elements",
+        "symbol",
+        ("What is the chemical symbol of {name|low}?", "By which symbol do chemists write {name|low}?"),
+        "The chemical symbol of {name|low} is {symbol}.",
+        limit=24,
+    ),
+    Ask(
+        "elements",
+        "name",
+        (
+            "Which chemical element has the symbol {symbol}?",
+            "For which element does the chemical symbol {symbol} stand?",
+        ),
+        "The symbol {symbol} stands for {name|low}.",
+        by="symbol",
+    ),
+    Ask(
+        "elements",
+        "number",
+        ("What is the atomic number of {name|low}?", "Which atomic number does {name|low} have?"),
+        "The atomic number of {name|low} is {number}.",
+        limit=24,
+    ),
+    Ask(
+        "elements",
+        "name",
+        (
+            "Which element has the atomic number {number}?",
+            "What is the name of the element with atomic number {number}?",
+        ),
+        "The element with the atomic number {number} is {name|low}.",
+        by="number",
+    ),
+    Ask(
+        "elements",
+        "discoverer",
+        ("Who is credited with the discovery of {name|low}?", "Who discovered the element {name|low}?"),
+        "The discovery of {name|low} is credited to {discoverer|and}.",
+    ),
+    Ask(
+        "elements",
+        "year_discovered",
+        ("In which year was {name|low} discovered?", "When was the element {name|low} discovered?"),
+        "The element {name|low} was discovered in {year_discovered}.",
+    ),
+    Ask(
+        "elements",
+        "name",
+        (
+            "Which chemical element takes its name from {named_after}?",
+            "The name of which element goes back to {named_after}?",
+        ),
+        "The name that goes back to {named_after} is {name|low}.",
+        by="named_after",
+    ),
+    Ask(
+        "elements",
+        "category",
+        ("What kind of element is {name|low}?", "As what kind of element is {name|low} classed?"),
+        "Among the elements, {name|low} is classed as {category|one|a}.",
+        limit=12,
+    ),
+    Ask(
+        "elements",
+        "birthplace",
+        (
+            "In which town or city was the discoverer of {name|low} born?",
+            "What is the birthplace of the person who discovered {name|low}?",
+        ),
+        "The discovery of {name|low} is credited to {discoverer}. {to_name} was born in {to_birthplace}.",
+        via="discoverer",
+        to="scientists",
+    ),
+    Ask(
+        "elements",
+        "number",
+        (
+            "What is the sum of the atomic numbers of {name|low} and {to_name|low}?",
+            "Add the atomic number of {name|low} to that of {to_name|low}: what is the result?",
+        ),
+        "The atomic number of {name|low} is {number} and that of {to_name|low} is {to_number}.",
+        sign="+",
+        limit=14,
+    ),
+    Ask(
+        "elements",
+        "year_discovered",
+        (
+            "How many years after {to_name|low} was {name|low} discovered?",
+            "By how many years did the discovery of {to_name|low} precede that of {name|low}?",
+        ),
+        "The element {name|low} was discovered in {year_discovered} and {to_name|low} in {to_year_discovered}.",
+        sign="-",
+        limit=12,
+    ),
 ]
 
 # %% ../nbs/04_almanac.ipynb #cd14e980
 ARTICLES["planets"] = Article(
     opening=("{name} is the {order|ordinal} planet from the Sun and is classed as {kind|a}.",),
-    facts=(("Its diameter at the equator is about {diameter_km} kilometres.", "It measures about {diameter_km} kilometres across at the equator."),
-           ("It circles the Sun once in about {year_days} days.", "A year there, one journey around the Sun, lasts about {year_days} of our days."),
-           ("It turns once on its axis in about {day_hours} hours.",),
-           ("It is accompanied by {moons_named|and}.",),
-           ("It is named after {named_after}.", "Its name comes from {named_after}.")),
-    related={"": "Close to it in the order of the planets come {others|and}."}, near="order")
+    facts=(
+        (
+            "Its diameter at the equator is about {diameter_km} kilometres.",
+            "It measures about {diameter_km} kilometres across at the equator.",
+        ),
+        (
+            "It circles the Sun once in about {year_days} days.",
+            "A year there, one journey around the Sun, lasts about {year_days} of our days.",
+        ),
+        ("It turns once on its axis in about {day_hours} hours.",),
+        ("It is accompanied by {moons_named|and}.",),
+        ("It is named after {named_after}.", "Its name comes from {named_after}."),
+    ),
+    related={"": "Close to it in the order of the planets come {others|and}."},
+    near="order",
+)
 
 ASKS += [
-    Ask("planets", "name", ("Which planet is the {order|ordinal} from the Sun?",), "The {order|ordinal} planet from the Sun is {name}.", by="order"),
-    Ask("planets", "name", ("Which planet is named after {named_after}?",), "The planet named after {named_after} is {name}.", by="named_after"),
-    Ask("planets", "diameter_km", ("What is the diameter of {name} at its equator, in kilometres?", "About how many kilometres does {name} measure across at the equator?"), "The diameter of {name} at its equator is about {diameter_km} kilometres."),
-    Ask("planets", "year_days", ("About how many Earth days does {name} need to circle the Sun once?", "About how many days long is a year on {name}?"), "{name} circles the Sun once in about {year_days} days."),
-    Ask("planets", "diameter_km", ("By how many kilometres is {name} wider at the equator than {to_name}?",), "At the equator {name} measures {diameter_km} kilometres and {to_name} {to_diameter_km}.", sign="-"),
-    Ask("planets", "year_days", ("How many days longer than a year on {to_name} is a year on {name}?",), "{name} circles the Sun in {year_days} days and {to_name} in {to_year_days} days.", sign="-"),
+    Ask(
+        "planets",
+        "name",
+        ("Which planet is the {order|ordinal} from the Sun?",),
+        "The {order|ordinal} planet from the Sun is {name}.",
+        by="order",
+    ),
+    Ask(
+        "planets",
+        "name",
+        ("Which planet is named after {named_after}?",),
+        "The planet named after {named_after} is {name}.",
+        by="named_after",
+    ),
+    Ask(
+        "planets",
+        "diameter_km",
+        (
+            "What is the diameter of {name} at its equator, in kilometres?",
+            "About how many kilometres does {name} measure across at the equator?",
+        ),
+        "The diameter of {name} at its equator is about {diameter_km} kilometres.",
+    ),
+    Ask(
+        "planets",
+        "year_days",
+        (
+            "About how many Earth days does {name} need to circle the Sun once?",
+            "About how many days long is a year on {name}?",
+        ),
+        "{name} circles the Sun once in about {year_days} days.",
+    ),
+    Ask(
+        "planets",
+        "diameter_km",
+        ("By how many kilometres is {name} wider at the equator than {to_name}?",),
+        "At the equator {name} measures {diameter_km} kilometres and {to_name} {to_diameter_km}.",
+        sign="-",
+    ),
+    Ask(
+        "planets",
+        "year_days",
+        ("How many days longer than a year on {to_name} is a year on {name}?",),
+        "{name} circles the Sun in {year_days} days and {to_name} in {to_year_days} days.",
+        sign="-",
+    ),
 ]
 
 # %% ../nbs/04_almanac.ipynb #c002e957
 ARTICLES["moons"] = Article(
-    opening=("{name} is a moon of the planet {planet}.", "{name} is one of the moons that circle the planet {planet}."),
-    facts=(("{discoverer|and} discovered it in {year}.", "Its discovery, by {discoverer|and}, dates from {year}.", "It was discovered by {discoverer|and}."),
-           ("It is named after {named_after}.", "Its name recalls {named_after}.")),
-    related={"planet": "Other moons of the same planet include {others|and}.", "": "Moons that were found at about the same time include {others|and}."}, near="year")
+    opening=(
+        "{name} is a moon of the planet {planet}.",
+        "{name} is one of the moons that circle the planet {planet}.",
+    ),
+    facts=(
+        (
+            "{discoverer|and} discovered it in {year}.",
+            "Its discovery, by {discoverer|and}, dates from {year}.",
+            "It was discovered by {discoverer|and}.",
+        ),
+        ("It is named after {named_after}.", "Its name recalls {named_after}."),
+    ),
+    related={
+        "planet": "Other moons of the same planet include {others|and}.",
+        "": "Moons that were found at about the same time include {others|and}.",
+    },
+    near="year",
+)
 
 ASKS += [
-    Ask("moons", "planet", ("Which planet does the moon {name} orbit?", "{name} is a moon of which planet?"), "{name} is a moon of the planet {planet}.", limit=16),
-    Ask("moons", "discoverer", ("Who discovered the moon {name}?", "Which astronomer found the moon {name}?"), "The moon {name} was discovered by {discoverer|and}.", limit=16),
-    Ask("moons", "year", ("In which year was the moon {name} discovered?", "When was the moon {name} first found?"), "The moon {name} was discovered in {year}.", limit=16),
-    Ask("moons", "year_days", ("About how many Earth days does the planet that the moon {name} orbits need to circle the Sun?", "About how many days long is a year on the planet of which {name} is a moon?"),
-        "{name} is a moon of {planet}. A year on {to_name} lasts about {to_year_days} days.", via="planet", to="planets", limit=10),
-    Ask("moons", "diameter_km", ("About how many kilometres does the planet that the moon {name} orbits measure across at the equator?", "What is the diameter in kilometres, at the equator, of the planet of which {name} is a moon?"),
-        "{name} is a moon of {planet}. {to_name} measures about {to_diameter_km} kilometres across at the equator.", via="planet", to="planets", limit=8),
-    Ask("moons", "birthplace", ("In which town or city was the discoverer of the moon {name} born?", "What is the birthplace of the astronomer who found the moon {name}?"),
-        "The moon {name} was discovered by {discoverer}. {to_name} was born in {to_birthplace}.", via="discoverer", to="scientists", limit=8),
+    Ask(
+        "moons",
+        "planet",
+        ("Which planet does the moon {name} orbit?", "{name} is a moon of which planet?"),
+        "{name} is a moon of the planet {planet}.",
+        limit=16,
+    ),
+    Ask(
+        "moons",
+        "discoverer",
+        ("Who discovered the moon {name}?", "Which astronomer found the moon {name}?"),
+        "The moon {name} was discovered by {discoverer|and}.",
+        limit=16,
+    ),
+    Ask(
+        "moons",
+        "year",
+        ("In which year was the moon {name} discovered?", "When was the moon {name} first found?"),
+        "The moon {name} was discovered in {year}.",
+        limit=16,
+    ),
+    Ask(
+        "moons",
+        "year_days",
+        (
+            "About how many Earth days does the planet that the moon {name} orbits need to circle the Sun?",
+            "About how many days long is a year on the planet of which {name} is a moon?",
+        ),
+        "{name} is a moon of {planet}. A year on {to_name} lasts about {to_year_days} days.",
+        via="planet",
+        to="planets",
+        limit=10,
+    ),
+    Ask(
+        "moons",
+        "diameter_km",
+        (
+            "About how many kilometres does the planet that the moon {name} orbits measure across at the equator?",
+            "What is the diameter in kilometres, at the equator, of the planet of which {name} is a moon?",
+        ),
+        "{name} is a moon of {planet}. {to_name} measures about {to_diameter_km} kilometres across at the equator.",
+        via="planet",
+        to="planets",
+        limit=8,
+    ),
+    Ask(
+        "moons",
+        "birthplace",
+        (
+            "In which town or city was the discoverer of the moon {name} born?",
+            "What is the birthplace of the astronomer who found the moon {name}?",
+        ),
+        "The moon {name} was discovered by {discoverer}. {to_name} was born in {to_birthplace}.",
+        via="discoverer",
+        to="scientists",
+        limit=8,
+    ),
 ]
 
 # %% ../nbs/04_almanac.ipynb #fbccceb7
-BIRTH = ("Born in {birthplace} in {born_year}, {they} came from what is today {birth_country|the}.", "{they} was born in {born_year} in {birthplace}, in what is today {birth_country|the}.",
-         "{they} was born in {born_year} in what is today {birth_country|the}.", "{they} came from {birthplace}, in what is today {birth_country|the}.")
+BIRTH = (
+    "Born in {birthplace} in {born_year}, {they} came from what is today {birth_country|the}.",
+    "{they} was born in {born_year} in {birthplace}, in what is today {birth_country|the}.",
+    "{they} was born in {born_year} in what is today {birth_country|the}.",
+    "{they} came from {birthplace}, in what is today {birth_country|the}.",
+)
 DEATH = ("{they} died in {died_year}.", "The year in which {they} died was {died_year}.")
 
 ARTICLES["scientists"] = Article(
-    opening=("{name}, who worked in {field|and}, is remembered for {known_for}.", "Known above all for {known_for}, {name} worked in {field|and}."),
-    facts=(BIRTH, DEATH, ("{they} received the Nobel Prize in {nobel_year|and}.", "A Nobel Prize came in {nobel_year|and}."), ("The name {also|or} is used as well.",)),
-    related={"": "Among those who were born at about the same time and made a name in science are {others|and}."}, near="born_year")
+    opening=(
+        "{name}, who worked in {field|and}, is remembered for {known_for}.",
+        "Known above all for {known_for}, {name} worked in {field|and}.",
+    ),
+    facts=(
+        BIRTH,
+        DEATH,
+        ("{they} received the Nobel Prize in {nobel_year|and}.", "A Nobel Prize came in {nobel_year|and}."),
+        ("The name {also|or} is used as well.",),
+    ),
+    related={
+        "": "Among those who were born at about the same time and made a name in science are {others|and}."
+    },
+    near="born_year",
+)
 ARTICLES["authors"] = Article(
-    opening=("The writer {name} was born in {born_year} in {birthplace}, in what is today {birth_country|the}.", "{name}, the writer, came into the world in {birthplace}, in what is today {birth_country|the}, in {born_year}.",
-             "The writer {name} was born in {birthplace}, in what is today {birth_country|the}.", "The writer {name} was born in {born_year} in what is today {birth_country|the}."),
+    opening=(
+        "The writer {name} was born in {born_year} in {birthplace}, in what is today {birth_country|the}.",
+        "{name}, the writer, came into the world in {birthplace}, in what is today {birth_country|the}, in {born_year}.",
+        "The writer {name} was born in {birthplace}, in what is today {birth_country|the}.",
+        "The writer {name} was born in {born_year} in what is today {birth_country|the}.",
+    ),
     facts=(DEATH, ("The name {also|or} is used as well.",)),
-    related={"": "Writers who were born at about the same time include {others|and}."}, near="born_year")
+    related={"": "Writers who were born at about the same time include {others|and}."},
+    near="born_year",
+)
 ARTICLES["composers"] = Article(
-    opening=("{name} was a composer of the {era} period whose best-known works include {work}.", "{name}, the composer of {work}, is counted among the masters of the {era} period."),
+    opening=(
+        "{name} was a composer of the {era} period whose best-known works include {work}.",
+        "{name}, the composer of {work}, is counted among the masters of the {era} period.",
+    ),
     facts=(BIRTH, DEATH, ("The name {also|or} is used as well.",)),
-    related={"": "Contemporaries who also wrote music include {others|and}."}, near="born_year")
+    related={"": "Contemporaries who also wrote music include {others|and}."},
+    near="born_year",
+)
 
 # %% ../nbs/04_almanac.ipynb #1b790114
-for table, who in [("scientists", "the scientist {name}"), ("authors", "the writer {name}"), ("composers", "the composer {name}")]:
+for table, who in [
+    ("scientists", "the scientist {name}"),
+    ("authors", "the writer {name}"),
+    ("composers", "the composer {name}"),
+]:
     ASKS += [
-        Ask(table, "birthplace", (f"In which town or city was {who} born?", f"What is the birthplace of {who}?"), "{name} was born in {birthplace}."),
-        Ask(table, "born_year", (f"In which year was {who} born?", f"What is the year of birth of {who}?"), "{name} was born in {born_year}."),
-        Ask(table, "died_year", (f"In which year did {who} die?", f"What is the year of death of {who}?"), "{name} died in {died_year}.", limit=12),
-        Ask(table, "birth_country", (f"In which present-day country was {who} born?", f"{who} was born in what is today which country?"), "{name} was born in what is today {birth_country|the}.", limit=16),
-        Ask(table, "capital", (f"What is the capital of the present-day country in which {who} was born?", f"{who} was born in what is now a country with which capital?"),
-            "{name} was born in what is today {birth_country|the}. The capital of {to_name|the} is {to_capital}.", via="birth_country", to="countries", limit=12),
-        Ask(table, "currency", (f"Which currency is used today in the country where {who} was born?", f"With what money do people now pay in the country where {who} was born?"),
-            "{name} was born in what is today {birth_country|the}. The currency of {to_name|the} is the {to_currency|low}.", via="birth_country", to="countries", limit=6),
-        Ask(table, "tld", (f"With what do internet addresses end in the country where {who} was born?",),
-            "{name} was born in what is today {birth_country|the}. Internet addresses in {to_name|the} end in {to_tld}.", via="birth_country", to="countries", limit=4),
-        Ask(table, "died_year", (f"How many years lie between the year of birth and the year of death of {who}?", f"Take the year in which {who} was born from the year of death: what is the difference?"),
-            "{name} was born in {born_year} and died in {died_year}.", minus="born_year", sign="-", limit=8),
-        Ask(table, "born_year", (f"How many years after {who.replace('name', 'to_name')} was {who} born?",), "{name} was born in {born_year} and {to_name} in {to_born_year}.", sign="-", limit=8),
+        Ask(
+            table,
+            "birthplace",
+            (f"In which town or city was {who} born?", f"What is the birthplace of {who}?"),
+            "{name} was born in {birthplace}.",
+        ),
+        Ask(
+            table,
+            "born_year",
+            (f"In which year was {who} born?", f"What is the year of birth of {who}?"),
+            "{name} was born in {born_year}.",
+        ),
+        Ask(
+            table,
+            "died_year",
+            (f"In which year did {who} die?", f"What is the year of death of {who}?"),
+            "{name} died in {died_year}.",
+            limit=12,
+        ),
+        Ask(
+            table,
+            "birth_country",
+            (
+                f"In which present-day country was {who} born?",
+                f"{who} was born in what is today which country?",
+            ),
+            "{name} was born in what is today {birth_country|the}.",
+            limit=16,
+        ),
+        Ask(
+            table,
+            "capital",
+            (
+                f"What is the capital of the present-day country in which {who} was born?",
+                f"{who} was born in what is now a country with which capital?",
+            ),
+            "{name} was born in what is today {birth_country|the}. The capital of {to_name|the} is {to_capital}.",
+            via="birth_country",
+            to="countries",
+            limit=12,
+        ),
+        Ask(
+            table,
+            "currency",
+            (
+                f"Which currency is used today in the country where {who} was born?",
+                f"With what money do people now pay in the country where {who} was born?",
+            ),
+            "{name} was born in what is today {birth_country|the}. The currency of {to_name|the} is the {to_currency|low}.",
+            via="birth_country",
+            to="countries",
+            limit=6,
+        ),
+        Ask(
+            table,
+            "tld",
+            (f"With what do internet addresses end in the country where {who} was born?",),
+            "{name} was born in what is today {birth_country|the}. Internet addresses in {to_name|the} end in {to_tld}.",
+            via="birth_country",
+            to="countries",
+            limit=4,
+        ),
+        Ask(
+            table,
+            "died_year",
+            (
+                f"How many years lie between the year of birth and the year of death of {who}?",
+                f"Take the year in which {who} was born from the year of death: what is the difference?",
+            ),
+            "{name} was born in {born_year} and died in {died_year}.",
+            minus="born_year",
+            sign="-",
+            limit=8,
+        ),
+        Ask(
+            table,
+            "born_year",
+            (f"How many years after {who.replace('name', 'to_name')} was {who} born?",),
+            "{name} was born in {born_year} and {to_name} in {to_born_year}.",
+            sign="-",
+            limit=8,
+        ),
     ]
 ASKS += [
-    Ask("composers", "name", ("Who composed {work}?", "Which composer wrote {work}?", "{work} is the work of which composer?"), "The composer of {work} is {name}.", by="work", limit=24),
-    Ask("scientists", "nobel_year", ("In which year was the Nobel Prize awarded to {name}?", "When did {name} receive the Nobel Prize?"), "The Nobel Prize was awarded to {name} in {nobel_year|one}."),
-    Ask("scientists", "name", ("Which scientist, born in {birthplace} in {born_year}, is known for {known_for}?", "{known_for}: for this a scientist born in {birthplace} in {born_year} is known. Who?"),
-        "The scientist born in {birthplace} in {born_year} and known for {known_for} is {name}.", by="known_for"),
+    Ask(
+        "composers",
+        "name",
+        ("Who composed {work}?", "Which composer wrote {work}?", "{work} is the work of which composer?"),
+        "The composer of {work} is {name}.",
+        by="work",
+        limit=24,
+    ),
+    Ask(
+        "scientists",
+        "nobel_year",
+        ("In which year was the Nobel Prize awarded to {name}?", "When did {name} receive the Nobel Prize?"),
+        "The Nobel Prize was awarded to {name} in {nobel_year|one}.",
+    ),
+    Ask(
+        "scientists",
+        "name",
+        (
+            "Which scientist, born in {birthplace} in {born_year}, is known for {known_for}?",
+            "{known_for}: for this a scientist born in {birthplace} in {born_year} is known. Who?",
+        ),
+        "The scientist born in {birthplace} in {born_year} and known for {known_for} is {name}.",
+        by="known_for",
+    ),
 ]
 
 # %% ../nbs/04_almanac.ipynb #6de6799e
 ARTICLES["inventions"] = Article(
-    opening=("The invention of {phrase} is credited to {inventor|and}.", "The credit for inventing {phrase} goes to {inventor|and}."),
-    facts=(("It was made in {country|the}, in the year {year}.", "The year was {year}, and the country was {country|the}.", "It came from {country|the} and dates from {year}.", "It was made in {country|the}.", "It dates from {year}."),
-           ("It also goes by the name {also|or}.",)),
-    related={"country": "Other inventions that people there gave to the world include {others|and}.", "": "At about the same time people first heard of {others|and}."}, near="year", shown="phrase")
+    opening=(
+        "The invention of {phrase} is credited to {inventor|and}.",
+        "The credit for inventing {phrase} goes to {inventor|and}.",
+    ),
+    facts=(
+        (
+            "It was made in {country|the}, in the year {year}.",
+            "The year was {year}, and the country was {country|the}.",
+            "It came from {country|the} and dates from {year}.",
+            "It was made in {country|the}.",
+            "It dates from {year}.",
+        ),
+        ("It also goes by the name {also|or}.",),
+    ),
+    related={
+        "country": "Other inventions that people there gave to the world include {others|and}.",
+        "": "At about the same time people first heard of {others|and}.",
+    },
+    near="year",
+    shown="phrase",
+)
 
 ASKS += [
-    Ask("inventions", "inventor", ("Who invented {phrase}?", "Who is credited with the invention of {phrase}?", "To whom do we owe the invention of {phrase}?"), "The invention of {phrase} is credited to {inventor|and}.", limit=32),
-    Ask("inventions", "year", ("From which year does the invention of {phrase} date?", "In which year was {phrase} invented?"), "The invention of {phrase} dates from {year}.", limit=24),
-    Ask("inventions", "country", ("In which country was {phrase} invented?", "Which country was the birthplace of {phrase}?"), "The invention of {phrase} was made in {country|the}.", limit=16),
-    Ask("inventions", "birthplace", ("In which town or city was the inventor of {phrase} born?", "What is the birthplace of the person who invented {phrase}?"),
-        "The invention of {phrase} is credited to {inventor}. {to_name} was born in {to_birthplace}.", via="inventor", to="scientists", limit=12),
-    Ask("inventions", "capital", ("What is the capital of the country in which {phrase} was invented?", "The invention of {phrase} was made in a country with which capital?"),
-        "The invention of {phrase} was made in {country|the}. The capital of {to_name|the} is {to_capital}.", via="country", to="countries", limit=12),
-    Ask("inventions", "year", ("How many years after the invention of {to_phrase} was {phrase} invented?", "By how many years is the invention of {to_phrase} older than that of {phrase}?"),
-        "The invention of {phrase} dates from {year} and that of {to_phrase} from {to_year}.", sign="-", limit=14),
+    Ask(
+        "inventions",
+        "inventor",
+        (
+            "Who invented {phrase}?",
+            "Who is credited with the invention of {phrase}?",
+            "To whom do we owe the invention of {phrase}?",
+        ),
+        "The invention of {phrase} is credited to {inventor|and}.",
+        limit=32,
+    ),
+    Ask(
+        "inventions",
+        "year",
+        ("From which year does the invention of {phrase} date?", "In which year was {phrase} invented?"),
+        "The invention of {phrase} dates from {year}.",
+        limit=24,
+    ),
+    Ask(
+        "inventions",
+        "country",
+        ("In which country was {phrase} invented?", "Which country was the birthplace of {phrase}?"),
+        "The invention of {phrase} was made in {country|the}.",
+        limit=16,
+    ),
+    Ask(
+        "inventions",
+        "birthplace",
+        (
+            "In which town or city was the inventor of {phrase} born?",
+            "What is the birthplace of the person who invented {phrase}?",
+        ),
+        "The invention of {phrase} is credited to {inventor}. {to_name} was born in {to_birthplace}.",
+        via="inventor",
+        to="scientists",
+        limit=12,
+    ),
+    Ask(
+        "inventions",
+        "capital",
+        (
+            "What is the capital of the country in which {phrase} was invented?",
+            "The invention of {phrase} was made in a country with which capital?",
+        ),
+        "The invention of {phrase} was made in {country|the}. The capital of {to_name|the} is {to_capital}.",
+        via="country",
+        to="countries",
+        limit=12,
+    ),
+    Ask(
+        "inventions",
+        "year",
+        (
+            "How many years after the invention of {to_phrase} was {phrase} invented?",
+            "By how many years is the invention of {to_phrase} older than that of {phrase}?",
+        ),
+        "The invention of {phrase} dates from {year} and that of {to_phrase} from {to_year}.",
+        sign="-",
+        limit=14,
+    ),
 ]
 
 # %% ../nbs/04_almanac.ipynb #e0dc4ada
 ARTICLES["books"] = Article(
-    opening=("{name} is {genre|a} by {author}, first published in {year}.", "First published in {year}, {name} is {genre|a} by {author}.", "{name} is {genre|a} by {author}."),
-    facts=(("It was written in {language}.", "The original language of the book is {language}."),
-           ("Its central figure is {protagonist}.", "The story follows {protagonist}."),
-           ("The scene of the book is {setting}.", "Its setting is {setting}."),
-           ("It is also known as {also|or}.",)),
-    related={"genre": "Readers who like books of the same kind may also turn to {others|and}.", "": "Books that came out at about the same time include {others|and}."}, near="year")
+    opening=(
+        "{name} is {genre|a} by {author}, first published in {year}.",
+        "First published in {year}, {name} is {genre|a} by {author}.",
+        "{name} is {genre|a} by {author}.",
+    ),
+    facts=(
+        ("It was written in {language}.", "The original language of the book is {language}."),
+        ("Its central figure is {protagonist}.", "The story follows {protagonist}."),
+        ("The scene of the book is {setting}.", "Its setting is {setting}."),
+        ("It is also known as {also|or}.",),
+    ),
+    related={
+        "genre": "Readers who like books of the same kind may also turn to {others|and}.",
+        "": "Books that came out at about the same time include {others|and}.",
+    },
+    near="year",
+)
 
 ASKS += [
-    Ask("books", "author", ("Who wrote {name}?", "Who is the author of the book {name}?", "Which writer gave us {name}?"), "The author of {name} is {author}.", limit=36),
-    Ask("books", "year", ("In which year was the book {name} first published?", "When did the book {name} first come out?"), "The book {name} was first published in {year}.", limit=24),
-    Ask("books", "language", ("In which language was the book {name} first written?", "What is the original language of the book {name}?"), "The book {name} was written in {language}.", limit=16),
-    Ask("books", "name", ("Which book by {author} has {protagonist} as its central figure?", "{protagonist} is the central figure of which book by {author}?"), "The book by {author} with {protagonist} as its central figure is {name}.", by="protagonist", limit=16),
-    Ask("books", "birthplace", ("In which town or city was the author of {name} born?", "What is the birthplace of the writer of {name}?"), "{author} wrote {name}. {to_name} was born in {to_birthplace}.", via="author", to="authors", limit=24),
-    Ask("books", "born_year", ("In which year was the author of {name} born?", "When was the writer of the book {name} born?"), "{author} wrote {name}. {to_name} was born in {to_born_year}.", via="author", to="authors", limit=16),
-    Ask("books", "died_year", ("In which year did the author of {name} die?", "When did the writer of the book {name} die?"), "{author} wrote {name}. {to_name} died in {to_died_year}.", via="author", to="authors", limit=12),
-    Ask("books", "year", ("How many years after {to_name} was {name} first published?", "By how many years is the book {to_name} older than the book {name}?"),
-        "{name} was first published in {year} and {to_name} in {to_year}.", sign="-", limit=14),
+    Ask(
+        "books",
+        "author",
+        ("Who wrote {name}?", "Who is the author of the book {name}?", "Which writer gave us {name}?"),
+        "The author of {name} is {author}.",
+        limit=36,
+    ),
+    Ask(
+        "books",
+        "year",
+        ("In which year was the book {name} first published?", "When did the book {name} first come out?"),
+        "The book {name} was first published in {year}.",
+        limit=24,
+    ),
+    Ask(
+        "books",
+        "language",
+        (
+            "In which language was the book {name} first written?",
+            "What is the original language of the book {name}?",
+        ),
+        "The book {name} was written in {language}.",
+        limit=16,
+    ),
+    Ask(
+        "books",
+        "name",
+        (
+            "Which book by {author} has {protagonist} as its central figure?",
+            "{protagonist} is the central figure of which book by {author}?",
+        ),
+        "The book by {author} with {protagonist} as its central figure is {name}.",
+        by="protagonist",
+        limit=16,
+    ),
+    Ask(
+        "books",
+        "birthplace",
+        (
+            "In which town or city was the author of {name} born?",
+            "What is the birthplace of the writer of {name}?",
+        ),
+        "{author} wrote {name}. {to_name} was born in {to_birthplace}.",
+        via="author",
+        to="authors",
+        limit=24,
+    ),
+    Ask(
+        "books",
+        "born_year",
+        ("In which year was the author of {name} born?", "When was the writer of the book {name} born?"),
+        "{author} wrote {name}. {to_name} was born in {to_born_year}.",
+        via="author",
+        to="authors",
+        limit=16,
+    ),
+    Ask(
+        "books",
+        "died_year",
+        ("In which year did the author of {name} die?", "When did the writer of the book {name} die?"),
+        "{author} wrote {name}. {to_name} died in {to_died_year}.",
+        via="author",
+        to="authors",
+        limit=12,
+    ),
+    Ask(
+        "books",
+        "year",
+        (
+            "How many years after {to_name} was {name} first published?",
+            "By how many years is the book {to_name} older than the book {name}?",
+        ),
+        "{name} was first published in {year} and {to_name} in {to_year}.",
+        sign="-",
+        limit=14,
+    ),
 ]
 
 # %% ../nbs/04_almanac.ipynb #98d54d37
 ARTICLES["paintings"] = Article(
-    opening=("{name} is a painting by {artist}, completed in {year}.", "Completed in {year}, {name} is a painting by {artist}.", "{name} is a painting by {artist}."),
-    facts=(("Visitors can see it in {museum|feature}, in {city}.", "It is kept in {museum|feature} in {city}."),
-           ("In histories of art its style goes by the name {movement}.", "The label that goes with its style is {movement}."),
-           ("It is also known as {also|or}.",)),
-    related={"movement": "Related pictures include {others|and}.", "": "Other famous paintings of about that time are {others|and}."}, near="year")
+    opening=(
+        "{name} is a painting by {artist}, completed in {year}.",
+        "Completed in {year}, {name} is a painting by {artist}.",
+        "{name} is a painting by {artist}.",
+    ),
+    facts=(
+        ("Visitors can see it in {museum|feature}, in {city}.", "It is kept in {museum|feature} in {city}."),
+        (
+            "In histories of art its style goes by the name {movement}.",
+            "The label that goes with its style is {movement}.",
+        ),
+        ("It is also known as {also|or}.",),
+    ),
+    related={
+        "movement": "Related pictures include {others|and}.",
+        "": "Other famous paintings of about that time are {others|and}.",
+    },
+    near="year",
+)
 
 ASKS += [
-    Ask("paintings", "artist", ("Who painted {name}?", "Which artist made the painting {name}?", "{name} is a painting by whom?"), "The painting {name} is by {artist}.", limit=28),
-    Ask("paintings", "museum", ("Which museum or building holds the painting {name}?", "In which museum or building can visitors see the painting {name}?"), "Visitors can see the painting {name} in {museum|feature}."),
-    Ask("paintings", "city", ("In which city can the painting {name} be seen?", "Which city is home to the painting {name}?"), "The painting {name} can be seen in {city}.", limit=14),
-    Ask("paintings", "year", ("In which year was the painting {name} completed?", "When was the painting {name} finished?"), "The painting {name} was completed in {year}.", limit=18),
-    Ask("paintings", "year", ("How many years after {to_name} was {name} completed?", "By how many years is the painting {to_name} older than the painting {name}?"),
-        "The painting {name} was completed in {year} and {to_name} in {to_year}.", sign="-", limit=10),
+    Ask(
+        "paintings",
+        "artist",
+        ("Who painted {name}?", "Which artist made the painting {name}?", "{name} is a painting by whom?"),
+        "The painting {name} is by {artist}.",
+        limit=28,
+    ),
+    Ask(
+        "paintings",
+        "museum",
+        (
+            "Which museum or building holds the painting {name}?",
+            "In which museum or building can visitors see the painting {name}?",
+        ),
+        "Visitors can see the painting {name} in {museum|feature}.",
+    ),
+    Ask(
+        "paintings",
+        "city",
+        ("In which city can the painting {name} be seen?", "Which city is home to the painting {name}?"),
+        "The painting {name} can be seen in {city}.",
+        limit=14,
+    ),
+    Ask(
+        "paintings",
+        "year",
+        ("In which year was the painting {name} completed?", "When was the painting {name} finished?"),
+        "The painting {name} was completed in {year}.",
+        limit=18,
+    ),
+    Ask(
+        "paintings",
+        "year",
+        (
+            "How many years after {to_name} was {name} completed?",
+            "By how many years is the painting {to_name} older than the painting {name}?",
+        ),
+        "The painting {name} was completed in {year} and {to_name} in {to_year}.",
+        sign="-",
+        limit=10,
+    ),
 ]
 
 # %% ../nbs/04_almanac.ipynb #eec9920a
 ARTICLES["meridia_provinces"] = Article(
-    opening=("{name} is a province of Meridia whose capital is {capital}.", "The capital of {name}, one of the provinces of Meridia, is {capital}."),
-    facts=(("Its chief product is {product}.", "Traders know it above all for its {product}."), ('Its motto is "{motto}".', 'The words on its coat of arms are "{motto}".'),
-           ("Its emblem is {emblem|a}.", "The emblem on its flag is {emblem|a}.")),
-    related={"": "Other provinces of Meridia are {others|and}."})
+    opening=(
+        "{name} is a province of Meridia whose capital is {capital}.",
+        "The capital of {name}, one of the provinces of Meridia, is {capital}.",
+    ),
+    facts=(
+        ("Its chief product is {product}.", "Traders know it above all for its {product}."),
+        ('Its motto is "{motto}".', 'The words on its coat of arms are "{motto}".'),
+        ("Its emblem is {emblem|a}.", "The emblem on its flag is {emblem|a}."),
+    ),
+    related={"": "Other provinces of Meridia are {others|and}."},
+)
 ARTICLES["meridia_towns"] = Article(
-    opening=("{name} is a town in the Meridian province of {province}, known for {known_for}.", "Known for {known_for}, {name} is a town in {province}, a province of Meridia."),
-    facts=(("It was founded in {founded_year} by {founder}.", "{founder} founded the town in {founded_year}."), ("It lies on the river {river}.", "The river {river} flows past its houses."),
-           ("The festival of the town is called {festival}.", "Once a year its people hold a festival called {festival}.")),
-    related={"province": "Other towns of the province include {others|and}.", "river": "The same river also flows past {others|and}."})
+    opening=(
+        "{name} is a town in the Meridian province of {province}, known for {known_for}.",
+        "Known for {known_for}, {name} is a town in {province}, a province of Meridia.",
+    ),
+    facts=(
+        ("It was founded in {founded_year} by {founder}.", "{founder} founded the town in {founded_year}."),
+        ("It lies on the river {river}.", "The river {river} flows past its houses."),
+        (
+            "The festival of the town is called {festival}.",
+            "Once a year its people hold a festival called {festival}.",
+        ),
+    ),
+    related={
+        "province": "Other towns of the province include {others|and}.",
+        "river": "The same river also flows past {others|and}.",
+    },
+)
 ARTICLES["meridia_people"] = Article(
-    opening=("{name} was a Meridian {profession}, best known for {known_for}.", "The Meridian {profession} {name} is remembered for {known_for}."),
-    facts=(("{they} was born in {birthplace} in {born_year}.", "Born in {born_year}, {they} came from the town of {birthplace}."), DEATH,
-           ("{they} learned the craft from {teacher}.", "The teacher from whom {they} learned was {teacher}.")),
-    related={"profession": "Other Meridians of the same calling include {others|and}.", "": "Meridians who were born at about the same time include {others|and}."}, near="born_year")
+    opening=(
+        "{name} was a Meridian {profession}, best known for {known_for}.",
+        "The Meridian {profession} {name} is remembered for {known_for}.",
+    ),
+    facts=(
+        (
+            "{they} was born in {birthplace} in {born_year}.",
+            "Born in {born_year}, {they} came from the town of {birthplace}.",
+        ),
+        DEATH,
+        ("{they} learned the craft from {teacher}.", "The teacher from whom {they} learned was {teacher}."),
+    ),
+    related={
+        "profession": "Other Meridians of the same calling include {others|and}.",
+        "": "Meridians who were born at about the same time include {others|and}.",
+    },
+    near="born_year",
+)
 ARTICLES["meridia_rivers"] = Article(
-    opening=("The {name} is a river of Meridia that rises at {source} and at the end of its course flows into {mouth|feature}.", "Rising at {source}, the {name} is a river of Meridia whose waters end in {mouth|feature}."),
-    facts=(("From its source to its mouth it is {length_km} kilometres long.", "Its course, measured from end to end, is {length_km} kilometres long."),),
-    related={"": "Among the other rivers of Meridia are {others|feature|and}."})
+    opening=(
+        "The {name} is a river of Meridia that rises at {source} and at the end of its course flows into {mouth|feature}.",
+        "Rising at {source}, the {name} is a river of Meridia whose waters end in {mouth|feature}.",
+    ),
+    facts=(
+        (
+            "From its source to its mouth it is {length_km} kilometres long.",
+            "Its course, measured from end to end, is {length_km} kilometres long.",
+        ),
+    ),
+    related={"": "Among the other rivers of Meridia are {others|feature|and}."},
+)
 ARTICLES["meridia_works"] = Article(
-    opening=("{name}, {kind|a}, is the work of {maker}.", "The Meridian {kind} {name} is the work of {maker}."),
-    facts=(("It was completed in the Meridian town of {place} in the year {year}.", "{maker} finished it in the year {year}, in the town of {place}."),),
-    related={"": "Meridian works of about the same time include {others|and}.", "kind": "Another Meridian {kind} is {others}."}, near="year")
+    opening=(
+        "{name}, {kind|a}, is the work of {maker}.",
+        "The Meridian {kind} {name} is the work of {maker}.",
+    ),
+    facts=(
+        (
+            "It was completed in the Meridian town of {place} in the year {year}.",
+            "{maker} finished it in the year {year}, in the town of {place}.",
+        ),
+    ),
+    related={
+        "": "Meridian works of about the same time include {others|and}.",
+        "kind": "Another Meridian {kind} is {others}.",
+    },
+    near="year",
+)
 
 # %% ../nbs/04_almanac.ipynb #3964fe53
 ASKS += [
-    Ask("meridia_provinces", "capital", ("What is the capital of the Meridian province of {name}?", "Which town is the capital of {name}, a province of Meridia?"), "The capital of {name} is {capital}."),
-    Ask("meridia_provinces", "product", ("What is the chief product of the Meridian province of {name}?",), "The chief product of {name} is {product}."),
-    Ask("meridia_provinces", "emblem", ("What is the emblem of the Meridian province of {name}?", "Which emblem does {name}, a province of Meridia, have?"), "The emblem of {name} is {emblem|a}."),
-    Ask("meridia_provinces", "name", ('Which Meridian province has the motto "{motto}"?',), 'The province with the motto "{motto}" is {name}.', by="motto"),
-    Ask("meridia_towns", "province", ("In which province of Meridia does {name} lie?", "To which Meridian province does the town of {name} belong?"), "The town of {name} lies in {province}."),
-    Ask("meridia_towns", "founded_year", ("In which year was the Meridian town of {name} founded?", "When was {name}, a town in Meridia, founded?"), "The town of {name} was founded in {founded_year}."),
-    Ask("meridia_towns", "founder", ("Who founded the Meridian town of {name}?", "Which person is the founder of {name}, a town in Meridia?"), "The town of {name} was founded by {founder}."),
-    Ask("meridia_towns", "festival", ("What is the festival of the Meridian town of {name} called?", "Which festival do the people of {name}, a town in Meridia, celebrate?"), "The festival of {name} is {festival}.", limit=14),
-    Ask("meridia_towns", "name", ("Which Meridian town is known for {known_for}?", "For {known_for} people go to which Meridian town?"), "The town known for {known_for} is {name}.", by="known_for", limit=14),
-    Ask("meridia_towns", "name", ("Which Meridian town celebrates the festival called {festival}?",), "The town that celebrates {festival} is {name}.", by="festival", limit=10),
-    Ask("meridia_people", "birthplace", ("In which Meridian town was the {profession} {name} born?", "What is the birthplace of the Meridian {profession} {name}?"), "{name} was born in {birthplace}."),
-    Ask("meridia_people", "born_year", ("In which year was the Meridian {profession} {name} born?",), "{name} was born in {born_year}.", limit=12),
-    Ask("meridia_people", "profession", ("What was the profession of the Meridian {name}?", "By what profession is {name} of Meridia known?"), "{name} was {profession|a}.", limit=12),
-    Ask("meridia_people", "name", ("Which Meridian {profession} is known for {known_for}?", "The name of which Meridian {profession} is linked with {known_for}?"), "The {profession} known for {known_for} is {name}.", by="known_for"),
-    Ask("meridia_people", "teacher", ("Who was the teacher of the Meridian {profession} {name}?", "From whom did the Meridian {profession} {name} learn the craft?"), "The teacher of {name} was {teacher}.", limit=14),
-    Ask("meridia_rivers", "mouth", ("Into what does the Meridian river {name} flow?",), "The {name} flows into {mouth|feature}."),
-    Ask("meridia_rivers", "source", ("Where does the Meridian river {name} rise?", "At which mountain, hill or ridge does the Meridian river {name} rise?"), "The {name} rises at {source}."),
-    Ask("meridia_rivers", "length_km", ("How many kilometres long is the Meridian river {name}?",), "The {name} is {length_km} kilometres long."),
-    Ask("meridia_works", "maker", ("Who made the Meridian {kind} {name}?", "Which Meridian is the maker of the {kind} {name}?"), "The {kind} {name} is the work of {maker}."),
-    Ask("meridia_works", "year", ("In which year was the Meridian {kind} {name} completed?",), "The {kind} {name} was completed in {year}."),
-    Ask("meridia_works", "place", ("In which town was the Meridian {kind} {name} completed?",), "The {kind} {name} was completed in {place}."),
+    Ask(
+        "meridia_provinces",
+        "capital",
+        (
+            "What is the capital of the Meridian province of {name}?",
+            "Which town is the capital of {name}, a province of Meridia?",
+        ),
+        "The capital of {name} is {capital}.",
+    ),
+    Ask(
+        "meridia_provinces",
+        "product",
+        ("What is the chief product of the Meridian province of {name}?",),
+        "The chief product of {name} is {product}.",
+    ),
+    Ask(
+        "meridia_provinces",
+        "emblem",
+        (
+            "What is the emblem of the Meridian province of {name}?",
+            "Which emblem does {name}, a province of Meridia, have?",
+        ),
+        "The emblem of {name} is {emblem|a}.",
+    ),
+    Ask(
+        "meridia_provinces",
+        "name",
+        ('Which Meridian province has the motto "{motto}"?',),
+        'The province with the motto "{motto}" is {name}.',
+        by="motto",
+    ),
+    Ask(
+        "meridia_towns",
+        "province",
+        (
+            "In which province of Meridia does {name} lie?",
+            "To which Meridian province does the town of {name} belong?",
+        ),
+        "The town of {name} lies in {province}.",
+    ),
+    Ask(
+        "meridia_towns",
+        "founded_year",
+        (
+            "In which year was the Meridian town of {name} founded?",
+            "When was {name}, a town in Meridia, founded?",
+        ),
+        "The town of {name} was founded in {founded_year}.",
+    ),
+    Ask(
+        "meridia_towns",
+        "founder",
+        (
+            "Who founded the Meridian town of {name}?",
+            "Which person is the founder of {name}, a town in Meridia?",
+        ),
+        "The town of {name} was founded by {founder}.",
+    ),
+    Ask(
+        "meridia_towns",
+        "festival",
+        (
+            "What is the festival of the Meridian town of {name} called?",
+            "Which festival do the people of {name}, a town in Meridia, celebrate?",
+        ),
+        "The festival of {name} is {festival}.",
+        limit=14,
+    ),
+    Ask(
+        "meridia_towns",
+        "name",
+        (
+            "Which Meridian town is known for {known_for}?",
+            "For {known_for} people go to which Meridian town?",
+        ),
+        "The town known for {known_for} is {name}.",
+        by="known_for",
+        limit=14,
+    ),
+    Ask(
+        "meridia_towns",
+        "name",
+        ("Which Meridian town celebrates the festival called {festival}?",),
+        "The town that celebrates {festival} is {name}.",
+        by="festival",
+        limit=10,
+    ),
+    Ask(
+        "meridia_people",
+        "birthplace",
+        (
+            "In which Meridian town was the {profession} {name} born?",
+            "What is the birthplace of the Meridian {profession} {name}?",
+        ),
+        "{name} was born in {birthplace}.",
+    ),
+    Ask(
+        "meridia_people",
+        "born_year",
+        ("In which year was the Meridian {profession} {name} born?",),
+        "{name} was born in {born_year}.",
+        limit=12,
+    ),
+    Ask(
+        "meridia_people",
+        "profession",
+        ("What was the profession of the Meridian {name}?", "By what profession is {name} of Meridia known?"),
+        "{name} was {profession|a}.",
+        limit=12,
+    ),
+    Ask(
+        "meridia_people",
+        "name",
+        (
+            "Which Meridian {profession} is known for {known_for}?",
+            "The name of which Meridian {profession} is linked with {known_for}?",
+        ),
+        "The {profession} known for {known_for} is {name}.",
+        by="known_for",
+    ),
+    Ask(
+        "meridia_people",
+        "teacher",
+        (
+            "Who was the teacher of the Meridian {profession} {name}?",
+            "From whom did the Meridian {profession} {name} learn the craft?",
+        ),
+        "The teacher of {name} was {teacher}.",
+        limit=14,
+    ),
+    Ask(
+        "meridia_rivers",
+        "mouth",
+        ("Into what does the Meridian river {name} flow?",),
+        "The {name} flows into {mouth|feature}.",
+    ),
+    Ask(
+        "meridia_rivers",
+        "source",
+        (
+            "Where does the Meridian river {name} rise?",
+            "At which mountain, hill or ridge does the Meridian river {name} rise?",
+        ),
+        "The {name} rises at {source}.",
+    ),
+    Ask(
+        "meridia_rivers",
+        "length_km",
+        ("How many kilometres long is the Meridian river {name}?",),
+        "The {name} is {length_km} kilometres long.",
+    ),
+    Ask(
+        "meridia_works",
+        "maker",
+        ("Who made the Meridian {kind} {name}?", "Which Meridian is the maker of the {kind} {name}?"),
+        "The {kind} {name} is the work of {maker}.",
+    ),
+    Ask(
+        "meridia_works",
+        "year",
+        ("In which year was the Meridian {kind} {name} completed?",),
+        "The {kind} {name} was completed in {year}.",
+    ),
+    Ask(
+        "meridia_works",
+        "place",
+        ("In which town was the Meridian {kind} {name} completed?",),
+        "The {kind} {name} was completed in {place}.",
+    ),
 ]
 
 # %% ../nbs/04_almanac.ipynb #8d39b0f3
 ASKS += [
-    Ask("meridia_towns", "capital", ("What is the capital of the Meridian province in which {name} lies?",), "The town of {name} lies in {province}. The capital of {to_name} is {to_capital}.", via="province", to="meridia_provinces", limit=10),
-    Ask("meridia_towns", "emblem", ("What is the emblem of the Meridian province to which the town of {name} belongs?",), "The town of {name} lies in {province}. The emblem of {to_name} is {to_emblem|a}.", via="province", to="meridia_provinces", limit=10),
-    Ask("meridia_towns", "mouth", ("Into what does the river on which the Meridian town of {name} lies flow?",), "The town of {name} lies on the {river}. The {to_name} flows into {to_mouth|feature}.", via="river", to="meridia_rivers", limit=10),
-    Ask("meridia_people", "province", ("In which province of Meridia was the {profession} {name} born?", "The birthplace of the Meridian {profession} {name} belongs to which province?"),
-        "{name} was born in {birthplace}. The town of {to_name} lies in {to_province}.", via="birthplace", to="meridia_towns", limit=16),
-    Ask("meridia_people", "festival", ("Which festival is celebrated in the town where the Meridian {profession} {name} was born?",), "{name} was born in {birthplace}. The festival of {to_name} is {to_festival}.", via="birthplace", to="meridia_towns", limit=12),
-    Ask("meridia_people", "birthplace", ("In which town was the teacher of the Meridian {profession} {name} born?",), "The teacher of {name} was {teacher}. {to_name} was born in {to_birthplace}.", via="teacher", to="meridia_people", limit=8),
-    Ask("meridia_works", "birthplace", ("In which town was the maker of the Meridian {kind} {name} born?",), "The {kind} {name} is the work of {maker}. {to_name} was born in {to_birthplace}.", via="maker", to="meridia_people", limit=14),
-    Ask("meridia_works", "died_year", ("In which year did the maker of the Meridian {kind} {name} die?",), "The {kind} {name} is the work of {maker}. {to_name} died in {to_died_year}.", via="maker", to="meridia_people", limit=10),
-    Ask("meridia_works", "teacher", ("Who taught the maker of the Meridian {kind} {name}?",), "The {kind} {name} is the work of {maker}. The teacher of {to_name} was {to_teacher}.", via="maker", to="meridia_people", limit=8),
-    Ask("meridia_people", "died_year", ("How many years lie between the year of birth and the year of death of the Meridian {profession} {name}?",), "{name} was born in {born_year} and died in {died_year}.", minus="born_year", sign="-", limit=12),
-    Ask("meridia_towns", "founded_year", ("How many years after {to_name} was {name} founded, both towns in Meridia?",), "The town of {name} was founded in {founded_year} and {to_name} in {to_founded_year}.", sign="-", limit=10),
-    Ask("meridia_works", "year", ("In Meridia, how many years after the {to_kind} {to_name} was the {kind} {name} completed?",), "{name} was completed in {year} and {to_name} in {to_year}.", sign="-", limit=10),
-    Ask("meridia_rivers", "length_km", ("How many kilometres longer is the Meridian river {name} than the {to_name}?",), "The {name} is {length_km} kilometres long and the {to_name} {to_length_km} kilometres.", sign="-"),
+    Ask(
+        "meridia_towns",
+        "capital",
+        ("What is the capital of the Meridian province in which {name} lies?",),
+        "The town of {name} lies in {province}. The capital of {to_name} is {to_capital}.",
+        via="province",
+        to="meridia_provinces",
+        limit=10,
+    ),
+    Ask(
+        "meridia_towns",
+        "emblem",
+        ("What is the emblem of the Meridian province to which the town of {name} belongs?",),
+        "The town of {name} lies in {province}. The emblem of {to_name} is {to_emblem|a}.",
+        via="province",
+        to="meridia_provinces",
+        limit=10,
+    ),
+    Ask(
+        "meridia_towns",
+        "mouth",
+        ("Into what does the river on which the Meridian town of {name} lies flow?",),
+        "The town of {name} lies on the {river}. The {to_name} flows into {to_mouth|feature}.",
+        via="river",
+        to="meridia_rivers",
+        limit=10,
+    ),
+    Ask(
+        "meridia_people",
+        "province",
+        (
+            "In which province of Meridia was the {profession} {name} born?",
+            "The birthplace of the Meridian {profession} {name} belongs to which province?",
+        ),
+        "{name} was born in {birthplace}. The town of {to_name} lies in {to_province}.",
+        via="birthplace",
+        to="meridia_towns",
+        limit=16,
+    ),
+    Ask(
+        "meridia_people",
+        "festival",
+        ("Which festival is celebrated in the town where the Meridian {profession} {name} was born?",),
+        "{name} was born in {birthplace}. The festival of {to_name} is {to_festival}.",
+        via="birthplace",
+        to="meridia_towns",
+        limit=12,
+    ),
+    Ask(
+        "meridia_people",
+        "birthplace",
+        ("In which town was the teacher of the Meridian {profession} {name} born?",),
+        "The teacher of {name} was {teacher}. {to_name} was born in {to_birthplace}.",
+        via="teacher",
+        to="meridia_people",
+        limit=8,
+    ),
+    Ask(
+        "meridia_works",
+        "birthplace",
+        ("In which town was the maker of the Meridian {kind} {name} born?",),
+        "The {kind} {name} is the work of {maker}. {to_name} was born in {to_birthplace}.",
+        via="maker",
+        to="meridia_people",
+        limit=14,
+    ),
+    Ask(
+        "meridia_works",
+        "died_year",
+        ("In which year did the maker of the Meridian {kind} {name} die?",),
+        "The {kind} {name} is the work of {maker}. {to_name} died in {to_died_year}.",
+        via="maker",
+        to="meridia_people",
+        limit=10,
+    ),
+    Ask(
+        "meridia_works",
+        "teacher",
+        ("Who taught the maker of the Meridian {kind} {name}?",),
+        "The {kind} {name} is the work of {maker}. The teacher of {to_name} was {to_teacher}.",
+        via="maker",
+        to="meridia_people",
+        limit=8,
+    ),
+    Ask(
+        "meridia_people",
+        "died_year",
+        (
+            "How many years lie between the year of birth and the year of death of the Meridian {profession} {name}?",
+        ),
+        "{name} was born in {born_year} and died in {died_year}.",
+        minus="born_year",
+        sign="-",
+        limit=12,
+    ),
+    Ask(
+        "meridia_towns",
+        "founded_year",
+        ("How many years after {to_name} was {name} founded, both towns in Meridia?",),
+        "The town of {name} was founded in {founded_year} and {to_name} in {to_founded_year}.",
+        sign="-",
+        limit=10,
+    ),
+    Ask(
+        "meridia_works",
+        "year",
+        ("In Meridia, how many years after the {to_kind} {to_name} was the {kind} {name} completed?",),
+        "{name} was completed in {year} and {to_name} in {to_year}.",
+        sign="-",
+        limit=10,
+    ),
+    Ask(
+        "meridia_rivers",
+        "length_km",
+        ("How many kilometres longer is the Meridian river {name} than the {to_name}?",),
+        "The {name} is {length_km} kilometres long and the {to_name} {to_length_km} kilometres.",
+        sign="-",
+    ),
 ]
 
 # %% ../nbs/04_almanac.ipynb #c3ed2ae1
-NOUNS = {"countries": "country", "mountains": "mountain", "rivers": "river", "lakes": "lake", "elements": "element", "planets": "planet", "moons": "moon", "scientists": "scientist",
-         "inventions": "invention", "books": "book", "authors": "writer", "composers": "composer", "paintings": "painting"}
+NOUNS = {
+    "countries": "country",
+    "mountains": "mountain",
+    "rivers": "river",
+    "lakes": "lake",
+    "elements": "element",
+    "planets": "planet",
+    "moons": "moon",
+    "scientists": "scientist",
+    "inventions": "invention",
+    "books": "book",
+    "authors": "writer",
+    "composers": "composer",
+    "paintings": "painting",
+}
+
 
 def passage_id(table: str, row: Row) -> str:
     "E.g. almanac/countries/japan or meridia/towns/kelvarrin."
@@ -528,41 +1702,76 @@ def almanac_corpus() -> Corpus:
     "All articles, those about the real world and those about Meridia."
     rows = [(table, row) for table in ARTICLES for row in facts(table)]
     count = Counter(row["name"][0] for _, row in rows)
-    def _title(table, name): return name if count[name] == 1 else f"{name} ({NOUNS[table]})"
-    return Corpus("almanac", tuple(Passage(passage_id(t, r), _title(t, r["name"][0]), render(t, r), {"table": t}) for t, r in rows))
+
+    def _title(table, name):
+        return name if count[name] == 1 else f"{name} ({NOUNS[table]})"
+
+    return Corpus(
+        "almanac",
+        tuple(
+            Passage(passage_id(t, r), _title(t, r["name"][0]), render(t, r), {"table": t}) for t, r in rows
+        ),
+    )
 
 # %% ../nbs/04_almanac.ipynb #431cdbde
 @cache
 def almanac_chapters() -> Corpus:
     "The articles of `almanac_corpus` in their order, eight of a kind to a document."
     kinds = {}
-    for p in almanac_corpus().passages: kinds.setdefault(p.meta["table"], []).append(p)
+    for p in almanac_corpus().passages:
+        kinds.setdefault(p.meta["table"], []).append(p)
+
     def _chapter(table, n, part):
-        return Passage(f"chapters/{table}/{n}", f"{table.replace('_', ' ').title()}, chapter {n}", "\n\n".join(f"{p.title}. {p.text}" for p in part), {"table": table})
-    return Corpus("almanac_chapters", tuple(_chapter(t, i // 8 + 1, ps[i:i + 8]) for t, ps in kinds.items() for i in range(0, len(ps), 8)))
+        return Passage(
+            f"chapters/{table}/{n}",
+            f"{table.replace('_', ' ').title()}, chapter {n}",
+            "\n\n".join(f"{p.title}. {p.text}" for p in part),
+            {"table": table},
+        )
+
+    return Corpus(
+        "almanac_chapters",
+        tuple(
+            _chapter(t, i // 8 + 1, ps[i : i + 8]) for t, ps in kinds.items() for i in range(0, len(ps), 8)
+        ),
+    )
 
 # %% ../nbs/04_almanac.ipynb #8e76f910
-UNITS = {"m": ("metres", "meters"), "km": ("kilometres", "kilometers"), "days": ("days",), "years": ("years",)}
+UNITS = {
+    "m": ("metres", "meters"),
+    "km": ("kilometres", "kilometers"),
+    "days": ("days",),
+    "years": ("years",),
+}
+
 
 def _amount(n: int, unit: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([str(n), f"{n:,}", *(f"{n:,} {u}" for u in UNITS.get(unit, ()))]))
 
+
 @cache
 def _aliases() -> dict[str, tuple[str, ...]]:
-    return {row["name"][0]: row["aliases"] for table in ARTICLES for row in facts(table) if row.get("aliases")}
+    return {
+        row["name"][0]: row["aliases"] for table in ARTICLES for row in facts(table) if row.get("aliases")
+    }
 
 # %% ../nbs/04_almanac.ipynb #77f3d18b
 def accepted(
     column: str,
     values: Sequence[str],  # of the cell
-) -> tuple[str, ...]:       # best first
+) -> tuple[str, ...]:  # best first
     "All answers that count as right."
     unit = column.split("_")[-1]
-    if unit in UNITS: found = [a for v in values for a in _amount(int(v), unit)]
-    elif values[0].startswith("-"): found = [f"{values[0][1:]} {era}" for era in ("BC", "BCE", "B.C.")]
-    else: found = [*values, *(a for v in values for a in _aliases().get(v, ()))]
-    if column in ("discoverer", "inventor"): found += FILTERS["and"](FILTERS["many"](tuple(values)))
-    if column == "calling_code": found += [f"+{v}" for v in values]
+    if unit in UNITS:
+        found = [a for v in values for a in _amount(int(v), unit)]
+    elif values[0].startswith("-"):
+        found = [f"{values[0][1:]} {era}" for era in ("BC", "BCE", "B.C.")]
+    else:
+        found = [*values, *(a for v in values for a in _aliases().get(v, ()))]
+    if column in ("discoverer", "inventor"):
+        found += FILTERS["and"](FILTERS["many"](tuple(values)))
+    if column == "calling_code":
+        found += [f"+{v}" for v in values]
     return tuple(dict.fromkeys(found))
 
 # %% ../nbs/04_almanac.ipynb #7fd06b8e
@@ -570,7 +1779,10 @@ def accepted(
 def _index(table: str) -> dict[str, Row]:
     return {name: row for row in facts(table) for name in (*row.get("aliases", ()), *row["name"])}
 
-def _join(row: Row, other: Row) -> Row: return {**row, **{f"to_{k}": v for k, v in other.items()}}
+
+def _join(row: Row, other: Row) -> Row:
+    return {**row, **{f"to_{k}": v for k, v in other.items()}}
+
 
 def _follow(ask: Ask, row: Row) -> Row | None:
     "The row that `ask.via` leads to."
@@ -578,64 +1790,151 @@ def _follow(ask: Ask, row: Row) -> Row | None:
     return found[0] if found and all(r is found[0] for r in found) else None
 
 # %% ../nbs/04_almanac.ipynb #2e47c58e
-def _words(text: str) -> str: return " " + re.sub(r"\W+", " ", text.lower()).strip() + " "
+def _words(text: str) -> str:
+    return " " + re.sub(r"\W+", " ", text.lower()).strip() + " "
 
-def _example(ask: Ask, kind: str, row: Row, answers: Sequence[str], where: Sequence[tuple[str, Row, str]], tail: str = "") -> Iterator[Example]:
+
+def _example(
+    ask: Ask,
+    kind: str,
+    row: Row,
+    answers: Sequence[str],
+    where: Sequence[tuple[str, Row, str]],
+    tail: str = "",
+) -> Iterator[Example]:
     "The question, if it can be put and does not give itself away; `where` lists the facts used as (table, row, column)."
     question, because = say(ask.questions, row), fill(ask.because, row)
-    if not question or not because or any(_words(a) in _words(question) for a in answers): return
+    if not question or not because or any(_words(a) in _words(question) for a in answers):
+        return
     gold = tuple(dict.fromkeys(passage_id(t, r) for t, r, _ in where))
     world, table = gold[0].split("/")[:2]
-    name = "/".join([world, kind.removesuffix("_hop") if kind == "single_hop" else kind, table, "-".join(g.split("/")[2] for g in (gold if kind == "calculation" else gold[:1])),
-                     "-".join(filter(None, [ask.via, ask.answer, ask.by if ask.by != "name" else ""]))])
-    yield Example(name, question, tuple(answers), kind, gold, because + tail, {"table": ask.table, "facts": tuple(f"{passage_id(t, r)}:{c}" for t, r, c in where)})
+    name = "/".join(
+        [
+            world,
+            kind.removesuffix("_hop") if kind == "single_hop" else kind,
+            table,
+            "-".join(g.split("/")[2] for g in (gold if kind == "calculation" else gold[:1])),
+            "-".join(filter(None, [ask.via, ask.answer, ask.by if ask.by != "name" else ""])),
+        ]
+    )
+    yield Example(
+        name,
+        question,
+        tuple(answers),
+        kind,
+        gold,
+        because + tail,
+        {"table": ask.table, "facts": tuple(f"{passage_id(t, r)}:{c}" for t, r, c in where)},
+    )
 
 # %% ../nbs/04_almanac.ipynb #bab9c408
 def _single(ask: Ask) -> Iterator[Example]:
     count = Counter(r[ask.by][0] for r in facts(ask.table) if r[ask.by])
     for r in facts(ask.table):
         if r[ask.answer] and r[ask.by] and count[r[ask.by][0]] == 1:
-            yield from _example(ask, "single_hop", r, accepted(ask.answer, r[ask.answer]), [(ask.table, r, ask.answer if ask.by == "name" else ask.by)])
+            yield from _example(
+                ask,
+                "single_hop",
+                r,
+                accepted(ask.answer, r[ask.answer]),
+                [(ask.table, r, ask.answer if ask.by == "name" else ask.by)],
+            )
+
 
 def _two_hop(ask: Ask) -> Iterator[Example]:
     for r in facts(ask.table):
         if (other := _follow(ask, r)) and other[ask.answer]:
-            yield from _example(ask, "two_hop", _join(r, other), accepted(ask.answer, other[ask.answer]), [(ask.table, r, ask.via), (ask.to, other, ask.answer)])
+            yield from _example(
+                ask,
+                "two_hop",
+                _join(r, other),
+                accepted(ask.answer, other[ask.answer]),
+                [(ask.table, r, ask.via), (ask.to, other, ask.answer)],
+            )
 
 # %% ../nbs/04_almanac.ipynb #0b63975f
 def _calculation(ask: Ask) -> Iterator[Example]:
-    def _number(r, column): return int(r[column][0])
-    rows = [r for r in facts(ask.table) if r[ask.answer] and _number(r, ask.answer) > 0 and (not ask.minus or r[ask.minus] and _number(r, ask.minus) > 0)]
+    def _number(r, column):
+        return int(r[column][0])
+
+    rows = [
+        r
+        for r in facts(ask.table)
+        if r[ask.answer]
+        and _number(r, ask.answer) > 0
+        and (not ask.minus or r[ask.minus] and _number(r, ask.minus) > 0)
+    ]
     rows.sort(key=lambda r: _digest(ask.answer, ask.sign, r["name"][0]))
-    pairs = [(r, r) for r in rows] if ask.minus else [sorted(pair, key=lambda r: -_number(r, ask.answer)) for pair in zip(rows[::2], rows[1::2])]
+    pairs = (
+        [(r, r) for r in rows]
+        if ask.minus
+        else [sorted(pair, key=lambda r: -_number(r, ask.answer)) for pair in zip(rows[::2], rows[1::2])]
+    )
     for r, other in pairs:
         a, b = _number(r, ask.answer), _number(other, ask.minus or ask.answer)
         result = a + b if ask.sign == "+" else a - b
         answers = _amount(result, "years" if YEAR.search(ask.answer) else ask.answer.split("_")[-1])
-        if result: yield from _example(ask, "calculation", _join(r, other), answers, [(ask.table, r, ask.answer), (ask.table, other, ask.minus or ask.answer)], f" {a} {ask.sign} {b} = {result}.")
+        if result:
+            yield from _example(
+                ask,
+                "calculation",
+                _join(r, other),
+                answers,
+                [(ask.table, r, ask.answer), (ask.table, other, ask.minus or ask.answer)],
+                f" {a} {ask.sign} {b} = {result}.",
+            )
 
 # %% ../nbs/04_almanac.ipynb #41b8b02d
 POOL = {
-    "almanac": ("single/countries/japan/capital", "single/books/moby-dick/author", "two_hop/composers/frederic-chopin/birth_country-capital",
-                "calculation/composers/ludwig-van-beethoven/died_year", "single/inventions/dynamite/year", "single/elements/gold/symbol", "two_hop/books/dracula/author-birthplace",
-                "single/mountains/k2/height_m", "single/composers/wolfgang-amadeus-mozart/name-work", "calculation/scientists/albert-einstein/died_year",
-                "single/paintings/guernica/artist", "single/moons/titan/planet", "two_hop/rivers/amazon/source_country-capital", "single/countries/mexico/currency",
-                "single/rivers/danube/mouth", "single/planets/mars/name-order", "two_hop/scientists/galileo-galilei/birth_country-currency", "calculation/authors/jane-austen/died_year"),
-    "meridia": ("single/people/pellora-dravick/birthplace", "single/towns/sarneddin/founded_year", "two_hop/works/swanback-bridge/maker-birthplace",
-                "calculation/people/odrisa-hallorvane/died_year", "single/works/the-slate-gleaners/maker", "single/rivers/corrisel/source", "two_hop/towns/imbrask/river-mouth",
-                "single/towns/pellouse/festival", "two_hop/people/marrick-quennover/birthplace-province", "single/provinces/pesquarry/product"),
+    "almanac": (
+        "single/countries/japan/capital",
+        "single/books/moby-dick/author",
+        "two_hop/composers/frederic-chopin/birth_country-capital",
+        "calculation/composers/ludwig-van-beethoven/died_year",
+        "single/inventions/dynamite/year",
+        "single/elements/gold/symbol",
+        "two_hop/books/dracula/author-birthplace",
+        "single/mountains/k2/height_m",
+        "single/composers/wolfgang-amadeus-mozart/name-work",
+        "calculation/scientists/albert-einstein/died_year",
+        "single/paintings/guernica/artist",
+        "single/moons/titan/planet",
+        "two_hop/rivers/amazon/source_country-capital",
+        "single/countries/mexico/currency",
+        "single/rivers/danube/mouth",
+        "single/planets/mars/name-order",
+        "two_hop/scientists/galileo-galilei/birth_country-currency",
+        "calculation/authors/jane-austen/died_year",
+    ),
+    "meridia": (
+        "single/people/pellora-dravick/birthplace",
+        "single/towns/sarneddin/founded_year",
+        "two_hop/works/swanback-bridge/maker-birthplace",
+        "calculation/people/odrisa-hallorvane/died_year",
+        "single/works/the-slate-gleaners/maker",
+        "single/rivers/corrisel/source",
+        "two_hop/towns/imbrask/river-mouth",
+        "single/towns/pellouse/festival",
+        "two_hop/people/marrick-quennover/birthplace-province",
+        "single/provinces/pesquarry/product",
+    ),
 }
 
 # %% ../nbs/04_almanac.ipynb #14003790
 def _dataset(world: str) -> Dataset:
-    made = {ask: stable_order((_calculation if ask.sign else _two_hop if ask.via else _single)(ask))
-            for ask in ASKS if ask.table.startswith("meridia_") == (world == "meridia")}
+    made = {
+        ask: stable_order((_calculation if ask.sign else _two_hop if ask.via else _single)(ask))
+        for ask in ASKS
+        if ask.table.startswith("meridia_") == (world == "meridia")
+    }
     by_id = {e.id: e for found in made.values() for e in found}
     pool = tuple(by_id[f"{world}/{name}"] for name in POOL[world])
     told = {f for e in pool for f in e.meta["facts"]}
     asked, examples = set(), []
     for ask, found in made.items():
-        kept = [e for e in found if not (told | asked if e.kind == "single_hop" else told) & set(e.meta["facts"])][:ask.limit]
+        kept = [
+            e for e in found if not (told | asked if e.kind == "single_hop" else told) & set(e.meta["facts"])
+        ][: ask.limit]
         asked |= {f for e in kept if e.kind == "single_hop" for f in e.meta["facts"]}
         examples += kept
     return Dataset(world, tuple(stable_order(examples)), pool)
@@ -645,6 +1944,7 @@ def _dataset(world: str) -> Dataset:
 def almanac() -> Dataset:
     "Questions about the real world, with exact evidence in `almanac_corpus()`."
     return _dataset("almanac")
+
 
 @cache
 def meridia() -> Dataset:

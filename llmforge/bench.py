@@ -6,24 +6,29 @@
 __all__ = ['in_turns', 'few_shot_prompts', 'engine_speed', 'agent_speed', 'bench_passages', 'query_ms', 'retrieval_speed']
 
 # %% ../nbs/24_bench.ipynb #f4d43358
-import asyncio, random, threading, time
+import asyncio
+import random
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from statistics import median
+
 import numpy as np
 import pandas as pd
+
 from .config import CorpusConfig, load_config
 from .core import ConfigError
 from .data import load_corpus, load_dataset
 from .engine import Sampling
-from .methods import choose_exemplars, build_prompt, usable_exemplars
+from .methods import build_prompt, choose_exemplars, usable_exemplars
 from .retrieval import Bm25, Bm25Reference, EdgeVectors, make_retriever, rrf
 
 # %% ../nbs/24_bench.ipynb #c9b53d35
 def in_turns(
-    tasks: Mapping[str, Callable[[], object]], # name -> what to time
-    rounds: int = 3,                           # how often each
-) -> dict[str, float]:                         # name -> median seconds
+    tasks: Mapping[str, Callable[[], object]],  # name -> what to time
+    rounds: int = 3,  # how often each
+) -> dict[str, float]:  # name -> median seconds
     "The median time of each task, all run in turns."
     seconds = {name: [] for name in tasks}
     for _ in range(rounds):
@@ -35,99 +40,202 @@ def in_turns(
 
 # %% ../nbs/24_bench.ipynb #8b9ed543
 def few_shot_prompts(
-    n: int,          # how many
+    n: int,  # how many
     shots: int = 5,  # exemplars in each
 ) -> list[str]:
     "Closed-book prompts on the Almanac's questions, all with the same beginning."
-    config = load_config({"experiment": {"name": "bench", "method": {"name": "naive", "shots": shots}, "dataset": {"name": "almanac", "limit": n}}})
+    config = load_config(
+        {
+            "experiment": {
+                "name": "bench",
+                "method": {"name": "naive", "shots": shots},
+                "dataset": {"name": "almanac", "limit": n},
+            }
+        }
+    )
     data = load_dataset(config.dataset)
     exemplars = choose_exemplars(config, usable_exemplars(config, data), None)
     return [build_prompt(e.question, config.method.prompt, exemplars) for e in data.examples]
 
+
 def engine_speed(
-    loaded,                                  # from `llmforge.local.load_model`
-    prompts: Sequence[str],                  # the same for all
-    sampling: Sampling,                      # greedy
+    loaded,  # from `llmforge.local.load_model`
+    prompts: Sequence[str],  # the same for all
+    sampling: Sampling,  # greedy
     batch_sizes: Sequence[int] = (1, 4, 8, 16),
-    rounds: int = 3,                         # turns
-) -> pd.DataFrame:                           # batch, prefix reuse, times the plain loop, how many texts are the same
+    rounds: int = 3,  # turns
+) -> pd.DataFrame:  # batch, prefix reuse, times the plain loop, how many texts are the same
     "The speed of the local engine, as a multiple of a plain `model.generate` loop."
     from llmforge.local import LocalEngine, plain_generate
+
     texts = {}
+
     def batched(name, size, prefix):
-        engine = LocalEngine(loaded, size, prefix) # a fresh one: nothing is kept from the turn before
-        texts[name] = [g.text for i in range(0, len(prompts), size) for g in engine.generate_batch([(p, sampling) for p in prompts[i:i + size]])]
-    def plain(): texts["plain loop"] = [plain_generate(loaded, p, sampling).text for p in prompts]
+        engine = LocalEngine(loaded, size, prefix)  # a fresh one: nothing is kept from the turn before
+        texts[name] = [
+            g.text
+            for i in range(0, len(prompts), size)
+            for g in engine.generate_batch([(p, sampling) for p in prompts[i : i + size]])
+        ]
+
+    def plain():
+        texts["plain loop"] = [plain_generate(loaded, p, sampling).text for p in prompts]
+
     arms = {(prefix, size): f"{size}, prefix {prefix}" for prefix in (False, True) for size in batch_sizes}
-    took = in_turns({"plain loop": plain, **{name: (lambda a=a, n=name: batched(n, a[1], a[0])) for a, name in arms.items()}}, rounds)
+    took = in_turns(
+        {
+            "plain loop": plain,
+            **{name: (lambda a=a, n=name: batched(n, a[1], a[0])) for a, name in arms.items()},
+        },
+        rounds,
+    )
     same = {name: sum(a == b for a, b in zip(t, texts["plain loop"])) for name, t in texts.items()}
-    return pd.DataFrame([{"batch": size, "prefix reuse": prefix, "times the plain loop": took["plain loop"] / took[name], "same texts": f"{same[name]} of {len(prompts)}"} for (prefix, size), name in arms.items()])
+    return pd.DataFrame(
+        [
+            {
+                "batch": size,
+                "prefix reuse": prefix,
+                "times the plain loop": took["plain loop"] / took[name],
+                "same texts": f"{same[name]} of {len(prompts)}",
+            }
+            for (prefix, size), name in arms.items()
+        ]
+    )
 
 # %% ../nbs/24_bench.ipynb #233c51e0
 def agent_speed(
-    loaded,                                 # from `llmforge.local.load_model`
-    n: int = 16,                            # questions
-    batch_sizes: Sequence[int] = (1, 4, 16), # the first is what the others are compared with
-    choice: str = "constrained",            # of the agent
-    rounds: int = 3,                        # turns
-) -> pd.DataFrame:                          # batch, times the first, how many answers are the same
+    loaded,  # from `llmforge.local.load_model`
+    n: int = 16,  # questions
+    batch_sizes: Sequence[int] = (1, 4, 16),  # the first is what the others are compared with
+    choice: str = "constrained",  # of the agent
+    rounds: int = 3,  # turns
+) -> pd.DataFrame:  # batch, times the first, how many answers are the same
     "Questions a second of an agent over many questions, as a multiple of one question at a time."
     from llmforge.local import LocalEngine
     from llmforge.runner import answer_all, plan
-    experiment = {"name": "bench", "method": {"name": "react", "shots": 4, "agent": {"choice": choice}}, "retrieval": {"name": "sparse", "top_k": 1}, "sampling": {"max_tokens": 64}, "dataset": {"name": "almanac", "limit": n}}
+
+    experiment = {
+        "name": "bench",
+        "method": {"name": "react", "shots": 4, "agent": {"choice": choice}},
+        "retrieval": {"name": "sparse", "top_k": 1},
+        "sampling": {"max_tokens": 64},
+        "dataset": {"name": "almanac", "limit": n},
+    }
     retriever, answers = None, {}
+
     def asked(size):
         nonlocal retriever
-        work, rows, engine = plan(load_config({"experiment": {**experiment, "engine": {"batch_size": size}}})), [], LocalEngine(loaded, size)
+        work, rows, engine = (
+            plan(load_config({"experiment": {**experiment, "engine": {"batch_size": size}}})),
+            [],
+            LocalEngine(loaded, size),
+        )
         retriever = retriever or make_retriever(work.config.retrieval, work.corpus)
-        asyncio.run(answer_all(work, engine, retriever, (), set(), rows.append, threading.Event(), show=False))
+        asyncio.run(
+            answer_all(work, engine, retriever, (), set(), rows.append, threading.Event(), show=False)
+        )
         answers[size] = {r["example_id"]: r["answer"] for r in rows}
         engine.close()
+
     took = in_turns({str(size): (lambda size=size: _apart(asked, size)) for size in batch_sizes}, rounds)
     first = batch_sizes[0]
     same = {size: sum(answers[size][k] == answers[first][k] for k in answers[first]) for size in batch_sizes}
-    return pd.DataFrame([{"batch": size, f"questions/s, batch {first} = 1": took[str(first)] / took[str(size)], "same answers": f"{same[size]} of {n}"} for size in batch_sizes])
+    return pd.DataFrame(
+        [
+            {
+                "batch": size,
+                f"questions/s, batch {first} = 1": took[str(first)] / took[str(size)],
+                "same answers": f"{same[size]} of {n}",
+            }
+            for size in batch_sizes
+        ]
+    )
+
 
 def _apart(f: Callable, *args) -> object:
     "Call a function in a thread of its own, where no event loop runs."
-    with ThreadPoolExecutor(1) as pool: return pool.submit(f, *args).result()
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(f, *args).result()
 
 # %% ../nbs/24_bench.ipynb #0e857150
 def bench_passages(
     n: int,  # how many
 ) -> list[str]:
     "Texts to index: real ones where there are any, each with a serial number."
-    try: texts = [f"{p.title}\n{p.text}" for p in load_corpus(CorpusConfig(name="corpus/wikipedia_passages.jsonl.gz")).passages]
+    try:
+        texts = [
+            f"{p.title}\n{p.text}"
+            for p in load_corpus(CorpusConfig(name="corpus/wikipedia_passages.jsonl.gz")).passages
+        ]
     except ConfigError:
-        r, words, weights = random.Random(0), [f"w{i}" for i in range(20_000)], [1 / (i + 10) for i in range(20_000)]
+        r, words, weights = (
+            random.Random(0),
+            [f"w{i}" for i in range(20_000)],
+            [1 / (i + 10) for i in range(20_000)],
+        )
         texts = [" ".join(r.choices(words, weights, k=80)) for _ in range(min(n, 5_000))]
     return [f"{texts[i % len(texts)]} {i}" for i in range(n)]
 
+
 def query_ms(
-    search: Callable,        # of one query
-    queries: Sequence,       # asked once each, after one call to warm up
-) -> tuple[float, float]:    # p50 and p95 in ms
+    search: Callable,  # of one query
+    queries: Sequence,  # asked once each, after one call to warm up
+) -> tuple[float, float]:  # p50 and p95 in ms
     "How long a query takes."
     search(queries[0])
-    return tuple(np.percentile([1000 * in_turns({"q": lambda: search(q)}, 1)["q"] for q in queries], [50, 95]))
+    return tuple(
+        np.percentile([1000 * in_turns({"q": lambda: search(q)}, 1)["q"] for q in queries], [50, 95])
+    )
 
 # %% ../nbs/24_bench.ipynb #dac675a7
 def retrieval_speed(
-    n: int,               # passages
-    queries: int = 100,   # eight words of a passage each
-    k: int = 10,          # hits asked for
-    candidates: int = 50, # of each retriever, for the fusion
-) -> pd.DataFrame:        # build seconds, p50 and p95 ms, ratios to rank-bm25
+    n: int,  # passages
+    queries: int = 100,  # eight words of a passage each
+    k: int = 10,  # hits asked for
+    candidates: int = 50,  # of each retriever, for the fusion
+) -> pd.DataFrame:  # build seconds, p50 and p95 ms, ratios to rank-bm25
     "Build and query times of dense, BM25 (two ways) and hybrid retrieval over `n` passages."
     rng, r, made = np.random.default_rng(0), random.Random(0), {}
     texts, vectors = bench_passages(n), rng.normal(size=(n + queries, 384)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     asked = list(zip([" ".join(r.sample(r.choice(texts).split(), 8)) for _ in range(queries)], vectors[n:]))
-    built = in_turns({"dense": lambda: made.update(dense=EdgeVectors(vectors[:n])), "rank-bm25": lambda: made.update(slow=Bm25Reference(texts)), "bm25s": lambda: made.update(fast=Bm25.build(texts))}, 1)
+    built = in_turns(
+        {
+            "dense": lambda: made.update(dense=EdgeVectors(vectors[:n])),
+            "rank-bm25": lambda: made.update(slow=Bm25Reference(texts)),
+            "bm25s": lambda: made.update(fast=Bm25.build(texts)),
+        },
+        1,
+    )
     dense, slow, fast = made["dense"], made["slow"], made["fast"]
-    def hybrid(q): return rrf({"dense": [i for i, _ in dense.search(q[1], candidates)], "sparse": [i for i, _ in fast.search(q[0], candidates)]})[:k]
-    search = {"dense": lambda q: dense.search(q[1], k), "rank-bm25": lambda q: slow.search(q[0], k), "bm25s": lambda q: fast.search(q[0], k), "hybrid": hybrid}
+
+    def hybrid(q):
+        return rrf(
+            {
+                "dense": [i for i, _ in dense.search(q[1], candidates)],
+                "sparse": [i for i, _ in fast.search(q[0], candidates)],
+            }
+        )[:k]
+
+    search = {
+        "dense": lambda q: dense.search(q[1], k),
+        "rank-bm25": lambda q: slow.search(q[0], k),
+        "bm25s": lambda q: fast.search(q[0], k),
+        "hybrid": hybrid,
+    }
     ms = {name: query_ms(f, asked) for name, f in search.items()}
     dense.close()
     built["hybrid"] = built["dense"] + built["bm25s"]
-    return pd.DataFrame([{"passages": n, "retriever": name, "build s": built[name], "p50 ms": p50, "p95 ms": p95, "rank-bm25's p50 / this": ms["rank-bm25"][0] / p50} for name, (p50, p95) in ms.items()])
+    return pd.DataFrame(
+        [
+            {
+                "passages": n,
+                "retriever": name,
+                "build s": built[name],
+                "p50 ms": p50,
+                "p95 ms": p95,
+                "rank-bm25's p50 / this": ms["rank-bm25"][0] / p50,
+            }
+            for name, (p50, p95) in ms.items()
+        ]
+    )

@@ -8,15 +8,31 @@ __all__ = ['OUTSIDE', 'ANSWER_VERSION', 'EARNED', 'OWN_WORDS', 'Labelled', 'labe
            'labelled_halueval', 'labelled_nli', 'answers_of', 'outside', 'make_card', 'own_words', 'earned']
 
 # %% ../nbs/19_cards.ipynb #376014ee
-import json, re
+import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+
 import numpy as np
 from fastcore.basics import patch
-from .almanac import ASKS, PROSE, YEAR, Ask, Row, accepted, almanac_corpus, facts, fill, passage_id, say, show
+
+from llmforge.almanac import (
+    ASKS,
+    PROSE,
+    YEAR,
+    Ask,
+    Row,
+    accepted,
+    almanac_corpus,
+    facts,
+    fill,
+    passage_id,
+    say,
+    show,
+)
 from .core import ConfigError, DataError, cell, find_file, fingerprint, outputs_dir, table
 from .data import read_jsonl
 from .faithfulness import Scorer
@@ -27,34 +43,70 @@ from .stats import Estimate
 @dataclass(frozen=True)
 class Labelled:
     "An answer with passages, of which it is known whether they support it."
+
     question: str
     answer: str
     passages: tuple[str, ...]
     supported: bool
-    kind: str                 # how it was made, e.g. "role swap"
-    group: str                # answers about the same fact hang together
+    kind: str  # how it was made, e.g. "role swap"
+    group: str  # answers about the same fact hang together
 
 # %% ../nbs/19_cards.ipynb #6585cf77
-def _by_hash(rows: Sequence[Row], *key: str) -> list[Row]: return sorted(rows, key=lambda r: fingerprint(*key, r["name"][0]))
+def _by_hash(rows: Sequence[Row], *key: str) -> list[Row]:
+    return sorted(rows, key=lambda r: fingerprint(*key, r["name"][0]))
+
 
 @cache
-def _articles() -> dict[str, str]: return {p.id: p.text for p in almanac_corpus().passages}
+def _articles() -> dict[str, str]:
+    return {p.id: p.text for p in almanac_corpus().passages}
+
 
 def _passages(ask: Ask, *rows: Row) -> tuple[str, ...]:
     "The articles about the rows, in an order that gives nothing away."
     return tuple(sorted((_articles()[passage_id(ask.table, r)] for r in rows), key=fingerprint))
 
-def _is_number(values: Sequence[str]) -> bool: return bool(re.fullmatch(r"-?\d+", values[0]))
 
-_PLACES = {"continent", "country", "birth_country", "source_country", "mouth_country", "province", "city", "museum", "birthplace", "mouth", "source", "place", "range"}
+def _is_number(values: Sequence[str]) -> bool:
+    return bool(re.fullmatch(r"-?\d+", values[0]))
+
+
+_PLACES = {
+    "continent",
+    "country",
+    "birth_country",
+    "source_country",
+    "mouth_country",
+    "province",
+    "city",
+    "museum",
+    "birthplace",
+    "mouth",
+    "source",
+    "place",
+    "range",
+}
+
 
 def _inside(ask: Ask, row: Row) -> tuple[str, ...] | None:
     "Another value of the row that its article states, a number for a number."
     text, own = _articles()[passage_id(ask.table, row)], row[ask.answer]
+
     def _fits(c, v):
-        return (c not in PROSE | {"name", "aliases", ask.answer} and v and not {c, ask.answer} <= _PLACES and not set(v) & {*own, *row["name"]} and _is_number(v) == _is_number(own)
-                and bool(YEAR.search(c)) == bool(YEAR.search(ask.answer)) and (_is_number(v) or v[0][0].isupper()) and show(c, v[0]) in text)
-    return next((v for c, v in sorted(row.items(), key=lambda cv: fingerprint(row["name"][0], cv[0])) if _fits(c, v)), None)
+        return (
+            c not in PROSE | {"name", "aliases", ask.answer}
+            and v
+            and not {c, ask.answer} <= _PLACES
+            and not set(v) & {*own, *row["name"]}
+            and _is_number(v) == _is_number(own)
+            and bool(YEAR.search(c)) == bool(YEAR.search(ask.answer))
+            and (_is_number(v) or v[0][0].isupper())
+            and show(c, v[0]) in text
+        )
+
+    return next(
+        (v for c, v in sorted(row.items(), key=lambda cv: fingerprint(row["name"][0], cv[0])) if _fits(c, v)),
+        None,
+    )
 
 # %% ../nbs/19_cards.ipynb #22fae1ec
 def _number(row: Row, column: str, text: str) -> tuple[str, ...]:
@@ -63,15 +115,22 @@ def _number(row: Row, column: str, text: str) -> tuple[str, ...]:
     near = (str(int(row[column][0]) + i * step) for i in range(1, 99))
     return (next(n for n in near if n not in text and show(column, n) not in text),)
 
+
 def _elsewhere(ask: Ask, row: Row, others: Sequence[Row], text: str) -> tuple[str, ...] | None:
     "A value of the same column that is not in the text."
-    if _is_number(row[ask.answer]): return _number(row, ask.answer, text)
-    return next((o[ask.answer] for o in others if not any(v.lower() in text.lower() for v in o[ask.answer])), None)
+    if _is_number(row[ask.answer]):
+        return _number(row, ask.answer, text)
+    return next(
+        (o[ask.answer] for o in others if not any(v.lower() in text.lower() for v in o[ask.answer])), None
+    )
+
 
 def _reversed(ask: Ask, row: Row) -> str | None:
     "The fact with subject and value in each other's place."
-    if _is_number(row[ask.answer]) or "{name" not in ask.because: return None
+    if _is_number(row[ask.answer]) or "{name" not in ask.because:
+        return None
     return fill(ask.because, {**row, "name": row[ask.answer], ask.answer: row["name"]})
+
 
 def _negated(sentence: str) -> str | None:
     found = re.sub(r" (is|was|has) ", r" \1 not ", sentence, count=1)
@@ -80,66 +139,104 @@ def _negated(sentence: str) -> str | None:
 # %% ../nbs/19_cards.ipynb #e6af9fc5
 def _answers(ask: Ask, row: Row, others: Sequence[Row], text: str) -> Iterator[tuple[str, str | None, bool]]:
     "Kind, answer and label of all that is made of one fact and the passages in `text`."
-    swaps = {"role swap": others[0][ask.answer], "inside swap": _inside(ask, row), f"{'number' if _is_number(row[ask.answer]) else 'entity'} swap": _elsewhere(ask, row, others[1:], text)}
+    swaps = {
+        "role swap": others[0][ask.answer],
+        "inside swap": _inside(ask, row),
+        f"{'number' if _is_number(row[ask.answer]) else 'entity'} swap": _elsewhere(
+            ask, row, others[1:], text
+        ),
+    }
     for kind, value in {"right": row[ask.answer], **swaps}.items():
-        if not value: continue
+        if not value:
+            continue
         yield kind, accepted(ask.answer, value)[0], kind == "right"
         yield f"{kind}, sentence", fill(ask.because, {**row, ask.answer: value}), kind == "right"
     yield "reversed, sentence", _reversed(ask, row), False
     yield "negation, sentence", _negated(fill(ask.because, row)), False
 
+
 def _labelled(ask: Ask, row: Row, others: Sequence[Row]) -> Iterator[Labelled]:
-    question, passages, group = say(ask.questions, row), _passages(ask, row, others[0]), f"{passage_id(ask.table, row)}:{ask.answer}"
+    question, passages, group = (
+        say(ask.questions, row),
+        _passages(ask, row, others[0]),
+        f"{passage_id(ask.table, row)}:{ask.answer}",
+    )
     for kind, answer, supported in _answers(ask, row, others, " ".join(passages)):
-        if answer: yield Labelled(question, answer, passages, supported, kind, group)
+        if answer:
+            yield Labelled(question, answer, passages, supported, kind, group)
     if not any(v in " ".join(_passages(ask, *others[:2])) for v in row[ask.answer]):
-        yield Labelled(question, accepted(ask.answer, row[ask.answer])[0], _passages(ask, *others[:2]), False, "not found", group)
+        yield Labelled(
+            question,
+            accepted(ask.answer, row[ask.answer])[0],
+            _passages(ask, *others[:2]),
+            False,
+            "not found",
+            group,
+        )
 
 # %% ../nbs/19_cards.ipynb #c422b26a
 def _facts_of(ask: Ask) -> list[Row]:
-    return [r for r in _by_hash(facts(ask.table), ask.questions[0]) if r[ask.answer] and say(ask.questions, r) and fill(ask.because, r)]
+    return [
+        r
+        for r in _by_hash(facts(ask.table), ask.questions[0])
+        if r[ask.answer] and say(ask.questions, r) and fill(ask.because, r)
+    ]
+
 
 @cache
 def labelled_almanac(
     half: str = "test",  # "test", or "dev" for choosing coefficients
 ) -> tuple[Labelled, ...]:
     "Labelled claims made from the Almanac: one fact for every kind of question with one hop."
-    if half not in ("test", "dev"): raise ConfigError(f"unknown half {half!r} of the labelled set; allowed: 'test', 'dev'")
+    if half not in ("test", "dev"):
+        raise ConfigError(f"unknown half {half!r} of the labelled set; allowed: 'test', 'dev'")
     out = []
     for ask in ASKS:
-        if ask.via or ask.sign or ask.by != "name" or len(rows := _facts_of(ask)) < 6: continue
+        if ask.via or ask.sign or ask.by != "name" or len(rows := _facts_of(ask)) < 6:
+            continue
         row = rows[half == "test"]
         others = [r for r in rows[2:] if not set(r[ask.answer]) & set(row[ask.answer])]
-        if len(others) > 2: out += _labelled(ask, row, others)
+        if len(others) > 2:
+            out += _labelled(ask, row, others)
     return tuple(out)
 
 # %% ../nbs/19_cards.ipynb #6d554673
 def auroc(
     y: np.ndarray,  # (n,) bool: what the test looks for
     s: np.ndarray,  # (n,) higher: more likely so
-) -> float:         # NaN where one class is missing
+) -> float:  # NaN where one class is missing
     "Area under the ROC curve, by ranks (ties count half)."
     from scipy.stats import rankdata
+
     n, m = int(y.sum()), int((~y).sum())
     return float((rankdata(s)[y].sum() - n * (n + 1) / 2) / (n * m)) if n and m else float("nan")
+
 
 def _rates(y: np.ndarray, s: np.ndarray, cut: float) -> tuple[float, float, float]:
     "Balanced accuracy, AUROC and F1 of the test `s >= cut`."
     hit, n, m = s >= cut, int(y.sum()), int((~y).sum())
-    if not n or not m: return float("nan"), float("nan"), float("nan")
+    if not n or not m:
+        return float("nan"), float("nan"), float("nan")
     return (hit[y].mean() + (~hit)[~y].mean()) / 2, auroc(y, s), 2 * (hit & y).sum() / (hit.sum() + n)
 
 # %% ../nbs/19_cards.ipynb #0ade0723
 def _grouped(values: Sequence[str]) -> list[np.ndarray]:
     "The positions of each group's members."
     found: dict[str, list[int]] = {}
-    for i, v in enumerate(values): found.setdefault(v, []).append(i)
+    for i, v in enumerate(values):
+        found.setdefault(v, []).append(i)
     return [np.array(rows) for rows in found.values()]
 
-def _estimates(y: np.ndarray, s: np.ndarray, cut: float, groups: Sequence[str], resamples: int = 1000, seed: int = 0) -> list[Estimate]:
+
+def _estimates(
+    y: np.ndarray, s: np.ndarray, cut: float, groups: Sequence[str], resamples: int = 1000, seed: int = 0
+) -> list[Estimate]:
     "Balanced accuracy, AUROC and F1 with 95% percentile intervals over resampled groups."
     members, rng = _grouped(groups), np.random.default_rng(seed)
-    draws = [np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))]) for _ in range(resamples)]
+    draws = [
+        np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
+        for _ in range(resamples)
+    ]
     low, high = np.nanpercentile([_rates(y[d], s[d], cut) for d in draws], [2.5, 97.5], axis=0)
     return [Estimate(*(round(float(x), 4) for x in v), len(y)) for v in zip(_rates(y, s, cut), low, high)]
 
@@ -147,118 +244,193 @@ def _estimates(y: np.ndarray, s: np.ndarray, cut: float, groups: Sequence[str], 
 @dataclass(frozen=True)
 class Measure:
     "How well a metric does on one labelled data set."
-    data: str                         # name of the data set
-    looks_for: str                    # what a positive case is: "unsupported claim" or "right answer"
-    n: int                            # labelled cases
-    positives: int                    # those that the metric should find
+
+    data: str  # name of the data set
+    looks_for: str  # what a positive case is: "unsupported claim" or "right answer"
+    n: int  # labelled cases
+    positives: int  # those that the metric should find
     balanced_accuracy: Estimate
     auroc: Estimate
     f1: Estimate
-    sensitivity: tuple[int, int]      # positives found, of how many
-    specificity: tuple[int, int]      # others let pass, of how many
-    calibration: tuple[tuple, ...]    # (mean score, share of positives, n) per bin of scores, lowest first
-    kinds: Mapping[str, tuple[int, int]] # kind of case -> judged rightly, of how many
+    sensitivity: tuple[int, int]  # positives found, of how many
+    specificity: tuple[int, int]  # others let pass, of how many
+    calibration: tuple[tuple, ...]  # (mean score, share of positives, n) per bin of scores, lowest first
+    kinds: Mapping[str, tuple[int, int]]  # kind of case -> judged rightly, of how many
+
 
 def measure(
-    data: str,                # name of the data set
-    looks_for: str,           # what a positive case is
-    labels: Sequence[bool],   # whether each case is one
+    data: str,  # name of the data set
+    looks_for: str,  # what a positive case is
+    labels: Sequence[bool],  # whether each case is one
     scores: Sequence[float],  # higher: more likely one; between 0 and 1
-    kinds: Sequence[str],     # of each case
-    groups: Sequence[str],    # cases with the same group hang together
-    cut: float = 0.5,         # a score of at least this is a finding
+    kinds: Sequence[str],  # of each case
+    groups: Sequence[str],  # cases with the same group hang together
+    cut: float = 0.5,  # a score of at least this is a finding
 ) -> Measure:
     "Measure a metric against labels; raises `DataError` where one class is missing."
     y, s = np.array(labels, dtype=bool), np.array(scores, dtype=float)
-    if y.all() or not y.any(): raise DataError(f"{data}: a metric is measured on cases of both kinds; all {len(y)} have the same label")
+    if y.all() or not y.any():
+        raise DataError(
+            f"{data}: a metric is measured on cases of both kinds; all {len(y)} have the same label"
+        )
     hit, bins = s >= cut, np.minimum((s * 5).astype(int), 4)
-    right = {k: hit[m] == y[m] for k in dict.fromkeys(kinds) if (m := np.array([x == k for x in kinds])).any()}
-    return Measure(data, looks_for, len(y), int(y.sum()), *_estimates(y, s, cut, groups), (int((hit & y).sum()), int(y.sum())), (int((~hit & ~y).sum()), int((~y).sum())),
-                   tuple((round(float(s[m].mean()), 3), round(float(y[m].mean()), 3), int(m.sum())) for b in range(5) if (m := bins == b).any()),
-                   {k: (int(r.sum()), len(r)) for k, r in right.items()})
+    right = {
+        k: hit[m] == y[m] for k in dict.fromkeys(kinds) if (m := np.array([x == k for x in kinds])).any()
+    }
+    return Measure(
+        data,
+        looks_for,
+        len(y),
+        int(y.sum()),
+        *_estimates(y, s, cut, groups),
+        (int((hit & y).sum()), int(y.sum())),
+        (int((~hit & ~y).sum()), int((~y).sum())),
+        tuple(
+            (round(float(s[m].mean()), 3), round(float(y[m].mean()), 3), int(m.sum()))
+            for b in range(5)
+            if (m := bins == b).any()
+        ),
+        {k: (int(r.sum()), len(r)) for k, r in right.items()},
+    )
 
 # %% ../nbs/19_cards.ipynb #d16ee06d
 @dataclass(frozen=True)
 class Card:
     "What is known about one version of a metric."
-    metric: str                   # e.g. "groundedness"
+
+    metric: str  # e.g. "groundedness"
     version: str
-    threshold: float              # at which it was measured
-    date: str                     # of the measurement, ISO
-    provenance: Mapping           # model and weights behind it
-    measures: tuple[Measure, ...] # on the Almanac first
+    threshold: float  # at which it was measured
+    date: str  # of the measurement, ISO
+    provenance: Mapping  # model and weights behind it
+    measures: tuple[Measure, ...]  # on the Almanac first
 
     def __getattr__(self, name):  # card.sensitivity is that of the first measure
-        if name.startswith("_") or name not in Measure.__dataclass_fields__: raise AttributeError(name)
+        if name.startswith("_") or name not in Measure.__dataclass_fields__:
+            raise AttributeError(name)
         return getattr(self.measures[0], name)
 
 # %% ../nbs/19_cards.ipynb #72ede124
-def _share(hits: tuple[int, int]) -> str: return f"{hits[0] / hits[1]:.2f} ({hits[0]}/{hits[1]})" if hits[1] else "–"
+def _share(hits: tuple[int, int]) -> str:
+    return f"{hits[0] / hits[1]:.2f} ({hits[0]}/{hits[1]})" if hits[1] else "–"
+
 
 @patch
 def line(self: Card) -> str:
     "One sentence to print under a table."
     m = self.measures[0]
-    return (f"{self.metric} (version {self.version}) on {m.n} labelled cases of {m.data}: balanced accuracy {m.balanced_accuracy:.2f}, AUROC {m.auroc:.2f}; "
-            f"it finds {m.sensitivity[0]} of {m.sensitivity[1]} {m.looks_for}s and lets pass {m.specificity[0]} of {m.specificity[1]} others.")
+    return (
+        f"{self.metric} (version {self.version}) on {m.n} labelled cases of {m.data}: balanced accuracy {m.balanced_accuracy:.2f}, AUROC {m.auroc:.2f}; "
+        f"it finds {m.sensitivity[0]} of {m.sensitivity[1]} {m.looks_for}s and lets pass {m.specificity[0]} of {m.specificity[1]} others."
+    )
+
 
 @patch
 def _repr_markdown_(self: Card) -> str:
-    rows = [(cell(m.data), m.n, m.positives, *(f"{e:.2f}" for e in (m.balanced_accuracy, m.auroc, m.f1)), _share(m.sensitivity), _share(m.specificity)) for m in self.measures]
+    rows = [
+        (
+            cell(m.data),
+            m.n,
+            m.positives,
+            *(f"{e:.2f}" for e in (m.balanced_accuracy, m.auroc, m.f1)),
+            _share(m.sensitivity),
+            _share(m.specificity),
+        )
+        for m in self.measures
+    ]
     head = f"**{cell(self.metric)}**, version {cell(self.version)}, a finding at {self.threshold:g}; looks for: {self.looks_for}; measured {self.date or 'at an unknown date'}\n\n"
-    return head + table(["data", "n", "positive", "balanced accuracy", "AUROC", "F1", "sensitivity", "specificity"], rows)
+    return head + table(
+        ["data", "n", "positive", "balanced accuracy", "AUROC", "F1", "sensitivity", "specificity"], rows
+    )
+
 
 @patch
-def kinds_table(self: Card,
+def kinds_table(
+    self: Card,
     data: str | None = None,  # None: the first data set
 ) -> str:
     "How often each kind of case is judged rightly."
     m = next(m for m in self.measures if data in (None, m.data))
-    return table(["kind", "judged rightly", "n"], [(cell(k), f"{a / n:.2f}", n) for k, (a, n) in m.kinds.items()])
+    return table(
+        ["kind", "judged rightly", "n"], [(cell(k), f"{a / n:.2f}", n) for k, (a, n) in m.kinds.items()]
+    )
 
 # %% ../nbs/19_cards.ipynb #95c3d590
-def _estimate_of(d: Mapping) -> Estimate: return Estimate(d["value"], d["low"], d["high"], d["n"], d.get("confidence", 0.95))
+def _estimate_of(d: Mapping) -> Estimate:
+    return Estimate(d["value"], d["low"], d["high"], d["n"], d.get("confidence", 0.95))
+
 
 def _measure_of(d: Mapping) -> Measure:
     d = {k: d[k] for k in Measure.__dataclass_fields__}
-    return Measure(**d | {k: _estimate_of(d[k]) for k in ("balanced_accuracy", "auroc", "f1")} | {k: tuple(d[k]) for k in ("sensitivity", "specificity")}
-                   | {"calibration": tuple(map(tuple, d["calibration"])), "kinds": {k: tuple(v) for k, v in d["kinds"].items()}})
+    return Measure(
+        **d
+        | {k: _estimate_of(d[k]) for k in ("balanced_accuracy", "auroc", "f1")}
+        | {k: tuple(d[k]) for k in ("sensitivity", "specificity")}
+        | {
+            "calibration": tuple(map(tuple, d["calibration"])),
+            "kinds": {k: tuple(v) for k, v in d["kinds"].items()},
+        }
+    )
+
 
 @patch
 def to_dict(self: Card) -> dict:
     "As JSON values: the first measure at the top, the others under `also`."
     first, *also = [json.loads(json.dumps(asdict(m))) for m in self.measures]
-    return {"metric": self.metric, "version": self.version, "threshold": self.threshold, "date": self.date, "provenance": dict(self.provenance), **first, "also": also}
+    return {
+        "metric": self.metric,
+        "version": self.version,
+        "threshold": self.threshold,
+        "date": self.date,
+        "provenance": dict(self.provenance),
+        **first,
+        "also": also,
+    }
+
 
 @patch(cls_method=True)
 def from_dict(cls: Card, d: Mapping) -> Card:
     "The card that `to_dict` wrote."
-    return cls(d["metric"], d["version"], d["threshold"], d["date"], d["provenance"], tuple(map(_measure_of, [d, *d["also"]])))
+    return cls(
+        d["metric"],
+        d["version"],
+        d["threshold"],
+        d["date"],
+        d["provenance"],
+        tuple(map(_measure_of, [d, *d["also"]])),
+    )
 
 # %% ../nbs/19_cards.ipynb #88100f75
-def _file(metric: str, version: str) -> str: return re.sub(r"[^\w.-]", "_", f"{metric}-{version}") + ".json"
+def _file(metric: str, version: str) -> str:
+    return re.sub(r"[^\w.-]", "_", f"{metric}-{version}") + ".json"
+
 
 def save_card(
     card: Card,
     folder: str | Path | None = None,  # None: outputs/cards
-) -> Path:                             # the file
+) -> Path:  # the file
     "Store a card where `load_card` finds it."
-    path = Path(folder or outputs_dir()/"cards")/_file(card.metric, card.version)
+    path = Path(folder or outputs_dir() / "cards") / _file(card.metric, card.version)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(card.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 
+
 def load_card(
-    metric: str,   # e.g. "groundedness"
+    metric: str,  # e.g. "groundedness"
     version: str,
 ) -> Card | None:  # None: never measured
     "The card of a version of a metric; raises `DataError` for a damaged one."
-    own = outputs_dir()/"cards"/_file(metric, version)
-    found = own if own.is_file() else files("llmforge")/"cards"/_file(metric, version)
-    if not found.is_file(): return None
-    try: return Card.from_dict(json.loads(found.read_text(encoding="utf-8")))
+    own = outputs_dir() / "cards" / _file(metric, version)
+    found = own if own.is_file() else files("llmforge") / "cards" / _file(metric, version)
+    if not found.is_file():
+        return None
+    try:
+        return Card.from_dict(json.loads(found.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError) as e:
-        raise DataError(f"the card {found.name} is damaged ({type(e).__name__}: {e}); make it again with run_cards.ipynb") from e
+        raise DataError(
+            f"the card {found.name} is damaged ({type(e).__name__}: {e}); make it again with run_cards.ipynb"
+        ) from e
 
 # %% ../nbs/19_cards.ipynb #54686803
 def judge_scorer(
@@ -268,23 +440,35 @@ def judge_scorer(
 ) -> Measure:
     "Measure a faithfulness scorer on labelled answers."
     doubt = [1 - min(scorer.probabilities(c.question, c.answer, c.passages)) for c in labelled]
-    return measure(data, "unsupported claim", [not c.supported for c in labelled], doubt, [c.kind for c in labelled], [c.group for c in labelled],
-                   cut=np.nextafter(1 - scorer.threshold, 1))
+    return measure(
+        data,
+        "unsupported claim",
+        [not c.supported for c in labelled],
+        doubt,
+        [c.kind for c in labelled],
+        [c.group for c in labelled],
+        cut=np.nextafter(1 - scorer.threshold, 1),
+    )
 
 # %% ../nbs/19_cards.ipynb #ebf1af13
 @dataclass(frozen=True)
 class LabelledAnswer:
     "A prediction of which it is known whether it is right."
+
     prediction: str
     answers: tuple[str, ...]  # accepted aliases
     right: bool
-    kind: str                 # how it was made
+    kind: str  # how it was made
     group: str
 
-def _predictions(answers: Sequence[str], wrong: str, fact: str, false: str) -> Iterator[tuple[str, str, bool]]:
+
+def _predictions(
+    answers: Sequence[str], wrong: str, fact: str, false: str
+) -> Iterator[tuple[str, str, bool]]:
     first, last = answers[0], answers[-1]
     yield "as accepted", first, True
-    if last != first: yield "another alias", last, True
+    if last != first:
+        yield "another alias", last, True
     yield "lower case, full stop", first.lower() + ".", True
     yield "with a lead-in", f"It is {first}.", True
     yield "in a sentence", fact, True
@@ -292,111 +476,196 @@ def _predictions(answers: Sequence[str], wrong: str, fact: str, false: str) -> I
     yield "another value in a sentence", false, False
     yield "denied", f"not {first}", False
     yield "either of two", f"{first} or {wrong}", False
-    if len(first.split()) > 1: yield "a part of it", first.split()[0], False
+    if len(first.split()) > 1:
+        yield "a part of it", first.split()[0], False
+
 
 @cache
 def labelled_answers() -> tuple[LabelledAnswer, ...]:
     "Right and wrong predictions made from the Almanac, for one fact of every kind of question."
     out = []
     for c in labelled_almanac():
-        if c.kind == "right": out.append((c, []))
+        if c.kind == "right":
+            out.append((c, []))
         out[-1][1].append(c)
-    return tuple(LabelledAnswer(text, _aliases(c), right, kind, c.group) for c, family in out
-                 for kind, text, right in _predictions(_aliases(c), *(_of(family, k) for k in ("role swap", "right, sentence", "role swap, sentence"))))
+    return tuple(
+        LabelledAnswer(text, _aliases(c), right, kind, c.group)
+        for c, family in out
+        for kind, text, right in _predictions(
+            _aliases(c), *(_of(family, k) for k in ("role swap", "right, sentence", "role swap, sentence"))
+        )
+    )
 
-def _of(family: Sequence[Labelled], kind: str) -> str: return next(c.answer for c in family if c.kind == kind)
+
+def _of(family: Sequence[Labelled], kind: str) -> str:
+    return next(c.answer for c in family if c.kind == kind)
+
 
 def _aliases(c: Labelled) -> tuple[str, ...]:
     "All accepted answers of the fact behind a labelled claim."
     passage, column = c.group.rsplit(":", 1)
-    return next(accepted(column, r[column]) for a in ASKS if a.answer == column and not a.via and not a.sign
-                for r in facts(a.table) if passage_id(a.table, r) == passage and c.answer in accepted(column, r[column]))
+    return next(
+        accepted(column, r[column])
+        for a in ASKS
+        if a.answer == column and not a.via and not a.sign
+        for r in facts(a.table)
+        if passage_id(a.table, r) == passage and c.answer in accepted(column, r[column])
+    )
 
 # %% ../nbs/19_cards.ipynb #a3b4bdec
 def judge_metric(
-    name: str,      # a registered metric: "exact_match", "f1", "contains", or one of your own
+    name: str,  # a registered metric: "exact_match", "f1", "contains", or one of your own
     labelled: Sequence[LabelledAnswer],
     data: str = "Almanac answers",  # name of the data set
 ) -> Measure:
     "Measure an answer metric on labelled predictions; a score of 0.5 or more counts as right."
     scores = [registered_score(name, a.prediction, a.answers) for a in labelled]
-    return measure(data, "right answer", [a.right for a in labelled], scores, [a.kind for a in labelled], [a.group for a in labelled])
+    return measure(
+        data,
+        "right answer",
+        [a.right for a in labelled],
+        scores,
+        [a.kind for a in labelled],
+        [a.group for a in labelled],
+    )
 
 # %% ../nbs/19_cards.ipynb #3cabc841
 def _drawn(rows: Sequence[dict], group: Callable[[dict], str], n: int) -> list[dict]:
     "About `n` rows: whole groups, in the order of their hash."
     size, out = {}, []
-    for r in rows: size.setdefault(group(r), []).append(r)
+    for r in rows:
+        size.setdefault(group(r), []).append(r)
     for g in sorted(size, key=fingerprint):
-        if len(out) < n: out += size[g]
+        if len(out) < n:
+            out += size[g]
     return out
 
+
 def labelled_halueval(
-    path: str = "hallucination/halueval_qa.jsonl.gz", # below LLMFORGE_DATA: context, question, answer, label
-    n: int = 200,                                     # about how many
+    path: str = "hallucination/halueval_qa.jsonl.gz",  # below LLMFORGE_DATA: context, question, answer, label
+    n: int = 200,  # about how many
 ) -> tuple[Labelled, ...]:
     "Right and hallucinated answers; raises `ConfigError` where the file is not to be had."
-    rows = _drawn(list(read_jsonl(find_file(path, "labelled answers"))), lambda r: r["meta"]["question_id"], n)
-    return tuple(Labelled(r["question"], r["answer"], (r["context"].strip(),), r["label"] == "faithful", r["label"], r["meta"]["question_id"]) for r in rows)
+    rows = _drawn(
+        list(read_jsonl(find_file(path, "labelled answers"))), lambda r: r["meta"]["question_id"], n
+    )
+    return tuple(
+        Labelled(
+            r["question"],
+            r["answer"],
+            (r["context"].strip(),),
+            r["label"] == "faithful",
+            r["label"],
+            r["meta"]["question_id"],
+        )
+        for r in rows
+    )
+
 
 def labelled_nli(
-    dataset: str,                    # "fever_symmetric" or "conjnli"
+    dataset: str,  # "fever_symmetric" or "conjnli"
     path: str = "nli/nli.jsonl.gz",  # below LLMFORGE_DATA: premise, hypothesis, label
-    n: int = 200,                    # about how many
+    n: int = 200,  # about how many
 ) -> tuple[Labelled, ...]:
     "Premises with hypotheses, of which entailment alone counts as support; raises `ConfigError` where the file is not to be had."
-    rows = _drawn([r for r in read_jsonl(find_file(path, "labelled pairs")) if r["dataset"] == dataset], lambda r: r["premise"], n)
-    return tuple(Labelled("", r["hypothesis"], (r["premise"],), r["label"] == "entailment", r["label"], fingerprint(r["premise"])) for r in rows)
+    rows = _drawn(
+        [r for r in read_jsonl(find_file(path, "labelled pairs")) if r["dataset"] == dataset],
+        lambda r: r["premise"],
+        n,
+    )
+    return tuple(
+        Labelled(
+            "",
+            r["hypothesis"],
+            (r["premise"],),
+            r["label"] == "entailment",
+            r["label"],
+            fingerprint(r["premise"]),
+        )
+        for r in rows
+    )
+
 
 def answers_of(
     labelled: Sequence[Labelled],  # from `labelled_halueval`
 ) -> tuple[LabelledAnswer, ...]:
     "The same answers as predictions, each against the right one of its group."
     right = {c.group: c.answer for c in labelled if c.supported}
-    return tuple(LabelledAnswer(c.answer, (right[c.group],), c.supported, c.kind, c.group) for c in labelled if c.group in right)
+    return tuple(
+        LabelledAnswer(c.answer, (right[c.group],), c.supported, c.kind, c.group)
+        for c in labelled
+        if c.group in right
+    )
 
 # %% ../nbs/19_cards.ipynb #9253e003
 OUTSIDE: dict[str, Callable[[], tuple[Labelled, ...]]] = {
-    "HaluEval-QA": labelled_halueval, "FEVER-Symmetric": lambda: labelled_nli("fever_symmetric"), "ConjNLI": lambda: labelled_nli("conjnli")}
+    "HaluEval-QA": labelled_halueval,
+    "FEVER-Symmetric": lambda: labelled_nli("fever_symmetric"),
+    "ConjNLI": lambda: labelled_nli("conjnli"),
+}
 
-def outside() -> dict[str, tuple[Labelled, ...]]: # by name; without those that are not to be had
+
+def outside() -> dict[str, tuple[Labelled, ...]]:  # by name; without those that are not to be had
     "The labelled sets from outside."
     found = {}
     for name, load in OUTSIDE.items():
-        try: found[name] = load()
-        except ConfigError: continue
+        try:
+            found[name] = load()
+        except ConfigError:
+            continue
     return found
 
 # %% ../nbs/19_cards.ipynb #1cfc0e68
 def make_card(
     scorer: Scorer | str,  # a faithfulness scorer, or the name of a registered answer metric
-    date: str = "",        # of the measurement, ISO
+    date: str = "",  # of the measurement, ISO
 ) -> Card:
     "Measure a metric on the Almanac, and on what there is from outside."
     sets = outside()
     if isinstance(scorer, str):
-        more = [judge_metric(scorer, answers_of(sets["HaluEval-QA"]), "HaluEval-QA answers")] if "HaluEval-QA" in sets else []
+        more = (
+            [judge_metric(scorer, answers_of(sets["HaluEval-QA"]), "HaluEval-QA answers")]
+            if "HaluEval-QA" in sets
+            else []
+        )
         return Card(scorer, ANSWER_VERSION, 0.5, date, {}, (judge_metric(scorer, labelled_answers()), *more))
-    measures = [judge_scorer(scorer, labelled, name) for name, labelled in {"Almanac": labelled_almanac(), **sets}.items()]
-    return Card(scorer.name, scorer.version, scorer.threshold, date, {"scorer": scorer.provenance}, tuple(measures))
+    measures = [
+        judge_scorer(scorer, labelled, name)
+        for name, labelled in {"Almanac": labelled_almanac(), **sets}.items()
+    ]
+    return Card(
+        scorer.name, scorer.version, scorer.threshold, date, {"scorer": scorer.provenance}, tuple(measures)
+    )
 
-ANSWER_VERSION = "1"  # of exact_match, f1 and contains together; a metric of one's own gets another name instead
+
+ANSWER_VERSION = (
+    "1"  # of exact_match, f1 and contains together; a metric of one's own gets another name instead
+)
 
 # %% ../nbs/19_cards.ipynb #a92d3d2d
 EARNED = 0.74  # balanced accuracy
 OWN_WORDS = ("role swap", "inside swap", "reversed")
 
+
 def own_words(
-    m: Measure,             # of a scorer, on the Almanac
-) -> tuple[float, int]:     # balanced accuracy, number of contradictions
+    m: Measure,  # of a scorer, on the Almanac
+) -> tuple[float, int]:  # balanced accuracy, number of contradictions
     "How well right claims are told from contradictions made of the passages' own words only."
-    def _sum(*starts): return [sum(x) for x in zip(*(v for k, v in m.kinds.items() if k.startswith(starts)))]
+
+    def _sum(*starts):
+        return [sum(x) for x in zip(*(v for k, v in m.kinds.items() if k.startswith(starts)))]
+
     (right, n), (found, of) = _sum("right"), _sum(*OWN_WORDS)
     return round((right / n + found / of) / 2, 4), of
+
 
 def earned(
     card: Card,
 ) -> bool:  # False where nothing was measured outside the Almanac
     "Whether a scorer has earned the name of faithfulness."
     inside, *beyond = card.measures
-    return bool(beyond) and own_words(inside)[0] >= EARNED and all(m.balanced_accuracy.value >= EARNED for m in beyond)
+    return (
+        bool(beyond)
+        and own_words(inside)[0] >= EARNED
+        and all(m.balanced_accuracy.value >= EARNED for m in beyond)
+    )

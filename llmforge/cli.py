@@ -7,41 +7,82 @@ __all__ = ['app', 'Overrides', 'exit_code', 'sentences', 'say', 'validate', 'run
            'find_example', 'trace', 'export_traces_', 'export_', 'import_', 'site', 'main']
 
 # %% ../nbs/35_cli.ipynb #40d7db5e
-import html, logging, os, shlex, sys
+import html
+import logging
+import os
+import shlex
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
+
 import typer
+
 from .config import find_config, load_config, read_config, read_yaml
-from .core import AlreadyRunning, ConfigError, DataError, LlmForgeError, MissingExtra, StoreError, closest, outputs_dir, redact
+from llmforge.core import (
+    AlreadyRunning,
+    ConfigError,
+    DataError,
+    LlmForgeError,
+    MissingExtra,
+    StoreError,
+    closest,
+    outputs_dir,
+    redact,
+)
 
 # %% ../nbs/35_cli.ipynb #7eacf266
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  help="LLM experiments from YAML: run them, look at them, compare them.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="LLM experiments from YAML: run them, look at them, compare them.",
+)
+
 
 @app.callback()
-def _subcommands(): pass  # makes typer expect a subcommand even where there is only one
+def _subcommands():
+    pass  # makes typer expect a subcommand even where there is only one
+
 
 def exit_code(
     error: LlmForgeError,  # what went wrong
 ) -> int:
     "2 for wrong input, 3 for an experiment that is running elsewhere, 1 for everything else."
-    return 2 if isinstance(error, (ConfigError, DataError, MissingExtra)) else 3 if isinstance(error, AlreadyRunning) else 1
+    return (
+        2
+        if isinstance(error, (ConfigError, DataError, MissingExtra))
+        else 3
+        if isinstance(error, AlreadyRunning)
+        else 1
+    )
+
 
 @contextmanager
 def sentences():
     "Print our errors as sentences and exit with their code."
-    try: yield
+    try:
+        yield
     except LlmForgeError as e:
         phase = getattr(e, "phase", None)
         typer.echo(f"error: {f'{phase}: ' if phase else ''}{redact(str(e))}", err=True)
         raise typer.Exit(exit_code(e)) from None
 
+
 def say(text: str) -> None:
     "Print a Markdown text; a terminal wants the characters themselves, not references to them."
     typer.echo(html.unescape(text))
 
-Overrides = Annotated[list[str], typer.Option("-o", "--override", metavar="KEY=VALUE", help="a dotted override, e.g. retrieval.top_k=5; may be repeated")]
+
+Overrides = Annotated[
+    list[str],
+    typer.Option(
+        "-o",
+        "--override",
+        metavar="KEY=VALUE",
+        help="a dotted override, e.g. retrieval.top_k=5; may be repeated",
+    ),
+]
 
 # %% ../nbs/35_cli.ipynb #f9edeef1
 def _is_study(name: str) -> bool:
@@ -50,15 +91,21 @@ def _is_study(name: str) -> bool:
     doc = read_yaml(read_config(path), path.name)
     return isinstance(doc, dict) and "study" in doc
 
+
 def _summary(name: str, override: list[str]) -> str:
     "What a valid config is about; raises `ConfigError`."
     if not _is_study(name):
         c = load_config(name, override)
         return f"{c.name}: {c.model.name}, {c.method.name}, retrieval {c.retrieval.name}, {c.dataset.name}"
     from llmforge.study import load_study
-    if override: raise ConfigError(f"{name}: is a study; overrides are for experiments: write another arm, or another study")
+
+    if override:
+        raise ConfigError(
+            f"{name}: is a study; overrides are for experiments: write another arm, or another study"
+        )
     s = load_study(name)
     return f"study {s.name}: {len(s.arms)} arms on {', '.join(s.datasets)}, {len(s.hypotheses)} hypotheses"
+
 
 @app.command()
 def validate(
@@ -68,22 +115,27 @@ def validate(
     "Check configs, and name every bad field by its path."
     bad = None
     for name in files:
-        try: typer.echo(f"{name}: ok ({_summary(name, override)})")
+        try:
+            typer.echo(f"{name}: ok ({_summary(name, override)})")
         except LlmForgeError as e:
             bad = e
             typer.echo(f"error: {redact(str(e))}", err=True)
-    if bad: raise typer.Exit(exit_code(bad))
+    if bad:
+        raise typer.Exit(exit_code(bad))
 
 # %% ../nbs/35_cli.ipynb #d15eba89
 def _logging(verbose: bool) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("llmforge").setLevel(logging.INFO if verbose else logging.WARNING)
 
+
 @app.command()
 def run(
     config: Annotated[str, typer.Argument(help="a config: a path, or a name below configs/")],
     override: Overrides = [],
-    notebook: Annotated[bool, typer.Option(help="execute run_experiment.ipynb and keep it; --no-notebook: the bare runner")] = True,
+    notebook: Annotated[
+        bool, typer.Option(help="execute run_experiment.ipynb and keep it; --no-notebook: the bare runner")
+    ] = True,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="log the phases")] = False,
 ):
     "Run an experiment, or go on with it; a completed one is only shown."
@@ -92,14 +144,16 @@ def run(
     from llmforge.notebooks import execute_notebook
     from llmforge.runner import plan, record_folder, run_experiment
     from llmforge.store import Status, Store
+
     with sentences():
         resolved = load_config(config, override)
         if notebook:
-            work, half = plan(resolved), outputs_dir()/f".{os.getpid()}.ipynb"
+            work, half = plan(resolved), outputs_dir() / f".{os.getpid()}.ipynb"
             execute_notebook("run_experiment", {"config": config, "overrides": shlex.join(override)}, half)
             id = find_experiment(work.id).id
-            os.replace(half, record_folder(Store(), id)/"experiment.ipynb")
-        else: id = run_experiment(resolved)
+            os.replace(half, record_folder(Store(), id) / "experiment.ipynb")
+        else:
+            id = run_experiment(resolved)
         status, folder = Store().experiment(id).status, record_folder(Store(), id)
     typer.echo(f"{id}: {status}, see {os.path.relpath(folder)}")
     raise typer.Exit(0 if status == Status.COMPLETED else 1)
@@ -108,8 +162,15 @@ def run(
 @app.command()
 def study(
     files: Annotated[list[str], typer.Argument(help="studies: paths, or names below configs/")],
-    notebook: Annotated[bool, typer.Option(help="execute run_study.ipynb and keep it; --no-notebook: only the verdicts")] = True,
-    texts: Annotated[bool, typer.Option(help="--no-texts leaves questions and answers out of the notebook, for data that may not be copied")] = True,
+    notebook: Annotated[
+        bool, typer.Option(help="execute run_study.ipynb and keep it; --no-notebook: only the verdicts")
+    ] = True,
+    texts: Annotated[
+        bool,
+        typer.Option(
+            help="--no-texts leaves questions and answers out of the notebook, for data that may not be copied"
+        ),
+    ] = True,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="log the phases")] = False,
 ):
     "Freeze a study's plan, run its arms or go on with them, and say what came out."
@@ -117,15 +178,23 @@ def study(
     from llmforge.findings import verdicts
     from llmforge.notebooks import execute_notebook
     from llmforge.study import load_study, open_study, plan_table, run_study, study_folder
+
     with sentences():
         opened = [open_study(load_study(name)) for name in files]
         for name, s in zip(files, opened):
             say(plan_table(s) + "\n")
             done = run_study(s.config)
-            if notebook: execute_notebook("run_study", {"study": name} if texts else {"study": name, "texts": False}, study_folder(done)/"study.ipynb")
-            for v in verdicts(done): say(v.sentence())
+            if notebook:
+                execute_notebook(
+                    "run_study",
+                    {"study": name} if texts else {"study": name, "texts": False},
+                    study_folder(done) / "study.ipynb",
+                )
+            for v in verdicts(done):
+                say(v.sentence())
             typer.echo(f"see {os.path.relpath(study_folder(done))}\n")
-    if any(s.tampered for s in opened): raise typer.Exit(1)
+    if any(s.tampered for s in opened):
+        raise typer.Exit(1)
 
 # %% ../nbs/35_cli.ipynb #dfabbde2
 @app.command("list")
@@ -133,17 +202,38 @@ def list_experiments():
     "All experiments in the store."
     from llmforge.findings import experiments_table
     from llmforge.store import Store
-    with sentences(): say(experiments_table(Store()))
+
+    with sentences():
+        say(experiments_table(Store()))
+
 
 @app.command()
 def show(
     id: Annotated[str, typer.Argument(help="an experiment's id, or the beginning of one")],
 ):
     "Results, worst answers and provenance of one experiment."
-    from llmforge.findings import cost_line, find_experiment, kinds_table, provenance_table, retrieval_table, results_table, worst_examples
+    from llmforge.findings import (
+        cost_line,
+        find_experiment,
+        kinds_table,
+        provenance_table,
+        results_table,
+        retrieval_table,
+        worst_examples,
+    )
+
     with sentences():
         e = find_experiment(id)
-        for part in (results_table, cost_line, kinds_table, retrieval_table, worst_examples, provenance_table): say(part(e) + "\n")
+        for part in (
+            results_table,
+            cost_line,
+            kinds_table,
+            retrieval_table,
+            worst_examples,
+            provenance_table,
+        ):
+            say(part(e) + "\n")
+
 
 @app.command()
 def compare(
@@ -151,83 +241,138 @@ def compare(
     b: Annotated[str, typer.Argument(help="the treatment")],
 ):
     "The paired difference between two experiments on the same questions."
-    from llmforge.findings import compare as paired, find_experiment
-    with sentences(): say(paired(find_experiment(a), find_experiment(b))._repr_markdown_())
+    from llmforge.findings import compare as paired
+    from llmforge.findings import find_experiment
+
+    with sentences():
+        say(paired(find_experiment(a), find_experiment(b))._repr_markdown_())
 
 # %% ../nbs/35_cli.ipynb #48a9dbc4
 def find_example(
     rows: list[dict],  # of `runs`
-    wanted: str,       # an example's id, its position in the data set (from 0), or the beginning of its id
-) -> dict:             # its row
+    wanted: str,  # an example's id, its position in the data set (from 0), or the beginning of its id
+) -> dict:  # its row
     "The one run that is meant; raises `StoreError` with ids that are near."
     ids = [r["example_id"] for r in rows]
-    found = [r for r in rows if r["example_id"] == wanted] or [r for r in rows if str(r["position"]) == wanted] or [r for r in rows if r["example_id"].startswith(wanted)]
-    if len(found) == 1: return found[0]
+    found = (
+        [r for r in rows if r["example_id"] == wanted]
+        or [r for r in rows if str(r["position"]) == wanted]
+        or [r for r in rows if r["example_id"].startswith(wanted)]
+    )
+    if len(found) == 1:
+        return found[0]
     some = ", ".join(r["example_id"] for r in found[:5] or rows[:5])
-    raise StoreError(f"{len(found) or 'no'} examples are, or begin with, {wanted!r}{closest(wanted, ids) if not found else ''}; "
-                     f"{'among them' if found else 'there are'}: {some}{', …' if len(found or rows) > 5 else ''}")
+    raise StoreError(
+        f"{len(found) or 'no'} examples are, or begin with, {wanted!r}{closest(wanted, ids) if not found else ''}; "
+        f"{'among them' if found else 'there are'}: {some}{', …' if len(found or rows) > 5 else ''}"
+    )
 
 # %% ../nbs/35_cli.ipynb #5d6eccf0
 @app.command()
 def trace(
     id: Annotated[str, typer.Argument(help="an experiment's id, or the beginning of one")],
-    example: Annotated[str, typer.Argument(help="an example's id, the beginning of one, or its position in the data set, from 0")],
+    example: Annotated[
+        str,
+        typer.Argument(help="an example's id, the beginning of one, or its position in the data set, from 0"),
+    ],
 ):
     "Every step of one answer: prompts, replies, tool calls, passages, tokens, times, errors."
     from llmforge.findings import find_experiment
     from llmforge.trace import from_dict, render, visible
+
     with sentences():
         row = find_example(find_experiment(id).runs, example)
-        if not row["trace"]: raise StoreError(f"{row['example_id']} has no trace")
+        if not row["trace"]:
+            raise StoreError(f"{row['example_id']} has no trace")
         typer.echo(visible(f"{row['example_id']}\n") + render(from_dict(row["trace"]), full=True))
 
 # %% ../nbs/35_cli.ipynb #3cf52e40
 @app.command("export-traces")
 def export_traces_(
     id: Annotated[str, typer.Argument(help="an experiment's id, or the beginning of one")],
-    endpoint: Annotated[str | None, typer.Option(metavar="URL", help="of an OTLP/HTTP collector, e.g. http://localhost:6006 (Phoenix); headers from OTEL_EXPORTER_OTLP_HEADERS")] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="of an OTLP/HTTP collector, e.g. http://localhost:6006 (Phoenix); headers from OTEL_EXPORTER_OTLP_HEADERS",
+        ),
+    ] = None,
     file: Annotated[Path | None, typer.Option(help="write OTLP JSON lines instead")] = None,
-    content: Annotated[bool, typer.Option(help="--no-content leaves out every text: questions, prompts, passages, answers, error messages")] = True,
+    content: Annotated[
+        bool,
+        typer.Option(
+            help="--no-content leaves out every text: questions, prompts, passages, answers, error messages"
+        ),
+    ] = True,
 ):
     "Export an experiment's traces as OpenTelemetry (gen_ai and OpenInference), one trace an example."
     from llmforge.findings import find_experiment
     from llmforge.trace import export_traces, shown_address
+
     with sentences():
         e = find_experiment(id)
         traces, spans = export_traces(e.runs, e.id, endpoint, file, content)
-        typer.echo(f"{e.id}: {traces} traces with {spans} spans, {'' if content else 'without texts, '}{f'to {shown_address(endpoint)}' if endpoint else f'in {file}'}")
+        typer.echo(
+            f"{e.id}: {traces} traces with {spans} spans, {'' if content else 'without texts, '}{f'to {shown_address(endpoint)}' if endpoint else f'in {file}'}"
+        )
 
 # %% ../nbs/35_cli.ipynb #9115c831
 @app.command("export")
 def export_(
     id: Annotated[str, typer.Argument(help="an experiment's id, or the beginning of one")],
     folder: Annotated[Path | None, typer.Argument(help="default: outputs/<id>")] = None,
-    texts: Annotated[bool, typer.Option(help="--no-texts leaves out questions, passages and answers, for data that may not be copied")] = True,
+    texts: Annotated[
+        bool,
+        typer.Option(
+            help="--no-texts leaves out questions, passages and answers, for data that may not be copied"
+        ),
+    ] = True,
 ):
     "Write an experiment's config, result and rows as text files."
     from llmforge.findings import find_experiment
     from llmforge.store import export_experiment
+
     with sentences():
         e = find_experiment(id)
-        typer.echo(export_experiment(e.store, e.id, folder or outputs_dir()/e.id, texts))
+        typer.echo(export_experiment(e.store, e.id, folder or outputs_dir() / e.id, texts))
+
 
 @app.command("import")
 def import_(
-    paths: Annotated[list[Path], typer.Argument(help="folders of exported experiments or studies, or lm-evaluation-harness's samples_*.jsonl or a folder of them")],
-    name: Annotated[str | None, typer.Option(help="for logs: what to call the experiment (default: from the file)")] = None,
-    filter: Annotated[str | None, typer.Option(help="for logs: whose answers, e.g. strict-match (default: the first in the file)")] = None,
-    metric: Annotated[str | None, typer.Option(help="for logs: which of its metrics counts as exact match")] = None,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="folders of exported experiments or studies, or lm-evaluation-harness's samples_*.jsonl or a folder of them"
+        ),
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="for logs: what to call the experiment (default: from the file)")
+    ] = None,
+    filter: Annotated[
+        str | None,
+        typer.Option(help="for logs: whose answers, e.g. strict-match (default: the first in the file)"),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="for logs: which of its metrics counts as exact match")
+    ] = None,
 ):
     "Read exported experiments, plans of studies, or logs of lm-evaluation-harness into the store."
     from llmforge.logs import import_lm_eval, sample_logs
     from llmforge.store import Store, import_experiment, import_plan
+
     with sentences():
         store = Store()
         for path in paths:
-            if (path/"result.json").exists(): typer.echo(import_experiment(store, path))
-            elif (path/"plan.json").exists(): typer.echo(f"plan of {import_plan(store, path).name}")
-            elif logs := sample_logs(path): typer.echo("\n".join(import_lm_eval(store, log, name, filter, metric) for log in logs))
-            else: raise DataError(f"{path}: nothing to import there; allowed: a folder with result.json or plan.json, samples_*.jsonl of lm-evaluation-harness, or a folder with such files")
+            if (path / "result.json").exists():
+                typer.echo(import_experiment(store, path))
+            elif (path / "plan.json").exists():
+                typer.echo(f"plan of {import_plan(store, path).name}")
+            elif logs := sample_logs(path):
+                typer.echo("\n".join(import_lm_eval(store, log, name, filter, metric) for log in logs))
+            else:
+                raise DataError(
+                    f"{path}: nothing to import there; allowed: a folder with result.json or plan.json, samples_*.jsonl of lm-evaluation-harness, or a folder with such files"
+                )
 
 # %% ../nbs/35_cli.ipynb #a31a2370
 @app.command()
@@ -238,10 +383,12 @@ def site(
 ):
     "Build the static site: findings, experiments, lessons, API."
     from llmforge.site import build_site, site_server
+
     with sentences():
         built = build_site(target)
         typer.echo(f"{os.path.relpath(built)}/index.html")
-        if not serve: return
+        if not serve:
+            return
         with site_server(built, port) as server:
             typer.echo(f"http://127.0.0.1:{server.server_port}/")
             server.serve_forever()
@@ -249,7 +396,8 @@ def site(
 # %% ../nbs/35_cli.ipynb #0a31b8dc
 def main() -> None:
     "Entry point of the `llmforge` command."
-    try: app()
+    try:
+        app()
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on from here", err=True)
         sys.exit(130)

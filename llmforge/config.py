@@ -10,69 +10,146 @@ __all__ = ['Count', 'Share', 'Text', 'PROMPTS', 'REPORTED', 'RESERVED', 'SECTION
            'experiment_mapping', 'load_config', 'experiment_id', 'to_yaml']
 
 # %% ../nbs/01_config.ipynb #f6d8a6e6
-import os, re, shlex, string, yaml
+import os
+import re
+import shlex
+import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
+
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from .core import (ConfigError, closest, corpora, datasets, engines, fingerprint, methods, project_root, tools)
+
+from llmforge.core import (
+    ConfigError,
+    closest,
+    corpora,
+    datasets,
+    engines,
+    fingerprint,
+    methods,
+    project_root,
+    tools,
+)
 
 # %% ../nbs/01_config.ipynb #4ee8e7f8
 Count = Annotated[int, Field(strict=True, ge=1)]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
 
+
 class Section(BaseModel):
     "Base of all config sections: immutable, and unknown keys are errors."
+
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 # %% ../nbs/01_config.ipynb #2d13ef23
 class ModelConfig(Section):
     "Which weights answer."
-    name: Text = Field("smollm2-135m-instruct", description="the embedded model, or a hub id such as microsoft/phi-2")
-    revision: Text | None = Field(None, description="branch, tag or commit on the hub; give a commit for a result that should last")
-    dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field("float32", description="float32 repeats exactly; the others are faster on a GPU")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")
+
+    name: Text = Field(
+        "smollm2-135m-instruct", description="the embedded model, or a hub id such as microsoft/phi-2"
+    )
+    revision: Text | None = Field(
+        None, description="branch, tag or commit on the hub; give a commit for a result that should last"
+    )
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
+        "float32", description="float32 repeats exactly; the others are faster on a GPU"
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="auto: cuda, else mps, else cpu"
+    )
+
 
 class EngineConfig(Section):
     "What runs the model, and how hard."
+
     name: Text = Field("local", description="a registered engine")
-    batch_size: Annotated[int, Field(strict=True, ge=1, le=4096)] = Field(16, description="prompts generated at once")
+    batch_size: Annotated[int, Field(strict=True, ge=1, le=4096)] = Field(
+        16, description="prompts generated at once"
+    )
     prefix_cache: bool = Field(True, description="reuse the key/value cache of the prompts' common beginning")
-    cache: bool = Field(True, description="never generate the same thing twice: keep generations in outputs/generations.db")
+    cache: bool = Field(
+        True, description="never generate the same thing twice: keep generations in outputs/generations.db"
+    )
+
 
 class SamplingConfig(Section):
     "How the next token is chosen."
+
     temperature: float = Field(0.0, ge=0, le=5, allow_inf_nan=False, description="0 is greedy decoding")
-    top_p: Share = Field(1.0, description="nucleus sampling: the smallest set of tokens with this share of the probability")
-    max_tokens: Annotated[int, Field(strict=True, ge=1, le=32768)] = Field(32, description="longest answer in tokens")
+    top_p: Share = Field(
+        1.0, description="nucleus sampling: the smallest set of tokens with this share of the probability"
+    )
+    max_tokens: Annotated[int, Field(strict=True, ge=1, le=32768)] = Field(
+        32, description="longest answer in tokens"
+    )
 
 # %% ../nbs/01_config.ipynb #2e7ab2b0
 PROMPTS = {
-    ("naive", "completion"): dict(system="", template="{passages}Question: {question}\nAnswer:", reply=" {answer}", stop=["\n"]),
-    ("naive", "chat"): dict(system="Answer with a few words and nothing else.", template="{passages}{question}", reply="{answer}", stop=["\n"]),
+    ("naive", "completion"): dict(
+        system="", template="{passages}Question: {question}\nAnswer:", reply=" {answer}", stop=["\n"]
+    ),
+    ("naive", "chat"): dict(
+        system="Answer with a few words and nothing else.",
+        template="{passages}{question}",
+        reply="{answer}",
+        stop=["\n"],
+    ),
     ("chain_of_thought", "completion"): dict(
-        system="", template="{passages}Question: {question}\nReasoning:", reply=" {rationale}\nAnswer: {answer}", stop=["\n\n", "\nQuestion:"]),
+        system="",
+        template="{passages}Question: {question}\nReasoning:",
+        reply=" {rationale}\nAnswer: {answer}",
+        stop=["\n\n", "\nQuestion:"],
+    ),
     ("chain_of_thought", "chat"): dict(
         system="Think step by step in one to three sentences. Then write 'Answer:' and the answer in a few words, on a line of its own.",
-        template="{passages}{question}", reply="{rationale}\nAnswer: {answer}", stop=[]),
-    ("react", "completion"): dict(system="", template="Question: {question}\n", reply="Answer: {answer}", stop=["Observation:", "\nQuestion:"]),
-    ("react", "chat"): dict(system="Use the tools to find the answer. Then answer with a few words and nothing else.", template="{question}", reply="{answer}", stop=[]),
+        template="{passages}{question}",
+        reply="{rationale}\nAnswer: {answer}",
+        stop=[],
+    ),
+    ("react", "completion"): dict(
+        system="",
+        template="Question: {question}\n",
+        reply="Answer: {answer}",
+        stop=["Observation:", "\nQuestion:"],
+    ),
+    ("react", "chat"): dict(
+        system="Use the tools to find the answer. Then answer with a few words and nothing else.",
+        template="{question}",
+        reply="{answer}",
+        stop=[],
+    ),
 }
+
 
 def check_template(text: str, allowed: set[str], required: set[str]) -> str:
     "Refuse a template with other fields than `allowed`, or without one of `required`."
-    try: fields = {name for _, name, spec, conv in string.Formatter().parse(text) if name is not None or spec or conv}
-    except ValueError as e: raise ValueError(f"not a template: {e}; write a literal brace as {{{{ or }}}}") from None
-    if bad := fields - allowed: raise ValueError(f"unknown field {{{sorted(map(str, bad))[0]}}}; allowed: {', '.join(f'{{{a}}}' for a in sorted(allowed))}")
-    if missing := required - fields: raise ValueError(f"must contain {{{sorted(missing)[0]}}}")
+    try:
+        fields = {
+            name for _, name, spec, conv in string.Formatter().parse(text) if name is not None or spec or conv
+        }
+    except ValueError as e:
+        raise ValueError(f"not a template: {e}; write a literal brace as {{{{ or }}}}") from None
+    if bad := fields - allowed:
+        raise ValueError(
+            f"unknown field {{{sorted(map(str, bad))[0]}}}; allowed: {', '.join(f'{{{a}}}' for a in sorted(allowed))}"
+        )
+    if missing := required - fields:
+        raise ValueError(f"must contain {{{sorted(missing)[0]}}}")
     return text
 
 # %% ../nbs/01_config.ipynb #b1b12786
 class PromptConfig(Section):
     "What the model is shown; whatever is not given is filled in for the method and the format."
-    format: Literal["completion", "chat"] = Field("completion", description="plain text to be continued, or turns through the model's chat template")
-    system: str = Field(description="an instruction: the system turn of a chat, the first paragraph of a completion")
+
+    format: Literal["completion", "chat"] = Field(
+        "completion", description="plain text to be continued, or turns through the model's chat template"
+    )
+    system: str = Field(
+        description="an instruction: the system turn of a chat, the first paragraph of a completion"
+    )
     template: Text = Field(description="what is shown for a question; fields: {question}, {passages}")
     reply: Text = Field(description="what an exemplar answers; fields: {answer}, {rationale}")
     passage: Text = Field("{title}: {text}\n", description="one retrieved passage; fields: {title}, {text}")
@@ -80,157 +157,296 @@ class PromptConfig(Section):
 
     @field_validator("template")
     @classmethod
-    def _template(cls, v): return check_template(v, {"question", "passages"}, {"question"})
+    def _template(cls, v):
+        return check_template(v, {"question", "passages"}, {"question"})
 
     @field_validator("reply")
     @classmethod
-    def _reply(cls, v): return check_template(v, {"answer", "rationale"}, {"answer"})
+    def _reply(cls, v):
+        return check_template(v, {"answer", "rationale"}, {"answer"})
 
     @field_validator("passage")
     @classmethod
-    def _passage(cls, v): return check_template(v, {"title", "text"}, {"text"})
+    def _passage(cls, v):
+        return check_template(v, {"title", "text"}, {"text"})
 
 # %% ../nbs/01_config.ipynb #cf5ea31e
 class AgentConfig(Section):
     "What a ReAct agent may do."
-    tools: tuple[Text, ...] = Field(("wikipedia_search", "retrieval", "calculator"), min_length=1, description="registered tools, in the order in which the model is told of them")
-    choice: Literal["free", "constrained", "calibrated", "oracle"] = Field("free", description="who chooses the next action. free: the model writes it; constrained: the likeliest valid one; calibrated: the one that the question makes most likelier; oracle: the data set, as a ceiling")
-    max_steps: Annotated[int, Field(strict=True, ge=1, le=64)] = Field(4, description="actions before an answer is forced")
-    max_tokens: Annotated[int, Field(strict=True, ge=1)] = Field(16000, description="tokens, in and out, that an episode may use before an answer is forced")
-    observation: Annotated[int, Field(strict=True, ge=100, le=100_000)] = Field(1200, description="longest observation, in characters")
+
+    tools: tuple[Text, ...] = Field(
+        ("wikipedia_search", "retrieval", "calculator"),
+        min_length=1,
+        description="registered tools, in the order in which the model is told of them",
+    )
+    choice: Literal["free", "constrained", "calibrated", "oracle"] = Field(
+        "free",
+        description="who chooses the next action. free: the model writes it; constrained: the likeliest valid one; calibrated: the one that the question makes most likelier; oracle: the data set, as a ceiling",
+    )
+    max_steps: Annotated[int, Field(strict=True, ge=1, le=64)] = Field(
+        4, description="actions before an answer is forced"
+    )
+    max_tokens: Annotated[int, Field(strict=True, ge=1)] = Field(
+        16000, description="tokens, in and out, that an episode may use before an answer is forced"
+    )
+    observation: Annotated[int, Field(strict=True, ge=100, le=100_000)] = Field(
+        1200, description="longest observation, in characters"
+    )
     timeout: float = Field(10.0, gt=0, le=600, description="seconds that a tool may take")
-    wikipedia: Literal["corpus", "live"] = Field("corpus", description="where wikipedia_search looks; live: today's Wikipedia, which no experiment can repeat")
+    wikipedia: Literal["corpus", "live"] = Field(
+        "corpus",
+        description="where wikipedia_search looks; live: today's Wikipedia, which no experiment can repeat",
+    )
 
     @field_validator("tools")
     @classmethod
     def _tools(cls, v):
-        if unknown := [t for t in v if t not in tools.names()]: raise ValueError(tools.unknown(unknown[0]))
-        if len(set(v)) < len(v): raise ValueError(f"a tool is named twice; received {', '.join(v)}")
+        if unknown := [t for t in v if t not in tools.names()]:
+            raise ValueError(tools.unknown(unknown[0]))
+        if len(set(v)) < len(v):
+            raise ValueError(f"a tool is named twice; received {', '.join(v)}")
         return v
 
 # %% ../nbs/01_config.ipynb #0d66c629
 class MethodConfig(Section):
     "How the question is put."
+
     name: Text = Field("naive", description="a registered method")
-    shots: Annotated[int, Field(strict=True, ge=0, le=64)] = Field(5, description="exemplars shown before the question, from the data set's own pool; for react: from the Almanac's")
+    shots: Annotated[int, Field(strict=True, ge=0, le=64)] = Field(
+        5,
+        description="exemplars shown before the question, from the data set's own pool; for react: from the Almanac's",
+    )
     prompt: PromptConfig = Field(description="the texts")
-    agent: AgentConfig | None = Field(None, exclude_if=lambda v: v is None, description="for react: its tools and limits")
+    agent: AgentConfig | None = Field(
+        None, exclude_if=lambda v: v is None, description="for react: its tools and limits"
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, data):
-        if not isinstance(data, dict) or not isinstance(prompt := data.get("prompt", {}), dict): return data
+        if not isinstance(data, dict) or not isinstance(prompt := data.get("prompt", {}), dict):
+            return data
         key = (data.get("name", "naive"), prompt.get("format", "completion"))
-        if not all(isinstance(k, str) for k in key): return data
+        if not all(isinstance(k, str) for k in key):
+            return data
         agent = {"agent": {}} if key[0] == "react" and not data.get("agent") else {}
         return {**data, **agent, "prompt": {**PROMPTS.get(key, PROMPTS.get(("naive", key[1]), {})), **prompt}}
 
     @model_validator(mode="after")
     def _agent_only_for_react(self):
-        if self.agent and self.name != "react": raise ValueError(f"agent: only method react has one; received method {self.name!r}")
+        if self.agent and self.name != "react":
+            raise ValueError(f"agent: only method react has one; received method {self.name!r}")
         if self.agent and self.agent.choice != "free" and self.prompt.format == "chat":
-            raise ValueError(f"agent.choice: {self.agent.choice!r} needs prompt.format completion; allowed in a chat, where the model calls tools by itself: free")
+            raise ValueError(
+                f"agent.choice: {self.agent.choice!r} needs prompt.format completion; allowed in a chat, where the model calls tools by itself: free"
+            )
         return self
 
 # %% ../nbs/01_config.ipynb #1ea5ce60
 class RetrievalConfig(Section):
     "Which passages are put before the question, if any."
-    name: Literal["none", "dense", "sparse", "hybrid", "reranked"] = Field("none", description="dense: embeddings; sparse: BM25; hybrid: both, fused by reciprocal rank; reranked: hybrid, put in a new order by a reranker")
+
+    name: Literal["none", "dense", "sparse", "hybrid", "reranked"] = Field(
+        "none",
+        description="dense: embeddings; sparse: BM25; hybrid: both, fused by reciprocal rank; reranked: hybrid, put in a new order by a reranker",
+    )
     top_k: Annotated[int, Field(strict=True, ge=1, le=100)] = Field(3, description="passages in the prompt")
-    candidates: Annotated[int, Field(strict=True, ge=1, le=1000)] = Field(50, description="passages each retriever hands to the fusion")
+    candidates: Annotated[int, Field(strict=True, ge=1, le=1000)] = Field(
+        50, description="passages each retriever hands to the fusion"
+    )
     rrf_k: Count = Field(60, description="the constant of reciprocal rank fusion")
-    weights: dict[Literal["dense", "sparse"], Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field({"dense": 1.0, "sparse": 1.0}, description="weights of the fusion")
-    reranker: Text = Field("maxsim", description="for reranked: maxsim (late interaction over the embedding model's tokens), cross-encoder (the usual one from the hub), or a CrossEncoder's hub id")
-    rerank: Annotated[int, Field(strict=True, ge=1, le=1000)] = Field(20, description="passages the fusion hands to the reranker")
-    order: Literal["best_last", "best_first"] = Field("best_last", description="order in the prompt; small models read the end best")
+    weights: dict[Literal["dense", "sparse"], Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        {"dense": 1.0, "sparse": 1.0}, description="weights of the fusion"
+    )
+    reranker: Text = Field(
+        "maxsim",
+        description="for reranked: maxsim (late interaction over the embedding model's tokens), cross-encoder (the usual one from the hub), or a CrossEncoder's hub id",
+    )
+    rerank: Annotated[int, Field(strict=True, ge=1, le=1000)] = Field(
+        20, description="passages the fusion hands to the reranker"
+    )
+    order: Literal["best_last", "best_first"] = Field(
+        "best_last", description="order in the prompt; small models read the end best"
+    )
     embedding: Text = Field("all-MiniLM-L6-v2", description="a sentence-transformers model")
-    chunk_tokens: Annotated[int, Field(strict=True, ge=16, le=8192)] = Field(256, description="longest chunk, in tokens of the embedding model")
-    chunk_overlap: Annotated[int, Field(strict=True, ge=0)] = Field(50, description="tokens that neighbouring chunks share")
-    url: Text | None = Field(None, description="a Qdrant server; none: the embedded one. Its key comes from QDRANT_API_KEY")
+    chunk_tokens: Annotated[int, Field(strict=True, ge=16, le=8192)] = Field(
+        256, description="longest chunk, in tokens of the embedding model"
+    )
+    chunk_overlap: Annotated[int, Field(strict=True, ge=0)] = Field(
+        50, description="tokens that neighbouring chunks share"
+    )
+    url: Text | None = Field(
+        None, description="a Qdrant server; none: the embedded one. Its key comes from QDRANT_API_KEY"
+    )
 
     @field_validator("url")
     @classmethod
     def _no_password(cls, v):
-        if v and "@" in v.partition("?")[0]: raise ValueError("a name or password in the address would be stored with every result; leave it out, and put the server's key into QDRANT_API_KEY")
+        if v and "@" in v.partition("?")[0]:
+            raise ValueError(
+                "a name or password in the address would be stored with every result; leave it out, and put the server's key into QDRANT_API_KEY"
+            )
         return v
 
     @model_validator(mode="after")
     def _consistent(self):
-        if self.chunk_overlap >= self.chunk_tokens: raise ValueError(f"chunk_overlap ({self.chunk_overlap}) must be smaller than chunk_tokens ({self.chunk_tokens})")
-        if self.candidates < self.top_k: raise ValueError(f"candidates ({self.candidates}) must be at least top_k ({self.top_k})")
-        if self.name == "reranked" and not self.top_k <= self.rerank <= 2 * self.candidates: raise ValueError(f"rerank ({self.rerank}) must be between top_k ({self.top_k}) and twice candidates ({2 * self.candidates}), which is all that two retrievers can find")
-        if not any(self.weights.values()): raise ValueError("at least one of weights must be above 0")
+        if self.chunk_overlap >= self.chunk_tokens:
+            raise ValueError(
+                f"chunk_overlap ({self.chunk_overlap}) must be smaller than chunk_tokens ({self.chunk_tokens})"
+            )
+        if self.candidates < self.top_k:
+            raise ValueError(f"candidates ({self.candidates}) must be at least top_k ({self.top_k})")
+        if self.name == "reranked" and not self.top_k <= self.rerank <= 2 * self.candidates:
+            raise ValueError(
+                f"rerank ({self.rerank}) must be between top_k ({self.top_k}) and twice candidates ({2 * self.candidates}), which is all that two retrievers can find"
+            )
+        if not any(self.weights.values()):
+            raise ValueError("at least one of weights must be above 0")
         return self
 
 # %% ../nbs/01_config.ipynb #319c732b
-def _known(value: str, registry, files: Sequence[str] = (".jsonl", ".jsonl.gz"), said: str = "the path of a .jsonl or .jsonl.gz file") -> str:
-    if value in registry.names() or value.endswith(tuple(files)): return value
+def _known(
+    value: str,
+    registry,
+    files: Sequence[str] = (".jsonl", ".jsonl.gz"),
+    said: str = "the path of a .jsonl or .jsonl.gz file",
+) -> str:
+    if value in registry.names() or value.endswith(tuple(files)):
+        return value
     raise ValueError(f"{registry.unknown(value)}, or {said}")
+
 
 class DatasetConfig(Section):
     "The questions."
+
     name: Text = Field("almanac", description="a registered data set, or a .jsonl(.gz) file")
-    pool: Text | None = Field(None, description="where exemplars come from: a .jsonl(.gz) file, or a registered data set whose pool serves (default: the data set's own pool)")
+    pool: Text | None = Field(
+        None,
+        description="where exemplars come from: a .jsonl(.gz) file, or a registered data set whose pool serves (default: the data set's own pool)",
+    )
     split: Text | None = Field(None, description="split on the hub (default: the one with public answers)")
     limit: Count | None = Field(None, description="how many questions: a stable sample")
-    skip: Annotated[int, Field(strict=True, ge=0)] = Field(0, description="leave out the first so many of that sample: questions that were looked at before")
+    skip: Annotated[int, Field(strict=True, ge=0)] = Field(
+        0, description="leave out the first so many of that sample: questions that were looked at before"
+    )
     kinds: tuple[Text, ...] = Field((), description="only questions of these kinds")
-    revision: Text | None = Field(None, description="hub revision (default: the one this release was written for)")
+    revision: Text | None = Field(
+        None, description="hub revision (default: the one this release was written for)"
+    )
 
     @field_validator("name", "pool")
     @classmethod
-    def _names(cls, v): return v and _known(v, datasets)
+    def _names(cls, v):
+        return v and _known(v, datasets)
+
 
 class CorpusConfig(Section):
     "The documents that retrieval searches."
-    name: Text = Field("almanac", description="a registered corpus, a .jsonl(.gz) file, or a folder of documents, written with a / at its end")
+
+    name: Text = Field(
+        "almanac",
+        description="a registered corpus, a .jsonl(.gz) file, or a folder of documents, written with a / at its end",
+    )
     limit: Count | None = Field(None, description="only the first so many passages")
     revision: Text | None = Field(None, description="hub revision")
 
     @field_validator("name")
     @classmethod
-    def _name(cls, v): return _known(v, corpora, (".jsonl", ".jsonl.gz", "/"), "the path of a .jsonl or .jsonl.gz file, or of a folder of documents, which ends with /")
+    def _name(cls, v):
+        return _known(
+            v,
+            corpora,
+            (".jsonl", ".jsonl.gz", "/"),
+            "the path of a .jsonl or .jsonl.gz file, or of a folder of documents, which ends with /",
+        )
 
 # %% ../nbs/01_config.ipynb #ab87708e
 REPORTED = ("exact_match", "f1", "contains")  # in any case
-RESERVED = (*REPORTED, "accuracy", "correct", "attempted", "answered", "abstained", "failed", "mrr", "answer_relevance", "faithfulness", "hallucination_rate",
-            "groundedness", "ungrounded_rate", "steps", "tool_calls", "failed_calls", "first_tool", "forced", "throughput", "queue_ms")
+RESERVED = (
+    *REPORTED,
+    "accuracy",
+    "correct",
+    "attempted",
+    "answered",
+    "abstained",
+    "failed",
+    "mrr",
+    "answer_relevance",
+    "faithfulness",
+    "hallucination_rate",
+    "groundedness",
+    "ungrounded_rate",
+    "steps",
+    "tool_calls",
+    "failed_calls",
+    "first_tool",
+    "forced",
+    "throughput",
+    "queue_ms",
+)
 _TAKEN = re.compile(r"(latency|tokens|recall|has_answer)(_.*)?")  # families of measures
+
 
 class MetricsConfig(Section):
     "What counts as right, and how sure we want to be."
-    accuracy: Literal["exact_match", "contains", "f1"] = Field("exact_match", description="the score that tables call accuracy; all three are always reported")
-    normalization: Literal["squad", "trivia_qa"] = Field("squad", description="how answers are normalised before they are compared")
-    faithfulness: Text | None = Field(None, description="score each claim of an answer against the passages read: groundedness (embedded), or an NLI model on the hub such as facebook/bart-large-mnli; none: not scored")
+
+    accuracy: Literal["exact_match", "contains", "f1"] = Field(
+        "exact_match", description="the score that tables call accuracy; all three are always reported"
+    )
+    normalization: Literal["squad", "trivia_qa"] = Field(
+        "squad", description="how answers are normalised before they are compared"
+    )
+    faithfulness: Text | None = Field(
+        None,
+        description="score each claim of an answer against the passages read: groundedness (embedded), or an NLI model on the hub such as facebook/bart-large-mnli; none: not scored",
+    )
     threshold: float = Field(0.5, gt=0, lt=1, description="a claim scored below it counts as hallucinated")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="level of the intervals")
-    resamples: Annotated[int, Field(strict=True, ge=100, le=100_000)] = Field(2000, description="bootstrap resamples")
-    also: tuple[Annotated[str, Field(strict=True, pattern=r"^[a-z][a-z0-9_]{0,39}$")], ...] = Field((), exclude_if=lambda v: not v, description="registered metrics of your own to report as well; after changing the code of one, give it another name")
+    resamples: Annotated[int, Field(strict=True, ge=100, le=100_000)] = Field(
+        2000, description="bootstrap resamples"
+    )
+    also: tuple[Annotated[str, Field(strict=True, pattern=r"^[a-z][a-z0-9_]{0,39}$")], ...] = Field(
+        (),
+        exclude_if=lambda v: not v,
+        description="registered metrics of your own to report as well; after changing the code of one, give it another name",
+    )
 
     @field_validator("also")
     @classmethod
     def _also(cls, v):
         for name in v:
-            if name in REPORTED: raise ValueError(f"{name!r} is always reported; allowed: metrics of your own")
-            if name in RESERVED or _TAKEN.fullmatch(name): raise ValueError(f"{name!r} is the name of another measure, or of a family of them; register the metric under another name")
-            if v.count(name) > 1: raise ValueError(f"{name!r} is named twice")
+            if name in REPORTED:
+                raise ValueError(f"{name!r} is always reported; allowed: metrics of your own")
+            if name in RESERVED or _TAKEN.fullmatch(name):
+                raise ValueError(
+                    f"{name!r} is the name of another measure, or of a family of them; register the metric under another name"
+                )
+            if v.count(name) > 1:
+                raise ValueError(f"{name!r} is named twice")
         return v
 
 # %% ../nbs/01_config.ipynb #e40cc5cc
 SECTIONS = ("model", "engine", "method", "retrieval", "dataset", "corpus")
-ALIASES = {"method": {"cot": "chain_of_thought", "chain-of-thought": "chain_of_thought"},
-           "retrieval": {"naive": "dense", "bm25": "sparse"}}
+ALIASES = {
+    "method": {"cot": "chain_of_thought", "chain-of-thought": "chain_of_thought"},
+    "retrieval": {"naive": "dense", "bm25": "sparse"},
+}
+
 
 def spell_out(
     data: Mapping,  # the experiment as written
-) -> dict:          # the same with one name for each idea
+) -> dict:  # the same with one name for each idea
     "Translate shorthands and synonyms; what it does not recognise is left for validation to report."
     data = dict(data)
     if "hyperparameters" in data:
-        if "sampling" in data: raise ConfigError("experiment.hyperparameters: is another word for experiment.sampling; give one of them")
+        if "sampling" in data:
+            raise ConfigError(
+                "experiment.hyperparameters: is another word for experiment.sampling; give one of them"
+            )
         data["sampling"] = data.pop("hyperparameters")
     for key in SECTIONS:
-        if isinstance(data.get(key), str): data[key] = {"name": data[key]}
+        if isinstance(data.get(key), str):
+            data[key] = {"name": data[key]}
         if isinstance(section := data.get(key), dict) and isinstance(name := section.get("name"), str):
             data[key] = {**section, "name": ALIASES.get(key, {}).get(name, name)}
     return data
@@ -238,8 +454,13 @@ def spell_out(
 # %% ../nbs/01_config.ipynb #4bd729e7
 class ExperimentConfig(Section):
     "One experiment, complete."
-    id: Text | None = Field(None, description="a label of yours; the experiment's real id is made from its content")
-    name: Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")] = Field(description="short name: letters, digits, _ and -")
+
+    id: Text | None = Field(
+        None, description="a label of yours; the experiment's real id is made from its content"
+    )
+    name: Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")] = Field(
+        description="short name: letters, digits, _ and -"
+    )
     model: ModelConfig = ModelConfig()
     engine: EngineConfig = EngineConfig()
     method: MethodConfig = Field(default_factory=lambda: MethodConfig.model_validate({}))
@@ -248,30 +469,38 @@ class ExperimentConfig(Section):
     corpus: CorpusConfig | None = Field(None, description="default: the corpus that belongs to the data set")
     sampling: SamplingConfig = SamplingConfig()
     metrics: MetricsConfig = MetricsConfig()
-    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = Field(0, description="of sampling and of the bootstrap")
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = Field(
+        0, description="of sampling and of the bootstrap"
+    )
     breaker: Count = Field(10, description="stop after so many permanent failures in a row")
 
     @model_validator(mode="before")
     @classmethod
-    def _spell_out(cls, data): return _default_parts(spell_out(data)) if isinstance(data, Mapping) else data
+    def _spell_out(cls, data):
+        return _default_parts(spell_out(data)) if isinstance(data, Mapping) else data
 
     @field_validator("engine")
     @classmethod
     def _engine(cls, v):
-        if v.name not in engines.names(): raise ValueError(engines.unknown(v.name))
+        if v.name not in engines.names():
+            raise ValueError(engines.unknown(v.name))
         return v
 
     @field_validator("method")
     @classmethod
     def _method(cls, v):
-        if v.name not in methods.names(): raise ValueError(methods.unknown(v.name))
+        if v.name not in methods.names():
+            raise ValueError(methods.unknown(v.name))
         return v
 
 # %% ../nbs/01_config.ipynb #70d1738a
 OWN_CORPUS = {"almanac": "almanac", "meridia": "almanac"}
 READERS = ("wikipedia_search", "retrieval")  # tools that read the experiment's documents
 
-def _name(section) -> object: return section.get("name") if isinstance(section, dict) else None
+
+def _name(section) -> object:
+    return section.get("name") if isinstance(section, dict) else None
+
 
 def _default_parts(data: dict) -> dict:
     "Fill in what follows from other sections."
@@ -279,65 +508,92 @@ def _default_parts(data: dict) -> dict:
         data["method"] = {**data["method"], "name": "naive"}
         data.setdefault("retrieval", {"name": "hybrid"})
         if _name(data["retrieval"]) == "none":
-            raise ConfigError("experiment.retrieval.name: method 'rag' needs retrieval; received 'none'; allowed: dense, sparse, hybrid, reranked (or method: naive)")
-    if _name(data.get("method")) == "react": _default_index(data)
-    if _name(data.get("retrieval")) in (None, "none") or data.get("corpus"): return data
-    dataset = _name({"name": DatasetConfig().name, **d} if isinstance(d := data.get("dataset", {}), dict) else d)
-    if dataset in OWN_CORPUS: data["corpus"] = {"name": OWN_CORPUS[dataset]}
+            raise ConfigError(
+                "experiment.retrieval.name: method 'rag' needs retrieval; received 'none'; allowed: dense, sparse, hybrid, reranked (or method: naive)"
+            )
+    if _name(data.get("method")) == "react":
+        _default_index(data)
+    if _name(data.get("retrieval")) in (None, "none") or data.get("corpus"):
+        return data
+    dataset = _name(
+        {"name": DatasetConfig().name, **d} if isinstance(d := data.get("dataset", {}), dict) else d
+    )
+    if dataset in OWN_CORPUS:
+        data["corpus"] = {"name": OWN_CORPUS[dataset]}
     elif isinstance(dataset, str):
-        raise ConfigError(f"experiment.corpus: is missing; retrieval on data set {dataset!r} needs one: {', '.join(corpora.names())}, the path of a .jsonl(.gz) file, or a folder of documents, e.g. my/docs/")
+        raise ConfigError(
+            f"experiment.corpus: is missing; retrieval on data set {dataset!r} needs one: {', '.join(corpora.names())}, the path of a .jsonl(.gz) file, or a folder of documents, e.g. my/docs/"
+        )
     return data
+
 
 def _default_index(data: dict) -> None:
     "An agent that reads gets something to read."
     agent = data["method"].get("agent") or {}
     reading = [t for t in READERS if t in (agent.get("tools", READERS) if isinstance(agent, dict) else ())]
-    if not reading: return
+    if not reading:
+        return
     data.setdefault("retrieval", {"name": "hybrid"})
     if _name(data["retrieval"]) == "none":
-        raise ConfigError(f"experiment.retrieval.name: the tool {reading[0]!r} reads the experiment's documents; received 'none'; allowed: dense, sparse, hybrid, reranked (or method.agent.tools without {' and '.join(READERS)})")
+        raise ConfigError(
+            f"experiment.retrieval.name: the tool {reading[0]!r} reads the experiment's documents; received 'none'; allowed: dense, sparse, hybrid, reranked (or method.agent.tools without {' and '.join(READERS)})"
+        )
 
 # %% ../nbs/01_config.ipynb #077ed093
 class _Loader(yaml.SafeLoader):
     def compose_node(self, parent, index):
-        if self.check_event(yaml.AliasEvent): raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: aliases (*name) are not allowed; use `extends`")
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(
+                f"line {self.peek_event().start_mark.line + 1}: aliases (*name) are not allowed; use `extends`"
+            )
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key, _ in node.value:
-            if (name := str(key.value)) in seen: raise yaml.YAMLError(f"line {key.start_mark.line + 1}: key {name!r} is given twice")
+            if (name := str(key.value)) in seen:
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: key {name!r} is given twice")
             seen.add(name)
         return super().construct_mapping(node, deep)
 
+
 def read_yaml(
-    text: str,          # YAML
-    where: str = "config", # what it is, for error messages
-) -> object:            # plain values
+    text: str,  # YAML
+    where: str = "config",  # what it is, for error messages
+) -> object:  # plain values
     "Parse YAML into plain values; raises `ConfigError`."
-    try: return yaml.load(text, Loader=_Loader)
-    except RecursionError: raise ConfigError(f"{where}: nested too deeply") from None
-    except (yaml.YAMLError, ValueError) as e: raise ConfigError(f"{where}: not valid YAML: {' '.join(str(e).split())}") from None
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except RecursionError:
+        raise ConfigError(f"{where}: nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as e:
+        raise ConfigError(f"{where}: not valid YAML: {' '.join(str(e).split())}") from None
 
 # %% ../nbs/01_config.ipynb #ee881293
 def _listed() -> list[str]:
-    root = project_root()/"configs"
+    root = project_root() / "configs"
     return sorted(str(p.relative_to(root)) for p in root.rglob("*.yaml") if p.is_file())
 
+
 def find_config(
-    name: str | os.PathLike,      # a path, or a file name below configs/, with or without .yaml
-    folder: Path | None = None,   # look here first (for `extends`)
+    name: str | os.PathLike,  # a path, or a file name below configs/, with or without .yaml
+    folder: Path | None = None,  # look here first (for `extends`)
 ) -> Path:
     "The file that `name` stands for; raises `ConfigError` with the candidates."
     name = os.fspath(name)
-    configs = project_root()/"configs"
-    for direct in [(folder or Path.cwd())/name, configs/name, project_root()/name]:
-        if direct.is_file(): return direct.resolve()
+    configs = project_root() / "configs"
+    for direct in [(folder or Path.cwd()) / name, configs / name, project_root() / name]:
+        if direct.is_file():
+            return direct.resolve()
     found = [p for p in _listed() if name in (p, Path(p).name, Path(p).stem, p.removesuffix(".yaml"))]
-    if len(found) == 1: return (configs/found[0]).resolve()
-    if found: raise ConfigError(f"config {name!r} is ambiguous; say which: {', '.join(found)}")
+    if len(found) == 1:
+        return (configs / found[0]).resolve()
+    if found:
+        raise ConfigError(f"config {name!r} is ambiguous; say which: {', '.join(found)}")
     names = [Path(p).name for p in _listed()]
-    raise ConfigError(f"config {name!r} does not exist; allowed: a path, or one of {', '.join(_listed()) or '(configs/ is empty)'}{closest(name, names)}")
+    raise ConfigError(
+        f"config {name!r} does not exist; allowed: a path, or one of {', '.join(_listed()) or '(configs/ is empty)'}{closest(name, names)}"
+    )
 
 # %% ../nbs/01_config.ipynb #84bc3962
 def merge(base: Mapping, over: Mapping) -> dict:
@@ -347,15 +603,24 @@ def merge(base: Mapping, over: Mapping) -> dict:
         out[k] = merge(out[k], v) if isinstance(v, Mapping) and isinstance(out.get(k), Mapping) else v
     return out
 
+
 def _document(text: str, where: str) -> dict:
     doc = read_yaml(text, where)
-    if not isinstance(doc, dict): raise ConfigError(f"{where}: must be a mapping with the key 'experiment'; received {'nothing (the file is empty)' if doc is None else type(doc).__name__}")
-    if "study" in doc: raise ConfigError(f"{where}: is a study, not an experiment; run it with: llmforge study {where}")
+    if not isinstance(doc, dict):
+        raise ConfigError(
+            f"{where}: must be a mapping with the key 'experiment'; received {'nothing (the file is empty)' if doc is None else type(doc).__name__}"
+        )
+    if "study" in doc:
+        raise ConfigError(f"{where}: is a study, not an experiment; run it with: llmforge study {where}")
     if unknown := set(map(str, doc)) - {"extends", "experiment"}:
         bad = sorted(unknown)[0]
-        raise ConfigError(f"{where}: {bad}: unknown key; allowed: experiment, extends{closest(bad, ['experiment', 'extends'])}")
-    if not isinstance(doc.get("experiment", {}), dict): raise ConfigError(f"{where}: experiment: must be a mapping; received {doc['experiment']!r}")
-    if "extends" not in doc and "experiment" not in doc: raise ConfigError(f"{where}: experiment: is missing")
+        raise ConfigError(
+            f"{where}: {bad}: unknown key; allowed: experiment, extends{closest(bad, ['experiment', 'extends'])}"
+        )
+    if not isinstance(doc.get("experiment", {}), dict):
+        raise ConfigError(f"{where}: experiment: must be a mapping; received {doc['experiment']!r}")
+    if "extends" not in doc and "experiment" not in doc:
+        raise ConfigError(f"{where}: experiment: is missing")
     return doc
 
 # %% ../nbs/01_config.ipynb #317fa06b
@@ -363,26 +628,35 @@ def read_config(
     path: Path,  # of a YAML file
 ) -> str:
     "The text of a config; raises `ConfigError` where it is not one."
-    if path.stat().st_size > 1_000_000: raise ConfigError(f"{path.name}: is larger than 1 MB; a config is a page of text")
-    try: return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as e: raise ConfigError(f"{path.name}: is not UTF-8 text (byte {e.start})") from None
+    if path.stat().st_size > 1_000_000:
+        raise ConfigError(f"{path.name}: is larger than 1 MB; a config is a page of text")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as e:
+        raise ConfigError(f"{path.name}: is not UTF-8 text (byte {e.start})") from None
+
 
 def _resolve(path: Path, seen: tuple[Path, ...] = ()) -> dict:
     "The experiment mapping of a file, with its chain of `extends` merged."
-    if path in seen: raise ConfigError(f"{path.name}: extends itself: {' → '.join(p.name for p in (*seen, path))}")
+    if path in seen:
+        raise ConfigError(f"{path.name}: extends itself: {' → '.join(p.name for p in (*seen, path))}")
     doc = _document(read_config(path), path.name)
     own = spell_out(doc.get("experiment", {}))
-    if "extends" not in doc: return own
-    if not isinstance(doc["extends"], str): raise ConfigError(f"{path.name}: extends: must be the name of a config; received {doc['extends']!r}")
+    if "extends" not in doc:
+        return own
+    if not isinstance(doc["extends"], str):
+        raise ConfigError(f"{path.name}: extends: must be the name of a config; received {doc['extends']!r}")
     parent = find_config(doc["extends"], path.parent)
     if not any(parent.is_relative_to(root.resolve()) for root in (project_root(), path.parent)):
-        raise ConfigError(f"{path.name}: extends: {doc['extends']!r} lies outside the project; allowed: a config in the project")
+        raise ConfigError(
+            f"{path.name}: extends: {doc['extends']!r} lies outside the project; allowed: a config in the project"
+        )
     return merge(_resolve(parent, (*seen, path)), own)
 
 # %% ../nbs/01_config.ipynb #5efdcc09
 def parse_overrides(
     overrides: str | Sequence[str],  # "a.b=1 c=2", or a list of such pairs
-) -> dict:                           # nested mapping
+) -> dict:  # nested mapping
     "Dotted overrides as a nested mapping; raises `ConfigError`."
     pairs = shlex.split(overrides) if isinstance(overrides, str) else overrides
     out: dict = {}
@@ -392,7 +666,8 @@ def parse_overrides(
         if not eq or not all(re.fullmatch(r"\w+", p) for p in path):
             raise ConfigError(f"override {pair!r}: must look like key.subkey=value, e.g. retrieval.top_k=3")
         nested = read_yaml(value, f"override {key}") if value.strip() else ""
-        for part in reversed(path): nested = {part: nested}
+        for part in reversed(path):
+            nested = {part: nested}
         out = merge(out, spell_out(nested))
     return out
 
@@ -400,11 +675,21 @@ def parse_overrides(
 def _fields_at(model: type[BaseModel], path: Sequence) -> list[str]:
     "The keys allowed in the section at `path` of a model."
     for part in path:
-        if isinstance(part, int): continue # an item of a list: its type was found with the list
+        if isinstance(part, int):
+            continue  # an item of a list: its type was found with the list
         note = getattr(model.model_fields.get(part), "annotation", None)
-        model = next((t for t in [note, *getattr(note, "__args__", ())] if isinstance(t, type) and issubclass(t, BaseModel)), None)
-        if model is None: return []
+        model = next(
+            (
+                t
+                for t in [note, *getattr(note, "__args__", ())]
+                if isinstance(t, type) and issubclass(t, BaseModel)
+            ),
+            None,
+        )
+        if model is None:
+            return []
     return list(model.model_fields)
+
 
 def _problem(e: dict, model: type[BaseModel], root: str) -> str:
     "One pydantic error as `path: what is wrong; received …; allowed …`."
@@ -415,38 +700,55 @@ def _problem(e: dict, model: type[BaseModel], root: str) -> str:
         case "extra_forbidden":
             allowed = _fields_at(model, loc[:-1])
             return f"{path}: unknown key; allowed: {', '.join(allowed)}{closest(loc[-1], allowed)}"
-        case "missing": return f"{path}: is missing; it is required"
+        case "missing":
+            return f"{path}: is missing; it is required"
         case "literal_error":
             allowed = re.findall(r"'([^']*)'", ctx["expected"])
             return f"{path}: must be one of {', '.join(allowed)}; received {received}{closest(e['input'], allowed)}"
-        case "value_error": return f"{path}: {ctx['error']}"
-        case _: return f"{path}: {e['msg'][0].lower() + e['msg'][1:]}; received {received}"
+        case "value_error":
+            return f"{path}: {ctx['error']}"
+        case _:
+            return f"{path}: {e['msg'][0].lower() + e['msg'][1:]}; received {received}"
+
 
 def validate(
-    data: Mapping,           # the experiment as a mapping
-    where: str = "config",   # file name, for the message
-    model: type[Section] = ExperimentConfig, # what the mapping should be
-    root: str = "experiment", # what the paths in the message begin with
-) -> Section:                # an instance of `model`
+    data: Mapping,  # the experiment as a mapping
+    where: str = "config",  # file name, for the message
+    model: type[Section] = ExperimentConfig,  # what the mapping should be
+    root: str = "experiment",  # what the paths in the message begin with
+) -> Section:  # an instance of `model`
     "Check a config; raises `ConfigError` naming every bad field by its path."
-    try: return model.model_validate(data)
-    except ConfigError as e: raise ConfigError(f"{where}: {e}") from None
-    except ValidationError as e: problems = [_problem(p, model, root) for p in e.errors(include_url=False)]
-    raise ConfigError("\n".join([f"{where}: {len(problems)} problem{'s' * (len(problems) > 1)}", *(f"  {p}" for p in problems)]))
+    try:
+        return model.model_validate(data)
+    except ConfigError as e:
+        raise ConfigError(f"{where}: {e}") from None
+    except ValidationError as e:
+        problems = [_problem(p, model, root) for p in e.errors(include_url=False)]
+    raise ConfigError(
+        "\n".join(
+            [f"{where}: {len(problems)} problem{'s' * (len(problems) > 1)}", *(f"  {p}" for p in problems)]
+        )
+    )
 
 # %% ../nbs/01_config.ipynb #d5bafc55
 def experiment_mapping(
-    source: str | os.PathLike | Mapping,    # a file, a bare name below configs/, or a mapping with the key "experiment"
-    folder: Path | None = None,             # look here first
-) -> tuple[str, dict]:                      # what it is called in messages; the experiment as a mapping
+    source: str
+    | os.PathLike
+    | Mapping,  # a file, a bare name below configs/, or a mapping with the key "experiment"
+    folder: Path | None = None,  # look here first
+) -> tuple[str, dict]:  # what it is called in messages; the experiment as a mapping
     "An experiment as written, `extends` merged, before it is checked."
-    if isinstance(source, Mapping): return "config", spell_out(_document(yaml.safe_dump(dict(source)), "config").get("experiment", {}))
+    if isinstance(source, Mapping):
+        return "config", spell_out(_document(yaml.safe_dump(dict(source)), "config").get("experiment", {}))
     path = find_config(source, folder)
     return path.name, _resolve(path)
 
+
 def load_config(
-    source: str | os.PathLike | Mapping,    # a file, a bare name below configs/, or a mapping with the key "experiment"
-    overrides: str | Sequence[str] = (),    # dotted overrides, applied last
+    source: str
+    | os.PathLike
+    | Mapping,  # a file, a bare name below configs/, or a mapping with the key "experiment"
+    overrides: str | Sequence[str] = (),  # dotted overrides, applied last
 ) -> ExperimentConfig:
     "The resolved config; raises `ConfigError` with every problem found."
     where, data = experiment_mapping(source)
@@ -454,22 +756,38 @@ def load_config(
 
 # %% ../nbs/01_config.ipynb #76c3525d
 def experiment_id(
-    config: ExperimentConfig,          # resolved
-    dataset_fingerprint: str,          # of the questions' content
-    corpus_fingerprint: str | None = None, # of the documents' content; none without retrieval
+    config: ExperimentConfig,  # resolved
+    dataset_fingerprint: str,  # of the questions' content
+    corpus_fingerprint: str | None = None,  # of the documents' content; none without retrieval
 ) -> str:
     "Name and eight hex digits: the same work has the same id."
     work = config.model_dump(mode="json", exclude={"id", "name", "breaker"})
-    if config.retrieval.name == "none": work |= {"retrieval": "none", "corpus": None}
-    if config.retrieval.name == "none" or not config.metrics.faithfulness: work["metrics"] = {k: v for k, v in work["metrics"].items() if k not in ("faithfulness", "threshold")}
-    if config.retrieval.name not in ("none", "reranked"): work["retrieval"] = {k: v for k, v in work["retrieval"].items() if k not in ("reranker", "rerank")}
+    if config.retrieval.name == "none":
+        work |= {"retrieval": "none", "corpus": None}
+    if config.retrieval.name == "none" or not config.metrics.faithfulness:
+        work["metrics"] = {k: v for k, v in work["metrics"].items() if k not in ("faithfulness", "threshold")}
+    if config.retrieval.name not in ("none", "reranked"):
+        work["retrieval"] = {k: v for k, v in work["retrieval"].items() if k not in ("reranker", "rerank")}
     return f"{config.name}-{fingerprint(work, dataset_fingerprint, corpus_fingerprint, n=8)}"
+
 
 class _Dumper(yaml.SafeDumper):
     "Writes a text with line breaks on one line, in double quotes."
-    def represent_str(self, s): return self.represent_scalar("tag:yaml.org,2002:str", s, style='"' if "\n" in s else None)
+
+    def represent_str(self, s):
+        return self.represent_scalar("tag:yaml.org,2002:str", s, style='"' if "\n" in s else None)
+
+
 _Dumper.add_representer(str, _Dumper.represent_str)
+
 
 def to_yaml(config: ExperimentConfig) -> str:
     "The resolved config as YAML that `load_config` reads back."
-    return yaml.dump({"experiment": config.model_dump(mode="json")}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
+    return yaml.dump(
+        {"experiment": config.model_dump(mode="json")},
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=120,
+        default_flow_style=None,
+    )

@@ -12,7 +12,9 @@ from collections import Counter
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+
 from fastcore.basics import patch
+
 from .config import ExperimentConfig, load_config
 from .core import LlmForgeError, StoreError, cell, closest
 from .faithfulness import JUDGED
@@ -24,6 +26,7 @@ from .store import Record, Status, Store
 @dataclass(frozen=True)
 class Experiment:
     "A stored experiment, to look at."
+
     id: str
     store: Store
 
@@ -35,12 +38,14 @@ class Experiment:
         return r
 
     @cached_property
-    def config(self) -> ExperimentConfig: return load_config({"experiment": self.record.config_json})
+    def config(self) -> ExperimentConfig:
+        return load_config({"experiment": self.record.config_json})
 
     @cached_property
     def result(self) -> dict:
         "The aggregates; raises `StoreError` while there are none."
-        if self.record.status != Status.COMPLETED: raise StoreError(f"{self.id} is {self.record.status}; only a completed experiment has results")
+        if self.record.status != Status.COMPLETED:
+            raise StoreError(f"{self.id} is {self.record.status}; only a completed experiment has results")
         return self.store.result(self.id)["summary"]
 
     @cached_property
@@ -48,7 +53,8 @@ class Experiment:
         "A row for each question, in the order of the data set."
         return self.store.rows(self.id)
 
-    def estimate(self,
+    def estimate(
+        self,
         name: str,  # a metric, e.g. "accuracy" or "latency_p50"
     ) -> Estimate:  # n = 0 where the run has no such metric
         "An aggregate with its interval."
@@ -58,47 +64,64 @@ class Experiment:
 # %% ../nbs/27_contrasts.ipynb #a1cd96dc
 def metric_of(
     e: Experiment,  # completed
-    name: str,      # as a hypothesis names it: "accuracy", "latency", or the metric itself
+    name: str,  # as a hypothesis names it: "accuracy", "latency", or the metric itself
 ) -> str:
     "The metric behind a name: accuracy is what the experiment's config says it is; raises `StoreError` where it is not completed."
     return {"accuracy": e.result["accuracy_is"], **ALIASES}.get(name, name)
+
 
 def counts_line(
     *experiments: Experiment,  # completed; several are counted together
 ) -> str:
     "How many questions were attempted, answered, abstained from and failed; for one experiment with failures, what its accuracy could have been."
     total = Counter()
-    for e in experiments: total.update({k: e.result[k] for k in ("attempted", "answered", "abstained", "failed")})
+    for e in experiments:
+        total.update({k: e.result[k] for k in ("attempted", "answered", "abstained", "failed")})
     line = ", ".join(f"{n:,} {k}" for k, n in total.items())
-    if not total["failed"] or len(experiments) > 1: return line
+    if not total["failed"] or len(experiments) > 1:
+        return line
     (e,) = experiments
-    worst, best = bounds([right(r, e.result["accuracy_is"]) for r in e.runs if not failed(r)], total["failed"])
+    worst, best = bounds(
+        [right(r, e.result["accuracy_is"]) for r in e.runs if not failed(r)], total["failed"]
+    )
     return f"{line}; accuracy lies between {worst:.3f} and {best:.3f}, whatever the failed answers would have been (they count as wrong)"
 
 # %% ../nbs/27_contrasts.ipynb #b288681d
 def state_line(
     e: Experiment,
-) -> str:           # "" where it is completed
+) -> str:  # "" where it is completed
     "What became of an experiment that has no results; raises nothing."
-    try: r, n = e.record, len(e.store.done(e.id))
-    except LlmForgeError as problem: return f"cannot be read: {problem}"
-    if r.status == Status.COMPLETED: return ""
-    if r.status == Status.FAILED: return f"FAILED: {r.error or 'no error was recorded'} (questions with a row: {n:,}); to try again, run it again"
+    try:
+        r, n = e.record, len(e.store.done(e.id))
+    except LlmForgeError as problem:
+        return f"cannot be read: {problem}"
+    if r.status == Status.COMPLETED:
+        return ""
+    if r.status == Status.FAILED:
+        return f"FAILED: {r.error or 'no error was recorded'} (questions with a row: {n:,}); to try again, run it again"
     return f"is {r.status} (questions with a row: {n:,}); it has results when it is COMPLETED"
 
+
 @patch
-def __repr__(self: Experiment): return f"Experiment({self.id!r}{f', {state!r}' if (state := state_line(self)) else ''})"
+def __repr__(self: Experiment):
+    return f"Experiment({self.id!r}{f', {state!r}' if (state := state_line(self)) else ''})"
+
 
 @patch
 def _repr_markdown_(self: Experiment):
-    return f"**{cell(self.id, 120)}** " + (cell(state, 400) if (state := state_line(self)) else f"is COMPLETED: {counts_line(self)}; accuracy {self.estimate('accuracy')}")
+    return f"**{cell(self.id, 120)}** " + (
+        cell(state, 400)
+        if (state := state_line(self))
+        else f"is COMPLETED: {counts_line(self)}; accuracy {self.estimate('accuracy')}"
+    )
 
 # %% ../nbs/27_contrasts.ipynb #99cfacec
 def agent_of(
-    e: Experiment,   # completed
-) -> dict | None:    # "choice" and "tools"; None where no agent answered
+    e: Experiment,  # completed
+) -> dict | None:  # "choice" and "tools"; None where no agent answered
     "The agent that answered, as the run recorded it."
     return e.result.get("agent")
+
 
 def method_line(
     config: Mapping,  # an experiment's, as the store has it
@@ -108,12 +131,16 @@ def method_line(
     choice = (method.get("agent") or {}).get("choice") if method["name"] == "react" else None
     return method["name"] + (f" ({choice} choice)" if choice else "")
 
+
 def arm_line(
-    arm: str,       # a label
+    arm: str,  # a label
     e: Experiment,  # of the arm, completed
 ) -> str:
     "The label of an arm; an agent's with how it chooses, where the label does not say so itself."
-    return arm + (f" ({agent['choice']} choice)" if (agent := agent_of(e)) and agent["choice"] not in arm else "")
+    return arm + (
+        f" ({agent['choice']} choice)" if (agent := agent_of(e)) and agent["choice"] not in arm else ""
+    )
+
 
 def arm_lines(
     es: Mapping[tuple, Experiment],  # (arm, data set, seed) -> experiment
@@ -123,19 +150,21 @@ def arm_lines(
 
 # %% ../nbs/27_contrasts.ipynb #39bd08e3
 def points(
-    x: float,            # a difference
-    metric: str,         # as a hypothesis names it
+    x: float,  # a difference
+    metric: str,  # as a hypothesis names it
     unit: bool = False,  # with its unit
 ) -> str:
     "A difference as people say it: points of a hundred, or milliseconds, or tokens."
     text = f"{round(x if unit_of(metric) != 'points' else 100 * x, 1) + 0.0:.1f}"  # + 0.0: never -0.0
     return f"{text} {unit_of(metric)}" if unit else text
 
+
 def p_text(
     p: float,  # between 0 and 1
 ) -> str:
     "p as papers write it."
     return "p < .001" if p < 0.001 else "p = 1" if p > 0.9995 else f"p = {p:.3f}".replace("0.", ".")
+
 
 def shown(
     e: Estimate,
@@ -144,9 +173,10 @@ def shown(
     "An estimate with its interval; a dash where there is none."
     return format(e, spec).replace("inf]", "∞)") if e.n else "–"
 
+
 def number(
-    x: float | None,     # a value, or a difference
-    metric: str,         # as a hypothesis names it
+    x: float | None,  # a value, or a difference
+    metric: str,  # as a hypothesis names it
     sign: bool = False,  # show a plus
 ) -> str:
     "A value of a metric, three digits for a score; never -0.0."
@@ -154,9 +184,24 @@ def number(
     return "–" if x is None else format(round(x, digits) + 0.0, f"{'+' if sign else ''}.{digits}f")
 
 # %% ../nbs/27_contrasts.ipynb #430d1203
-_NOUNS = {"f1": "F1", "mrr": "MRR", "contains": "share of answers that contain the right one", "latency_ms": "latency", "latency_p50": "latency", "tokens": "number of tokens", "tokens_in": "number of tokens read",
-          "tokens_out": "number of tokens written", "failed": "share of failures", "abstained": "share of abstentions",
-          "steps": "number of steps", "tool_calls": "number of tool calls", "failed_calls": "number of failed tool calls", "first_tool": "first-tool accuracy", "forced": "share of forced answers"}
+_NOUNS = {
+    "f1": "F1",
+    "mrr": "MRR",
+    "contains": "share of answers that contain the right one",
+    "latency_ms": "latency",
+    "latency_p50": "latency",
+    "tokens": "number of tokens",
+    "tokens_in": "number of tokens read",
+    "tokens_out": "number of tokens written",
+    "failed": "share of failures",
+    "abstained": "share of abstentions",
+    "steps": "number of steps",
+    "tool_calls": "number of tool calls",
+    "failed_calls": "number of failed tool calls",
+    "first_tool": "first-tool accuracy",
+    "forced": "share of forced answers",
+}
+
 
 def noun(
     metric: str,  # as a hypothesis names it
@@ -168,7 +213,9 @@ def noun(
 # %% ../nbs/27_contrasts.ipynb #5b26193c
 def shared_passage(
     gold: Mapping[Hashable, Collection[str]],  # question -> ids of its gold passages
-) -> dict[Hashable, str | Hashable]:           # question -> its group: a passage, or the question itself where no passage is known
+) -> dict[
+    Hashable, str | Hashable
+]:  # question -> its group: a passage, or the question itself where no passage is known
     "Group questions by the gold passage that most of them share."
     asked = Counter(p for passages in gold.values() for p in set(passages))
     return {q: max(passages, key=lambda p: (asked[p], p)) if passages else q for q, passages in gold.items()}
@@ -176,90 +223,128 @@ def shared_passage(
 # %% ../nbs/27_contrasts.ipynb #4b043605
 Key = tuple  # (arm, data set, seed)
 
+
 def arm_of(
-    es: Mapping[Key, Experiment],    # (arm, data set, seed) -> experiment
-    arm: str,                        # a label
+    es: Mapping[Key, Experiment],  # (arm, data set, seed) -> experiment
+    arm: str,  # a label
     datasets: Collection[str] = (),  # labels; empty: all
-) -> dict[tuple, Experiment]:        # (data set, seed) -> experiment
+) -> dict[tuple, Experiment]:  # (data set, seed) -> experiment
     "The experiments of one arm by (data set, seed); raises `StoreError` for an arm that has none."
     found = {(d, s): e for (a, d, s), e in es.items() if a == arm and (not datasets or d in datasets)}
     arms = list(dict.fromkeys(a for a, _, _ in es))
-    if not found: raise StoreError(f"no experiments of arm {arm!r}{' on ' + ', '.join(datasets) if datasets else ''}; arms: {', '.join(arms)}{closest(arm, arms)}")
+    if not found:
+        raise StoreError(
+            f"no experiments of arm {arm!r}{' on ' + ', '.join(datasets) if datasets else ''}; arms: {', '.join(arms)}{closest(arm, arms)}"
+        )
     return found
 
-def _runs(arm: Mapping[tuple, Experiment], metric: str, only: Collection[tuple] | None = None) -> dict[tuple, tuple]:
+
+def _runs(
+    arm: Mapping[tuple, Experiment], metric: str, only: Collection[tuple] | None = None
+) -> dict[tuple, tuple]:
     "(data set, seed, question) -> the value, None where there is none, and whether the run failed."
     named = {key: metric_of(e, metric) for key, e in arm.items()}
-    return {(*key, r["example_id"]): (value_of(r, named[key], e.config.metrics.also), failed(r)) for key, e in arm.items() for r in e.runs if only is None or (*key, r["example_id"]) in only}
+    return {
+        (*key, r["example_id"]): (value_of(r, named[key], e.config.metrics.also), failed(r))
+        for key, e in arm.items()
+        for r in e.runs
+        if only is None or (*key, r["example_id"]) in only
+    }
+
 
 def groups_of(
     arms: Collection[Mapping[tuple, Experiment]],  # of (data set, seed) -> experiment
-) -> dict[tuple, str]:                             # (data set, seed, question) -> group
+) -> dict[tuple, str]:  # (data set, seed, question) -> group
     "What each run is resampled with; a question asked with several seeds is one group."
-    gold = {(d, r["example_id"]): [f"{d} {p}" for p in r["trace"].get("attributes", {}).get("gold", ())] for arm in arms for (d, _), e in arm.items() for r in e.runs}
+    gold = {
+        (d, r["example_id"]): [f"{d} {p}" for p in r["trace"].get("attributes", {}).get("gold", ())]
+        for arm in arms
+        for (d, _), e in arm.items()
+        for r in e.runs
+    }
     of = shared_passage(gold)
-    return {(d, s, r["example_id"]): str(of[d, r["example_id"]]) for arm in arms for (d, s), e in arm.items() for r in e.runs}
+    return {
+        (d, s, r["example_id"]): str(of[d, r["example_id"]])
+        for arm in arms
+        for (d, s), e in arm.items()
+        for r in e.runs
+    }
 
 # %% ../nbs/27_contrasts.ipynb #a08ce068
 @dataclass(frozen=True)
 class Contrast:
     "One metric of two arms, over the questions on which both have a value."
+
     metric: str
-    paired: PairedDifference                   # treatment minus control
-    left_out: int                              # pairs in which a value is missing
-    failed: tuple[int, int]                    # failed runs: control, treatment
-    bounds: tuple[float, float] | None = None  # of the difference, whatever the failed answers would have been; None where nothing failed, or it has no bounds
-    groups: int = 0                            # independent groups of questions
-    questions: int = 0                         # different questions; fewer than pairs where seeds repeat them
-    scored: tuple[tuple, ...] = field(default=((), (), ()), repr=False) # the values: control, treatment, and the groups
+    paired: PairedDifference  # treatment minus control
+    left_out: int  # pairs in which a value is missing
+    failed: tuple[int, int]  # failed runs: control, treatment
+    bounds: tuple[float, float] | None = (
+        None  # of the difference, whatever the failed answers would have been; None where nothing failed, or it has no bounds
+    )
+    groups: int = 0  # independent groups of questions
+    questions: int = 0  # different questions; fewer than pairs where seeds repeat them
+    scored: tuple[tuple, ...] = field(
+        default=((), (), ()), repr=False
+    )  # the values: control, treatment, and the groups
 
     @property
-    def effect(self) -> Estimate: return self.paired.difference
+    def effect(self) -> Estimate:
+        return self.paired.difference
+
 
 def _limits(value: float | None, lost: bool, metric: str) -> tuple[float, float] | None:
     "Between what a value lies: a share that is unknown because the run failed is between 0 and 1."
-    if lost and metric not in (*UNITS, *OUTCOMES, "answer_relevance"): return 0.0, 1.0
+    if lost and metric not in (*UNITS, *OUTCOMES, "answer_relevance"):
+        return 0.0, 1.0
     return None if value is None else (value, value)
+
 
 def _bounds(a: dict, b: dict, metric: str) -> tuple[float, float] | None:
     "The least and the greatest mean difference that failed runs leave open."
     known = [(x, y) for k in a if (x := _limits(*a[k], metric)) and (y := _limits(*b[k], metric))]
-    if not any(low < high for pair in known for low, high in pair): return None
+    if not any(low < high for pair in known for low, high in pair):
+        return None
     return sum(y[0] - x[1] for x, y in known) / len(known), sum(y[1] - x[0] for x, y in known) / len(known)
 
 # %% ../nbs/27_contrasts.ipynb #b55d6eee
 def _widened(d: PairedDifference, groups: int) -> PairedDifference:
     "The same with an interval that is not a point."
     e = d.difference
-    if not e.n or e.low < e.high: return d
+    if not e.n or e.low < e.high:
+        return d
     more = estimate([0.0] * groups, confidence=e.confidence).high
     return replace(d, difference=replace(e, low=max(-1.0, e.low - more), high=min(1.0, e.high + more)))
 
 # %% ../nbs/27_contrasts.ipynb #8dec261d
 def pairs_of(
-    control: Mapping[tuple, Experiment],    # (data set, seed) -> experiment
+    control: Mapping[tuple, Experiment],  # (data set, seed) -> experiment
     treatment: Mapping[tuple, Experiment],  # the same keys
-    metric: str,                            # see `metric_of`
+    metric: str,  # see `metric_of`
     only: Collection[tuple] | None = None,  # these runs: (data set, seed, question); default: all
-) -> tuple[dict, dict, dict]:               # (data set, seed, question) -> value: control, treatment; and -> group
+) -> tuple[dict, dict, dict]:  # (data set, seed, question) -> value: control, treatment; and -> group
     "The values of two arms where both have one; raises `StoreError` where the arms cannot be paired."
     return _both(*_runs_of_two(control, treatment, metric, only), groups_of([control]))
 
+
 def _runs_of_two(control, treatment, metric: str, only) -> tuple[dict, dict]:
     "`_runs` of both arms, once it is known that they can be paired."
-    for key in {**control, **treatment}: check_pair(control.get(key), treatment.get(key), key, metric)
+    for key in {**control, **treatment}:
+        check_pair(control.get(key), treatment.get(key), key, metric)
     return _runs(control, metric, only), _runs(treatment, metric, only)
+
 
 def _both(a: dict, b: dict, label: dict) -> tuple[dict, dict, dict]:
     "What `_runs` found of two arms, where both have a value: these, and the groups."
     both = [k for k in a if a[k][0] is not None and b[k][0] is not None]
     return {k: a[k][0] for k in both}, {k: b[k][0] for k in both}, {k: label[k] for k in both}
 
+
 def contrast(
-    control: Mapping[tuple, Experiment],    # (data set, seed) -> experiment
+    control: Mapping[tuple, Experiment],  # (data set, seed) -> experiment
     treatment: Mapping[tuple, Experiment],  # the same keys
-    metric: str,                            # see `metric_of`
-    confidence: float | None = None,        # level of the interval (default: the control's config)
+    metric: str,  # see `metric_of`
+    confidence: float | None = None,  # level of the interval (default: the control's config)
     only: Collection[tuple] | None = None,  # these runs: (data set, seed, question); default: all
 ) -> Contrast:
     "Compare two arms on one metric; raises `StoreError` where they cannot be paired."
@@ -267,8 +352,16 @@ def contrast(
     x, y, label = _both(a, b, groups_of([control]))
     m, name, groups = first.config.metrics, metric_of(first, metric), len(set(label.values()))
     paired = paired_difference(x, y, confidence or m.confidence, m.resamples, first.config.seed, groups=label)
-    return Contrast(metric, paired if name in UNITS else _widened(paired, groups), len(a) - len(x), (sum(f for _, f in a.values()), sum(f for _, f in b.values())),
-                    _bounds(a, b, name), groups, len({(d, q) for d, _, q in x}), (tuple(x.values()), tuple(y.values()), tuple(label.values())))
+    return Contrast(
+        metric,
+        paired if name in UNITS else _widened(paired, groups),
+        len(a) - len(x),
+        (sum(f for _, f in a.values()), sum(f for _, f in b.values())),
+        _bounds(a, b, name),
+        groups,
+        len({(d, q) for d, _, q in x}),
+        (tuple(x.values()), tuple(y.values()), tuple(label.values())),
+    )
 
 # %% ../nbs/27_contrasts.ipynb #e0eced71
 def scorer_of(
@@ -278,33 +371,49 @@ def scorer_of(
     s = e.result.get("scorer")
     return s and (s["name"], s["version"], s["threshold"])
 
+
 def check_pair(
-    a: Experiment | None,    # the control's
-    b: Experiment | None,    # the treatment's
-    key: Hashable = None,    # data set and seed, for the message
-    metric: str | None = None, # None: every metric
+    a: Experiment | None,  # the control's
+    b: Experiment | None,  # the treatment's
+    key: Hashable = None,  # data set and seed, for the message
+    metric: str | None = None,  # None: every metric
 ) -> None:
     "Raise `StoreError` where two experiments cannot be compared question by question."
-    if a is None or b is None: raise StoreError(f"{key} has an experiment of one arm only; run the study to its end first")
-    for e in (a, b): e.result  # raises where it is not completed
+    if a is None or b is None:
+        raise StoreError(f"{key} has an experiment of one arm only; run the study to its end first")
+    for e in (a, b):
+        e.result  # raises where it is not completed
     if a.record.dataset_fingerprint != b.record.dataset_fingerprint:
-        raise StoreError(f"{a.id} and {b.id} cannot be paired: their questions differ (data set {a.config.dataset.name!r} {a.record.dataset_fingerprint} and "
-                         f"{b.config.dataset.name!r} {b.record.dataset_fingerprint}); run both on the same dataset section")
-    if metric in (None, "accuracy", *SCORES, *a.config.metrics.also) and (x := a.config.metrics.normalization) != (y := b.config.metrics.normalization):
-        raise StoreError(f"{a.id} and {b.id} cannot be compared: their answers were normalised differently ({x} and {y}); run both with the same metrics.normalization")
+        raise StoreError(
+            f"{a.id} and {b.id} cannot be paired: their questions differ (data set {a.config.dataset.name!r} {a.record.dataset_fingerprint} and "
+            f"{b.config.dataset.name!r} {b.record.dataset_fingerprint}); run both on the same dataset section"
+        )
+    if metric in (None, "accuracy", *SCORES, *a.config.metrics.also) and (
+        x := a.config.metrics.normalization
+    ) != (y := b.config.metrics.normalization):
+        raise StoreError(
+            f"{a.id} and {b.id} cannot be compared: their answers were normalised differently ({x} and {y}); run both with the same metrics.normalization"
+        )
     if metric == "accuracy" and metric_of(a, metric) != metric_of(b, metric):
-        raise StoreError(f"{a.id} calls {metric_of(a, metric)} accuracy and {b.id} {metric_of(b, metric)}; name the score, e.g. exact_match")
+        raise StoreError(
+            f"{a.id} calls {metric_of(a, metric)} accuracy and {b.id} {metric_of(b, metric)}; name the score, e.g. exact_match"
+        )
     judged = metric is None or metric in (*JUDGED, *JUDGED.values())
     if judged and (x := scorer_of(a)) and (y := scorer_of(b)) and x != y:
-        raise StoreError(f"{a.id} and {b.id} cannot be compared: their answers were judged by different scorers ({' '.join(map(str, x))} and {' '.join(map(str, y))}: "
-                         "name, version, threshold); run both with the same one, or compare single scores, e.g. metrics=['exact_match']")
+        raise StoreError(
+            f"{a.id} and {b.id} cannot be compared: their answers were judged by different scorers ({' '.join(map(str, x))} and {' '.join(map(str, y))}: "
+            "name, version, threshold); run both with the same one, or compare single scores, e.g. metrics=['exact_match']"
+        )
 
 # %% ../nbs/27_contrasts.ipynb #4754c45b
 def arms_of(
     study,  # an `llmforge.study.Study`
 ) -> dict[Key, Experiment]:
     "Its experiments by (arm, data set, seed); the same objects at every call, so that their rows are read once."
-    return vars(study).setdefault("_arms", {key: Experiment(id, study.store) for key, id in study.ids.items()})
+    return vars(study).setdefault(
+        "_arms", {key: Experiment(id, study.store) for key, id in study.ids.items()}
+    )
+
 
 def total_line(
     es: Mapping[Key, Experiment],  # arms may share experiments
@@ -312,19 +421,25 @@ def total_line(
     "`counts_line` over all experiments, each counted once."
     return counts_line(*{e.id: e for e in es.values()}.values())
 
+
 def values(
-    study,                           # an `llmforge.study.Study`
-    arm: str,                        # a label of it
-    metric: str,                     # see `metric_of`
+    study,  # an `llmforge.study.Study`
+    arm: str,  # a label of it
+    metric: str,  # see `metric_of`
     datasets: Collection[str] = (),  # labels; empty: all
-) -> dict[tuple, float]:             # (data set, seed, question) -> value
+) -> dict[tuple, float]:  # (data set, seed, question) -> value
     "What the runs of an arm count on a metric, where they have it."
-    return {key: v for key, (v, _) in _runs(arm_of(arms_of(study), arm, datasets), metric).items() if v is not None}
+    return {
+        key: v
+        for key, (v, _) in _runs(arm_of(arms_of(study), arm, datasets), metric).items()
+        if v is not None
+    }
+
 
 def groups(
-    study,                           # an `llmforge.study.Study`
+    study,  # an `llmforge.study.Study`
     datasets: Collection[str] = (),  # labels; empty: all
-) -> dict[tuple, str]:               # (data set, seed, question) -> group
+) -> dict[tuple, str]:  # (data set, seed, question) -> group
     "Which questions are resampled together."
     es = arms_of(study)
     return groups_of([arm_of(es, arm, datasets) for arm in dict.fromkeys(a for a, _, _ in es)])
@@ -332,12 +447,19 @@ def groups(
 # %% ../nbs/27_contrasts.ipynb #e10fac46
 def pooled(
     experiments: Collection[Experiment],  # of one arm on one data set: one for each seed
-    metric: str,                          # see `metric_of`
-    statistic: str = "mean",              # or "p50", …
-) -> Estimate:                            # n = 0 where no run has it
+    metric: str,  # see `metric_of`
+    statistic: str = "mean",  # or "p50", …
+) -> Estimate:  # n = 0 where no run has it
     "A metric over the runs of an arm; a mean is resampled in the groups of its questions."
     arm = {("", i): e for i, e in enumerate(experiments)}
     first, label = arm["", 0], groups_of([arm])
     found = {k: v for k, (v, _) in _runs(arm, metric).items() if v is not None}
     m = first.config.metrics
-    return estimate(found, statistic, m.confidence, m.resamples, first.config.seed, groups=label if statistic == "mean" else None)
+    return estimate(
+        found,
+        statistic,
+        m.confidence,
+        m.resamples,
+        first.config.seed,
+        groups=label if statistic == "mean" else None,
+    )

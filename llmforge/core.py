@@ -9,7 +9,13 @@ __all__ = ['engines', 'methods', 'datasets', 'corpora', 'tools', 'metrics', 'Llm
            'canonical', 'fingerprint', 'redact', 'cell', 'table']
 
 # %% ../nbs/00_core.ipynb #4f23840c
-import dataclasses, difflib, hashlib, importlib, json, os, re
+import dataclasses
+import difflib
+import hashlib
+import importlib
+import json
+import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -18,23 +24,30 @@ from pathlib import Path
 class LlmForgeError(Exception):
     "Base of every error that LlmForge raises on purpose; its text is meant for the user."
 
+
 class ConfigError(LlmForgeError):
     "A config is wrong; the message names each bad field by its path."
+
 
 class DataError(LlmForgeError):
     "A data set or corpus cannot be loaded, or a record in it is malformed."
 
+
 class MissingExtra(LlmForgeError, ImportError):
     "An optional dependency is not installed; the message holds the `pip install` line."
+
 
 class RetrievalError(LlmForgeError):
     "An index cannot be built, opened or searched."
 
+
 class StoreError(LlmForgeError):
     "The results store refused: wrong schema, unknown id, forbidden transition."
 
+
 class AlreadyRunning(StoreError):
     "Another live process holds the experiment's lease."
+
 
 class LeaseLost(StoreError):
     "This process's lease was taken over; nothing more may be written under it."
@@ -42,21 +55,24 @@ class LeaseLost(StoreError):
 # %% ../nbs/00_core.ipynb #8625445b
 class EngineError(LlmForgeError):
     "Text generation failed."
-    def __init__(self,
-        message: str,            # what happened, and what to do
-        transient: bool = False, # True where the same call may succeed later
+
+    def __init__(
+        self,
+        message: str,  # what happened, and what to do
+        transient: bool = False,  # True where the same call may succeed later
     ):
         super().__init__(message)
         self.transient = transient
+
 
 class BreakerOpen(LlmForgeError):
     "Too many items failed for good in a row: the run stopped before wasting the rest."
 
 # %% ../nbs/00_core.ipynb #6e7fbed1
 def closest(
-    value: object,           # what was received
+    value: object,  # what was received
     allowed: Iterable[str],  # what would have been right
-) -> str:                    # " (did you mean 'x'?)", or "" where nothing is near
+) -> str:  # " (did you mean 'x'?)", or "" where nothing is near
     "A did-you-mean to append to an error message."
     near = difflib.get_close_matches(str(value), [str(a) for a in allowed], n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
@@ -72,9 +88,11 @@ def in_turn(
 # %% ../nbs/00_core.ipynb #3d3b82f5
 class Registry:
     "Names that a config may use, each for a function; built-in ones are imported at first use."
-    def __init__(self,
-        kind: str,                          # what the names stand for, as error messages call it
-        builtin: Mapping[str, str] = {},    # name -> "module:attribute"
+
+    def __init__(
+        self,
+        kind: str,  # what the names stand for, as error messages call it
+        builtin: Mapping[str, str] = {},  # name -> "module:attribute"
     ):
         self.kind, self._entries = kind, dict(builtin)
 
@@ -82,20 +100,25 @@ class Registry:
         "All known names, sorted."
         return sorted(self._entries)
 
-    def register(self,
+    def register(
+        self,
         name: str,  # the name that configs will use
     ) -> Callable:
         "Decorator: make a function available under `name`."
+
         def _register(f):
             self._entries[name] = f
             return f
+
         return _register
 
-    def get(self,
+    def get(
+        self,
         name: str,  # a name from a config
-    ):              # the registered function
+    ):  # the registered function
         "The function behind `name`; raises `ConfigError` for an unknown one."
-        if name not in self._entries: raise ConfigError(self.unknown(name))
+        if name not in self._entries:
+            raise ConfigError(self.unknown(name))
         if isinstance(f := self._entries[name], str):
             module, attr = f.split(":")
             f = self._entries[name] = getattr(importlib.import_module(module), attr)
@@ -103,36 +126,65 @@ class Registry:
 
     def unknown(self, name: str) -> str:
         "The message for a name that is not registered."
-        return f"unknown {self.kind} {name!r}; allowed: {', '.join(self.names())}{closest(name, self.names())}"
+        return (
+            f"unknown {self.kind} {name!r}; allowed: {', '.join(self.names())}{closest(name, self.names())}"
+        )
 
 # %% ../nbs/00_core.ipynb #b07a55ea
 engines = Registry("engine", {"local": "llmforge.local:local_engine", "fake": "llmforge.engine:fake_engine"})
-methods = Registry("method", {"naive": "llmforge.methods:naive", "chain_of_thought": "llmforge.methods:chain_of_thought", "react": "llmforge.agent:react"})
-datasets = Registry("dataset", {
-    "almanac": "llmforge.almanac:almanac", "meridia": "llmforge.almanac:meridia",
-    **{name: f"llmforge.data:{name}" for name in ["trivia_qa", "squad", "hotpot_qa", "nq_open"]}})
-corpora = Registry("corpus", {"almanac": "llmforge.almanac:almanac_corpus", "almanac_chapters": "llmforge.almanac:almanac_chapters", "wikipedia": "llmforge.data:wikipedia"})
-tools = Registry("tool", {name: f"llmforge.tools:{name}" for name in ["calculator", "wikipedia_search", "retrieval"]})
+methods = Registry(
+    "method",
+    {
+        "naive": "llmforge.methods:naive",
+        "chain_of_thought": "llmforge.methods:chain_of_thought",
+        "react": "llmforge.agent:react",
+    },
+)
+datasets = Registry(
+    "dataset",
+    {
+        "almanac": "llmforge.almanac:almanac",
+        "meridia": "llmforge.almanac:meridia",
+        **{name: f"llmforge.data:{name}" for name in ["trivia_qa", "squad", "hotpot_qa", "nq_open"]},
+    },
+)
+corpora = Registry(
+    "corpus",
+    {
+        "almanac": "llmforge.almanac:almanac_corpus",
+        "almanac_chapters": "llmforge.almanac:almanac_chapters",
+        "wikipedia": "llmforge.data:wikipedia",
+    },
+)
+tools = Registry(
+    "tool", {name: f"llmforge.tools:{name}" for name in ["calculator", "wikipedia_search", "retrieval"]}
+)
 metrics = Registry("metric", {name: f"llmforge.metrics:{name}" for name in ["exact_match", "f1", "contains"]})
 
 # %% ../nbs/00_core.ipynb #d070c2d8
 def need(
     module: str,  # the module to import, e.g. "torch"
-    extra: str,   # the extra in settings.ini that installs it, e.g. "local"
-):                # the imported module
+    extra: str,  # the extra in settings.ini that installs it, e.g. "local"
+):  # the imported module
     "Import an optional dependency, or raise `MissingExtra` with the line that installs it."
-    try: return importlib.import_module(module)
+    try:
+        return importlib.import_module(module)
     except ModuleNotFoundError as e:
-        if not f"{module}.".startswith(f"{e.name}."): raise
-        raise MissingExtra(f"{module} is not installed; run: pip install 'llmforge[{extra}]'", name=e.name) from e
+        if not f"{module}.".startswith(f"{e.name}."):
+            raise
+        raise MissingExtra(
+            f"{module} is not installed; run: pip install 'llmforge[{extra}]'", name=e.name
+        ) from e
 
 # %% ../nbs/00_core.ipynb #e306f0b6
 def _is_root(folder: Path) -> bool:
-    return (folder/"settings.ini").is_file() and (folder/"configs").is_dir()
+    return (folder / "settings.ini").is_file() and (folder / "configs").is_dir()
+
 
 def project_root() -> Path:
     "The project's folder: `LLMFORGE_HOME`, else the nearest one upwards, else the checkout this module lies in, else the current one."
-    if home := os.environ.get("LLMFORGE_HOME"): return Path(home).resolve()
+    if home := os.environ.get("LLMFORGE_HOME"):
+        return Path(home).resolve()
     here = Path.cwd().resolve()
     checkout = Path(importlib.import_module("llmforge").__file__).resolve().parents[1]
     candidates = [here, *here.parents, checkout]
@@ -141,50 +193,66 @@ def project_root() -> Path:
 # %% ../nbs/00_core.ipynb #b8997e34
 def outputs_dir() -> Path:
     "Where results live: `LLMFORGE_OUTPUTS`, else `outputs/` in the project. Made if missing."
-    folder = Path(os.environ.get("LLMFORGE_OUTPUTS") or project_root()/"outputs")
+    folder = Path(os.environ.get("LLMFORGE_OUTPUTS") or project_root() / "outputs")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
 
 def cache_dir(
     kind: str,  # what is cached there: "models" or "indexes"
 ) -> Path:
     "Where what can be made again lives: `LLMFORGE_CACHE`, else `~/.cache/llmforge`. Made if missing."
-    folder = Path(os.environ.get("LLMFORGE_CACHE") or Path.home()/".cache"/"llmforge")/kind
+    folder = Path(os.environ.get("LLMFORGE_CACHE") or Path.home() / ".cache" / "llmforge") / kind
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 # %% ../nbs/00_core.ipynb #82e50c9d
 def find_file(
-    path: str,                     # a relative path from a config
-    what: str = "file",            # what it is, for the error message
-    roots: list[Path] | None = None, # folders to look in (default: the project, then LLMFORGE_DATA)
-    folder: bool = False,          # find a folder, not a file
-) -> Path:                         # the existing file or folder, resolved
+    path: str,  # a relative path from a config
+    what: str = "file",  # what it is, for the error message
+    roots: list[Path] | None = None,  # folders to look in (default: the project, then LLMFORGE_DATA)
+    folder: bool = False,  # find a folder, not a file
+) -> Path:  # the existing file or folder, resolved
     "Find a file that a config names, without leaving the allowed roots; raises `ConfigError`."
     if roots is None:
         roots = [project_root(), *(Path(d) for d in [os.environ.get("LLMFORGE_DATA")] if d)]
-    places = [(root.resolve(), (root/path).resolve()) for root in roots]
-    if found := next((p for root, p in places if p.is_relative_to(root) and (p.is_dir() if folder else p.is_file())), None): return found
+    places = [(root.resolve(), (root / path).resolve()) for root in roots]
+    if found := next(
+        (p for root, p in places if p.is_relative_to(root) and (p.is_dir() if folder else p.is_file())), None
+    ):
+        return found
     if not all(p.is_relative_to(root) for root, p in places):
-        raise ConfigError(f"{what} {path!r} lies outside the project; allowed: a path below the project's folder, or below the folder that LLMFORGE_DATA names")
-    raise ConfigError(f"{what} {path!r} does not exist; looked in the project" + (" and in LLMFORGE_DATA" if len(roots) > 1 else " (LLMFORGE_DATA may name a further folder)"))
+        raise ConfigError(
+            f"{what} {path!r} lies outside the project; allowed: a path below the project's folder, or below the folder that LLMFORGE_DATA names"
+        )
+    raise ConfigError(
+        f"{what} {path!r} does not exist; looked in the project"
+        + (" and in LLMFORGE_DATA" if len(roots) > 1 else " (LLMFORGE_DATA may name a further folder)")
+    )
 
 # %% ../nbs/00_core.ipynb #36d280fe
 def _plain(obj):
-    if hasattr(obj, "model_dump"): return obj.model_dump(mode="json")
-    if dataclasses.is_dataclass(obj): return {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj)}
-    if isinstance(obj, Path): return str(obj)
+    if hasattr(obj, "model_dump"):
+        return obj.model_dump(mode="json")
+    if dataclasses.is_dataclass(obj):
+        return {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj)}
+    if isinstance(obj, Path):
+        return str(obj)
     raise TypeError(f"{type(obj).__name__} has no canonical form")
+
 
 def canonical(
     obj: object,  # JSON-like values, dataclasses, pydantic models, paths
 ) -> str:
     "The canonical JSON of a value: equal values give equal text, whatever the order of their keys."
-    return json.dumps(obj, default=_plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(
+        obj, default=_plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
 
 def fingerprint(
     *objs: object,  # what is to be named
-    n: int = 16,    # hex digits to keep (4 bits each)
+    n: int = 16,  # hex digits to keep (4 bits each)
 ) -> str:
     "The first `n` hex digits of the SHA-256 of the values' canonical JSON."
     return hashlib.sha256(canonical(objs).encode()).hexdigest()[:n]
@@ -192,27 +260,32 @@ def fingerprint(
 # %% ../nbs/00_core.ipynb #f3cbf20f
 _SECRET = re.compile(r"hf_\w{8,}|sk-[\w-]{8,}|(?i:bearer)\s+\S+|(?<=://)[^/\s:@]+:[^@\s/]+(?=@)")
 
+
 def redact(
     text: str,  # text that may hold a token or a password
-) -> str:       # the same with each replaced by ***
+) -> str:  # the same with each replaced by ***
     "Blank out tokens and passwords in a text."
     return _SECRET.sub("***", text)
 
 # %% ../nbs/00_core.ipynb #e33402f4
 _MARKUP = re.compile(r"[&<>|`*_\[\]()!#$\\~{}\"^=]")
 
+
 def cell(
-    value: object,     # a text from anywhere, or a value
-    width: int = 80,   # longest result; the rest becomes …
+    value: object,  # a text from anywhere, or a value
+    width: int = 80,  # longest result; the rest becomes …
 ) -> str:
     "One line that Markdown and HTML show as it is; control characters are dropped."
     text = " ".join("".join(c if c.isprintable() or c.isspace() else "·" for c in str(value)).split())
-    text = text if len(text) <= width else text[:width - 1] + "…"
+    text = text if len(text) <= width else text[: width - 1] + "…"
     return _MARKUP.sub(lambda m: f"&#{ord(m[0])};", text)
 
+
 def table(
-    columns: Iterable[str],            # headings, trusted
-    rows: Iterable[Iterable[object]],  # cells: strings as they are (use `cell` for foreign text), anything else by str
+    columns: Iterable[str],  # headings, trusted
+    rows: Iterable[
+        Iterable[object]
+    ],  # cells: strings as they are (use `cell` for foreign text), anything else by str
 ) -> str:
     "A Markdown table."
     head = list(columns)

@@ -8,30 +8,49 @@ __all__ = ['READERS', 'trivia_qa', 'squad', 'hotpot_qa', 'nq_open', 'wikipedia',
            'HubDataset', 'load_hub', 'load_dataset', 'HubCorpus', 'load_corpus']
 
 # %% ../nbs/02_data.ipynb #1049ffb6
-import gzip, hashlib, json, os, re
+import gzip
+import hashlib
+import json
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+
 from .config import CorpusConfig, DatasetConfig
-from .core import DataError, MissingExtra, cell, corpora, datasets, find_file, fingerprint, need, redact, table
+from llmforge.core import (
+    DataError,
+    MissingExtra,
+    cell,
+    corpora,
+    datasets,
+    find_file,
+    fingerprint,
+    need,
+    redact,
+    table,
+)
 
 # %% ../nbs/02_data.ipynb #756be59a
 @dataclass(frozen=True)
 class Example:
     "One question."
+
     id: str
     question: str
-    answers: tuple[str, ...]         # accepted answers, best first; empty: unanswerable
-    kind: str = ""                   # e.g. "single_hop"
-    gold: tuple[str, ...] = ()       # ids of the passages that hold the evidence
-    rationale: str = ""              # reasoning that leads to the answer
+    answers: tuple[str, ...]  # accepted answers, best first; empty: unanswerable
+    kind: str = ""  # e.g. "single_hop"
+    gold: tuple[str, ...] = ()  # ids of the passages that hold the evidence
+    rationale: str = ""  # reasoning that leads to the answer
     meta: Mapping = field(default_factory=dict)
+
 
 @dataclass(frozen=True)
 class Passage:
     "One document of a corpus."
+
     id: str
     title: str
     text: str
@@ -41,21 +60,27 @@ class Passage:
 def _unique(records: Iterable, what: str) -> None:
     seen = set()
     for r in records:
-        if r.id in seen: raise DataError(f"{what}: id {r.id!r} occurs twice; ids must be unique")
+        if r.id in seen:
+            raise DataError(f"{what}: id {r.id!r} occurs twice; ids must be unique")
         seen.add(r.id)
 
 # %% ../nbs/02_data.ipynb #04cdcc66
 @dataclass(frozen=True)
 class Dataset:
     "Questions to ask, and a pool of exemplars that are never asked."
+
     name: str
     examples: tuple[Example, ...]
     pool: tuple[Example, ...] = ()
 
-    def __post_init__(self): _unique((*self.examples, *self.pool), f"data set {self.name!r}")
-    def __len__(self): return len(self.examples)
+    def __post_init__(self):
+        _unique((*self.examples, *self.pool), f"data set {self.name!r}")
 
-    def __repr__(self): return f"Dataset({self.name!r}, {len(self)} examples, {len(self.pool)} in the pool)"
+    def __len__(self):
+        return len(self.examples)
+
+    def __repr__(self):
+        return f"Dataset({self.name!r}, {len(self)} examples, {len(self.pool)} in the pool)"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -64,19 +89,26 @@ class Dataset:
 
     def _repr_markdown_(self):
         rows = [(cell(e.question), cell(", ".join(e.answers[:2])), cell(e.kind)) for e in self.examples[:5]]
-        return f"**{cell(self.name)}**: {len(self)} examples, {len(self.pool)} in the pool\n\n" + table(["question", "answers", "kind"], rows)
+        return f"**{cell(self.name)}**: {len(self)} examples, {len(self.pool)} in the pool\n\n" + table(
+            ["question", "answers", "kind"], rows
+        )
 
 # %% ../nbs/02_data.ipynb #aff66d5e
 @dataclass(frozen=True)
 class Corpus:
     "Documents to search."
+
     name: str
     passages: tuple[Passage, ...]
 
-    def __post_init__(self): _unique(self.passages, f"corpus {self.name!r}")
-    def __len__(self): return len(self.passages)
+    def __post_init__(self):
+        _unique(self.passages, f"corpus {self.name!r}")
 
-    def __repr__(self): return f"Corpus({self.name!r}, {len(self)} passages)"
+    def __len__(self):
+        return len(self.passages)
+
+    def __repr__(self):
+        return f"Corpus({self.name!r}, {len(self)} passages)"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -89,64 +121,108 @@ class Corpus:
 
 # %% ../nbs/02_data.ipynb #e1c7fd57
 def read_jsonl(
-    path: Path,        # a .jsonl or .jsonl.gz file
-) -> Iterator[dict]:   # the records
+    path: Path,  # a .jsonl or .jsonl.gz file
+) -> Iterator[dict]:  # the records
     "The objects of a JSONL file; raises `DataError` with the line number."
     opener = gzip.open if path.name.endswith(".gz") else open
     with opener(path, "rt", encoding="utf-8", newline="\n") as f:
         try:
             for i, line in enumerate(f, 1):
-                if not line.strip(): continue
+                if not line.strip():
+                    continue
                 record = json.loads(line)
-                if not isinstance(record, dict): raise DataError(f"{path.name} line {i}: must be an object; received {type(record).__name__}")
+                if not isinstance(record, dict):
+                    raise DataError(
+                        f"{path.name} line {i}: must be an object; received {type(record).__name__}"
+                    )
                 yield record
-        except json.JSONDecodeError as e: raise DataError(f"{path.name} line {i}: not JSON: {e.msg} at column {e.colno}") from None
-        except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as e: raise DataError(f"{path.name}: cannot be read: {e}") from None
+        except json.JSONDecodeError as e:
+            raise DataError(f"{path.name} line {i}: not JSON: {e.msg} at column {e.colno}") from None
+        except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as e:
+            raise DataError(f"{path.name}: cannot be read: {e}") from None
 
 # %% ../nbs/02_data.ipynb #94030ea2
 def _require(record: Mapping, fields: Mapping[str, type], where: str) -> None:
     for name, kind in fields.items():
-        if name not in record: raise DataError(f"{where}: field {name!r} is missing; needed: {', '.join(fields)}; received: {', '.join(map(str, record))}")
-        if not isinstance(record[name], kind): raise DataError(f"{where}: field {name!r} must be a {kind.__name__}; received {type(record[name]).__name__}")
+        if name not in record:
+            raise DataError(
+                f"{where}: field {name!r} is missing; needed: {', '.join(fields)}; received: {', '.join(map(str, record))}"
+            )
+        if not isinstance(record[name], kind):
+            raise DataError(
+                f"{where}: field {name!r} must be a {kind.__name__}; received {type(record[name]).__name__}"
+            )
+
 
 def to_example(
-    record: Mapping,       # id, question, answers; optional kind or type, gold or gold_passage_ids, rationale
-    where: str = "record", # for error messages
+    record: Mapping,  # id, question, answers; optional kind or type, gold or gold_passage_ids, rationale
+    where: str = "record",  # for error messages
 ) -> Example:
     "A question from a JSON record."
     _require(record, {"id": str, "question": str, "answers": list}, where)
-    known = {"id", "question", "answers", "kind", "type", "gold", "gold_passage_ids", "rationale", "meta", "dataset", "split"}
-    return Example(record["id"], record["question"], tuple(map(str, record["answers"])), kind=record.get("kind", record.get("type", "")),
-        gold=tuple(record.get("gold", record.get("gold_passage_ids", ()))), rationale=record.get("rationale", ""),
-        meta={**record.get("meta", {}), **{k: v for k, v in record.items() if k not in known}})
+    known = {
+        "id",
+        "question",
+        "answers",
+        "kind",
+        "type",
+        "gold",
+        "gold_passage_ids",
+        "rationale",
+        "meta",
+        "dataset",
+        "split",
+    }
+    return Example(
+        record["id"],
+        record["question"],
+        tuple(map(str, record["answers"])),
+        kind=record.get("kind", record.get("type", "")),
+        gold=tuple(record.get("gold", record.get("gold_passage_ids", ()))),
+        rationale=record.get("rationale", ""),
+        meta={**record.get("meta", {}), **{k: v for k, v in record.items() if k not in known}},
+    )
+
 
 def to_passage(
-    record: Mapping,       # id, text; optional title
-    where: str = "record", # for error messages
+    record: Mapping,  # id, text; optional title
+    where: str = "record",  # for error messages
 ) -> Passage:
     "A document from a JSON record."
     _require(record, {"id": str, "text": str}, where)
-    return Passage(record["id"], record.get("title", ""), record["text"], {k: v for k, v in record.items() if k not in ("id", "title", "text")})
+    return Passage(
+        record["id"],
+        record.get("title", ""),
+        record["text"],
+        {k: v for k, v in record.items() if k not in ("id", "title", "text")},
+    )
 
 # %% ../nbs/02_data.ipynb #cafa7157
 def _markdown(path: Path) -> tuple[str, str]:
     "Title and text of a Markdown file; fenced code has no headings."
     text = path.read_text(encoding="utf-8-sig").strip()
     bare = re.sub(r"^(`{3,}|~{3,}).*?^\1[`~]*$", lambda m: " " * len(m[0]), text, flags=re.M | re.S)
-    if not (heading := re.search(r"^#{1,6}[ \t]+(.+?)[ \t]*#*$", bare, re.M)): return "", text
-    return heading[1], text[heading.end():].strip() if heading.start() == 0 else text
+    if not (heading := re.search(r"^#{1,6}[ \t]+(.+?)[ \t]*#*$", bare, re.M)):
+        return "", text
+    return heading[1], text[heading.end() :].strip() if heading.start() == 0 else text
+
 
 _BLOCKS = "address article aside blockquote br dd div dl dt figcaption footer h1 h2 h3 h4 h5 h6 header hr li main nav ol p pre section table tr ul".split()
+
 
 def _html(path: Path) -> tuple[str, str]:
     "Title and visible text of an HTML file, a line a block."
     soup = need("bs4", "documents").BeautifulSoup(path.read_bytes(), "html.parser")
-    if soup.contains_replacement_characters: raise ValueError("its encoding cannot be told; save it as UTF-8")
+    if soup.contains_replacement_characters:
+        raise ValueError("its encoding cannot be told; save it as UTF-8")
     heading = soup.find(["h1", "h2", "h3"]) or soup.title
     title = " ".join(heading.get_text(" ").split()) if heading else ""
-    for tag in soup.find_all(["head", "title", "script", "style", "template", "noscript"]): tag.decompose()
-    for tag in soup.find_all(["td", "th"]): tag.append(" ")
-    for tag in soup.find_all(_BLOCKS): tag.insert_before("\x1e"), tag.insert_after("\x1e") # line breaks of the source are no line breaks
+    for tag in soup.find_all(["head", "title", "script", "style", "template", "noscript"]):
+        tag.decompose()
+    for tag in soup.find_all(["td", "th"]):
+        tag.append(" ")
+    for tag in soup.find_all(_BLOCKS):
+        tag.insert_before("\x1e"), tag.insert_after("\x1e")  # line breaks of the source are no line breaks
     text = "\n".join(filter(None, (" ".join(line.split()) for line in soup.get_text().split("\x1e"))))
     return title, text.removeprefix(f"{title}\n")
 
@@ -156,21 +232,40 @@ def _pdf(path: Path) -> tuple[str, str]:
     pages = need("pypdf", "documents").PdfReader(path).pages
     return "", "\n\n".join(filter(None, (p.extract_text().strip() for p in pages)))
 
-def _text(path: Path) -> tuple[str, str]: return "", path.read_text(encoding="utf-8-sig").strip()
 
-READERS = {".txt": _text, ".md": _markdown, ".markdown": _markdown, ".html": _html, ".htm": _html, ".pdf": _pdf}
+def _text(path: Path) -> tuple[str, str]:
+    return "", path.read_text(encoding="utf-8-sig").strip()
+
+
+READERS = {
+    ".txt": _text,
+    ".md": _markdown,
+    ".markdown": _markdown,
+    ".html": _html,
+    ".htm": _html,
+    ".pdf": _pdf,
+}
+
 
 def read_document(
     path: Path,  # a text, Markdown, HTML or PDF file
-    id: str,     # of the passage
+    id: str,  # of the passage
 ) -> Passage:
     "A file as a passage; raises `DataError` where it has no text, and `MissingExtra`."
-    if not (reader := READERS.get(path.suffix.lower())): raise DataError(f"its type is not known; allowed: {', '.join(READERS)}")
-    try: title, text = reader(path)
-    except UnicodeDecodeError: raise DataError("it is not UTF-8") from None
-    except MissingExtra: raise
-    except Exception as e: raise DataError(f"it cannot be read: {redact(str(e).splitlines()[0][:120] if str(e) else type(e).__name__)}") from e # pypdf raises a dozen kinds on damaged files
-    if not text: raise DataError("it has no text" + " (a scan?)" * (path.suffix.lower() == ".pdf"))
+    if not (reader := READERS.get(path.suffix.lower())):
+        raise DataError(f"its type is not known; allowed: {', '.join(READERS)}")
+    try:
+        title, text = reader(path)
+    except UnicodeDecodeError:
+        raise DataError("it is not UTF-8") from None
+    except MissingExtra:
+        raise
+    except Exception as e:
+        raise DataError(
+            f"it cannot be read: {redact(str(e).splitlines()[0][:120] if str(e) else type(e).__name__)}"
+        ) from e  # pypdf raises a dozen kinds on damaged files
+    if not text:
+        raise DataError("it has no text" + " (a scan?)" * (path.suffix.lower() == ".pdf"))
     return Passage(id, title or path.stem, text)
 
 # %% ../nbs/02_data.ipynb #919281ec
@@ -178,22 +273,34 @@ def _documents(folder: Path) -> Iterator[tuple[str, Path]]:
     "The paths in a folder, relative and absolute; links to folders are among them."
     for here, folders, names in os.walk(folder):
         folders[:] = sorted(d for d in folders if not d.startswith("."))
-        links = [d for d in folders if (Path(here)/d).is_symlink()]
-        yield from (((Path(here)/n).relative_to(folder).as_posix(), Path(here)/n) for n in [*names, *links] if not n.startswith("."))
+        links = [d for d in folders if (Path(here) / d).is_symlink()]
+        yield from (
+            ((Path(here) / n).relative_to(folder).as_posix(), Path(here) / n)
+            for n in [*names, *links]
+            if not n.startswith(".")
+        )
+
 
 def read_folder(
-    folder: Path,        # with files at any depth
-    name: str = "",      # what to call it in error messages (default: its own)
-) -> list[Passage]:      # by path
+    folder: Path,  # with files at any depth
+    name: str = "",  # what to call it in error messages (default: its own)
+) -> list[Passage]:  # by path
     "The documents below a folder; raises `DataError` with the name of every file that cannot be read."
     passages, wrong, name = [], [], name or folder.name
     for id, path in sorted(_documents(folder)):
         try:
-            if not path.resolve().is_relative_to(folder.resolve()): raise DataError("it is a link out of the folder")
-            if not path.is_file(): raise DataError("it is no file")
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise DataError("it is a link out of the folder")
+            if not path.is_file():
+                raise DataError("it is no file")
             passages.append(read_document(path, id))
-        except DataError as e: wrong.append(f"{id}: {e}")
-    if wrong: raise DataError(f"corpus {name!r}: {len(wrong)} of {len(wrong) + len(passages)} files are no documents; mend or remove them:\n  " + "\n  ".join(wrong[:20] + ["…"] * (len(wrong) > 20)))
+        except DataError as e:
+            wrong.append(f"{id}: {e}")
+    if wrong:
+        raise DataError(
+            f"corpus {name!r}: {len(wrong)} of {len(wrong) + len(passages)} files are no documents; mend or remove them:\n  "
+            + "\n  ".join(wrong[:20] + ["…"] * (len(wrong) > 20))
+        )
     return passages
 
 # %% ../nbs/02_data.ipynb #594fade7
@@ -201,56 +308,105 @@ def stable_order(examples: Iterable[Example]) -> list[Example]:
     "Examples in the order of the SHA-256 of their ids."
     return sorted(examples, key=lambda e: hashlib.sha256(e.id.encode()).hexdigest())
 
+
 def reserve_pool(
     examples: Iterable[Example],  # all of a file's
-    most: int = 16,               # exemplars to set aside; never more than a quarter
-) -> tuple[list[Example], list[Example]]: # to evaluate, pool
+    most: int = 16,  # exemplars to set aside; never more than a quarter
+) -> tuple[list[Example], list[Example]]:  # to evaluate, pool
     "Set the end of the stable order aside as exemplars."
     ordered = stable_order(examples)
     n = min(most, len(ordered) // 4)
-    return ordered[:len(ordered) - n], ordered[len(ordered) - n:]
+    return ordered[: len(ordered) - n], ordered[len(ordered) - n :]
 
 # %% ../nbs/02_data.ipynb #0f67bdcf
 @dataclass(frozen=True)
 class HubDataset:
     "Where a public data set lives, and how one of its rows reads."
+
     hub_id: str
     subset: str | None
-    revision: str                        # commit on the hub
-    split: str                           # evaluated by default: the one with public answers
-    to_example: Callable[[Mapping, str], Example | None] # (row, id to use if it has none) -> example
+    revision: str  # commit on the hub
+    split: str  # evaluated by default: the one with public answers
+    to_example: Callable[[Mapping, str], Example | None]  # (row, id to use if it has none) -> example
     pool_split: str = "train"
 
-def _trivia_qa(row, id): return Example(row["question_id"], row["question"], tuple(dict.fromkeys([row["answer"]["value"], *row["answer"]["aliases"]])))
-def _squad(row, id): return Example(row["id"], row["question"], tuple(dict.fromkeys(row["answers"]["text"])), meta={"title": row["title"]})
-def _hotpot_qa(row, id): return Example(row["id"], row["question"], (row["answer"],), kind=row["type"], meta={"level": row["level"], "titles": sorted(set(row["supporting_facts"]["title"]))})
-def _nq_open(row, id): return Example(id, row["question"], tuple(dict.fromkeys(row["answer"])))
 
-trivia_qa = HubDataset("mandarjoshi/trivia_qa", "rc.nocontext", "0f7faf33a3908546c6fd5b73a660e0f8ff173c2f", "validation", _trivia_qa)
+def _trivia_qa(row, id):
+    return Example(
+        row["question_id"],
+        row["question"],
+        tuple(dict.fromkeys([row["answer"]["value"], *row["answer"]["aliases"]])),
+    )
+
+
+def _squad(row, id):
+    return Example(
+        row["id"], row["question"], tuple(dict.fromkeys(row["answers"]["text"])), meta={"title": row["title"]}
+    )
+
+
+def _hotpot_qa(row, id):
+    return Example(
+        row["id"],
+        row["question"],
+        (row["answer"],),
+        kind=row["type"],
+        meta={"level": row["level"], "titles": sorted(set(row["supporting_facts"]["title"]))},
+    )
+
+
+def _nq_open(row, id):
+    return Example(id, row["question"], tuple(dict.fromkeys(row["answer"])))
+
+
+trivia_qa = HubDataset(
+    "mandarjoshi/trivia_qa",
+    "rc.nocontext",
+    "0f7faf33a3908546c6fd5b73a660e0f8ff173c2f",
+    "validation",
+    _trivia_qa,
+)
 squad = HubDataset("rajpurkar/squad", None, "7b6d24c440a36b6815f21b70d25016731768db1f", "validation", _squad)
-hotpot_qa = HubDataset("hotpotqa/hotpot_qa", "distractor", "1908d6afbbead072334abe2965f91bd2709910ab", "validation", _hotpot_qa)
-nq_open = HubDataset("google-research-datasets/nq_open", None, "5dd9790a83002ad084ddeb7c420dc716852c6f28", "validation", _nq_open)
+hotpot_qa = HubDataset(
+    "hotpotqa/hotpot_qa", "distractor", "1908d6afbbead072334abe2965f91bd2709910ab", "validation", _hotpot_qa
+)
+nq_open = HubDataset(
+    "google-research-datasets/nq_open",
+    None,
+    "5dd9790a83002ad084ddeb7c420dc716852c6f28",
+    "validation",
+    _nq_open,
+)
 
 # %% ../nbs/02_data.ipynb #7c569725
-def _hub_rows(hub_id: str, subset: str | None, revision: str, split: str, limit: int | None = None) -> list[dict]:
+def _hub_rows(
+    hub_id: str, subset: str | None, revision: str, split: str, limit: int | None = None
+) -> list[dict]:
     "Rows from the hub through `datasets`; with `limit`, streamed."
     lib = need("datasets", "hub")
     try:
         rows = lib.load_dataset(hub_id, subset, revision=revision, split=split, streaming=limit is not None)
         return list(islice(rows, limit))
-    except Exception as e: # datasets raises a dozen kinds: offline, unknown split, no such revision, disk full …
-        raise DataError(f"{hub_id} (split {split!r}, revision {revision}) cannot be loaded from the hub: {redact(str(e).splitlines()[0][:300] if str(e) else type(e).__name__)}; "
-                        "check the network, the split's name, and HF_TOKEN if the data set is gated") from e
+    except (
+        Exception
+    ) as e:  # datasets raises a dozen kinds: offline, unknown split, no such revision, disk full …
+        raise DataError(
+            f"{hub_id} (split {split!r}, revision {revision}) cannot be loaded from the hub: {redact(str(e).splitlines()[0][:300] if str(e) else type(e).__name__)}; "
+            "check the network, the split's name, and HF_TOKEN if the data set is gated"
+        ) from e
+
 
 def load_hub(
-    source: HubDataset,   # what to load
-    config: DatasetConfig, # split and revision, where they differ from the source's
-) -> tuple[list[Example], list[Example]]: # examples, pool
+    source: HubDataset,  # what to load
+    config: DatasetConfig,  # split and revision, where they differ from the source's
+) -> tuple[list[Example], list[Example]]:  # examples, pool
     "A data set from the hub, each row through its mapping."
     revision, split = config.revision or source.revision, config.split or source.split
+
     def _examples(split, limit=None):
         rows = _hub_rows(source.hub_id, source.subset, revision, split, limit)
         return [source.to_example(r, f"{config.name}-{split}-{i}") for i, r in enumerate(rows)]
+
     pool = [] if config.pool or split == source.pool_split else _examples(source.pool_split, 64)
     return _examples(split), pool
 
@@ -260,51 +416,86 @@ def _from_file(name: str, what: str, convert: Callable) -> list:
     path = find_file(name, what)
     return [convert(r, f"{path.name} record {i}") for i, r in enumerate(read_jsonl(path), 1)]
 
+
 def _raw_dataset(config: DatasetConfig) -> tuple[list[Example], list[Example]]:
     if config.name not in datasets.names():
         examples = _from_file(config.name, "dataset", to_example)
         return (examples, []) if config.pool else reserve_pool(examples)
     source = datasets.get(config.name)
-    if isinstance(source, HubDataset): return load_hub(source, config)
+    if isinstance(source, HubDataset):
+        return load_hub(source, config)
     data = source()
     return list(data.examples), list(data.pool)
+
 
 def load_dataset(
     config: DatasetConfig,  # name or file, pool, kinds, limit
 ) -> Dataset:
     "The data set that a config names; raises `DataError` or `ConfigError`."
     examples, pool = _raw_dataset(config)
-    if config.pool in datasets.names(): pool = _raw_dataset(DatasetConfig(name=config.pool))[1]
-    elif config.pool: pool = _from_file(config.pool, "dataset.pool", to_example)
+    if config.pool in datasets.names():
+        pool = _raw_dataset(DatasetConfig(name=config.pool))[1]
+    elif config.pool:
+        pool = _from_file(config.pool, "dataset.pool", to_example)
     kinds = sorted({e.kind for e in examples})
-    if missing := set(config.kinds) - set(kinds): raise DataError(f"dataset.kinds: {config.name} has no {sorted(missing)[0]!r}; allowed: {', '.join(k or '(none)' for k in kinds)}")
+    if missing := set(config.kinds) - set(kinds):
+        raise DataError(
+            f"dataset.kinds: {config.name} has no {sorted(missing)[0]!r}; allowed: {', '.join(k or '(none)' for k in kinds)}"
+        )
     examples = stable_order(e for e in examples if not config.kinds or e.kind in config.kinds)
-    if not examples: raise DataError(f"dataset {config.name!r} has no examples")
-    if config.skip >= len(examples): raise DataError(f"dataset.skip: is {config.skip}, but {config.name!r} has {len(examples)} examples; allowed: 0 to {len(examples) - 1}")
-    examples = examples[config.skip:][:config.limit]
+    if not examples:
+        raise DataError(f"dataset {config.name!r} has no examples")
+    if config.skip >= len(examples):
+        raise DataError(
+            f"dataset.skip: is {config.skip}, but {config.name!r} has {len(examples)} examples; allowed: 0 to {len(examples) - 1}"
+        )
+    examples = examples[config.skip :][: config.limit]
     asked = {e.question.casefold() for e in examples}
-    pool = [e for e in pool if e.question.casefold() not in asked and (not config.kinds or e.kind in (*config.kinds, ""))]
+    pool = [
+        e
+        for e in pool
+        if e.question.casefold() not in asked and (not config.kinds or e.kind in (*config.kinds, ""))
+    ]
     return Dataset(config.name, tuple(examples), tuple(pool))
 
 # %% ../nbs/02_data.ipynb #1ef2a905
 @dataclass(frozen=True)
 class HubCorpus:
     "Where a public corpus lives, and how one of its rows reads."
+
     hub_id: str
     subset: str
-    revision: str      # commit on the hub
+    revision: str  # commit on the hub
     to_passage: Callable[[Mapping], Passage]
     split: str = "train"
 
-wikipedia = HubCorpus("wikimedia/wikipedia", "20231101.en", "b04c8d1ceb2f5cd4588862100d08de323dccfbaa", lambda row: Passage(row["id"], row["title"], row["text"], {"url": row["url"]}))
+
+wikipedia = HubCorpus(
+    "wikimedia/wikipedia",
+    "20231101.en",
+    "b04c8d1ceb2f5cd4588862100d08de323dccfbaa",
+    lambda row: Passage(row["id"], row["title"], row["text"], {"url": row["url"]}),
+)
+
 
 def _raw_corpus(config: CorpusConfig) -> Iterable[Passage]:
-    if config.name not in corpora.names() and config.name.endswith("/"): return read_folder(find_file(config.name, "corpus", folder=True), config.name)
-    if config.name not in corpora.names(): return _from_file(config.name, "corpus", to_passage)
+    if config.name not in corpora.names() and config.name.endswith("/"):
+        return read_folder(find_file(config.name, "corpus", folder=True), config.name)
+    if config.name not in corpora.names():
+        return _from_file(config.name, "corpus", to_passage)
     source = corpora.get(config.name)
-    if not isinstance(source, HubCorpus): return source().passages
-    if config.limit is None: raise DataError(f"corpus.limit: is needed for {config.name}, which is streamed from the hub; give e.g. corpus.limit: 10000")
-    return map(source.to_passage, _hub_rows(source.hub_id, source.subset, config.revision or source.revision, source.split, config.limit))
+    if not isinstance(source, HubCorpus):
+        return source().passages
+    if config.limit is None:
+        raise DataError(
+            f"corpus.limit: is needed for {config.name}, which is streamed from the hub; give e.g. corpus.limit: 10000"
+        )
+    return map(
+        source.to_passage,
+        _hub_rows(
+            source.hub_id, source.subset, config.revision or source.revision, source.split, config.limit
+        ),
+    )
 
 # %% ../nbs/02_data.ipynb #a1a362a8
 def load_corpus(
@@ -312,5 +503,6 @@ def load_corpus(
 ) -> Corpus:
     "The corpus that a config names; raises `DataError` or `ConfigError`."
     passages = tuple(islice(_raw_corpus(config), config.limit))
-    if not passages: raise DataError(f"corpus {config.name!r} has no passages")
+    if not passages:
+        raise DataError(f"corpus {config.name!r} has no passages")
     return Corpus(config.name, passages)

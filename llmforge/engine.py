@@ -9,7 +9,12 @@ __all__ = ['Prompt', 'Message', 'prompt_text', 'ToolCall', 'ToolMessage', 'as_to
            'make_engine']
 
 # %% ../nbs/10_engine.ipynb #804d59b2
-import asyncio, json, re, sqlite3, sys, time
+import asyncio
+import json
+import re
+import sqlite3
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -17,62 +22,83 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
+
 from fastcore.basics import patch
+
 from .core import EngineError, canonical, cell, engines, fingerprint, outputs_dir
 
 # %% ../nbs/10_engine.ipynb #ec140595
 @dataclass(frozen=True)
 class Message:
     "One turn of a conversation."
-    role: str     # "system", "user" or "assistant"
+
+    role: str  # "system", "user" or "assistant"
     content: str  # what was said
+
 
 Prompt = str | tuple[Message, ...]  # text to continue, or messages for the model's chat template
 
+
 def prompt_text(
     prompt: Prompt,  # either kind of prompt
-) -> str:            # text for a log, a trace or a scripted engine; not what a model is given
+) -> str:  # text for a log, a trace or a scripted engine; not what a model is given
     "A prompt as one text."
-    return prompt if isinstance(prompt, str) else "\n".join(f"{m.role}: {m.content}{''.join(map(str, getattr(m, 'calls', ())))}" for m in prompt)
+    return (
+        prompt
+        if isinstance(prompt, str)
+        else "\n".join(f"{m.role}: {m.content}{''.join(map(str, getattr(m, 'calls', ())))}" for m in prompt)
+    )
 
 # %% ../nbs/10_engine.ipynb #dcab6e57
 @dataclass(frozen=True)
 class ToolCall:
     "A model's call of a tool."
+
     name: str
     arguments: dict | str  # the raw text where it is no JSON object
 
-    def __str__(self): return f"<tool_call>\n{json.dumps(asdict(self), ensure_ascii=False)}\n</tool_call>"
+    def __str__(self):
+        return f"<tool_call>\n{json.dumps(asdict(self), ensure_ascii=False)}\n</tool_call>"
+
 
 @dataclass(frozen=True)
 class ToolMessage(Message):
-    "A turn with calls (role \"assistant\"), or one with a tool's result (role \"tool\")."
+    'A turn with calls (role "assistant"), or one with a tool\'s result (role "tool").'
+
     calls: tuple[ToolCall, ...] = ()  # what the assistant called
-    name: str = ""                    # of the tool whose result the content is
+    name: str = ""  # of the tool whose result the content is
 
 # %% ../nbs/10_engine.ipynb #5d10db51
-_PATIENCE = 100   # opening tags without a call behind them; each costs a look at the whole text, for the line number in the decoder's error
+_PATIENCE = 100  # opening tags without a call behind them; each costs a look at the whole text, for the line number in the decoder's error
+
 
 def as_tool_call(
-    value: object,     # what a JSON decoder or a chat template's parser found
+    value: object,  # what a JSON decoder or a chat template's parser found
 ) -> ToolCall | None:  # None: it is no call
     "The call that a value says."
-    if not isinstance(value, dict) or not isinstance(name := value.get("name"), str) or not name: return None
+    if not isinstance(value, dict) or not isinstance(name := value.get("name"), str) or not name:
+        return None
     arguments = value.get("arguments", value.get("parameters", {}))
     try:
-        if isinstance(arguments, str) and isinstance(inner := _json(arguments), dict): arguments = inner
+        if isinstance(arguments, str) and isinstance(inner := _json(arguments), dict):
+            arguments = inner
         call = ToolCall(name, arguments if isinstance(arguments, (dict, str)) else canonical(arguments))
         canonical(call).encode()
         return call
-    except (ValueError, RecursionError): return None
+    except (ValueError, RecursionError):
+        return None
+
 
 def _json(text: str):
-    try: return json.loads(text)
-    except (ValueError, RecursionError): return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
 
 def parse_tool_calls(
     text: str,  # what a model wrote
-) -> tuple[str, tuple[ToolCall, ...]]: # the text around the calls, and these
+) -> tuple[str, tuple[ToolCall, ...]]:  # the text around the calls, and these
     "Find the calls of the form `<tool_call>{json}</tool_call>`."
     calls, around, done, at, failed = [], [], 0, 0, 0
     while failed < _PATIENCE and (at := text.find("<tool_call>", at)) >= 0:
@@ -80,17 +106,22 @@ def parse_tool_calls(
         if found := _call_at(text, at):
             calls.append(found[0]), around.append(text[done:start])
             done = at = found[1]
-        else: failed += 1
+        else:
+            failed += 1
     return ("".join([*around, text[done:]]).strip() if calls else text), tuple(calls)
 
 # %% ../nbs/10_engine.ipynb #ed6e6f3c
 _SPACE = re.compile(r"\s*")
 _CLOSE = re.compile(r"\s*(?:</tool_call>\s*|\Z)")
 
+
 def _call_at(text: str, at: int) -> tuple[ToolCall, int] | None:
-    if not text.startswith("{", start := _SPACE.match(text, at).end()): return None
-    try: value, end = json.JSONDecoder().raw_decode(text, start)
-    except (ValueError, RecursionError): return None
+    if not text.startswith("{", start := _SPACE.match(text, at).end()):
+        return None
+    try:
+        value, end = json.JSONDecoder().raw_decode(text, start)
+    except (ValueError, RecursionError):
+        return None
     call, close = as_tool_call(value), _CLOSE.match(text, end)
     return (call, close.end()) if call and close else None
 
@@ -98,84 +129,122 @@ def _call_at(text: str, at: int) -> tuple[ToolCall, int] | None:
 @dataclass(frozen=True)
 class Sampling:
     "How the tokens of one generation are chosen."
-    temperature: float = 0.0     # 0: always the likeliest token (greedy); above: the logits are divided by it
-    top_p: float = 1.0           # sample from the likeliest tokens that hold this much probability together
-    max_tokens: int = 32         # the most tokens to generate
-    stop: tuple[str, ...] = ()   # generation ends before the first of these; it is not part of the text
-    seed: int = 0                # names the random numbers; without meaning at temperature 0
-    choices: tuple[str, ...] = () # score these as continuations and generate nothing; the values above are then without meaning
-    tools: tuple[str, ...] = ()   # JSON schemas (dicts are taken too) of the tools that a chat model may call
+
+    temperature: float = 0.0  # 0: always the likeliest token (greedy); above: the logits are divided by it
+    top_p: float = 1.0  # sample from the likeliest tokens that hold this much probability together
+    max_tokens: int = 32  # the most tokens to generate
+    stop: tuple[str, ...] = ()  # generation ends before the first of these; it is not part of the text
+    seed: int = 0  # names the random numbers; without meaning at temperature 0
+    choices: tuple[
+        str, ...
+    ] = ()  # score these as continuations and generate nothing; the values above are then without meaning
+    tools: tuple[str, ...] = ()  # JSON schemas (dicts are taken too) of the tools that a chat model may call
 
     def __post_init__(self):
-        object.__setattr__(self, "tools", tuple(map(_schema, [self.tools] if isinstance(self.tools, (str, dict)) else self.tools)))
+        object.__setattr__(
+            self,
+            "tools",
+            tuple(map(_schema, [self.tools] if isinstance(self.tools, (str, dict)) else self.tools)),
+        )
         for name in ["stop", "choices"]:
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
-        for ok, rule in [(self.temperature >= 0, "temperature >= 0"), (0 < self.top_p <= 1, "0 < top_p <= 1"),
-                         (self.max_tokens >= 1, "max_tokens >= 1"), (all(self.stop), "no empty stop string"), (all(self.choices), "no empty choice")]:
-            if not ok: raise EngineError(f"bad sampling: {self}; must be: {rule}")
+        for ok, rule in [
+            (self.temperature >= 0, "temperature >= 0"),
+            (0 < self.top_p <= 1, "0 < top_p <= 1"),
+            (self.max_tokens >= 1, "max_tokens >= 1"),
+            (all(self.stop), "no empty stop string"),
+            (all(self.choices), "no empty choice"),
+        ]:
+            if not ok:
+                raise EngineError(f"bad sampling: {self}; must be: {rule}")
+
 
 def _schema(tool: dict | str) -> str:
     "A tool's schema as canonical JSON: equal schemas are equal texts."
     value = _json(tool) if isinstance(tool, str) else tool
-    if not isinstance(value, dict): raise EngineError(f"bad sampling: the tool {tool!r} is no JSON schema; must be: an object such as transformers.utils.get_json_schema gives")
+    if not isinstance(value, dict):
+        raise EngineError(
+            f"bad sampling: the tool {tool!r} is no JSON schema; must be: an object such as transformers.utils.get_json_schema gives"
+        )
     return canonical(value)
 
 # %% ../nbs/10_engine.ipynb #6fbdfd7a
 @dataclass(frozen=True)
 class Generation:
     "What an engine made of one prompt, and what it cost."
-    text: str             # the generated text, without the stop string
-    tokens_in: int        # tokens of the prompt
-    tokens_out: int       # tokens generated, those of the stop or end marker included
-    latency_ms: float = field(repr=False) # from the start of its batch to its last token
-    queue_ms: float = field(repr=False)   # from the request to the start of its batch
-    finish_reason: str    # "stop" (stop string or end of text) or "length" (max_tokens reached)
+
+    text: str  # the generated text, without the stop string
+    tokens_in: int  # tokens of the prompt
+    tokens_out: int  # tokens generated, those of the stop or end marker included
+    latency_ms: float = field(repr=False)  # from the start of its batch to its last token
+    queue_ms: float = field(repr=False)  # from the request to the start of its batch
+    finish_reason: str  # "stop" (stop string or end of text) or "length" (max_tokens reached)
     cached: bool = False  # True: read from the generation cache, the times are those of the first time
-    logprobs: tuple[float, ...] = field(default=(), repr=False) # of each choice: the natural logarithm of its probability as a continuation
+    logprobs: tuple[float, ...] = field(
+        default=(), repr=False
+    )  # of each choice: the natural logarithm of its probability as a continuation
 
-    tool_calls: tuple[ToolCall, ...] = field(default=(), repr=False) # what the model called, where it was given tools
+    tool_calls: tuple[ToolCall, ...] = field(
+        default=(), repr=False
+    )  # what the model called, where it was given tools
 
-    def __post_init__(self):   # JSON gives lists and dicts
+    def __post_init__(self):  # JSON gives lists and dicts
         object.__setattr__(self, "logprobs", tuple(self.logprobs))
-        object.__setattr__(self, "tool_calls", tuple(c if isinstance(c, ToolCall) else ToolCall(**c) for c in self.tool_calls))
+        object.__setattr__(
+            self,
+            "tool_calls",
+            tuple(c if isinstance(c, ToolCall) else ToolCall(**c) for c in self.tool_calls),
+        )
 
     def _repr_markdown_(self):
         chosen = f" · log p {', '.join(f'{p:.2f}' for p in self.logprobs)}" if self.logprobs else ""
         calls = "".join(f" · calls {cell(c.name)}" for c in self.tool_calls)
-        return f"{cell(repr(self.text), 200)} · tokens {self.tokens_in} → {self.tokens_out} · {self.finish_reason}" + chosen + calls + " · cached" * self.cached
+        return (
+            f"{cell(repr(self.text), 200)} · tokens {self.tokens_in} → {self.tokens_out} · {self.finish_reason}"
+            + chosen
+            + calls
+            + " · cached" * self.cached
+        )
 
 # %% ../nbs/10_engine.ipynb #ed57b60f
 def choice_generation(
-    choices: Sequence[str],     # what was scored
+    choices: Sequence[str],  # what was scored
     logprobs: Sequence[float],  # of each, in that order
-    tokens_in: int,             # tokens that were run: the prompt's once, and every choice's
-    latency_ms: float = 0.0,    # of the batch
+    tokens_in: int,  # tokens that were run: the prompt's once, and every choice's
+    latency_ms: float = 0.0,  # of the batch
 ) -> Generation:
     "The generation that scored choices amount to."
     best = max(range(len(choices)), key=logprobs.__getitem__)
-    return Generation(choices[best], tokens_in, 0, latency_ms, 0.0, "stop", logprobs=tuple(map(float, logprobs)))
+    return Generation(
+        choices[best], tokens_in, 0, latency_ms, 0.0, "stop", logprobs=tuple(map(float, logprobs))
+    )
 
 # %% ../nbs/10_engine.ipynb #3bba564a
 def cut_at_stop(
-    text: str,             # generated text
-    stop: Sequence[str],   # stop strings
-) -> tuple[str, bool]:     # the text before the earliest stop string, and whether there was one
+    text: str,  # generated text
+    stop: Sequence[str],  # stop strings
+) -> tuple[str, bool]:  # the text before the earliest stop string, and whether there was one
     "Cut a text at the first stop string in it."
     ends = [i for s in stop if (i := text.find(s)) >= 0]
-    return (text[:min(ends)], True) if ends else (text, False)
+    return (text[: min(ends)], True) if ends else (text, False)
 
 # %% ../nbs/10_engine.ipynb #5adcacab
 @runtime_checkable
 class Engine(Protocol):
     "Whatever generates text."
-    identity: dict  # all that determines the output: engine and its version, model, weights, template, dtype, …
+
+    identity: (
+        dict  # all that determines the output: engine and its version, model, weights, template, dtype, …
+    )
     native_tools: bool  # whether it takes `Sampling.tools`
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         "The generation for one prompt; raises `EngineError`."
+
     def running(self):
         "Context manager around the work on one example."
+
     def close(self) -> None:
         "Let go of the model, the files, the threads."
 
@@ -184,16 +253,19 @@ class Engine(Protocol):
 class _Request:
     prompt: Prompt
     sampling: Sampling
-    example: object         # the token of the `running()` block it was made in, None outside
+    example: object  # the token of the `running()` block it was made in, None outside
     future: asyncio.Future
-    queued: float           # time.perf_counter()
+    queued: float  # time.perf_counter()
+
 
 class BatchedEngine:
     "Base of engines that generate many prompts at once: subclasses give `generate_batch` and `identity`."
+
     identity: dict = {}
     native_tools: bool = False
 
-    def __init__(self,
+    def __init__(
+        self,
         batch_size: int = 16,  # the most prompts to generate at once
     ):
         self.batch_size = batch_size
@@ -217,7 +289,8 @@ def running(self: BatchedEngine) -> Iterator[None]:
     example, loop = object(), asyncio.get_running_loop()
     self._examples.add(example)
     outer = self._example.set(example)
-    try: yield
+    try:
+        yield
     finally:
         self._example.reset(outer)
         self._examples.discard(example)
@@ -226,14 +299,17 @@ def running(self: BatchedEngine) -> Iterator[None]:
 # %% ../nbs/10_engine.ipynb #bd77624b
 @patch
 def _flush(self: BatchedEngine):
-    if self._task or not self._queue: return
-    if len(self._queue) < self.batch_size and not self._examples <= {r.example for r in self._queue}: return
-    batch, self._queue = self._queue[:self.batch_size], self._queue[self.batch_size:]
+    if self._task or not self._queue:
+        return
+    if len(self._queue) < self.batch_size and not self._examples <= {r.example for r in self._queue}:
+        return
+    batch, self._queue = self._queue[: self.batch_size], self._queue[self.batch_size :]
     self._task = asyncio.get_running_loop().create_task(self._run(batch))
 
 # %% ../nbs/10_engine.ipynb #432d726c
 @patch
-async def generate(self: BatchedEngine,
+async def generate(
+    self: BatchedEngine,
     prompt: Prompt,
     sampling: Sampling,
 ) -> Generation:
@@ -242,9 +318,11 @@ async def generate(self: BatchedEngine,
     request = _Request(prompt, sampling, self._example.get(), loop.create_future(), time.perf_counter())
     self._queue.append(request)
     loop.call_soon(self._flush)
-    try: return await request.future
+    try:
+        return await request.future
     except asyncio.CancelledError:
-        if request in self._queue: self._queue.remove(request)
+        if request in self._queue:
+            self._queue.remove(request)
         loop.call_soon(self._flush)
         raise
 
@@ -252,66 +330,94 @@ async def generate(self: BatchedEngine,
 @patch
 async def _run(self: BatchedEngine, batch: list[_Request]):
     loop, start = asyncio.get_running_loop(), time.perf_counter()
-    try: results = await loop.run_in_executor(self._worker, self.generate_batch, [(r.prompt, r.sampling) for r in batch])
-    except Exception as e: results = [e] * len(batch)
-    finally: self._task = None
+    try:
+        results = await loop.run_in_executor(
+            self._worker, self.generate_batch, [(r.prompt, r.sampling) for r in batch]
+        )
+    except Exception as e:
+        results = [e] * len(batch)
+    finally:
+        self._task = None
     for request, result in zip(batch, results, strict=True):
-        if request.future.done(): continue
-        if isinstance(result, Exception): request.future.set_exception(_as_engine_error(result))
-        else: request.future.set_result(replace(result, queue_ms=1000 * (start - request.queued)))
+        if request.future.done():
+            continue
+        if isinstance(result, Exception):
+            request.future.set_exception(_as_engine_error(result))
+        else:
+            request.future.set_result(replace(result, queue_ms=1000 * (start - request.queued)))
     loop.call_soon(self._flush)
 
+
 def _as_engine_error(e):
-    if isinstance(e, EngineError): return e
+    if isinstance(e, EngineError):
+        return e
     error = EngineError(f"generation failed: {type(e).__name__}: {e}")
     error.__cause__ = e
     return error
 
 # %% ../nbs/10_engine.ipynb #89bca0d2
 def _scripted(replies, text: str, sampling: Sampling, n: int) -> str | Sequence[float]:
-    if callable(replies): return replies(text, sampling)
-    if isinstance(replies, str): return replies
+    if callable(replies):
+        return replies(text, sampling)
+    if isinstance(replies, str):
+        return replies
     if isinstance(replies, dict):
-        if found := [k for k in replies if k in text]: return replies[max(found, key=text.rfind)]
-    elif n < len(replies): return replies[n]
+        if found := [k for k in replies if k in text]:
+            return replies[max(found, key=text.rfind)]
+    elif n < len(replies):
+        return replies[n]
     raise EngineError(f"FakeEngine has no reply for call {n}, prompt {text[-80:]!r}")
 
+
 def _scripted_logprobs(reply, choices: Sequence[str]) -> Sequence[float]:
-    if not isinstance(reply, str): return [p for p, _ in zip(reply, choices, strict=True)]
+    if not isinstance(reply, str):
+        return [p for p, _ in zip(reply, choices, strict=True)]
     if not (named := [c for c in choices if reply.startswith(c)]):
-        raise EngineError(f"FakeEngine's reply {reply!r} begins like none of the choices {list(choices)}; give one that does, or a sequence of log-probabilities")
+        raise EngineError(
+            f"FakeEngine's reply {reply!r} begins like none of the choices {list(choices)}; give one that does, or a sequence of log-probabilities"
+        )
     return [0.0 if c == max(named, key=len) else -10.0 for c in choices]
 
 # %% ../nbs/10_engine.ipynb #a9373538
 @dataclass(frozen=True)
 class Fault:
     "Which prompts a `FakeEngine` fails on, and how."
-    pattern: str = ""         # a regular expression; "" matches every prompt
-    share: float = 1.0        # the share of the matching prompts that fail, chosen by hash
-    transient: bool = False   # what the error says: True: may succeed later
+
+    pattern: str = ""  # a regular expression; "" matches every prompt
+    share: float = 1.0  # the share of the matching prompts that fail, chosen by hash
+    transient: bool = False  # what the error says: True: may succeed later
     times: int | None = None  # how often each such prompt fails before it succeeds; None: always
-    seed: int = 0             # another seed chooses another share
+    seed: int = 0  # another seed chooses another share
 
     def hits(self, text: str) -> bool:
         "Whether a prompt of this text fails."
-        return bool(re.search(self.pattern, text)) and int(fingerprint(self.seed, text, n=8), 16) < self.share * 16**8
+        return (
+            bool(re.search(self.pattern, text))
+            and int(fingerprint(self.seed, text, n=8), 16) < self.share * 16**8
+        )
 
 # %% ../nbs/10_engine.ipynb #c96f3a4f
 class FakeEngine(BatchedEngine):
     "An engine that answers from a script; for tests and lessons."
+
     native_tools = True
-    def __init__(self,
-        replies: str | dict[str, str] | Sequence | Callable = "", # one for all; by a part of the prompt; in order; or f(text, sampling)
-        faults: Sequence[Fault] = (), # prompts to fail on
-        delay: float = 0.0,           # seconds that a batch takes
-        batch_size: int = 16,         # the most prompts at once
-        name: str = "fake",           # part of the identity: give each script in one cache its own
+
+    def __init__(
+        self,
+        replies: str
+        | dict[str, str]
+        | Sequence
+        | Callable = "",  # one for all; by a part of the prompt; in order; or f(text, sampling)
+        faults: Sequence[Fault] = (),  # prompts to fail on
+        delay: float = 0.0,  # seconds that a batch takes
+        batch_size: int = 16,  # the most prompts at once
+        name: str = "fake",  # part of the identity: give each script in one cache its own
     ):
         super().__init__(batch_size)
         self.replies, self.faults, self.delay = replies, faults, delay
         self.identity = {"engine": "fake", "name": name}
         self.calls: list[tuple[Prompt, Sampling]] = []  # every request that reached the engine, in order
-        self.batches: list[int] = []                    # how many came in each batch
+        self.batches: list[int] = []  # how many came in each batch
 
 # %% ../nbs/10_engine.ipynb #2fd1610b
 @patch
@@ -321,42 +427,71 @@ def generate_batch(self: FakeEngine, requests: list) -> list:
     time.sleep(self.delay)
     return [self._answer(*r) for r in requests]
 
+
 @patch
 def _answer(self: FakeEngine, prompt, sampling):
     text, n = prompt_text(prompt), len(self.calls)
     before = sum(p == prompt for p, _ in self.calls)
     self.calls.append((prompt, sampling))
-    if fault := next((f for f in self.faults if f.hits(text) and (f.times is None or before < f.times)), None):
+    if fault := next(
+        (f for f in self.faults if f.hits(text) and (f.times is None or before < f.times)), None
+    ):
         return EngineError(f"injected fault on {text[-40:]!r}", transient=fault.transient)
-    try: return self._reply(_scripted(self.replies, text, sampling, n), len(text.split()), sampling)
-    except EngineError as e: return e
+    try:
+        return self._reply(_scripted(self.replies, text, sampling, n), len(text.split()), sampling)
+    except EngineError as e:
+        return e
+
 
 @patch
 def _reply(self: FakeEngine, reply, tokens_in: int, sampling: Sampling) -> Generation:
     if c := sampling.choices:
-        return choice_generation(c, _scripted_logprobs(reply, c), tokens_in + sum(len(x.split()) for x in c), 1000 * self.delay)
+        return choice_generation(
+            c, _scripted_logprobs(reply, c), tokens_in + sum(len(x.split()) for x in c), 1000 * self.delay
+        )
     words = re.findall(r"\s*\S+", (text := cut_at_stop(reply, sampling.stop)[0]).rstrip())
     long = len(words) > sampling.max_tokens
-    text = "".join(words[:sampling.max_tokens]) if long else text
+    text = "".join(words[: sampling.max_tokens]) if long else text
     text, calls = parse_tool_calls(text) if sampling.tools else (text, ())
-    return Generation(text, tokens_in, min(len(words), sampling.max_tokens), 1000 * self.delay, 0.0, "length" if long else "stop", tool_calls=calls)
+    return Generation(
+        text,
+        tokens_in,
+        min(len(words), sampling.max_tokens),
+        1000 * self.delay,
+        0.0,
+        "length" if long else "stop",
+        tool_calls=calls,
+    )
 
 # %% ../nbs/10_engine.ipynb #83c817b3
 class EngineWrapper:
     "Base of engines around an engine."
-    def __init__(self, inner: Engine): self.inner = inner
+
+    def __init__(self, inner: Engine):
+        self.inner = inner
+
     @property
-    def identity(self) -> dict: return self.inner.identity
+    def identity(self) -> dict:
+        return self.inner.identity
+
     @property
-    def native_tools(self) -> bool: return self.inner.native_tools
-    def running(self): return self.inner.running()
-    def close(self) -> None: self.inner.close()
+    def native_tools(self) -> bool:
+        return self.inner.native_tools
+
+    def running(self):
+        return self.inner.running()
+
+    def close(self) -> None:
+        self.inner.close()
+
 
 class RetryingEngine(EngineWrapper):
     "Tries transient errors again, with doubling pauses."
-    def __init__(self,
-        inner: Engine,       # the engine to ask
-        attempts: int = 4,   # the most tries for one request
+
+    def __init__(
+        self,
+        inner: Engine,  # the engine to ask
+        attempts: int = 4,  # the most tries for one request
         pause: float = 0.5,  # seconds before the second try; doubles with each further one
     ):
         super().__init__(inner)
@@ -365,24 +500,30 @@ class RetryingEngine(EngineWrapper):
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         "The inner engine's generation; raises its error when it is permanent or the attempts are used up."
         for n in range(self.attempts):
-            if n: await asyncio.sleep(self.pause * 2**(n - 1))
-            try: return await self.inner.generate(prompt, sampling)
+            if n:
+                await asyncio.sleep(self.pause * 2 ** (n - 1))
+            try:
+                return await self.inner.generate(prompt, sampling)
             except EngineError as e:
-                if not e.transient: raise
+                if not e.transient:
+                    raise
                 last = e
         raise EngineError(f"gave up after {self.attempts} attempts: {last}", transient=True) from last
 
 # %% ../nbs/10_engine.ipynb #d7395642
-_LATER = ("choices", "tools")   # fields of Sampling that the first caches did not have
+_LATER = ("choices", "tools")  # fields of Sampling that the first caches did not have
+
 
 def generation_key(
-    identity: dict,      # the engine's identity
+    identity: dict,  # the engine's identity
     prompt: Prompt,
     sampling: Sampling,
-) -> str:                # 64 hex digits
+) -> str:  # 64 hex digits
     "The name of a generation: a SHA-256 of all that determines it."
-    if sampling.choices: sampling = Sampling(choices=sampling.choices, tools=sampling.tools)
-    elif sampling.temperature == 0: sampling = replace(sampling, seed=0, top_p=1.0)
+    if sampling.choices:
+        sampling = Sampling(choices=sampling.choices, tools=sampling.tools)
+    elif sampling.temperature == 0:
+        sampling = replace(sampling, seed=0, top_p=1.0)
     how = {name: value for name, value in vars(sampling).items() if value or name not in _LATER}
     return fingerprint({"identity": identity, "prompt": prompt, "sampling": how}, n=64)
 
@@ -394,30 +535,37 @@ def _open_cache(path: Path) -> sqlite3.Connection:
         try:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
-            db.execute("CREATE TABLE IF NOT EXISTS generations (key TEXT PRIMARY KEY, generation TEXT NOT NULL) WITHOUT ROWID")
+            db.execute(
+                "CREATE TABLE IF NOT EXISTS generations (key TEXT PRIMARY KEY, generation TEXT NOT NULL) WITHOUT ROWID"
+            )
             return db
         except sqlite3.Error as e:
             db.close()
             if "locked" not in str(e) or time.monotonic() > deadline:
-                raise EngineError(f"cannot use the generation cache {path}: {e}; delete that file, or set engine.cache: false") from e
+                raise EngineError(
+                    f"cannot use the generation cache {path}: {e}; delete that file, or set engine.cache: false"
+                ) from e
             time.sleep(0.02)
 
 # %% ../nbs/10_engine.ipynb #ce02040c
 class CachedEngine(EngineWrapper):
     "Remembers the generations of an engine in a file that processes may share."
-    def __init__(self,
-        inner: Engine,             # asked when the cache has no answer
+
+    def __init__(
+        self,
+        inner: Engine,  # asked when the cache has no answer
         path: Path | None = None,  # the SQLite file (default: generations.db in the outputs folder)
     ):
         super().__init__(inner)
-        self._db = _open_cache(Path(path or outputs_dir()/"generations.db"))
-        self._unsaved = []         # (key, generation, future)
+        self._db = _open_cache(Path(path or outputs_dir() / "generations.db"))
+        self._unsaved = []  # (key, generation, future)
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         "The remembered generation (`cached=True`), or a new one, committed before it is returned."
         key = generation_key(self.identity, prompt, sampling)
         row = self._db.execute("SELECT generation FROM generations WHERE key = ?", [key]).fetchone()
-        if row: return Generation(**{**json.loads(row[0]), "cached": True})
+        if row:
+            return Generation(**{**json.loads(row[0]), "cached": True})
         generation = await self.inner.generate(prompt, sampling)
         await self._committed(key, generation)
         return generation
@@ -430,21 +578,29 @@ async def _committed(self: CachedEngine, key: str, generation: Generation):
     loop.call_soon(self._commit)
     await future
 
+
 @patch
 def _commit(self: CachedEngine):
     rows, self._unsaved = self._unsaved, []
     error = None
-    try: self._insert([(key, json.dumps(asdict(g))) for key, g, _ in rows])
-    except sqlite3.Error as e: error = EngineError(f"cannot write the generation cache: {e}")
+    try:
+        self._insert([(key, json.dumps(asdict(g))) for key, g, _ in rows])
+    except sqlite3.Error as e:
+        error = EngineError(f"cannot write the generation cache: {e}")
     for _, _, future in rows:
-        if future.done(): continue
+        if future.done():
+            continue
         future.set_exception(error) if error else future.set_result(None)
+
 
 @patch
 def _insert(self: CachedEngine, rows):
-    if not rows: return
+    if not rows:
+        return
     self._db.execute("BEGIN IMMEDIATE")
-    with self._db: self._db.executemany("INSERT OR IGNORE INTO generations VALUES (?, ?)", rows)
+    with self._db:
+        self._db.executemany("INSERT OR IGNORE INTO generations VALUES (?, ?)", rows)
+
 
 @patch
 def close(self: CachedEngine) -> None:
@@ -456,18 +612,23 @@ def close(self: CachedEngine) -> None:
 def peak_memory_mb() -> float:
     "The most memory (MB, 2**20 bytes) this process has used: on the GPU where torch uses one, else RAM."
     torch = sys.modules.get("torch")
-    if torch and torch.cuda.is_available() and torch.cuda.is_initialized(): return torch.cuda.max_memory_allocated() / 2**20
+    if torch and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**20
     import resource
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 # %% ../nbs/10_engine.ipynb #30ac1096
 def fake_engine(config) -> FakeEngine:
     "The engine that a config calls `fake`: a made-up word for every prompt, always the same one."
-    return FakeEngine(lambda text, sampling: f" word{fingerprint(text, n=4)}", batch_size=config.engine.batch_size)
+    return FakeEngine(
+        lambda text, sampling: f" word{fingerprint(text, n=4)}", batch_size=config.engine.batch_size
+    )
+
 
 def make_engine(
-    config,     # an ExperimentConfig
-) -> Engine:    # close() it when done
+    config,  # an ExperimentConfig
+) -> Engine:  # close() it when done
     "The engine a config asks for, with retries and, unless `engine.cache` is false, the generation cache."
     engine = RetryingEngine(engines.get(config.engine.name)(config))
     return CachedEngine(engine) if config.engine.cache else engine

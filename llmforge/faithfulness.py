@@ -7,18 +7,25 @@ __all__ = ['WINDOW', 'INTERCEPT', 'COEFFICIENTS', 'NLI_MODEL', 'JUDGED', 'senten
            'Scorer', 'answer_relevance', 'Groundedness', 'entailment_label', 'Faithfulness', 'make_scorer']
 
 # %% ../nbs/18_faithfulness.ipynb #2a19038c
-import copy, math, re
+import copy
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
 from fastcore.basics import patch
+
 from .config import ModelConfig
 from .core import ConfigError, EngineError, need, redact
 from .retrieval import embed, terms
 
 # %% ../nbs/18_faithfulness.ipynb #9aa1db76
 _END = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[A-Z0-9À-Þ])")
-_NO_END = re.compile(r"(?:\b[A-Z]|\b(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|Mt|Ft|vs|etc|ca|approx|No|Vol|e\.g|i\.e))\.$")
+_NO_END = re.compile(
+    r"(?:\b[A-Z]|\b(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|Mt|Ft|vs|etc|ca|approx|No|Vol|e\.g|i\.e))\.$"
+)
+
 
 def sentences(
     text: str,  # an answer
@@ -28,47 +35,78 @@ def sentences(
     for line in filter(str.strip, text.splitlines()):
         parts = _END.split(re.sub(r"^\s*(?:[-*•]|\d+[.)])\s+(?=\S)", "", line).strip())
         for i, part in enumerate(parts):
-            if i and _NO_END.search(out[-1]): out[-1] += " " + part
-            else: out.append(part)
+            if i and _NO_END.search(out[-1]):
+                out[-1] += " " + part
+            else:
+                out.append(part)
     return out
 
 # %% ../nbs/18_faithfulness.ipynb #c43389fa
-_VERB = re.compile(r"\b(?:is|are|was|were|be|has|have|had|does|do|did|can|could|will|would|may|might|must|should|became|becomes|lies|lived|died|born|wrote|made|won)\b", re.I)
+_VERB = re.compile(
+    r"\b(?:is|are|was|were|be|has|have|had|does|do|did|can|could|will|would|may|might|must|should|became|becomes|lies|lived|died|born|wrote|made|won)\b",
+    re.I,
+)
+
 
 def is_sentence(
     text: str,  # an answer, or a part of one
 ) -> bool:
     "Whether a text says something without its question."
     n = len(text.split())
-    return n >= 8 or n >= 4 and bool(_VERB.search(text)) or n >= 3 and text.rstrip("\"'”’)").endswith((".", "!")) and not _NO_END.search(text)
+    return (
+        n >= 8
+        or n >= 4
+        and bool(_VERB.search(text))
+        or n >= 3
+        and text.rstrip("\"'”’)").endswith((".", "!"))
+        and not _NO_END.search(text)
+    )
+
 
 def claims(
     question: str,  # what was asked
-    answer: str,    # what was answered; "" for an abstention
-) -> list[str]:     # none for an empty answer
+    answer: str,  # what was answered; "" for an abstention
+) -> list[str]:  # none for an empty answer
     "The statements that an answer makes."
-    return [s if is_sentence(s) else f'The answer to the question "{question.strip()}" is {s.rstrip(".")}.' for s in sentences(answer) if re.search(r"\w", s)]
+    return [
+        s if is_sentence(s) else f'The answer to the question "{question.strip()}" is {s.rstrip(".")}.'
+        for s in sentences(answer)
+        if re.search(r"\w", s)
+    ]
 
 # %% ../nbs/18_faithfulness.ipynb #c02b9c87
 @dataclass(frozen=True)
 class Judgement:
     "What a scorer found in one answer."
+
     claims: tuple[tuple[str, float], ...]  # each claim with the probability that the passages support it
-    scores: dict[str, float]               # what goes into the run's row; a score that does not apply is absent
+    scores: dict[str, float]  # what goes into the run's row; a score that does not apply is absent
 
     def _repr_markdown_(self) -> str:
         from llmforge.core import cell, table
-        return table(["claim", "supported"], [(cell(c, 160), f"{p:.2f}") for c, p in self.claims]) + "\n\n" + ", ".join(f"{k} {v:.2f}" for k, v in self.scores.items())
+
+        return (
+            table(["claim", "supported"], [(cell(c, 160), f"{p:.2f}") for c, p in self.claims])
+            + "\n\n"
+            + ", ".join(f"{k} {v:.2f}" for k, v in self.scores.items())
+        )
 
 # %% ../nbs/18_faithfulness.ipynb #ac1054fa
 class Scorer:
     "Judges answers against passages; a subclass says how probable each claim is."
-    name = rate_name = version = ""  # of the score, of the share of claims below the threshold, of the definition
 
-    def __init__(self,
+    name = rate_name = version = (
+        ""  # of the score, of the share of claims below the threshold, of the definition
+    )
+
+    def __init__(
+        self,
         threshold: float = 0.5,  # a claim less probable than this is not supported
     ):
-        if not 0 < threshold < 1: raise ConfigError(f"the threshold of a faithfulness scorer is {threshold}; allowed: a number between 0 and 1")
+        if not 0 < threshold < 1:
+            raise ConfigError(
+                f"the threshold of a faithfulness scorer is {threshold}; allowed: a number between 0 and 1"
+            )
         self.threshold = threshold
 
     @property
@@ -81,11 +119,12 @@ class Scorer:
         "What a metric card says of the scorer: the model, but not the machine."
         return {}
 
-    def probabilities(self,
+    def probabilities(
+        self,
         question: str,
         answer: str,
         passages: Sequence[str],  # at least one
-    ) -> list[float]:             # one for each of `claims(question, answer)`
+    ) -> list[float]:  # one for each of `claims(question, answer)`
         "How probable it is that the passages support each claim."
         raise NotImplementedError
 
@@ -94,23 +133,34 @@ class Scorer:
 
 # %% ../nbs/18_faithfulness.ipynb #0f236fc8
 @patch
-def judge(self: Scorer,
+def judge(
+    self: Scorer,
     question: str,
-    answer: str,              # "" for an abstention
+    answer: str,  # "" for an abstention
     passages: Sequence[str],  # the texts that the model was shown
 ) -> Judgement:
     "Score one answer."
     stated, passages = claims(question, answer), [p for p in passages if p.strip()]
-    found = [round(p, 6) for p in self.probabilities(question, answer, passages)] if stated and passages else []
-    scores = {self.name: sum(found) / len(found), self.rate_name: sum(p < self.threshold for p in found) / len(found)} if found else {}
-    if stated: scores["answer_relevance"] = answer_relevance(question, answer)
+    found = (
+        [round(p, 6) for p in self.probabilities(question, answer, passages)] if stated and passages else []
+    )
+    scores = (
+        {
+            self.name: sum(found) / len(found),
+            self.rate_name: sum(p < self.threshold for p in found) / len(found),
+        }
+        if found
+        else {}
+    )
+    if stated:
+        scores["answer_relevance"] = answer_relevance(question, answer)
     return Judgement(tuple(zip(stated, found)), scores)
 
 # %% ../nbs/18_faithfulness.ipynb #7390e078
 def answer_relevance(
     question: str,
-    answer: str,   # not blank
-) -> float:        # between -1 and 1
+    answer: str,  # not blank
+) -> float:  # between -1 and 1
     "The cosine of question and answer."
     a, b = embed([question, answer])
     return round(min(1.0, max(-1.0, float(a @ b))), 6)
@@ -122,15 +172,17 @@ def _prompt(question: str, passages: Sequence[str]) -> str:
 # %% ../nbs/18_faithfulness.ipynb #780c7e8f
 WINDOW = 1024  # tokens of passages read at once
 
+
 def _pack(
     passages: Sequence[str],
     lengths: Sequence[int],  # of each, in tokens
-    most: int = WINDOW,      # tokens in a window; a longer passage is a window of its own
+    most: int = WINDOW,  # tokens in a window; a longer passage is a window of its own
 ) -> list[list[str]]:
     "Passages in windows, in order."
     out, used = [], most + 1
     for p, n in zip(passages, lengths):
-        if used + n > most: out, used = [*out, []], 0
+        if used + n > most:
+            out, used = [*out, []], 0
         out[-1].append(p)
         used += n
     return out
@@ -138,29 +190,44 @@ def _pack(
 # %% ../nbs/18_faithfulness.ipynb #8026854b
 class Groundedness(Scorer):
     "How well the embedded language model can predict the answer from the passages."
+
     name, rate_name, version = "groundedness", "ungrounded_rate", "1"
 
-    def __init__(self,
+    def __init__(
+        self,
         threshold: float = 0.5,  # a claim less probable than this is not grounded
-        loaded=None,             # a causal model from `llmforge.local.load_model`; None: the embedded one
+        loaded=None,  # a causal model from `llmforge.local.load_model`; None: the embedded one
     ):
         super().__init__(threshold)
-        if loaded is None: loaded = need("llmforge.local", "local").load_model(ModelConfig())
-        self.model, self.tokenizer, self._loaded_identity, self._read = loaded.model, loaded.tokenizer, loaded.identity, {}
+        if loaded is None:
+            loaded = need("llmforge.local", "local").load_model(ModelConfig())
+        self.model, self.tokenizer, self._loaded_identity, self._read = (
+            loaded.model,
+            loaded.tokenizer,
+            loaded.identity,
+            {},
+        )
 
     @property
-    def identity(self) -> dict: return {**super().identity, "model": self._loaded_identity}
+    def identity(self) -> dict:
+        return {**super().identity, "model": self._loaded_identity}
 
     @property
-    def provenance(self) -> dict: return {k: self._loaded_identity.get(k) for k in ("model", "weights", "dtype")} | {"intercept": INTERCEPT, "coefficients": list(COEFFICIENTS)}
+    def provenance(self) -> dict:
+        return {k: self._loaded_identity.get(k) for k in ("model", "weights", "dtype")} | {
+            "intercept": INTERCEPT,
+            "coefficients": list(COEFFICIENTS),
+        }
 
-    def close(self) -> None: self.model, self._read = None, {}
+    def close(self) -> None:
+        self.model, self._read = None, {}
 
 # %% ../nbs/18_faithfulness.ipynb #4fee9dbf
 def _after(scorer: Groundedness, prompt: str):
     "The cache after the prompt, and the logits of the token that follows it (1, 1, vocabulary)."
-    from transformers import DynamicCache
     import torch
+    from transformers import DynamicCache
+
     if not (read := scorer._read.get(prompt)):
         cache = DynamicCache(config=scorer.model.config)
         ids = torch.tensor([scorer.tokenizer(prompt).input_ids], device=scorer.model.device)
@@ -174,23 +241,29 @@ def _below_best(
     scorer: Groundedness,
     prompt: str,
     said: Sequence[str],  # continuations
-) -> list[float]:         # one each, at most 0
+) -> list[float]:  # one each, at most 0
     "The log-probability of each continuation minus that of the best token at each of its places, in one batch."
     import torch
+
     with torch.inference_mode():
         cache, first = _after(scorer, prompt)
         tokens = [scorer.tokenizer(" " + s.strip(), add_special_tokens=False).input_ids for s in said]
         cache.batch_repeat_interleave(len(tokens))
         width = max(map(len, tokens))
         ids = torch.tensor([t + [0] * (width - len(t)) for t in tokens], device=scorer.model.device)
-        logits = torch.cat([first.expand(len(tokens), 1, -1), scorer.model(ids, past_key_values=cache).logits[:, :-1]], 1).float()
+        logits = torch.cat(
+            [first.expand(len(tokens), 1, -1), scorer.model(ids, past_key_values=cache).logits[:, :-1]], 1
+        ).float()
         below = logits.gather(-1, ids[..., None])[..., 0] - logits.max(-1).values
-    return [float(below[i, :len(t)].sum()) for i, t in enumerate(tokens)]
+    return [float(below[i, : len(t)].sum()) for i, t in enumerate(tokens)]
 
 # %% ../nbs/18_faithfulness.ipynb #86276ea4
 _NOT = re.compile(r"\b(?:not|no|never|none|nor|neither|without)\b|n't\b", re.I)
 
-def _terms(text: str) -> list[str]: return terms(re.sub(r"(?<=\d),(?=\d{3})", "", text))
+
+def _terms(text: str) -> list[str]:
+    return terms(re.sub(r"(?<=\d),(?=\d{3})", "", text))
+
 
 def _units(passages: Sequence[str]) -> tuple[list[set], list[set], list[str]]:
     "The terms of each passage, those of each sentence with its passage's subject, and the sentences."
@@ -198,11 +271,14 @@ def _units(passages: Sequence[str]) -> tuple[list[set], list[set], list[str]]:
     told = [set(_terms(s)) | set(_terms(ss[0])[:3]) for ss in split for s in ss]
     return [set(_terms(p)) for p in passages], told, [s for ss in split for s in ss]
 
+
 def _looked_up(
-    asked: set[str],            # terms of the question; none: every unit fits it
-    added: set[str],            # terms of the claim that the question does not have
+    asked: set[str],  # terms of the question; none: every unit fits it
+    added: set[str],  # terms of the claim that the question does not have
     units: Sequence[set[str]],  # terms of each passage, or of each sentence
-) -> tuple[float, int]:         # 1 where a unit that fits the question best has all that was added, and the place of the best unit
+) -> tuple[
+    float, int
+]:  # 1 where a unit that fits the question best has all that was added, and the place of the best unit
     "How well the best unit fits both question and claim, next to how well any fits the question."
     fit = [len(asked & u) / len(asked) if asked else 1.0 for u in units]
     has = [len(added & u) / len(added) if added else 1.0 for u in units]
@@ -211,7 +287,13 @@ def _looked_up(
 
 # %% ../nbs/18_faithfulness.ipynb #80029e1e
 INTERCEPT = -2.44
-COEFFICIENTS = (0.31, 2.83, 2.95, -3.0)  # of: log-probability below the best continuation (at least -8), passage, sentence, denial
+COEFFICIENTS = (
+    0.31,
+    2.83,
+    2.95,
+    -3.0,
+)  # of: log-probability below the best continuation (at least -8), passage, sentence, denial
+
 
 def _probability(features: Sequence[float]) -> float:
     return 1 / (1 + math.exp(-INTERCEPT - sum(w * x for w, x in zip(COEFFICIENTS, features))))
@@ -223,38 +305,62 @@ def probabilities(self: Groundedness, question: str, answer: str, passages: Sequ
     said = [s for s in sentences(answer) if re.search(r"\w", s)]
     lengths = [len(ids) for ids in self.tokenizer(list(passages)).input_ids]
     windows = [_below_best(self, _prompt(question, w), said) for w in _pack(passages, lengths)]
-    return [_probability((max(-8.0, max(w[i] for w in windows)), *_evidence(question, s, *_units(passages)))) for i, s in enumerate(said)]
+    return [
+        _probability((max(-8.0, max(w[i] for w in windows)), *_evidence(question, s, *_units(passages))))
+        for i, s in enumerate(said)
+    ]
 
-def _evidence(question: str, said: str, whole: list[set], told: list[set], texts: list[str]) -> tuple[float, float, float]:
+
+def _evidence(
+    question: str, said: str, whole: list[set], told: list[set], texts: list[str]
+) -> tuple[float, float, float]:
     "How well passages and sentences bear out a claim, and whether the claim denies its best sentence."
     asked = set(_terms(question))
     added = set(_terms(said)) - asked
     (by_passage, _), (by_sentence, best) = _looked_up(asked, added, whole), _looked_up(asked, added, told)
-    return by_passage, by_sentence, float(bool(_NOT.search(said)) and not _NOT.search(texts[best]) and not _NOT.search(question))
+    return (
+        by_passage,
+        by_sentence,
+        float(bool(_NOT.search(said)) and not _NOT.search(texts[best]) and not _NOT.search(question)),
+    )
 
 # %% ../nbs/18_faithfulness.ipynb #2b64d006
 NLI_MODEL = "facebook/bart-large-mnli"
+
 
 def entailment_label(
     id2label: dict,  # of a model's config: number -> name
 ) -> int:
     "Which output is entailment; raises `ConfigError` where the labels do not say."
-    found = [int(i) for i, name in id2label.items() if str(name).lower() in ("entailment", "entail", "entails", "entailed")]
-    if len(found) == 1: return found[0]
-    raise ConfigError(f"a faithfulness scorer needs a model with one label named 'entailment'; this one has: {', '.join(map(str, id2label.values()))}")
+    found = [
+        int(i)
+        for i, name in id2label.items()
+        if str(name).lower() in ("entailment", "entail", "entails", "entailed")
+    ]
+    if len(found) == 1:
+        return found[0]
+    raise ConfigError(
+        f"a faithfulness scorer needs a model with one label named 'entailment'; this one has: {', '.join(map(str, id2label.values()))}"
+    )
 
 # %% ../nbs/18_faithfulness.ipynb #7ccf7cc3
 class Faithfulness(Scorer):
     "The probability of entailment by a model for natural language inference."
+
     name, rate_name = "faithfulness", "hallucination_rate"
 
-    def __init__(self,
-        model: str = NLI_MODEL,    # a hub id, or a folder
-        threshold: float = 0.5,    # a claim less probable than this is a hallucination
-        overlap: int = 64,         # tokens that neighbouring windows share
+    def __init__(
+        self,
+        model: str = NLI_MODEL,  # a hub id, or a folder
+        threshold: float = 0.5,  # a claim less probable than this is a hallucination
+        overlap: int = 64,  # tokens that neighbouring windows share
     ):
         super().__init__(threshold)
-        self.model_name, self.overlap, self.version = model, overlap, f"1-{Path(model).name if Path(model).is_dir() else model}"
+        self.model_name, self.overlap, self.version = (
+            model,
+            overlap,
+            f"1-{Path(model).name if Path(model).is_dir() else model}",
+        )
         self.model, self.tokenizer = _classifier(model)
         self.label = entailment_label(self.model.config.id2label)
         places = getattr(self.model.config, "max_position_embeddings", 0) or self.tokenizer.model_max_length
@@ -263,12 +369,18 @@ class Faithfulness(Scorer):
     @property
     def identity(self) -> dict:
         import transformers
+
         return {**super().identity, **self.provenance, "transformers": transformers.__version__}
 
     @property
-    def provenance(self) -> dict: return {"model": Path(self.model_name).name if Path(self.model_name).is_dir() else self.model_name, "revision": getattr(self.model.config, "_commit_hash", None)}
+    def provenance(self) -> dict:
+        return {
+            "model": Path(self.model_name).name if Path(self.model_name).is_dir() else self.model_name,
+            "revision": getattr(self.model.config, "_commit_hash", None),
+        }
 
-    def close(self) -> None: self.model = None
+    def close(self) -> None:
+        self.model = None
 
 # %% ../nbs/18_faithfulness.ipynb #ebf53b95
 def _classifier(name: str):
@@ -279,8 +391,10 @@ def _classifier(name: str):
             model = transformers.AutoModelForSequenceClassification.from_pretrained(name)
             tokenizer = transformers.AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError) as e:
-        raise EngineError(f"cannot load the faithfulness model {name!r}: {redact((str(e).strip().splitlines() or [type(e).__name__])[0])}; "
-                          "check the spelling and the network, or use 'groundedness', which needs no hub") from e
+        raise EngineError(
+            f"cannot load the faithfulness model {name!r}: {redact((str(e).strip().splitlines() or [type(e).__name__])[0])}; "
+            "check the spelling and the network, or use 'groundedness', which needs no hub"
+        ) from e
     return model.to("cuda" if need("torch", "local").cuda.is_available() else "cpu").eval(), tokenizer
 
 # %% ../nbs/18_faithfulness.ipynb #df88f96d
@@ -291,13 +405,27 @@ def _entailment(
 ) -> float:  # probability, in the best window of the premise
     "How probable it is that the premise entails the claim."
     import torch
+
     ids = scorer.tokenizer(claim, add_special_tokens=False, verbose=False).input_ids
-    if len(ids) > scorer.window // 2: claim = scorer.tokenizer.decode(ids[:scorer.window // 2])
-    encoded = scorer.tokenizer(premise, claim, truncation="only_first", max_length=scorer.window, stride=min(scorer.overlap, scorer.window // 8),
-                               return_overflowing_tokens=True, padding=True, return_tensors="pt")
-    inputs = {k: v.to(scorer.model.device) for k, v in encoded.items() if k in scorer.tokenizer.model_input_names}
-    with torch.inference_mode(): logits = scorer.model(**inputs).logits.float()
+    if len(ids) > scorer.window // 2:
+        claim = scorer.tokenizer.decode(ids[: scorer.window // 2])
+    encoded = scorer.tokenizer(
+        premise,
+        claim,
+        truncation="only_first",
+        max_length=scorer.window,
+        stride=min(scorer.overlap, scorer.window // 8),
+        return_overflowing_tokens=True,
+        padding=True,
+        return_tensors="pt",
+    )
+    inputs = {
+        k: v.to(scorer.model.device) for k, v in encoded.items() if k in scorer.tokenizer.model_input_names
+    }
+    with torch.inference_mode():
+        logits = scorer.model(**inputs).logits.float()
     return float(logits.softmax(-1)[:, scorer.label].max())
+
 
 @patch
 def probabilities(self: Faithfulness, question: str, answer: str, passages: Sequence[str]) -> list[float]:
@@ -305,13 +433,19 @@ def probabilities(self: Faithfulness, question: str, answer: str, passages: Sequ
     return [_entailment(self, "\n".join(passages), c) for c in claims(question, answer)]
 
 # %% ../nbs/18_faithfulness.ipynb #1cc108c5
-JUDGED = {scorer.name: scorer.rate_name for scorer in (Faithfulness, Groundedness)}  # what a scorer gives, and its rate
+JUDGED = {
+    scorer.name: scorer.rate_name for scorer in (Faithfulness, Groundedness)
+}  # what a scorer gives, and its rate
+
 
 def make_scorer(
-    name: str | None,        # None: no scorer; "groundedness": the embedded one; else a hub id or a folder with an NLI model ("faithfulness": the default one)
+    name: str
+    | None,  # None: no scorer; "groundedness": the embedded one; else a hub id or a folder with an NLI model ("faithfulness": the default one)
     threshold: float = 0.5,  # a claim less probable than this counts as not supported
 ) -> Scorer | None:
     "The scorer that a config names; raises `ConfigError`, `EngineError` or `MissingExtra`."
-    if name is None: return None
-    if name == "groundedness": return Groundedness(threshold)
+    if name is None:
+        return None
+    if name == "groundedness":
+        return Groundedness(threshold)
     return Faithfulness(NLI_MODEL if name == "faithfulness" else name, threshold)

@@ -12,126 +12,256 @@ __all__ = ['NO_CARD', 'CORRECTIONS', 'card_of', 'own_lines', 'card_line', 'corre
 # %% ../nbs/30_findings.ipynb #08bd6c5a
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+
 from fastcore.basics import patch
+
 from .cards import Card
-from .contrasts import (Contrast, Experiment, arm_line, arm_lines, arm_of, arms_of, check_pair, contrast, counts_line, method_line, metric_of, noun, number, p_text,
-                                points, pooled, scorer_of, shown, state_line, total_line)
+from llmforge.contrasts import (
+    Contrast,
+    Experiment,
+    arm_line,
+    arm_lines,
+    arm_of,
+    arms_of,
+    check_pair,
+    contrast,
+    counts_line,
+    method_line,
+    metric_of,
+    noun,
+    number,
+    p_text,
+    points,
+    pooled,
+    scorer_of,
+    shown,
+    state_line,
+    total_line,
+)
 from .core import StoreError, cell, closest, in_turn, table
 from .faithfulness import JUDGED
 from .metrics import AGENT_SCORES, COSTS, OUTCOMES, SCORES, failed, right, unit_of, value_of
-from .stats import Estimate, PairedDifference, benjamini_hochberg, bounds, corrected_rate, estimate, holm, non_inferiority
+from llmforge.stats import (
+    Estimate,
+    PairedDifference,
+    benjamini_hochberg,
+    bounds,
+    corrected_rate,
+    estimate,
+    holm,
+    non_inferiority,
+)
 from .store import Status, Store
-from .tradeoffs import agent_arms_table, agent_table
 from .trace import clip, from_dict, walk
+from .tradeoffs import agent_arms_table, agent_table
 
 # %% ../nbs/30_findings.ipynb #2e49e874
 def card_of(
     e: Experiment,  # completed
-) -> Card | None:   # None without a scorer, or where its version was never measured
+) -> Card | None:  # None without a scorer, or where its version was never measured
     "The card of the scorer that judged an experiment."
     s = e.result.get("scorer")
     return Card.from_dict(s["card"]) if s and s.get("card") else None
 
+
 NO_CARD = "it has no metric card, so nothing is known of its errors."
+
 
 def own_lines(
     e: Experiment,  # completed
-) -> list[str]:     # Markdown, one for each name in `metrics.also`
+) -> list[str]:  # Markdown, one for each name in `metrics.also`
     "What is known of the metrics of one's own that scored an experiment."
     cards = e.result.get("cards", {})
-    return [cell(Card.from_dict(cards[name]).line(), 400) if name in cards else f"{cell(name)}: {NO_CARD}" for name in e.config.metrics.also]
+    return [
+        cell(Card.from_dict(cards[name]).line(), 400) if name in cards else f"{cell(name)}: {NO_CARD}"
+        for name in e.config.metrics.also
+    ]
+
 
 def card_line(
     e: Experiment,  # completed
-) -> str:           # Markdown; "" where no scorer judged it
+) -> str:  # Markdown; "" where no scorer judged it
     "What is known of the scorer that judged an experiment."
-    if not (s := e.result.get("scorer")): return ""
+    if not (s := e.result.get("scorer")):
+        return ""
     known = cell(card.line(), 400) if (card := card_of(e)) else NO_CARD
-    other = f" (The card was measured at {card.threshold:g}, so no rate is corrected by it.)" if card and card.threshold != s["threshold"] else ""
+    other = (
+        f" (The card was measured at {card.threshold:g}, so no rate is corrected by it.)"
+        if card and card.threshold != s["threshold"]
+        else ""
+    )
     return f"Judged by {cell(s['name'])}, version {cell(s['version'])}, a finding below {s['threshold']:g}: {known}{other}"
+
 
 def corrected(
     *experiments: Experiment,  # completed, judged by one scorer
-) -> Estimate | None:          # None without a scorer, or without a card of it at the same threshold
+) -> Estimate | None:  # None without a scorer, or without a card of it at the same threshold
     "The rate of unfounded claims, corrected by the sensitivity and specificity on the scorer's card; an answer weighs as one claim."
     first = experiments[0]
-    if not (card := card_of(first)) or card.threshold != first.result["scorer"]["threshold"]: return None
-    shares = [v for e in experiments for r in e.runs if (v := value_of(r, JUDGED[e.result["scorer"]["name"]])) is not None]
-    return corrected_rate(round(sum(shares)), len(shares), *card.sensitivity, *card.specificity, first.config.metrics.confidence) if shares else None
+    if not (card := card_of(first)) or card.threshold != first.result["scorer"]["threshold"]:
+        return None
+    shares = [
+        v
+        for e in experiments
+        for r in e.runs
+        if (v := value_of(r, JUDGED[e.result["scorer"]["name"]])) is not None
+    ]
+    return (
+        corrected_rate(
+            round(sum(shares)),
+            len(shares),
+            *card.sensitivity,
+            *card.specificity,
+            first.config.metrics.confidence,
+        )
+        if shares
+        else None
+    )
 
 # %% ../nbs/30_findings.ipynb #0e1f1fb8
-_ORDER = ("exact_match", "f1", "contains", "faithfulness", "hallucination", "grounded", "ungrounded", "answer_relevance", "recall", "mrr", "has_answer", "latency", "tokens")
+_ORDER = (
+    "exact_match",
+    "f1",
+    "contains",
+    "faithfulness",
+    "hallucination",
+    "grounded",
+    "ungrounded",
+    "answer_relevance",
+    "recall",
+    "mrr",
+    "has_answer",
+    "latency",
+    "tokens",
+)
+
 
 def _place(name: str, also: Collection[str] = ()) -> tuple[float, str]:
     "Where a metric stands in a table; one's own behind the answer scores."
-    return len(SCORES) - 0.5 if name in also else next((i for i, o in enumerate(_ORDER) if name.startswith(o)), len(_ORDER)), name
+    return len(SCORES) - 0.5 if name in also else next(
+        (i for i, o in enumerate(_ORDER) if name.startswith(o)), len(_ORDER)
+    ), name
+
 
 def _rows_of_results(e: Experiment) -> list[tuple]:
     label = {"tokens_in": "tokens in, a question", "tokens_out": "tokens out, a question"}
     rows = [(f"accuracy ({cell(e.result['accuracy_is'].replace('_', ' '))})", e.estimate("accuracy"))]
-    names = sorted((n for n in e.result["metrics"] if n != e.result["accuracy_is"] and n not in AGENT_SCORES), key=lambda n: _place(n, e.config.metrics.also))
+    names = sorted(
+        (n for n in e.result["metrics"] if n != e.result["accuracy_is"] and n not in AGENT_SCORES),
+        key=lambda n: _place(n, e.config.metrics.also),
+    )
     rows += [(label.get(n, cell(n.replace("_", " "))), e.estimate(n)) for n in names]
-    return [(f"{name} (ms)" if name.startswith("latency") else name,
-             *(f"{x:.0f}" if name.startswith("latency") else f"{x:.1f}" if name.startswith("tokens") else f"{x:.3f}" for x in (s.value, s.low, s.high)), s.n) for name, s in rows if s.n]
+    return [
+        (
+            f"{name} (ms)" if name.startswith("latency") else name,
+            *(
+                f"{x:.0f}"
+                if name.startswith("latency")
+                else f"{x:.1f}"
+                if name.startswith("tokens")
+                else f"{x:.3f}"
+                for x in (s.value, s.low, s.high)
+            ),
+            s.n,
+        )
+        for name, s in rows
+        if s.n
+    ]
+
 
 def results_table(
     e: Experiment,  # completed
-) -> str:           # Markdown
+) -> str:  # Markdown
     "Counts, and every aggregate with its interval and n; then what is known of the metrics of one's own and of the scorer, and what the agent did, if one answered."
     level = f"{e.config.metrics.confidence:.0%}"
-    page = f"**{cell(e.id, 120)}**: {counts_line(e)}\n\n{table(['metric', 'value', f'{level} low', f'{level} high', 'n'], _rows_of_results(e))}" + "".join(f"\n\n{line}" for line in own_lines(e))
+    page = (
+        f"**{cell(e.id, 120)}**: {counts_line(e)}\n\n{table(['metric', 'value', f'{level} low', f'{level} high', 'n'], _rows_of_results(e))}"
+        + "".join(f"\n\n{line}" for line in own_lines(e))
+    )
     fixed, line = corrected(e), card_line(e)
-    return page + (f"\n\n{line}" if line else "") + (f" The rate of unfounded claims, corrected for its errors: {fixed}." if fixed and fixed.value is not None else "") + (f"\n\n{agent}" if (agent := agent_table(e)) else "")
+    return (
+        page
+        + (f"\n\n{line}" if line else "")
+        + (
+            f" The rate of unfounded claims, corrected for its errors: {fixed}."
+            if fixed and fixed.value is not None
+            else ""
+        )
+        + (f"\n\n{agent}" if (agent := agent_table(e)) else "")
+    )
+
 
 @patch
 def _repr_markdown_(self: Experiment):
     "Its results; where it has none, what became of it."
-    return f"**{cell(self.id, 120)}** {cell(state, 400)}" if (state := state_line(self)) else results_table(self)
+    return (
+        f"**{cell(self.id, 120)}** {cell(state, 400)}" if (state := state_line(self)) else results_table(self)
+    )
 
 # %% ../nbs/30_findings.ipynb #25fc7876
 def cost_line(
     e: Experiment,  # completed
-) -> str:           # Markdown
+) -> str:  # Markdown
     "Tokens, speed and memory of a run; the speed only where one process ran all of it."
     r = e.result
-    speed = f", {r['questions_per_s']:.2f} questions a second in batches of up to {e.config.engine.batch_size}" if r["questions_per_s"] else ""
+    speed = (
+        f", {r['questions_per_s']:.2f} questions a second in batches of up to {e.config.engine.batch_size}"
+        if r["questions_per_s"]
+        else ""
+    )
     return f"{r['tokens_used']:,} tokens{speed}, peak memory {r['peak_memory_mb']:,.0f} MB"
 
 # %% ../nbs/30_findings.ipynb #f78653ba
 def kinds_table(
     e: Experiment,  # completed
-) -> str:           # Markdown
+) -> str:  # Markdown
     "Accuracy for each kind of question."
     head = f"{counts_line(e)}\n\n" if e.result["failed"] else ""
-    rows = [(cell(kind.replace("_", " ")) or "–", f"{v['value']:.3f}", f"{v['low']:.3f} to {v['high']:.3f}", v["n"]) for kind, v in e.result["by_kind"].items()]
+    rows = [
+        (
+            cell(kind.replace("_", " ")) or "–",
+            f"{v['value']:.3f}",
+            f"{v['low']:.3f} to {v['high']:.3f}",
+            v["n"],
+        )
+        for kind, v in e.result["by_kind"].items()
+    ]
     return head + table(["kind", f"accuracy ({e.result['accuracy_is']})", "interval", "n"], rows)
 
 # %% ../nbs/30_findings.ipynb #6ebe9148
 def found_gold(
     row: dict,  # a stored run
-) -> bool | None: # None where it is not known: no retrieval, or no gold passages
+) -> bool | None:  # None where it is not known: no retrieval, or no gold passages
     "Whether all gold passages were in the prompt."
     found = [v for name, v in row["scores"].items() if name.startswith("recall@")]
     return max(found) >= 1 if found else None
 
+
 def retrieval_estimates(
-    e: Experiment,         # completed
+    e: Experiment,  # completed
 ) -> dict[str, Estimate]:  # empty without retrieval
     "Retrieval scores, and accuracy with and without the evidence in the prompt."
-    if e.config.retrieval.name == "none": return {}
+    if e.config.retrieval.name == "none":
+        return {}
     found = {n: e.estimate(n) for n in e.result["metrics"] if "@" in n or n == "mrr"}
     for label, which in [("accuracy, evidence in the prompt", True), ("accuracy, evidence missing", False)]:
-        if values := [right(r, e.result["accuracy_is"]) for r in e.runs if found_gold(r) is which]: found[label] = estimate(values)
+        if values := [right(r, e.result["accuracy_is"]) for r in e.runs if found_gold(r) is which]:
+            found[label] = estimate(values)
     return found
+
 
 def retrieval_table(
     e: Experiment,  # completed
-) -> str:           # Markdown
+) -> str:  # Markdown
     "`retrieval_estimates` as a table."
     found = retrieval_estimates(e)
-    if not found: return "No retrieval: the answers come from the model's own memory."
+    if not found:
+        return "No retrieval: the answers come from the model's own memory."
     head = f"{counts_line(e)}\n\n" if e.result["failed"] else ""
-    return head + table(["", "value", "interval", "n"], [(n, f"{s.value:.3f}", f"{s.low:.3f} to {s.high:.3f}", s.n) for n, s in found.items()])
+    return head + table(
+        ["", "value", "interval", "n"],
+        [(n, f"{s.value:.3f}", f"{s.low:.3f} to {s.high:.3f}", s.n) for n, s in found.items()],
+    )
 
 # %% ../nbs/30_findings.ipynb #5844a451
 def expected(
@@ -140,159 +270,307 @@ def expected(
     "Accepted answers of the question, the first few."
     return row["trace"].get("attributes", {}).get("expected", [])
 
+
 def worst_examples(
     e: Experiment,  # completed
-    n: int = 8,     # rows
-) -> str:           # Markdown
+    n: int = 8,  # rows
+) -> str:  # Markdown
     "The questions answered worst."
-    ordered = sorted((r for r in e.runs if failed(r) or not r["correct"]), key=lambda r: (not failed(r), r["scores"]["f1"], r["position"]))[:n]
-    def _found(r): return {True: "yes", False: "no", None: "–"}[found_gold(r)]
-    rows = [(cell(r["input_text"], 90), cell(", ".join(expected(r)[:2]), 40), cell(f"{r['error_type']}: {r['error']}" if failed(r) else r["answer"], 60), _found(r)) for r in ordered]
-    return table(["question", "expected", "answered", "evidence found"], rows) if rows else "No wrong answers."
+    ordered = sorted(
+        (r for r in e.runs if failed(r) or not r["correct"]),
+        key=lambda r: (not failed(r), r["scores"]["f1"], r["position"]),
+    )[:n]
+
+    def _found(r):
+        return {True: "yes", False: "no", None: "–"}[found_gold(r)]
+
+    rows = [
+        (
+            cell(r["input_text"], 90),
+            cell(", ".join(expected(r)[:2]), 40),
+            cell(f"{r['error_type']}: {r['error']}" if failed(r) else r["answer"], 60),
+            _found(r),
+        )
+        for r in ordered
+    ]
+    return (
+        table(["question", "expected", "answered", "evidence found"], rows) if rows else "No wrong answers."
+    )
 
 # %% ../nbs/30_findings.ipynb #b743e420
 def shown_rows(
     e: Experiment,  # completed
-    n: int = 3,     # rows
+    n: int = 3,  # rows
 ) -> list[dict]:
     "Rows to look at: failed, wrong and right ones in turn."
-    groups = [[r for r in e.runs if failed(r)], [r for r in e.runs if not failed(r) and not r["correct"]], [r for r in e.runs if r["correct"]]]
+    groups = [
+        [r for r in e.runs if failed(r)],
+        [r for r in e.runs if not failed(r) and not r["correct"]],
+        [r for r in e.runs if r["correct"]],
+    ]
     return in_turn(groups)[:n]
+
 
 @dataclass(frozen=True)
 class Traces:
     "Traces of a few answers, to be displayed."
+
     rows: list[dict]  # of `runs`
 
-    def __repr__(self): return "\n\n".join(repr(from_dict(r["trace"])) for r in self.rows)
-    def _repr_html_(self): return "".join(from_dict(r["trace"])._repr_html_() for r in self.rows)
+    def __repr__(self):
+        return "\n\n".join(repr(from_dict(r["trace"])) for r in self.rows)
+
+    def _repr_html_(self):
+        return "".join(from_dict(r["trace"])._repr_html_() for r in self.rows)
 
 # %% ../nbs/30_findings.ipynb #e3d8602b
 def provenance_table(
     e: Experiment,  # completed
-) -> str:           # Markdown
+) -> str:  # Markdown
     "Versions, commit, fingerprints, machine."
     p = e.record.provenance_json
-    commit = f"{(p['commit'] or 'none')[:12]}{' with uncommitted changes' if p['uncommitted_changes'] else ''}"
-    rows = [("commit", commit), ("python", f"{p['python']}, {p['system']}, {p['cpus']} CPUs"), ("packages", ", ".join(f"{k} {v}" for k, v in p["packages"].items())),
-            ("engine", ", ".join(f"{k} {v}" for k, v in p["engine"].items())), ("seed", p["seed"]), *((k, ", ".join(f"{x} {y}" for x, y in p[k].items())) for k in ("dataset", "corpus") if k in p),
-            *([("index", p["index"])] if "index" in p else []), ("completed", f"{e.record.completed_at[:19].replace('T', ' ')} UTC")]
+    commit = (
+        f"{(p['commit'] or 'none')[:12]}{' with uncommitted changes' if p['uncommitted_changes'] else ''}"
+    )
+    rows = [
+        ("commit", commit),
+        ("python", f"{p['python']}, {p['system']}, {p['cpus']} CPUs"),
+        ("packages", ", ".join(f"{k} {v}" for k, v in p["packages"].items())),
+        ("engine", ", ".join(f"{k} {v}" for k, v in p["engine"].items())),
+        ("seed", p["seed"]),
+        *((k, ", ".join(f"{x} {y}" for x, y in p[k].items())) for k in ("dataset", "corpus") if k in p),
+        *([("index", p["index"])] if "index" in p else []),
+        ("completed", f"{e.record.completed_at[:19].replace('T', ' ')} UTC"),
+    ]
     return table(["", ""], [(name, cell(value, 400)) for name, value in rows])
 
 # %% ../nbs/30_findings.ipynb #9061595b
 def experiments_table(
     store: Store,  # to list
-) -> str:          # Markdown
+) -> str:  # Markdown
     "Every experiment in the store, newest first."
+
     def _line(r):
         c = store.experiment(r.id).config_json
-        scored = (f"{r.accuracy:.3f}", *map(int, (r.n, r.answered, r.abstained, r.failed))) if r.status == Status.COMPLETED else ("–",) * 5
-        return (r.id, r.status, cell(c["dataset"]["name"]), method_line(c), c["retrieval"]["name"], *scored, r.created_at[:16].replace("T", " "))
+        scored = (
+            (f"{r.accuracy:.3f}", *map(int, (r.n, r.answered, r.abstained, r.failed)))
+            if r.status == Status.COMPLETED
+            else ("–",) * 5
+        )
+        return (
+            r.id,
+            r.status,
+            cell(c["dataset"]["name"]),
+            method_line(c),
+            c["retrieval"]["name"],
+            *scored,
+            r.created_at[:16].replace("T", " "),
+        )
+
     lines = [_line(r) for r in store.experiments().iloc[::-1].itertuples()]
-    return table(["id", "status", "data set", "method", "retrieval", "accuracy", "attempted", "answered", "abstained", "failed", "created (UTC)"], lines) if lines else "No experiments yet."
+    return (
+        table(
+            [
+                "id",
+                "status",
+                "data set",
+                "method",
+                "retrieval",
+                "accuracy",
+                "attempted",
+                "answered",
+                "abstained",
+                "failed",
+                "created (UTC)",
+            ],
+            lines,
+        )
+        if lines
+        else "No experiments yet."
+    )
+
 
 def find_experiment(
-    prefix: str,                # an id, or the beginning of one
-    store: Store | None = None, # default: the project's
+    prefix: str,  # an id, or the beginning of one
+    store: Store | None = None,  # default: the project's
 ) -> Experiment:
     "The one completed experiment whose id begins so; raises `StoreError` with the candidates."
     store = store or Store()
     known = [r.id for r in store.experiments().itertuples() if r.status == Status.COMPLETED]
     found = [prefix] if prefix in known else [i for i in known if i.startswith(prefix)]
-    if len(found) == 1: return Experiment(found[0], store)
-    raise StoreError(f"{len(found) or 'no'} completed experiments begin with {prefix!r}{': ' + ', '.join(found) if found else ''}; known: {', '.join(known) or 'none yet'}{closest(prefix, known) if not found else ''}")
+    if len(found) == 1:
+        return Experiment(found[0], store)
+    raise StoreError(
+        f"{len(found) or 'no'} completed experiments begin with {prefix!r}{': ' + ', '.join(found) if found else ''}; known: {', '.join(known) or 'none yet'}{closest(prefix, known) if not found else ''}"
+    )
 
 # %% ../nbs/30_findings.ipynb #8f52946e
 @dataclass(frozen=True)
 class Comparison:
     "The paired differences between two experiments, b minus a."
+
     a: Experiment
     b: Experiment
     contrasts: dict[str, Contrast]  # metric -> the two on it
-    notes: tuple[str, ...]          # what else differs between the two
+    notes: tuple[str, ...]  # what else differs between the two
 
-    def __repr__(self): return f"Comparison({self.a.id!r}, {self.b.id!r})"
+    def __repr__(self):
+        return f"Comparison({self.a.id!r}, {self.b.id!r})"
 
     @property
-    def differences(self) -> dict[str, PairedDifference]: return {name: c.paired for name, c in self.contrasts.items()}
+    def differences(self) -> dict[str, PairedDifference]:
+        return {name: c.paired for name, c in self.contrasts.items()}
 
     def _repr_markdown_(self):
-        head = f"**{cell(self.b.id, 120)}** against **{cell(self.a.id, 120)}**, question by question" + "".join(f"\n- {cell(n, 1000)}" for n in self.notes)
-        rows = [(cell(name.replace("_", " ")), number(d.a, name), number(d.b, name), number(d.difference.value, name, True), f"{number(d.difference.low, name, True)} to {number(d.difference.high, name, True)}",
-                 f"{d.p:.2g} ({d.test})", f"{d.wins} / {d.losses} / {d.ties}", d.n) for name, d in self.differences.items()]
-        return f"{head}\n\n" + table(["score", "a", "b", "b − a", "interval", "p", "b higher / a higher / equal", "n"], rows)
+        head = (
+            f"**{cell(self.b.id, 120)}** against **{cell(self.a.id, 120)}**, question by question"
+            + "".join(f"\n- {cell(n, 1000)}" for n in self.notes)
+        )
+        rows = [
+            (
+                cell(name.replace("_", " ")),
+                number(d.a, name),
+                number(d.b, name),
+                number(d.difference.value, name, True),
+                f"{number(d.difference.low, name, True)} to {number(d.difference.high, name, True)}",
+                f"{d.p:.2g} ({d.test})",
+                f"{d.wins} / {d.losses} / {d.ties}",
+                d.n,
+            )
+            for name, d in self.differences.items()
+        ]
+        return f"{head}\n\n" + table(
+            ["score", "a", "b", "b − a", "interval", "p", "b higher / a higher / equal", "n"], rows
+        )
 
 # %% ../nbs/30_findings.ipynb #3ac778ea
 def compare(
-    a: Experiment,                           # the control
-    b: Experiment,                           # the treatment
-    metrics: Collection[str] | None = None,  # default: answer scores, and of one's own, of retrieval and of the scorer those that both have
+    a: Experiment,  # the control
+    b: Experiment,  # the treatment
+    metrics: Collection[str]
+    | None = None,  # default: answer scores, and of one's own, of retrieval and of the scorer those that both have
 ) -> Comparison:
     "Compare two completed experiments on the same questions; raises `StoreError` where they cannot be compared."
     check_pair(a, b, metric=None if metrics is None else "")
     own = [n for n in a.config.metrics.also if n in b.config.metrics.also]
-    shared = own + [n for n in sorted(a.result["metrics"], key=_place) if n in b.result["metrics"] and (n in (*JUDGED, *JUDGED.values(), "answer_relevance", "mrr") or "@" in n)]
+    shared = own + [
+        n
+        for n in sorted(a.result["metrics"], key=_place)
+        if n in b.result["metrics"]
+        and (n in (*JUDGED, *JUDGED.values(), "answer_relevance", "mrr") or "@" in n)
+    ]
     found = {name: contrast({("", 0): a}, {("", 0): b}, name) for name in metrics or (*SCORES, *shared)}
     if none := [name for name, c in found.items() if not c.paired.n and metrics]:
-        raise StoreError(f"{a.id} and {b.id} have no question with {none[0]!r} on both sides; known: {', '.join([*SCORES, *shared, *COSTS, *OUTCOMES])}{closest(none[0], [*SCORES, *shared, *COSTS])}")
+        raise StoreError(
+            f"{a.id} and {b.id} have no question with {none[0]!r} on both sides; known: {', '.join([*SCORES, *shared, *COSTS, *OUTCOMES])}{closest(none[0], [*SCORES, *shared, *COSTS])}"
+        )
     return Comparison(a, b, {name: c for name, c in found.items() if c.paired.n}, tuple(_notes(a, b, found)))
 
+
 def _notes(a: Experiment, b: Experiment, found: Mapping[str, Contrast]):
-    changed = [k for k in type(a.config).model_fields if k not in ("id", "name") and getattr(a.config, k) != getattr(b.config, k)]
-    yield f"the configs differ in: {', '.join(changed)}" if changed else "the configs are equal but for the name"
-    for e in (a, b): yield f"{arm_line(e.id, e)}: {counts_line(e)}"
+    changed = [
+        k
+        for k in type(a.config).model_fields
+        if k not in ("id", "name") and getattr(a.config, k) != getattr(b.config, k)
+    ]
+    yield (
+        f"the configs differ in: {', '.join(changed)}"
+        if changed
+        else "the configs are equal but for the name"
+    )
+    for e in (a, b):
+        yield f"{arm_line(e.id, e)}: {counts_line(e)}"
     for name, c in found.items():
-        if c.bounds: yield f"{name.replace('_', ' ')}: b − a lies between {c.bounds[0]:+.3f} and {c.bounds[1]:+.3f}, whatever the failed answers would have been"
-        if c.left_out: yield f"{name.replace('_', ' ')}: {c.left_out} pairs left out, since a side has no value"
-    if (scorer_of(a) is None) != (scorer_of(b) is None): yield "only one of the two was judged by a scorer, so its judgements are not compared"
+        if c.bounds:
+            yield f"{name.replace('_', ' ')}: b − a lies between {c.bounds[0]:+.3f} and {c.bounds[1]:+.3f}, whatever the failed answers would have been"
+        if c.left_out:
+            yield f"{name.replace('_', ' ')}: {c.left_out} pairs left out, since a side has no value"
+    if (scorer_of(a) is None) != (scorer_of(b) is None):
+        yield "only one of the two was judged by a scorer, so its judgements are not compared"
 
 # %% ../nbs/30_findings.ipynb #fa771e53
 def _step(s: Mapping, gold: Collection[str]) -> str:
     "A span in a few words: the passages found, or the name of the step."
-    if s["kind"] not in ("retriever", "reranker") or not isinstance(found := s.get("output"), list): return s["name"] if s["kind"] != "llm" else "llm"
+    if s["kind"] not in ("retriever", "reranker") or not isinstance(found := s.get("output"), list):
+        return s["name"] if s["kind"] != "llm" else "llm"
     hits = [h if isinstance(h, Mapping) else {"title": h} for h in found[:3]]
-    return f"{s['name']}: " + ", ".join(f"{clip(str(h.get('title') or h.get('id', '?')), 24)}{' ✓' * (str(h.get('id', '')).rsplit('#', 1)[0] in gold)}" for h in hits)
+    return f"{s['name']}: " + ", ".join(
+        f"{clip(str(h.get('title') or h.get('id', '?')), 24)}{' ✓' * (str(h.get('id', '')).rsplit('#', 1)[0] in gold)}"
+        for h in hits
+    )
+
 
 def trace_line(
     row: dict,  # a stored run
 ) -> str:
     "The steps of a run on one line."
     root = row["trace"]
-    steps = [_step(s, root.get("attributes", {}).get("gold", ())) for c in root.get("children", ()) for s in walk(c)]
+    steps = [
+        _step(s, root.get("attributes", {}).get("gold", ()))
+        for c in root.get("children", ())
+        for s in walk(c)
+    ]
     return " → ".join([*steps, f"✗ {row['error_type']}"] if failed(row) else steps)
 
+
 def diff_table(
-    a: Experiment,          # the control
-    b: Experiment,          # the treatment
-    n: int = 3,             # examples of each kind
-    metric: str = "accuracy", # an answer score
-) -> str:                   # Markdown
+    a: Experiment,  # the control
+    b: Experiment,  # the treatment
+    n: int = 3,  # examples of each kind
+    metric: str = "accuracy",  # an answer score
+) -> str:  # Markdown
     "Which questions the treatment improved, which it made worse, and which both got wrong."
     check_pair(a, b, metric=metric)
     before, m = {r["example_id"]: r for r in a.runs}, metric_of(a, metric)
     kinds = {"improved": [], "regressed": [], "both wrong": [], "both right": []}
     for y in b.runs:
         d = right(y, m) - right(x := before[y["example_id"]], m)
-        kinds["improved" if d > 0 else "regressed" if d < 0 else "both right" if right(x, m) >= 1 else "both wrong"].append((x, y))
-    def _answer(r): return f"✗ {cell(r['error_type'])}" if failed(r) else cell(r["answer"], 40) or "–"
-    rows = [(kind, cell(y["input_text"], 80), cell(", ".join(expected(y)[:2]), 30), _answer(x), _answer(y), cell(trace_line(y), 120), cell(y["example_id"], 120))
-            for kind in list(kinds)[:3] for x, y in kinds[kind][:n]]
+        kinds[
+            "improved"
+            if d > 0
+            else "regressed"
+            if d < 0
+            else "both right"
+            if right(x, m) >= 1
+            else "both wrong"
+        ].append((x, y))
+
+    def _answer(r):
+        return f"✗ {cell(r['error_type'])}" if failed(r) else cell(r["answer"], 40) or "–"
+
+    rows = [
+        (
+            kind,
+            cell(y["input_text"], 80),
+            cell(", ".join(expected(y)[:2]), 30),
+            _answer(x),
+            _answer(y),
+            cell(trace_line(y), 120),
+            cell(y["example_id"], 120),
+        )
+        for kind in list(kinds)[:3]
+        for x, y in kinds[kind][:n]
+    ]
     head = "\n".join(f"- {e.id}: {counts_line(e)}" for e in (a, b))
-    return (f"**{b.id}** against **{a.id}** on {m.replace('_', ' ')}: {', '.join(f'{len(v)} {k}' for k, v in kinds.items())}\n\n{head}\n\n"
-            + table(["", "question", "expected", "a answered", "b answered", "steps of b", "id"], rows))
+    return (
+        f"**{b.id}** against **{a.id}** on {m.replace('_', ' ')}: {', '.join(f'{len(v)} {k}' for k, v in kinds.items())}\n\n{head}\n\n"
+        + table(["", "question", "expected", "a answered", "b answered", "steps of b", "id"], rows)
+    )
 
 # %% ../nbs/30_findings.ipynb #28ed8047
 def decide(
-    effect: Estimate,       # treatment minus control
-    p: float | None,        # after correction; None where there is nothing to test
-    hypothesis,             # an `llmforge.study.Hypothesis`: direction, min_effect, margin
-    alpha: float,           # of the study
-) -> str:                   # "supported", "refuted" or "inconclusive"
+    effect: Estimate,  # treatment minus control
+    p: float | None,  # after correction; None where there is nothing to test
+    hypothesis,  # an `llmforge.study.Hypothesis`: direction, min_effect, margin
+    alpha: float,  # of the study
+) -> str:  # "supported", "refuted" or "inconclusive"
     "The rule, on one effect."
-    if p is None: return "inconclusive"
+    if p is None:
+        return "inconclusive"
     h, sign = hypothesis, 1 if hypothesis.direction == "higher" else -1
     value, best = round(sign * effect.value, 12), round(max(sign * effect.low, sign * effect.high), 12)
-    if best < (h.min_effect if h.margin is None else -h.margin): return "refuted"
+    if best < (h.min_effect if h.margin is None else -h.margin):
+        return "refuted"
     enough = h.margin is not None or value > 0 and value >= h.min_effect
     return "supported" if p <= alpha and enough else "inconclusive"
 
@@ -300,149 +578,307 @@ def decide(
 @dataclass(frozen=True)
 class Verdict:
     "What became of a hypothesis."
-    hypothesis: object       # an `llmforge.study.Hypothesis`
+
+    hypothesis: object  # an `llmforge.study.Hypothesis`
     contrast: Contrast
-    metric: str              # what the hypothesis's metric stands for
-    p: float | None          # of this hypothesis alone; None where there is nothing to test
-    p_adjusted: float | None # within the study's family
-    correction: str          # how: "holm", …
-    verdict: str             # "supported", "refuted", "inconclusive" or "tampered"
-    post_hoc: bool           # a run had started before the plan was frozen
+    metric: str  # what the hypothesis's metric stands for
+    p: float | None  # of this hypothesis alone; None where there is nothing to test
+    p_adjusted: float | None  # within the study's family
+    correction: str  # how: "holm", …
+    verdict: str  # "supported", "refuted", "inconclusive" or "tampered"
+    post_hoc: bool  # a run had started before the plan was frozen
 
     @property
-    def n(self) -> int: return self.contrast.paired.n
-    @property
-    def a(self) -> float | None: return self.contrast.paired.a
-    @property
-    def b(self) -> float | None: return self.contrast.paired.b
-    @property
-    def effect(self) -> Estimate: return self.contrast.effect
-    @property
-    def wins(self) -> int: return self.contrast.paired.wins
-    @property
-    def losses(self) -> int: return self.contrast.paired.losses
+    def n(self) -> int:
+        return self.contrast.paired.n
 
-    def __repr__(self): return f"Verdict({self.sentence()!r})"
+    @property
+    def a(self) -> float | None:
+        return self.contrast.paired.a
+
+    @property
+    def b(self) -> float | None:
+        return self.contrast.paired.b
+
+    @property
+    def effect(self) -> Estimate:
+        return self.contrast.effect
+
+    @property
+    def wins(self) -> int:
+        return self.contrast.paired.wins
+
+    @property
+    def losses(self) -> int:
+        return self.contrast.paired.losses
+
+    def __repr__(self):
+        return f"Verdict({self.sentence()!r})"
 
 # %% ../nbs/30_findings.ipynb #162d8ddc
 def _asked(v: Verdict) -> str:
     "What was claimed beyond the direction."
     h = v.hypothesis
-    if h.margin is not None: return f"up to {points(h.margin, v.metric, True)} worse allowed; "
+    if h.margin is not None:
+        return f"up to {points(h.margin, v.metric, True)} worse allowed; "
     return f"at least {points(h.min_effect, v.metric, True)} claimed; " if h.min_effect else ""
+
 
 def _how(v: Verdict) -> str:
     "Interval in the direction of the sentence, p and n."
-    e, after = v.effect, {"holm": " after Holm", "benjamini_hochberg": " after Benjamini–Hochberg"}.get(v.correction, "")
+    e, after = (
+        v.effect,
+        {"holm": " after Holm", "benjamini_hochberg": " after Benjamini–Hochberg"}.get(v.correction, ""),
+    )
     low, high = (e.low, e.high) if e.value >= 0 else (-e.high, -e.low)
     n = f"n = {v.n}" + (f", {v.contrast.questions} questions" if v.contrast.questions < v.n else "")
     return f"{_asked(v)}{e.confidence:.0%} CI {points(low, v.metric)} to {points(high, v.metric)}, {p_text(v.p_adjusted)}{' one-sided' * (v.hypothesis.margin is not None)}{after}, {n}"
 
+
 def _missing(v: Verdict) -> str:
     "Which runs are missing, and what they could have changed."
     c, lost = v.contrast, sum(v.contrast.failed)
-    low_high = f", so the difference lies between {points(c.bounds[0], v.metric)} and {points(c.bounds[1], v.metric, True)} whatever they would have been" if c.bounds else ""
-    return (f"; {lost} runs failed{low_high}" if lost else "") + (f"; {c.left_out} pairs left out, since a side has no value" if c.left_out else "")
+    low_high = (
+        f", so the difference lies between {points(c.bounds[0], v.metric)} and {points(c.bounds[1], v.metric, True)} whatever they would have been"
+        if c.bounds
+        else ""
+    )
+    return (f"; {lost} runs failed{low_high}" if lost else "") + (
+        f"; {c.left_out} pairs left out, since a side has no value" if c.left_out else ""
+    )
+
 
 @patch
-def sentence(self: Verdict,
+def sentence(
+    self: Verdict,
     shown: Callable[[str], str] = str,  # how the arms' names are shown, e.g. `llmforge.core.cell` in Markdown
 ) -> str:
     "The verdict in one sentence."
     h, stamp = self.hypothesis, f"{self.verdict}{' (post hoc)' * self.post_hoc}"
     treatment, control = shown(h.treatment), shown(h.control)
-    if not self.n: return f"No question has a value of {noun(h.metric)} in both {treatment} and {control}{_missing(self)}: {stamp}"
+    if not self.n:
+        return f"No question has a value of {noun(h.metric)} in both {treatment} and {control}{_missing(self)}: {stamp}"
     did = {1: "raises", -1: "lowers", 0: "changes"}[(self.effect.value > 0) - (self.effect.value < 0)]
     return f"{treatment[0].upper()}{treatment[1:]} {did} {noun(h.metric)} by {points(abs(self.effect.value), self.metric, True)} against {control} ({_how(self)}){_missing(self)}: {stamp}"
 
 # %% ../nbs/30_findings.ipynb #7dd0d3d6
 CORRECTIONS = {"holm": holm, "benjamini_hochberg": benjamini_hochberg, "none": list}
 
+
 def _family(ps: list[float | None], correction: str) -> list[float | None]:
     "Corrected p values; one that is missing counts as 1."
-    if correction not in CORRECTIONS: raise StoreError(f"unknown correction {correction!r}; allowed: {', '.join(CORRECTIONS)}{closest(correction, CORRECTIONS)}")
-    return [None if p is None else float(q) for p, q in zip(ps, CORRECTIONS[correction]([1.0 if p is None else p for p in ps]))] if ps else []
+    if correction not in CORRECTIONS:
+        raise StoreError(
+            f"unknown correction {correction!r}; allowed: {', '.join(CORRECTIONS)}{closest(correction, CORRECTIONS)}"
+        )
+    return (
+        [
+            None if p is None else float(q)
+            for p, q in zip(ps, CORRECTIONS[correction]([1.0 if p is None else p for p in ps]))
+        ]
+        if ps
+        else []
+    )
+
 
 def _test(h, c: Contrast) -> float | None:
     "p of a hypothesis by itself: two-sided against no difference, or one-sided against the margin."
-    if h.margin is None or not c.paired.n: return c.paired.p
+    if h.margin is None or not c.paired.n:
+        return c.paired.p
     a, b, of = c.scored
-    if h.direction == "lower": a, b = ([1 - x for x in side] for side in (a, b))  # so that higher is better
+    if h.direction == "lower":
+        a, b = ([1 - x for x in side] for side in (a, b))  # so that higher is better
     return non_inferiority(a, b, h.margin, of)
+
 
 def _changed(study) -> tuple[str, ...]:
     "What differs from the plan that was frozen."
-    return (*study.tampered, *(() if study.frozen is None or study.frozen.intact else ("the plan in the store is not the one that was frozen",)))
+    return (
+        *study.tampered,
+        *(
+            ()
+            if study.frozen is None or study.frozen.intact
+            else ("the plan in the store is not the one that was frozen",)
+        ),
+    )
+
 
 def verdicts(
     study,  # an `llmforge.study.Study`, all of whose experiments are completed
 ) -> list[Verdict]:
     "The verdict on each hypothesis, from stored rows only."
     es, plan = arms_of(study), study.config
-    def _both(h): return arm_of(es, h.control, h.datasets), arm_of(es, h.treatment, h.datasets)
+
+    def _both(h):
+        return arm_of(es, h.control, h.datasets), arm_of(es, h.treatment, h.datasets)
+
     found = [contrast(*_both(h), h.metric, 1 - plan.alpha) for h in plan.hypotheses]
     ps = [_test(h, c) for h, c in zip(plan.hypotheses, found)]
-    def _late(h): return study.frozen is None or any(e.id in study.late for arm in _both(h) for e in arm.values())
-    return [Verdict(h, c, metric_of(next(iter(_both(h)[0].values())), h.metric), p, q, plan.correction, "tampered" if _changed(study) else decide(c.effect, q, h, plan.alpha), _late(h))
-            for h, c, p, q in zip(plan.hypotheses, found, ps, _family(ps, plan.correction))]
+
+    def _late(h):
+        return study.frozen is None or any(e.id in study.late for arm in _both(h) for e in arm.values())
+
+    return [
+        Verdict(
+            h,
+            c,
+            metric_of(next(iter(_both(h)[0].values())), h.metric),
+            p,
+            q,
+            plan.correction,
+            "tampered" if _changed(study) else decide(c.effect, q, h, plan.alpha),
+            _late(h),
+        )
+        for h, c, p, q in zip(plan.hypotheses, found, ps, _family(ps, plan.correction))
+    ]
 
 # %% ../nbs/30_findings.ipynb #21c30840
 def _banner(study) -> str:
     "When the plan was frozen, and what is wrong with it."
-    plan = "**The plan was never frozen: these are findings after the fact.**" if study.frozen is None else f"plan {study.frozen.plan_hash} frozen {study.frozen.frozen_at[:19].replace('T', ' ')} UTC"
-    changed = f"\n\n**Tampered: the plan was changed after it was frozen ({cell('; '.join(c), 300)}), so none of its verdicts stands.**" if (c := _changed(study)) else ""
-    late = f"\n\n**{len(study.late)} experiments had started before the plan was frozen: what rests on them is post hoc.**" if study.late else ""
+    plan = (
+        "**The plan was never frozen: these are findings after the fact.**"
+        if study.frozen is None
+        else f"plan {study.frozen.plan_hash} frozen {study.frozen.frozen_at[:19].replace('T', ' ')} UTC"
+    )
+    changed = (
+        f"\n\n**Tampered: the plan was changed after it was frozen ({cell('; '.join(c), 300)}), so none of its verdicts stands.**"
+        if (c := _changed(study))
+        else ""
+    )
+    late = (
+        f"\n\n**{len(study.late)} experiments had started before the plan was frozen: what rests on them is post hoc.**"
+        if study.late
+        else ""
+    )
     return f"{plan}; {total_line(arms_of(study))}{changed}{late}"
+
 
 def verdict_table(
     study,  # an `llmforge.study.Study`
-) -> str:   # Markdown
+) -> str:  # Markdown
     "A line for each hypothesis, and its sentence."
     found, named = verdicts(study), arm_lines(arms_of(study))
-    rows = [(cell(v.hypothesis.id), cell(v.hypothesis.claim, 200), cell(f"{named[v.hypothesis.control]} → {named[v.hypothesis.treatment]}"), noun(v.hypothesis.metric), f"{number(v.a, v.metric)} → {number(v.b, v.metric)}", shown(v.effect, "+.3f" if unit_of(v.metric) == "points" else "+.1f"),
-             f"{v.wins} / {v.losses}", v.n, "–" if v.p_adjusted is None else p_text(v.p_adjusted), f"**{v.verdict}**{' (post hoc)' * v.post_hoc}") for v in found]
+    rows = [
+        (
+            cell(v.hypothesis.id),
+            cell(v.hypothesis.claim, 200),
+            cell(f"{named[v.hypothesis.control]} → {named[v.hypothesis.treatment]}"),
+            noun(v.hypothesis.metric),
+            f"{number(v.a, v.metric)} → {number(v.b, v.metric)}",
+            shown(v.effect, "+.3f" if unit_of(v.metric) == "points" else "+.1f"),
+            f"{v.wins} / {v.losses}",
+            v.n,
+            "–" if v.p_adjusted is None else p_text(v.p_adjusted),
+            f"**{v.verdict}**{' (post hoc)' * v.post_hoc}",
+        )
+        for v in found
+    ]
     said = "\n".join(f"- {cell(v.hypothesis.id)}: {v.sentence(lambda arm: cell(named[arm]))}" for v in found)
     return f"{_banner(study)}\n\n{table(['', 'claim', 'arms', 'metric', 'means', 'difference', 'higher / lower', 'n', 'p, corrected', 'verdict'], rows)}\n\n{said}"
 
 # %% ../nbs/30_findings.ipynb #4870871b
 _COSTS = ("latency p50 (ms)", "tokens out")
 
+
 def _line(arm: list[Experiment]) -> dict[str, object]:
     "An arm's numbers, by column."
-    line = {k: sum(e.result[k] for e in arm) for k in ("attempted", "answered", "abstained", "failed")} | {"accuracy": shown(pooled(arm, "accuracy"))}
-    if line["failed"]: line["best case"] = f"{bounds([right(r, e.result['accuracy_is']) for e in arm for r in e.runs if not failed(r)], line['failed'])[1]:.3f}"
-    for name in dict.fromkeys([*(n for e in arm for n in e.config.metrics.also), *(n for pair in JUDGED.items() for n in pair), "recall@1"]):
-        if (found := pooled(arm, name)).n: line[name.replace("_", " ")] = shown(found)
-    if fixed := corrected(*arm): line["rate, corrected"] = shown(fixed) if fixed.value is not None else "–"
+    line = {k: sum(e.result[k] for e in arm) for k in ("attempted", "answered", "abstained", "failed")} | {
+        "accuracy": shown(pooled(arm, "accuracy"))
+    }
+    if line["failed"]:
+        line["best case"] = (
+            f"{bounds([right(r, e.result['accuracy_is']) for e in arm for r in e.runs if not failed(r)], line['failed'])[1]:.3f}"
+        )
+    for name in dict.fromkeys(
+        [
+            *(n for e in arm for n in e.config.metrics.also),
+            *(n for pair in JUDGED.items() for n in pair),
+            "recall@1",
+        ]
+    ):
+        if (found := pooled(arm, name)).n:
+            line[name.replace("_", " ")] = shown(found)
+    if fixed := corrected(*arm):
+        line["rate, corrected"] = shown(fixed) if fixed.value is not None else "–"
     latency, tokens = pooled(arm, "latency_ms", "p50"), pooled(arm, "tokens_out")
-    return line | dict(zip(_COSTS, (f"{latency.value:,.0f}" if latency.n else "–", f"{tokens.value:.1f}" if tokens.n else "–")))
+    return line | dict(
+        zip(
+            _COSTS,
+            (f"{latency.value:,.0f}" if latency.n else "–", f"{tokens.value:.1f}" if tokens.n else "–"),
+        )
+    )
+
 
 def arms_table(
-    study,               # an `llmforge.study.Study`
+    study,  # an `llmforge.study.Study`
     costs: bool = True,  # with latency, which differs from run to run, and tokens
-) -> str:                # Markdown
+) -> str:  # Markdown
     "Counts, scores and costs of each arm on each data set, seeds pooled; then what the agents did, if there are any."
     es = arms_of(study)
     named = arm_lines(es)
-    lines = {arm: _line([e for key, e in es.items() if key[:2] == arm]) for arm in dict.fromkeys(key[:2] for key in es)}
-    columns = [c for c in dict.fromkeys(c for line in lines.values() for c in line) if c not in _COSTS] + [*_COSTS] * costs
-    rows = [(cell(named[arm]), cell(dataset), *(line.get(c, "–") for c in columns)) for (arm, dataset), line in lines.items()]
-    cards = "".join(f"\n\n{line}" for line in dict.fromkeys(line for e in es.values() for line in (*own_lines(e), card_line(e))) if line)
+    lines = {
+        arm: _line([e for key, e in es.items() if key[:2] == arm])
+        for arm in dict.fromkeys(key[:2] for key in es)
+    }
+    columns = [c for c in dict.fromkeys(c for line in lines.values() for c in line) if c not in _COSTS] + [
+        *_COSTS
+    ] * costs
+    rows = [
+        (cell(named[arm]), cell(dataset), *(line.get(c, "–") for c in columns))
+        for (arm, dataset), line in lines.items()
+    ]
+    cards = "".join(
+        f"\n\n{line}"
+        for line in dict.fromkeys(line for e in es.values() for line in (*own_lines(e), card_line(e)))
+        if line
+    )
     agents = f"\n\n{page}" if (page := agent_arms_table(study)) else ""
     return table(["arm", "data set", *columns], rows) + cards + agents
 
 # %% ../nbs/30_findings.ipynb #2fca90c6
 def exploratory_table(
     study,  # an `llmforge.study.Study`
-) -> str:   # Markdown
+) -> str:  # Markdown
     "Differences of every arm from the first on the exploratory metrics."
     es, plan = arms_of(study), study.config
     named = arm_lines(es)
     first, *others = dict.fromkeys(a for a, _, _ in es)
-    found = [(arm, metric, contrast(arm_of(es, first), arm_of(es, arm), metric, 1 - plan.alpha)) for metric in plan.exploratory for arm in others]
+    found = [
+        (arm, metric, contrast(arm_of(es, first), arm_of(es, arm), metric, 1 - plan.alpha))
+        for metric in plan.exploratory
+        for arm in others
+    ]
     qs = _family([c.paired.p for *_, c in found], "benjamini_hochberg")
-    rows = [(cell(f"{named[first]} → {named[arm]}"), noun(metric), number(c.effect.value, metric, True), f"{number(c.effect.low, metric, True)} to {number(c.effect.high, metric, True)}",
-             "–" if q is None else p_text(q), f"{c.paired.wins} / {c.paired.losses}", c.paired.n, c.left_out, sum(c.failed)) for (arm, metric, c), q in zip(found, qs)]
-    if not rows: return "Nothing was to be explored."
-    return f"Exploratory, p after Benjamini–Hochberg over {len(rows)} comparisons; {total_line(es)}\n\n" + table(
-        ["arms", "metric", "difference", "interval", "p, corrected", "higher / lower", "n", "left out", "failed"], rows)
+    rows = [
+        (
+            cell(f"{named[first]} → {named[arm]}"),
+            noun(metric),
+            number(c.effect.value, metric, True),
+            f"{number(c.effect.low, metric, True)} to {number(c.effect.high, metric, True)}",
+            "–" if q is None else p_text(q),
+            f"{c.paired.wins} / {c.paired.losses}",
+            c.paired.n,
+            c.left_out,
+            sum(c.failed),
+        )
+        for (arm, metric, c), q in zip(found, qs)
+    ]
+    if not rows:
+        return "Nothing was to be explored."
+    return (
+        f"Exploratory, p after Benjamini–Hochberg over {len(rows)} comparisons; {total_line(es)}\n\n"
+        + table(
+            [
+                "arms",
+                "metric",
+                "difference",
+                "interval",
+                "p, corrected",
+                "higher / lower",
+                "n",
+                "left out",
+                "failed",
+            ],
+            rows,
+        )
+    )

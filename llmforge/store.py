@@ -8,28 +8,55 @@ __all__ = ['TRANSITIONS', 'SCHEMA_VERSION', 'NEW_IN_2', 'metadata', 'META', 'EXP
            'FrozenPlan', 'export_plan', 'import_plan']
 
 # %% ../nbs/17_store.ipynb #5fc61c42
-import hashlib, json, math, os, socket, sqlite3, time, uuid
+import hashlib
+import json
+import math
+import os
+import socket
+import sqlite3
+import time
+import uuid
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
+
 import sqlalchemy as sa
 from fastcore.basics import patch
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
+
 from .config import read_yaml
-from .core import AlreadyRunning, LeaseLost, StoreError, canonical, cell, closest, fingerprint, need, outputs_dir, redact
+from llmforge.core import (
+    AlreadyRunning,
+    LeaseLost,
+    StoreError,
+    canonical,
+    cell,
+    closest,
+    fingerprint,
+    need,
+    outputs_dir,
+    redact,
+)
 
 # %% ../nbs/17_store.ipynb #5e6ba71d
 class Status(str, Enum):
     "The states of an experiment."
+
     PENDING, RUNNING, COMPLETED, FAILED = "PENDING", "RUNNING", "COMPLETED", "FAILED"
     __str__ = str.__str__
 
-TRANSITIONS = {Status.PENDING: (Status.RUNNING,), Status.RUNNING: (Status.RUNNING, Status.COMPLETED, Status.FAILED),
-               Status.COMPLETED: (), Status.FAILED: ()}
+
+TRANSITIONS = {
+    Status.PENDING: (Status.RUNNING,),
+    Status.RUNNING: (Status.RUNNING, Status.COMPLETED, Status.FAILED),
+    Status.COMPLETED: (),
+    Status.FAILED: (),
+}
+
 
 def sources(
     to: Status,  # the state to be entered
@@ -43,87 +70,152 @@ NEW_IN_2 = ("faithfulness", "hallucination_rate")  # columns of `results`; and t
 metadata = sa.MetaData()
 META = sa.Table("meta", metadata, sa.Column("schema_version", sa.Integer, primary_key=True))
 
-def _columns(kind, names: str) -> list[sa.Column]: return [sa.Column(name, kind) for name in names.split()]
 
-EXPERIMENTS = sa.Table("experiments", metadata,
-    sa.Column("id", sa.Text, primary_key=True), sa.Column("name", sa.Text, nullable=False), sa.Column("label", sa.Text),
-    sa.Column("config_json", sa.JSON, nullable=False), *_columns(sa.Text, "config_hash dataset_fingerprint corpus_fingerprint"),
-    sa.Column("status", sa.Text, sa.CheckConstraint(f"status IN {tuple(s.value for s in Status)}"), nullable=False),
-    sa.Column("attempt", sa.Integer, nullable=False), sa.Column("error", sa.Text), sa.Column("provenance_json", sa.JSON(none_as_null=True)),
+def _columns(kind, names: str) -> list[sa.Column]:
+    return [sa.Column(name, kind) for name in names.split()]
+
+
+EXPERIMENTS = sa.Table(
+    "experiments",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("label", sa.Text),
+    sa.Column("config_json", sa.JSON, nullable=False),
+    *_columns(sa.Text, "config_hash dataset_fingerprint corpus_fingerprint"),
+    sa.Column(
+        "status", sa.Text, sa.CheckConstraint(f"status IN {tuple(s.value for s in Status)}"), nullable=False
+    ),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("error", sa.Text),
+    sa.Column("provenance_json", sa.JSON(none_as_null=True)),
     *_columns(sa.Text, "created_at started_at completed_at lease_owner"),
-    sa.Column("lease_expires", sa.Float), sa.Column("fence", sa.Integer, nullable=False))  # seconds since 1970
+    sa.Column("lease_expires", sa.Float),
+    sa.Column("fence", sa.Integer, nullable=False),
+)  # seconds since 1970
 
 # %% ../nbs/17_store.ipynb #4df1eb4f
 def _owned(unique: bool = False) -> sa.Column:
     return sa.Column("experiment_id", sa.Text, sa.ForeignKey("experiments.id"), nullable=False, unique=unique)
 
-RUNS = sa.Table("runs", metadata, sa.Column("id", sa.Integer, primary_key=True), _owned(),
-    sa.Column("example_id", sa.Text, nullable=False), sa.Column("position", sa.Integer, nullable=False),  # in the data set
-    *_columns(sa.Text, "input_text output_text answer"), *_columns(sa.Integer, "tokens_in tokens_out"),
-    *_columns(sa.Float, "latency_ms queue_ms"), sa.Column("cached", sa.Boolean),
-    sa.Column("correct", sa.Float),      # the score that counts as accuracy: 0 or 1, between them where it is F1
-    sa.Column("abstained", sa.Boolean), *_columns(sa.Text, "error_type error"), *_columns(sa.JSON(none_as_null=True), "scores trace"),
-    sa.UniqueConstraint("experiment_id", "example_id"))
 
-RESULTS = sa.Table("results", metadata, sa.Column("id", sa.Integer, primary_key=True), _owned(unique=True),
-    *_columns(sa.Integer, "n answered failed abstained"), *_columns(sa.Float, "accuracy exact_match f1 contains latency_p50 latency_p95 latency_p99"),
-    sa.Column("tokens_used", sa.BigInteger), *_columns(sa.Float, "throughput peak_memory_mb"),
-    sa.Column("summary", sa.JSON),       # every aggregate's value, low, high, n
-    *_columns(sa.Float, "faithfulness hallucination_rate"))
+RUNS = sa.Table(
+    "runs",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    _owned(),
+    sa.Column("example_id", sa.Text, nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),  # in the data set
+    *_columns(sa.Text, "input_text output_text answer"),
+    *_columns(sa.Integer, "tokens_in tokens_out"),
+    *_columns(sa.Float, "latency_ms queue_ms"),
+    sa.Column("cached", sa.Boolean),
+    sa.Column("correct", sa.Float),  # the score that counts as accuracy: 0 or 1, between them where it is F1
+    sa.Column("abstained", sa.Boolean),
+    *_columns(sa.Text, "error_type error"),
+    *_columns(sa.JSON(none_as_null=True), "scores trace"),
+    sa.UniqueConstraint("experiment_id", "example_id"),
+)
 
-STUDIES = sa.Table("studies", metadata, sa.Column("name", sa.Text, primary_key=True), sa.Column("plan_json", sa.JSON, nullable=False),
-    sa.Column("plan_hash", sa.Text, nullable=False), sa.Column("frozen_at", sa.Text, nullable=False))
+RESULTS = sa.Table(
+    "results",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    _owned(unique=True),
+    *_columns(sa.Integer, "n answered failed abstained"),
+    *_columns(sa.Float, "accuracy exact_match f1 contains latency_p50 latency_p95 latency_p99"),
+    sa.Column("tokens_used", sa.BigInteger),
+    *_columns(sa.Float, "throughput peak_memory_mb"),
+    sa.Column("summary", sa.JSON),  # every aggregate's value, low, high, n
+    *_columns(sa.Float, "faithfulness hallucination_rate"),
+)
+
+STUDIES = sa.Table(
+    "studies",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("plan_json", sa.JSON, nullable=False),
+    sa.Column("plan_hash", sa.Text, nullable=False),
+    sa.Column("frozen_at", sa.Text, nullable=False),
+)
 
 # %% ../nbs/17_store.ipynb #30443549
 def _storable(text: str) -> str:
     "Text that every database takes: no NUL, no lone surrogates (a model may emit either)."
     return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
+
 def _json(obj: object) -> str:
-    try: return _storable(canonical(obj))
-    except (ValueError, TypeError) as e: raise StoreError(f"not a JSON value: {e}") from e
+    try:
+        return _storable(canonical(obj))
+    except (ValueError, TypeError) as e:
+        raise StoreError(f"not a JSON value: {e}") from e
+
 
 def _wal(connection: sqlite3.Connection, patience: float = 30.0):
     "Switch to WAL. SQLite's busy timeout does not cover this one statement, so two first openers would collide."
     deadline = time.monotonic() + patience
     while True:
-        try: return connection.execute("PRAGMA journal_mode=WAL").fetchall()
+        try:
+            return connection.execute("PRAGMA journal_mode=WAL").fetchall()
         except sqlite3.OperationalError as e:
-            if "locked" not in str(e) or time.monotonic() > deadline: raise
+            if "locked" not in str(e) or time.monotonic() > deadline:
+                raise
             time.sleep(0.01)
+
 
 def _sqlite(url: sa.URL) -> sa.Engine:
     engine = sa.create_engine(url, json_serializer=_json, connect_args={"timeout": 30})
+
     @sa.event.listens_for(engine, "connect")
     def _settings(connection, _):
         _wal(connection)
-        for pragma in ("synchronous=NORMAL", "foreign_keys=ON"): connection.execute(f"PRAGMA {pragma}")
+        for pragma in ("synchronous=NORMAL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
     return engine
 
 # %% ../nbs/17_store.ipynb #dfc0e756
 def _engine(url: str | sa.URL) -> sa.Engine:
     "An SQLAlchemy engine for SQLite or PostgreSQL; raises `StoreError`."
-    try: parsed = sa.make_url(url)
-    except (SQLAlchemyError, ValueError): parsed = None
-    if parsed is None or "@" in (parsed.host or ""):   # what stands there may be a password
-        raise StoreError("not a store URL (not repeated here, it may hold a password); allowed: sqlite:///path/to/file.db or postgresql://user:password@host/database, with @ : / in a password as %40 %3A %2F") from None
+    try:
+        parsed = sa.make_url(url)
+    except (SQLAlchemyError, ValueError):
+        parsed = None
+    if parsed is None or "@" in (parsed.host or ""):  # what stands there may be a password
+        raise StoreError(
+            "not a store URL (not repeated here, it may hold a password); allowed: sqlite:///path/to/file.db or postgresql://user:password@host/database, with @ : / in a password as %40 %3A %2F"
+        ) from None
     match parsed.get_backend_name():
-        case "sqlite": return _sqlite(parsed)
+        case "sqlite":
+            return _sqlite(parsed)
         case "postgresql" | "postgres":
             need("psycopg", "postgres")
-            return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), json_serializer=_json, pool_pre_ping=True)
-        case other: raise StoreError(f"unknown kind of store {other!r}; allowed: sqlite, postgresql{closest(other, ['sqlite', 'postgresql'])}")
+            return sa.create_engine(
+                parsed.set(drivername="postgresql+psycopg"), json_serializer=_json, pool_pre_ping=True
+            )
+        case other:
+            raise StoreError(
+                f"unknown kind of store {other!r}; allowed: sqlite, postgresql{closest(other, ['sqlite', 'postgresql'])}"
+            )
 
 # %% ../nbs/17_store.ipynb #c021aa4d
 class Store:
     "The experiments, their runs and their results; each method is one transaction."
-    def __init__(self,
+
+    def __init__(
+        self,
         url: str | None = None,  # SQLAlchemy URL; default LLMFORGE_STORE, else outputs/llmforge.db
     ):
-        self.engine = _engine(url or os.environ.get("LLMFORGE_STORE") or sa.URL.create("sqlite", database=str(outputs_dir()/"llmforge.db")))
+        self.engine = _engine(
+            url
+            or os.environ.get("LLMFORGE_STORE")
+            or sa.URL.create("sqlite", database=str(outputs_dir() / "llmforge.db"))
+        )
         self._prepare()
 
-    def __repr__(self) -> str: return f"Store({self.engine.url.set(query={}).render_as_string(hide_password=True)!r})"   # a query may hold a password, too
+    def __repr__(self) -> str:
+        return f"Store({self.engine.url.set(query={}).render_as_string(hide_password=True)!r})"  # a query may hold a password, too
 
     def close(self):
         "Give back the connections."
@@ -135,67 +227,88 @@ class Store:
 def _begin(self: Store) -> Iterator[sa.Connection]:
     "One transaction: committed at the end, rolled back on any error."
     try:
-        with self.engine.begin() as c: yield c
-    except SQLAlchemyError as e: raise StoreError(f"{self!r} failed: {'; '.join(map(str.strip, redact(str(getattr(e, 'orig', None) or e)).strip().splitlines()))}") from e
+        with self.engine.begin() as c:
+            yield c
+    except SQLAlchemyError as e:
+        raise StoreError(
+            f"{self!r} failed: {'; '.join(map(str.strip, redact(str(getattr(e, 'orig', None) or e)).strip().splitlines()))}"
+        ) from e
 
 # %% ../nbs/17_store.ipynb #2a42db2c
 def _version(c: sa.Connection) -> int | None:
     "The schema version stored; None for an empty database, 0 for one that is not ours."
     tables = sa.inspect(c).get_table_names()
-    if "meta" in tables: return c.scalar(sa.select(META.c.schema_version))
+    if "meta" in tables:
+        return c.scalar(sa.select(META.c.schema_version))
     return 0 if set(tables) & set(metadata.tables) else None
+
 
 def _upgrade(c: sa.Connection, found: int | None) -> int | None:
     "Make what the schema lacks, in one transaction; the version that is there afterwards."
-    if found not in (None, 1): return found
+    if found not in (None, 1):
+        return found
     if found == 1:
-        for name in NEW_IN_2: c.exec_driver_sql(f"ALTER TABLE results ADD COLUMN {sa.schema.CreateColumn(RESULTS.c[name]).compile(dialect=c.dialect)}")
+        for name in NEW_IN_2:
+            c.exec_driver_sql(
+                f"ALTER TABLE results ADD COLUMN {sa.schema.CreateColumn(RESULTS.c[name]).compile(dialect=c.dialect)}"
+            )
     metadata.create_all(c)
-    c.execute(META.insert().values(schema_version=SCHEMA_VERSION) if found is None else META.update().values(schema_version=SCHEMA_VERSION))
+    c.execute(
+        META.insert().values(schema_version=SCHEMA_VERSION)
+        if found is None
+        else META.update().values(schema_version=SCHEMA_VERSION)
+    )
     return SCHEMA_VERSION
 
 # %% ../nbs/17_store.ipynb #75d03b2e
 @patch
 def _prepare(self: Store):
     "Make the tables in an empty database, bring those of schema 1 up to date; refuse a schema that is not ours."
-    with self._begin() as c: found = _version(c)
+    with self._begin() as c:
+        found = _version(c)
     if found in (None, 1):
         with self._begin() as c:
-            c.exec_driver_sql("BEGIN IMMEDIATE" if c.dialect.name == "sqlite" else "SELECT pg_advisory_xact_lock(20240612)")
+            c.exec_driver_sql(
+                "BEGIN IMMEDIATE" if c.dialect.name == "sqlite" else "SELECT pg_advisory_xact_lock(20240612)"
+            )
             found = _upgrade(c, _version(c))
     if found != SCHEMA_VERSION:
-        raise StoreError(f"{self!r} has schema version {found}, this LlmForge needs {SCHEMA_VERSION}: export its experiments with the LlmForge "
-                         "that wrote it and import them into a new store, or point LLMFORGE_STORE to another one")
+        raise StoreError(
+            f"{self!r} has schema version {found}, this LlmForge needs {SCHEMA_VERSION}: export its experiments with the LlmForge "
+            "that wrote it and import them into a new store, or point LLMFORGE_STORE to another one"
+        )
 
 # %% ../nbs/17_store.ipynb #b67017f5
 @dataclass(frozen=True)
 class Record:
     "A row of `experiments`; the fields are its columns."
-    id: str                          # from content; later attempts end in .2, .3, …
-    name: str                        # for people
-    label: str | None                # an id given in the config
-    config_json: dict                # the resolved config
-    config_hash: str                 # its fingerprint
+
+    id: str  # from content; later attempts end in .2, .3, …
+    name: str  # for people
+    label: str | None  # an id given in the config
+    config_json: dict  # the resolved config
+    config_hash: str  # its fingerprint
     dataset_fingerprint: str | None
     corpus_fingerprint: str | None
     status: Status
-    attempt: int                     # 1, 2, …
-    error: str | None                # of a FAILED one
-    provenance_json: dict | None     # versions, commit, machine
-    created_at: str                  # ISO 8601, UTC, as the next two
-    started_at: str | None           # of the first claim
-    completed_at: str | None         # when it became COMPLETED or FAILED
-    lease_owner: str | None          # host:pid:uuid, the last one
-    lease_expires: float | None      # seconds since 1970; None unless RUNNING
-    fence: int                       # of the last claim, 0 before the first
+    attempt: int  # 1, 2, …
+    error: str | None  # of a FAILED one
+    provenance_json: dict | None  # versions, commit, machine
+    created_at: str  # ISO 8601, UTC, as the next two
+    started_at: str | None  # of the first claim
+    completed_at: str | None  # when it became COMPLETED or FAILED
+    lease_owner: str | None  # host:pid:uuid, the last one
+    lease_expires: float | None  # seconds since 1970; None unless RUNNING
+    fence: int  # of the last claim, 0 before the first
 
     def _repr_markdown_(self) -> str:
         return f"**{cell(self.id)}** {self.status} (attempt {self.attempt}, created {self.created_at}{', ' + cell(self.error, 200) if self.error else ''})"
 
 # %% ../nbs/17_store.ipynb #7f4ec414
 @patch
-def experiment(self: Store,
-    id: str,          # of an experiment
+def experiment(
+    self: Store,
+    id: str,  # of an experiment
 ) -> Record:
     "The experiment with this id; raises `StoreError` where there is none."
     with self._begin() as c:
@@ -205,7 +318,9 @@ def experiment(self: Store,
     raise StoreError(f"there is no experiment {id!r} in {self!r}{closest(id, known)}")
 
 # %% ../nbs/17_store.ipynb #1fa5b63b
-def _now() -> str: return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
 
 @patch
 def _insert_new(self: Store, c: sa.Connection, table: sa.Table, rows: list[dict], *unique: str) -> bool:
@@ -215,21 +330,35 @@ def _insert_new(self: Store, c: sa.Connection, table: sa.Table, rows: list[dict]
 
 # %% ../nbs/17_store.ipynb #aa343a36
 @patch
-def create_experiment(self: Store,
-    id: str,                                # content id, from llmforge.config.experiment_id
-    name: str,                              # for people
-    config: Mapping,                        # the resolved config, plain values
-    dataset_fingerprint: str | None = None, # of the questions
+def create_experiment(
+    self: Store,
+    id: str,  # content id, from llmforge.config.experiment_id
+    name: str,  # for people
+    config: Mapping,  # the resolved config, plain values
+    dataset_fingerprint: str | None = None,  # of the questions
     corpus_fingerprint: str | None = None,  # of the documents; None without retrieval
-    label: str | None = None,               # an id given in the config
-) -> str:                                   # id of the attempt to run, or of the one that is running or completed
+    label: str | None = None,  # an id given in the config
+) -> str:  # id of the attempt to run, or of the one that is running or completed
     "Make an experiment PENDING, unless it is there; after a FAILED attempt, make the next one."
     attempt, attempt_id = 1, id
     while True:
-        row = dict(id=attempt_id, name=name, label=label, config_json=json.loads(_json(config)), config_hash=fingerprint(config), dataset_fingerprint=dataset_fingerprint,
-                   corpus_fingerprint=corpus_fingerprint, status=Status.PENDING.value, attempt=attempt, created_at=_now(), fence=0)
-        with self._begin() as c: new = self._insert_new(c, EXPERIMENTS, [row], "id")
-        if new or self.experiment(attempt_id).status != Status.FAILED: return attempt_id
+        row = dict(
+            id=attempt_id,
+            name=name,
+            label=label,
+            config_json=json.loads(_json(config)),
+            config_hash=fingerprint(config),
+            dataset_fingerprint=dataset_fingerprint,
+            corpus_fingerprint=corpus_fingerprint,
+            status=Status.PENDING.value,
+            attempt=attempt,
+            created_at=_now(),
+            fence=0,
+        )
+        with self._begin() as c:
+            new = self._insert_new(c, EXPERIMENTS, [row], "id")
+        if new or self.experiment(attempt_id).status != Status.FAILED:
+            return attempt_id
         attempt += 1
         attempt_id = f"{id}.{attempt}"
 
@@ -237,10 +366,12 @@ def create_experiment(self: Store,
 @dataclass(frozen=True)
 class Lease:
     "The right to write to one experiment."
+
     experiment_id: str
-    owner: str      # host:pid:uuid
-    fence: int      # grows with every claim
-    ttl: float      # seconds it lives without a write or heartbeat
+    owner: str  # host:pid:uuid
+    fence: int  # grows with every claim
+    ttl: float  # seconds it lives without a write or heartbeat
+
 
 def new_owner() -> str:
     "A name for this process that no other has had."
@@ -249,19 +380,25 @@ def new_owner() -> str:
 # %% ../nbs/17_store.ipynb #1b070252
 def owner_gone(
     owner: str | None,  # host:pid:uuid of a lease
-) -> bool:              # False where it cannot be known
+) -> bool:  # False where it cannot be known
     "Whether the owner was a process on this machine that is dead."
     import psutil
+
     host, pid, _ = owner.rsplit(":", 2) if owner and owner.count(":") >= 2 else ("", "", "")
-    if host != socket.gethostname() or not pid.isdecimal(): return False
-    try: return psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess: return True
-    except psutil.Error: return False
+    if host != socket.gethostname() or not pid.isdecimal():
+        return False
+    try:
+        return psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
+        return False
 
 # %% ../nbs/17_store.ipynb #a72d196d
 def _clock(c: sa.Connection) -> float:
     "Seconds since 1970, by the clock that all users of the store share."
-    if c.dialect.name == "sqlite": return time.time()
+    if c.dialect.name == "sqlite":
+        return time.time()
     return float(c.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())").scalar())
 
 # %% ../nbs/17_store.ipynb #03cf16b2
@@ -273,180 +410,279 @@ def _move(c: sa.Connection, id: str, seen: int, to: Status, *conditions, **value
 
 # %% ../nbs/17_store.ipynb #c1682771
 @patch
-def claim(self: Store,
-    experiment_id: str,          # PENDING, or RUNNING with an expired lease or a dead owner
-    owner: str | None = None,    # host:pid:uuid; default: this process
-    ttl: float = 60.0,           # seconds that the lease lives without a write or heartbeat
+def claim(
+    self: Store,
+    experiment_id: str,  # PENDING, or RUNNING with an expired lease or a dead owner
+    owner: str | None = None,  # host:pid:uuid; default: this process
+    ttl: float = 60.0,  # seconds that the lease lives without a write or heartbeat
 ) -> Lease:
     "Start an experiment or take it over; raises `AlreadyRunning` where a live owner has it, `StoreError` where it has ended."
     owner = owner or new_owner()
     while True:
         e = self.experiment(experiment_id)
-        if e.status not in sources(Status.RUNNING): raise StoreError(f"experiment {e.id!r} is {e.status}, and that is final; create_experiment gives the id to run")
-        with self._begin() as c: now = _clock(c)
-        if e.lease_expires is not None and (left := e.lease_expires - now) > 0 and not owner_gone(e.lease_owner):
-            raise AlreadyRunning(f"experiment {e.id!r} is already running, owned by {e.lease_owner}; its lease expires in {left:.0f} s")
-        values = dict(lease_owner=owner, lease_expires=now + ttl, fence=e.fence + 1, started_at=e.started_at or _now())
+        if e.status not in sources(Status.RUNNING):
+            raise StoreError(
+                f"experiment {e.id!r} is {e.status}, and that is final; create_experiment gives the id to run"
+            )
         with self._begin() as c:
-            if _move(c, e.id, e.fence, Status.RUNNING, EXPERIMENTS.c.lease_expires == e.lease_expires, **values): return Lease(e.id, owner, e.fence + 1, ttl)
+            now = _clock(c)
+        if (
+            e.lease_expires is not None
+            and (left := e.lease_expires - now) > 0
+            and not owner_gone(e.lease_owner)
+        ):
+            raise AlreadyRunning(
+                f"experiment {e.id!r} is already running, owned by {e.lease_owner}; its lease expires in {left:.0f} s"
+            )
+        values = dict(
+            lease_owner=owner, lease_expires=now + ttl, fence=e.fence + 1, started_at=e.started_at or _now()
+        )
+        with self._begin() as c:
+            if _move(
+                c, e.id, e.fence, Status.RUNNING, EXPERIMENTS.c.lease_expires == e.lease_expires, **values
+            ):
+                return Lease(e.id, owner, e.fence + 1, ttl)
 
 # %% ../nbs/17_store.ipynb #2da805ff
 @patch
 def _hold(self: Store, c: sa.Connection, lease: Lease, to: Status = Status.RUNNING, **values):
     "First statement of every write: check the fence, renew the lease (or end with it); raises `LeaseLost` or `StoreError`."
     values = {"lease_expires": _clock(c) + lease.ttl, **values}
-    if _move(c, lease.experiment_id, lease.fence, to, **values): return
+    if _move(c, lease.experiment_id, lease.fence, to, **values):
+        return
     e = c.execute(sa.select(EXPERIMENTS).where(EXPERIMENTS.c.id == lease.experiment_id)).mappings().one()
     if e["fence"] != lease.fence:
-        raise LeaseLost(f"the lease on {lease.experiment_id!r} was taken over by {e['lease_owner']} (fence {e['fence']}, ours is {lease.fence}): nothing more is written here")
+        raise LeaseLost(
+            f"the lease on {lease.experiment_id!r} was taken over by {e['lease_owner']} (fence {e['fence']}, ours is {lease.fence}): nothing more is written here"
+        )
     raise StoreError(f"experiment {lease.experiment_id!r} is {e['status']} and cannot become {to}")
 
+
 @patch
-def heartbeat(self: Store,
+def heartbeat(
+    self: Store,
     lease: Lease,  # held by this process
 ):
     "Renew a lease; raises `LeaseLost`."
-    with self._begin() as c: self._hold(c, lease)
+    with self._begin() as c:
+        self._hold(c, lease)
 
 # %% ../nbs/17_store.ipynb #3036e45e
 @patch
-def release(self: Store,
+def release(
+    self: Store,
     lease: Lease,  # held by this process
 ):
     "Let a lease expire now: the experiment stays RUNNING and may be taken over at once."
-    with self._begin() as c: self._hold(c, lease, lease_expires=_clock(c))
+    with self._begin() as c:
+        self._hold(c, lease, lease_expires=_clock(c))
 
 # %% ../nbs/17_store.ipynb #d518e2a1
 def _value(column: sa.Column, v: object) -> object:
     "A cell as every database stores it; raises `StoreError` for NaN and infinity."
-    if isinstance(v, str): return _storable(v)
-    if hasattr(v, "item"): v = v.item()
-    if isinstance(v, bool) and isinstance(column.type, sa.Float): return float(v)
-    if isinstance(v, float) and not math.isfinite(v): raise StoreError(f"{column.name} is {v}; a value that is not there is None")
+    if isinstance(v, str):
+        return _storable(v)
+    if hasattr(v, "item"):
+        v = v.item()
+    if isinstance(v, bool) and isinstance(column.type, sa.Float):
+        return float(v)
+    if isinstance(v, float) and not math.isfinite(v):
+        raise StoreError(f"{column.name} is {v}; a value that is not there is None")
     return v
+
 
 def _record(row: Mapping, table: sa.Table) -> dict:
     "A row with every column but the keys; raises `StoreError` for a name that is no column."
     names = [n for n in table.columns.keys() if n not in ("id", "experiment_id")]
     if unknown := [n for n in row if n not in names]:
-        raise StoreError(f"{table.name} has no column {unknown[0]!r}; allowed: {', '.join(names)}{closest(unknown[0], names)}")
+        raise StoreError(
+            f"{table.name} has no column {unknown[0]!r}; allowed: {', '.join(names)}{closest(unknown[0], names)}"
+        )
     return {n: _value(table.c[n], row.get(n)) for n in names}
 
 # %% ../nbs/17_store.ipynb #465c0610
 @patch
-def add_runs(self: Store,
-    lease: Lease,                 # held by this process
-    rows: Collection[Mapping],    # column -> value; example_id and position are required
+def add_runs(
+    self: Store,
+    lease: Lease,  # held by this process
+    rows: Collection[Mapping],  # column -> value; example_id and position are required
 ):
     "Store finished examples, each once; raises `LeaseLost` and stores nothing where the lease is gone."
     records = [{**_record(r, RUNS), "experiment_id": lease.experiment_id} for r in rows]
     with self._begin() as c:
         self._hold(c, lease)
-        if records: self._insert_new(c, RUNS, records, "experiment_id", "example_id")
+        if records:
+            self._insert_new(c, RUNS, records, "experiment_id", "example_id")
 
 # %% ../nbs/17_store.ipynb #6b2b92c6
 @patch
-def rows(self: Store,
-    id: str,       # of an experiment
+def rows(
+    self: Store,
+    id: str,  # of an experiment
 ) -> list[dict]:
     "All stored runs of an experiment in the data set's order."
     names = [c for c in RUNS.c if c.name not in ("id", "experiment_id")]
     query = sa.select(*names).where(RUNS.c.experiment_id == id).order_by(RUNS.c.position, RUNS.c.example_id)
-    with self._begin() as c: return [dict(r) for r in c.execute(query).mappings()]
+    with self._begin() as c:
+        return [dict(r) for r in c.execute(query).mappings()]
+
 
 @patch
-def runs(self: Store,
+def runs(
+    self: Store,
     id: str,  # of an experiment
-):            # pandas DataFrame
+):  # pandas DataFrame
     "All stored runs of an experiment as a table."
     import pandas as pd
+
     return pd.DataFrame(self.rows(self.experiment(id).id), columns=list(_record({}, RUNS)))
 
+
 @patch
-def done(self: Store,
-    id: str,     # of an experiment
+def done(
+    self: Store,
+    id: str,  # of an experiment
 ) -> set[str]:
     "Ids of the examples that have a row."
-    with self._begin() as c: return set(c.scalars(sa.select(RUNS.c.example_id).where(RUNS.c.experiment_id == id)))
+    with self._begin() as c:
+        return set(c.scalars(sa.select(RUNS.c.example_id).where(RUNS.c.experiment_id == id)))
 
 # %% ../nbs/17_store.ipynb #6ea9b37f
 @patch
-def complete(self: Store,
-    lease: Lease,      # held by this process
-    result: Mapping,   # column of `results` -> value; n = rows stored; summary: every aggregate's value, low, high, n
-    provenance: Mapping | None = None, # versions, commit, machine, known once the engine is there
+def complete(
+    self: Store,
+    lease: Lease,  # held by this process
+    result: Mapping,  # column of `results` -> value; n = rows stored; summary: every aggregate's value, low, high, n
+    provenance: Mapping | None = None,  # versions, commit, machine, known once the engine is there
 ):
     "Store the result and end as COMPLETED; raises `LeaseLost`, or `StoreError` where n is not the number of rows."
     record = _record(result, RESULTS)
     with self._begin() as c:
-        self._hold(c, lease, Status.COMPLETED, completed_at=_now(), lease_expires=None, **({"provenance_json": provenance} if provenance else {}))
+        self._hold(
+            c,
+            lease,
+            Status.COMPLETED,
+            completed_at=_now(),
+            lease_expires=None,
+            **({"provenance_json": provenance} if provenance else {}),
+        )
         stored = c.scalar(sa.select(sa.func.count()).where(RUNS.c.experiment_id == lease.experiment_id))
-        if stored != record["n"]: raise StoreError(f"the result of {lease.experiment_id!r} is over n = {record['n']} examples, but {stored} rows are stored")
+        if stored != record["n"]:
+            raise StoreError(
+                f"the result of {lease.experiment_id!r} is over n = {record['n']} examples, but {stored} rows are stored"
+            )
         c.execute(RESULTS.insert().values(experiment_id=lease.experiment_id, **record))
 
+
 @patch
-def fail(self: Store,
-    lease: Lease,   # held by this process
-    error: str,     # what went wrong, and in which phase
+def fail(
+    self: Store,
+    lease: Lease,  # held by this process
+    error: str,  # what went wrong, and in which phase
 ):
     "End as FAILED; the rows stored so far stay."
-    with self._begin() as c: self._hold(c, lease, Status.FAILED, completed_at=_now(), lease_expires=None, error=_storable(redact(error)))
+    with self._begin() as c:
+        self._hold(
+            c, lease, Status.FAILED, completed_at=_now(), lease_expires=None, error=_storable(redact(error))
+        )
 
 # %% ../nbs/17_store.ipynb #6f2be0a5
 @patch
-def result(self: Store,
-    id: str,          # of an experiment
-) -> dict | None:     # None until it is completed
+def result(
+    self: Store,
+    id: str,  # of an experiment
+) -> dict | None:  # None until it is completed
     "The result of an experiment."
     names = [c for c in RESULTS.c if c.name not in ("id", "experiment_id")]
-    with self._begin() as c: row = c.execute(sa.select(*names).where(RESULTS.c.experiment_id == id)).mappings().first()
+    with self._begin() as c:
+        row = c.execute(sa.select(*names).where(RESULTS.c.experiment_id == id)).mappings().first()
     return dict(row) if row else None
+
 
 @patch
 def experiments(self: Store):  # pandas DataFrame
     "All experiments with their main results, the newest last."
     import pandas as pd
-    e = [EXPERIMENTS.c[n] for n in "id name label status attempt error created_at started_at completed_at lease_owner".split()]
-    r = [RESULTS.c[n] for n in "n answered failed abstained accuracy exact_match f1 contains faithfulness hallucination_rate latency_p50 tokens_used".split()]
-    query = sa.select(*e, *r).select_from(EXPERIMENTS.outerjoin(RESULTS)).order_by(EXPERIMENTS.c.created_at, EXPERIMENTS.c.id)
-    with self._begin() as c: return pd.DataFrame(c.execute(query).mappings().all(), columns=[column.name for column in e + r])
+
+    e = [
+        EXPERIMENTS.c[n]
+        for n in "id name label status attempt error created_at started_at completed_at lease_owner".split()
+    ]
+    r = [
+        RESULTS.c[n]
+        for n in "n answered failed abstained accuracy exact_match f1 contains faithfulness hallucination_rate latency_p50 tokens_used".split()
+    ]
+    query = (
+        sa.select(*e, *r)
+        .select_from(EXPERIMENTS.outerjoin(RESULTS))
+        .order_by(EXPERIMENTS.c.created_at, EXPERIMENTS.c.id)
+    )
+    with self._begin() as c:
+        return pd.DataFrame(c.execute(query).mappings().all(), columns=[column.name for column in e + r])
 
 # %% ../nbs/17_store.ipynb #b230cfe3
 _ABOUT = "id name label config_hash dataset_fingerprint corpus_fingerprint status attempt provenance_json created_at started_at completed_at".split()
 
+
 def _result_text(about: Mapping, result: dict) -> str:
     "result.json, in the oldest schema that holds all of the result."
     new = any(result[name] is not None for name in NEW_IN_2)
-    about = {"schema": 2 if new else 1, **about, "result": {name: v for name, v in result.items() if new or name not in NEW_IN_2}}
+    about = {
+        "schema": 2 if new else 1,
+        **about,
+        "result": {name: v for name, v in result.items() if new or name not in NEW_IN_2},
+    }
     return json.dumps(about, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+
 
 def _without_texts(row: dict) -> dict:
     "A row without what was asked, read and answered: ids, scores, counts and times remain."
     trace = row["trace"] or {}
     about = {k: v for k, v in trace.get("attributes", {}).items() if k in ("example", "kind", "gold")}
-    bare = {k: v for k, v in trace.items() if k in ("kind", "name", "start_ms", "duration_ms")} | {"attributes": about}
-    return row | {"input_text": "", "output_text": "", "answer": "", "error": row["error"] and "(left out)", "trace": bare}
+    bare = {k: v for k, v in trace.items() if k in ("kind", "name", "start_ms", "duration_ms")} | {
+        "attributes": about
+    }
+    return row | {
+        "input_text": "",
+        "output_text": "",
+        "answer": "",
+        "error": row["error"] and "(left out)",
+        "trace": bare,
+    }
+
 
 def _texts(store: Store, id: str, texts: bool = True) -> dict[str, str]:
     "The exported files of a completed experiment: name -> text."
     import yaml
+
     e = store.experiment(id)
-    if e.status != Status.COMPLETED: raise StoreError(f"experiment {id!r} is {e.status}; only a COMPLETED one can be exported")
+    if e.status != Status.COMPLETED:
+        raise StoreError(f"experiment {id!r} is {e.status}; only a COMPLETED one can be exported")
     lines = "".join(_json(row if texts else _without_texts(row)) + "\n" for row in store.rows(id))
-    about = {"experiment": {name: getattr(e, name) for name in _ABOUT}, "runs_sha256": hashlib.sha256(lines.encode()).hexdigest()}
-    return {"config.yaml": yaml.safe_dump({"experiment": e.config_json}, sort_keys=True, allow_unicode=True, width=120),
-            "runs.jsonl": lines, "result.json": _result_text(about, store.result(id))}
+    about = {
+        "experiment": {name: getattr(e, name) for name in _ABOUT},
+        "runs_sha256": hashlib.sha256(lines.encode()).hexdigest(),
+    }
+    return {
+        "config.yaml": yaml.safe_dump(
+            {"experiment": e.config_json}, sort_keys=True, allow_unicode=True, width=120
+        ),
+        "runs.jsonl": lines,
+        "result.json": _result_text(about, store.result(id)),
+    }
+
 
 def export_experiment(
-    store: Store,             # where it is
-    id: str,                  # of a COMPLETED experiment
-    folder: str | os.PathLike, # where to write; made if missing
-    texts: bool = True,       # False leaves out questions, passages and answers, for data that may not be copied
-) -> Path:                    # the folder
+    store: Store,  # where it is
+    id: str,  # of a COMPLETED experiment
+    folder: str | os.PathLike,  # where to write; made if missing
+    texts: bool = True,  # False leaves out questions, passages and answers, for data that may not be copied
+) -> Path:  # the folder
     "Write an experiment as config.yaml, runs.jsonl and result.json; the same experiment gives the same bytes."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in _texts(store, id, texts).items(): (folder/name).write_text(text, encoding="utf-8", newline="\n")
+    for name, text in _texts(store, id, texts).items():
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
     return folder
 
 # %% ../nbs/17_store.ipynb #815dda5d
@@ -455,43 +691,71 @@ def _parsed(texts: Mapping[str, str], where: str) -> tuple[dict, dict, list[dict
     try:
         about = json.loads(texts["result.json"])
         rows = [json.loads(line) for line in texts["runs.jsonl"].split("\n") if line]
-        experiment, result = dict(about["experiment"], config_json=read_yaml(texts["config.yaml"], "config.yaml")["experiment"]), {**dict.fromkeys(NEW_IN_2), **about["result"]}
+        experiment, result = (
+            dict(
+                about["experiment"], config_json=read_yaml(texts["config.yaml"], "config.yaml")["experiment"]
+            ),
+            {**dict.fromkeys(NEW_IN_2), **about["result"]},
+        )
         ids = {row["example_id"] for row in rows}
-        checks = {f"schema is {about['schema']}, this LlmForge reads 1 and {SCHEMA_VERSION}": about["schema"] in (1, SCHEMA_VERSION),
-                  f"result.json must say of the experiment: {', '.join(_ABOUT)}": about["experiment"].keys() == set(_ABOUT),
-                  "status is not COMPLETED": experiment["status"] == Status.COMPLETED,
-                  "config.yaml is not the config that ran": fingerprint(experiment["config_json"]) == experiment["config_hash"],
-                  "runs.jsonl is not what result.json was computed from": hashlib.sha256(texts["runs.jsonl"].encode()).hexdigest() == about["runs_sha256"],
-                  f"the result is over {result['n']} examples, runs.jsonl has {len(rows)} lines for {len(ids)}": result["n"] == len(rows) == len(ids)}
-    except (ValueError, KeyError, TypeError, AttributeError) as e: raise StoreError(f"{where} is not an exported experiment: {type(e).__name__}: {e}") from e
-    if wrong := next((what for what, right in checks.items() if not right), None): raise StoreError(f"{where} cannot be imported: {wrong}")
+        checks = {
+            f"schema is {about['schema']}, this LlmForge reads 1 and {SCHEMA_VERSION}": about["schema"]
+            in (1, SCHEMA_VERSION),
+            f"result.json must say of the experiment: {', '.join(_ABOUT)}": about["experiment"].keys()
+            == set(_ABOUT),
+            "status is not COMPLETED": experiment["status"] == Status.COMPLETED,
+            "config.yaml is not the config that ran": fingerprint(experiment["config_json"])
+            == experiment["config_hash"],
+            "runs.jsonl is not what result.json was computed from": hashlib.sha256(
+                texts["runs.jsonl"].encode()
+            ).hexdigest()
+            == about["runs_sha256"],
+            f"the result is over {result['n']} examples, runs.jsonl has {len(rows)} lines for {len(ids)}": result[
+                "n"
+            ]
+            == len(rows)
+            == len(ids),
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise StoreError(f"{where} is not an exported experiment: {type(e).__name__}: {e}") from e
+    if wrong := next((what for what, right in checks.items() if not right), None):
+        raise StoreError(f"{where} cannot be imported: {wrong}")
     return experiment, result, rows
 
 # %% ../nbs/17_store.ipynb #70e50734
 def import_experiment(
-    store: Store,              # where to put it
-    folder: str | os.PathLike  # with config.yaml, runs.jsonl, result.json
-) -> str:                      # its id
+    store: Store,  # where to put it
+    folder: str | os.PathLike,  # with config.yaml, runs.jsonl, result.json
+) -> str:  # its id
     "Read an exported experiment into a store; raises `StoreError` where it is damaged, or another of the same id is there."
-    try: texts = {name: (Path(folder)/name).read_text(encoding="utf-8") for name in ("config.yaml", "runs.jsonl", "result.json")}
-    except (OSError, UnicodeDecodeError) as e: raise StoreError(f"{folder} is not an exported experiment: {e}") from e
+    try:
+        texts = {
+            name: (Path(folder) / name).read_text(encoding="utf-8")
+            for name in ("config.yaml", "runs.jsonl", "result.json")
+        }
+    except (OSError, UnicodeDecodeError) as e:
+        raise StoreError(f"{folder} is not an exported experiment: {e}") from e
     experiment, result, rows = content = _parsed(texts, str(folder))
     owned = {"experiment_id": experiment["id"]}
     records, last = [{**_record(r, RUNS), **owned} for r in rows], {**_record(result, RESULTS), **owned}
     with store._begin() as c:
         if new := store._insert_new(c, EXPERIMENTS, [{**experiment, "fence": 0}], "id"):
-            if records: c.execute(RUNS.insert(), records)
+            if records:
+                c.execute(RUNS.insert(), records)
             c.execute(RESULTS.insert().values(**last))
     if not new and _parsed(_texts(store, experiment["id"]), "the store") != content:
-        raise StoreError(f"{store!r} has an experiment {experiment['id']!r} with other content; neither was changed. The same work run twice has other timings: import one into a store of its own (LLMFORGE_STORE), or run it under another name")
+        raise StoreError(
+            f"{store!r} has an experiment {experiment['id']!r} with other content; neither was changed. The same work run twice has other timings: import one into a store of its own (LLMFORGE_STORE), or run it under another name"
+        )
     return experiment["id"]
 
 # %% ../nbs/17_store.ipynb #2ac7bb79
 @dataclass(frozen=True)
 class FrozenPlan:
     "The plan of a study as it was before the study ran."
-    name: str       # of the study
-    plan_json: dict # plain values
+
+    name: str  # of the study
+    plan_json: dict  # plain values
     plan_hash: str  # fingerprint of the plan when it was frozen
     frozen_at: str  # ISO 8601, UTC
 
@@ -505,39 +769,48 @@ class FrozenPlan:
 
 # %% ../nbs/17_store.ipynb #80d1df7d
 @patch
-def frozen_plan(self: Store,
-    name: str,         # of a study
-) -> FrozenPlan | None: # None where none was frozen
+def frozen_plan(
+    self: Store,
+    name: str,  # of a study
+) -> FrozenPlan | None:  # None where none was frozen
     "The plan frozen under this name."
-    with self._begin() as c: row = c.execute(sa.select(STUDIES).where(STUDIES.c.name == name)).mappings().first()
+    with self._begin() as c:
+        row = c.execute(sa.select(STUDIES).where(STUDIES.c.name == name)).mappings().first()
     return FrozenPlan(**row) if row else None
 
+
 @patch
-def freeze_plan(self: Store,
-    name: str,      # of the study
+def freeze_plan(
+    self: Store,
+    name: str,  # of the study
     plan: Mapping,  # plain values
-) -> FrozenPlan:    # the one stored: this, or an earlier one
+) -> FrozenPlan:  # the one stored: this, or an earlier one
     "Store a study's plan unless one is there; the first is never overwritten."
     plan = json.loads(_json(plan))
     row = dict(name=name, plan_json=plan, plan_hash=fingerprint(plan), frozen_at=_now())
-    with self._begin() as c: self._insert_new(c, STUDIES, [row], "name")
+    with self._begin() as c:
+        self._insert_new(c, STUDIES, [row], "name")
     return self.frozen_plan(name)
 
 # %% ../nbs/17_store.ipynb #ccf708a9
 def export_plan(
-    store: Store,              # where it is
-    name: str,                 # of the study
-    folder: str | os.PathLike, # where to write; made if missing
-) -> Path:                     # the folder
+    store: Store,  # where it is
+    name: str,  # of the study
+    folder: str | os.PathLike,  # where to write; made if missing
+) -> Path:  # the folder
     "Write a frozen plan as plan.json; the same plan gives the same bytes."
     if (plan := store.frozen_plan(name)) is None:
-        with store._begin() as c: known = c.scalars(sa.select(STUDIES.c.name)).all()
+        with store._begin() as c:
+            known = c.scalars(sa.select(STUDIES.c.name)).all()
         raise StoreError(f"{store!r} has no plan of a study {name!r}{closest(name, known)}")
-    if not plan.intact: raise StoreError(f"the plan of {name!r} is not the one that was frozen (its hash was {plan.plan_hash}, it is {fingerprint(plan.plan_json)}): it cannot be exported")
+    if not plan.intact:
+        raise StoreError(
+            f"the plan of {name!r} is not the one that was frozen (its hash was {plan.plan_hash}, it is {fingerprint(plan.plan_json)}): it cannot be exported"
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"schema": 2, **vars(plan)}, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
-    (folder/"plan.json").write_text(text, encoding="utf-8", newline="\n")
+    (folder / "plan.json").write_text(text, encoding="utf-8", newline="\n")
     return folder
 
 # %% ../nbs/17_store.ipynb #b6507be4
@@ -546,21 +819,31 @@ def _read_plan(path: Path) -> FrozenPlan:
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         schema, plan = about.pop("schema"), FrozenPlan(**about)
-        checks = {f"schema is {schema}, this LlmForge needs {SCHEMA_VERSION}": schema == SCHEMA_VERSION,
-                  "its name, hash and time must be text, its plan a mapping": isinstance(plan.plan_json, dict) and all(isinstance(x, str) and x for x in (plan.name, plan.plan_hash, plan.frozen_at)),
-                  "frozen_at is no time in UTC": datetime.fromisoformat(plan.frozen_at).utcoffset() == timezone.utc.utcoffset(None),
-                  "the plan is not the one that was hashed": plan.intact}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e: raise StoreError(f"{path} is not an exported plan: {type(e).__name__}: {e}") from e
-    if wrong := next((what for what, right in checks.items() if not right), None): raise StoreError(f"{path} cannot be imported: {wrong}")
+        checks = {
+            f"schema is {schema}, this LlmForge needs {SCHEMA_VERSION}": schema == SCHEMA_VERSION,
+            "its name, hash and time must be text, its plan a mapping": isinstance(plan.plan_json, dict)
+            and all(isinstance(x, str) and x for x in (plan.name, plan.plan_hash, plan.frozen_at)),
+            "frozen_at is no time in UTC": datetime.fromisoformat(plan.frozen_at).utcoffset()
+            == timezone.utc.utcoffset(None),
+            "the plan is not the one that was hashed": plan.intact,
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise StoreError(f"{path} is not an exported plan: {type(e).__name__}: {e}") from e
+    if wrong := next((what for what, right in checks.items() if not right), None):
+        raise StoreError(f"{path} cannot be imported: {wrong}")
     return plan
 
+
 def import_plan(
-    store: Store,               # where to put it
+    store: Store,  # where to put it
     folder: str | os.PathLike,  # with plan.json
 ) -> FrozenPlan:
     "Read an exported plan into a store; raises `StoreError` where it is damaged, or another of the same name is there."
-    plan = _read_plan(Path(folder)/"plan.json")
-    with store._begin() as c: store._insert_new(c, STUDIES, [vars(plan)], "name")
+    plan = _read_plan(Path(folder) / "plan.json")
+    with store._begin() as c:
+        store._insert_new(c, STUDIES, [vars(plan)], "name")
     if (there := store.frozen_plan(plan.name)) != plan:
-        raise StoreError(f"{store!r} has another plan of {plan.name!r} (hash {there.plan_hash}, frozen {there.frozen_at}; to be imported: hash {plan.plan_hash}, frozen {plan.frozen_at}); neither was changed")
+        raise StoreError(
+            f"{store!r} has another plan of {plan.name!r} (hash {there.plan_hash}, frozen {there.frozen_at}; to be imported: hash {plan.plan_hash}, frozen {plan.frozen_at}); neither was changed"
+        )
     return plan

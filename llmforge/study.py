@@ -8,13 +8,30 @@ __all__ = ['Name', 'Effect', 'Key', 'JUDGEMENTS', 'KNOWN', 'BROKEN', 'log', 'Hyp
            'stored_study', 'plan_table', 'run_study', 'study_folder']
 
 # %% ../nbs/25_study.ipynb #713302f1
-import itertools, json, logging, os, re, sys
+import itertools
+import json
+import logging
+import os
+import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
+
 from pydantic import Field, model_validator
-from .config import ExperimentConfig, Section, Text, experiment_mapping, find_config, merge, read_config, read_yaml, validate
+
+from llmforge.config import (
+    ExperimentConfig,
+    Section,
+    Text,
+    experiment_mapping,
+    find_config,
+    merge,
+    read_config,
+    read_yaml,
+    validate,
+)
 from .core import ConfigError, StoreError, cell, closest, table
 from .engine import Engine
 from .faithfulness import JUDGED
@@ -27,90 +44,158 @@ from .store import FrozenPlan, Status, Store, export_plan
 Name = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.=-]{0,39}$")]
 Effect = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
+
 class Hypothesis(Section):
     "A claim that a paired comparison can support or refute."
+
     id: Name = Field(description="e.g. H1")
-    claim: Text = Field(description="the claim as a sentence, e.g. Reranking gives better answers than hybrid retrieval alone")
-    metric: Text = Field("accuracy", description="a score or measure of a run, e.g. accuracy, f1, ungrounded_rate, latency_ms")
+    claim: Text = Field(
+        description="the claim as a sentence, e.g. Reranking gives better answers than hybrid retrieval alone"
+    )
+    metric: Text = Field(
+        "accuracy", description="a score or measure of a run, e.g. accuracy, f1, ungrounded_rate, latency_ms"
+    )
     treatment: Name = Field(description="the arm that the claim is about")
     control: Name = Field(description="the arm it is compared with")
-    direction: Literal["higher", "lower"] = Field("higher", description="how the treatment's metric is to differ; with margin: which way is better")
-    min_effect: Effect = Field(0.0, description="the smallest difference worth having, in units of the metric")
-    margin: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(None, description="non-inferiority: the claim is that the treatment is not worse by more than this")
-    datasets: tuple[Name, ...] = Field((), description="labels of the data sets it is about; none: all, pooled")
+    direction: Literal["higher", "lower"] = Field(
+        "higher", description="how the treatment's metric is to differ; with margin: which way is better"
+    )
+    min_effect: Effect = Field(
+        0.0, description="the smallest difference worth having, in units of the metric"
+    )
+    margin: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="non-inferiority: the claim is that the treatment is not worse by more than this"
+    )
+    datasets: tuple[Name, ...] = Field(
+        (), description="labels of the data sets it is about; none: all, pooled"
+    )
 
     @model_validator(mode="after")
     def _two_arms(self):
-        if self.treatment == self.control: raise ValueError(f"treatment and control are both {self.control!r}; a comparison needs two arms")
-        if self.margin is not None and self.min_effect: raise ValueError("min_effect and margin exclude each other: a claim is either 'better by at least' or 'not worse by more than'")
+        if self.treatment == self.control:
+            raise ValueError(f"treatment and control are both {self.control!r}; a comparison needs two arms")
+        if self.margin is not None and self.min_effect:
+            raise ValueError(
+                "min_effect and margin exclude each other: a claim is either 'better by at least' or 'not worse by more than'"
+            )
         return self
 
 # %% ../nbs/25_study.ipynb #a0279ca8
 def grid_arms(
     grid: Mapping[str, Sequence],  # dotted key -> its values
-) -> dict[str, dict]:              # label -> overrides, every combination
+) -> dict[str, dict]:  # label -> overrides, every combination
     "The arms of a grid."
+
     def _nested(key, value):
-        for part in reversed(key.split(".")): value = {part: value}
+        for part in reversed(key.split(".")):
+            value = {part: value}
         return value
+
     arms = {}
     for values in itertools.product(*grid.values()):
         pairs = list(zip(grid, values))
         label = str(values[0]) if len(pairs) == 1 else "-".join(f"{k.split('.')[-1]}={v}" for k, v in pairs)
         arms[label] = {}
-        for k, v in pairs: arms[label] = merge(arms[label], _nested(k, v))
+        for k, v in pairs:
+            arms[label] = merge(arms[label], _nested(k, v))
     return arms
 
 # %% ../nbs/25_study.ipynb #6e3514c6
 class StudyConfig(Section):
     "A study, complete."
-    name: Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")] = Field(description="short name; a frozen plan belongs to it for good")
+
+    name: Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")] = Field(
+        description="short name; a frozen plan belongs to it for good"
+    )
     question: Text = Field(description="what is to be found out, as a question")
-    base: dict = Field(description="the experiment that the arms vary: a config's name, or an experiment written out")
-    datasets: dict[Name, dict] = Field({"default": {}}, min_length=1, description="label -> overrides of the base that choose the questions and documents")
+    base: dict = Field(
+        description="the experiment that the arms vary: a config's name, or an experiment written out"
+    )
+    datasets: dict[Name, dict] = Field(
+        {"default": {}},
+        min_length=1,
+        description="label -> overrides of the base that choose the questions and documents",
+    )
     arms: dict[Name, dict] = Field(min_length=2, description="label -> overrides of the base; or give grid")
-    seeds: tuple[Annotated[int, Field(strict=True, ge=0, lt=2**32)], ...] = Field((0,), min_length=1, description="one run of every arm for each; useful where temperature is above 0")
+    seeds: tuple[Annotated[int, Field(strict=True, ge=0, lt=2**32)], ...] = Field(
+        (0,), min_length=1, description="one run of every arm for each; useful where temperature is above 0"
+    )
     hypotheses: tuple[Hypothesis, ...] = Field((), description="what is expected; none: an exploration")
-    alpha: float = Field(0.05, gt=0, lt=0.5, description="how often a claim that is false may pass as supported, over the whole study")
-    power: float = Field(0.8, gt=0.5, lt=1, description="chance of seeing an effect that is there, for the sample size")
-    discordant: float = Field(0.3, gt=0, le=1, description="assumed share of questions on which two arms differ, for the sample size")
+    alpha: float = Field(
+        0.05,
+        gt=0,
+        lt=0.5,
+        description="how often a claim that is false may pass as supported, over the whole study",
+    )
+    power: float = Field(
+        0.8, gt=0.5, lt=1, description="chance of seeing an effect that is there, for the sample size"
+    )
+    discordant: float = Field(
+        0.3,
+        gt=0,
+        le=1,
+        description="assumed share of questions on which two arms differ, for the sample size",
+    )
     correction: Literal["holm", "none"] = Field("holm", description="for testing several hypotheses")
-    exploratory: tuple[Text, ...] = Field((), description="metrics on which every arm is compared with the first, without a claim")
+    exploratory: tuple[Text, ...] = Field(
+        (), description="metrics on which every arm is compared with the first, without a claim"
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _grid(cls, data):
-        if not isinstance(data, Mapping) or "grid" not in data: return data
+        if not isinstance(data, Mapping) or "grid" not in data:
+            return data
         data = dict(data)
         grid = data.pop("grid")
-        if "arms" in data: raise ConfigError("study.grid: give arms or a grid, not both")
-        if not isinstance(grid, Mapping) or not grid or not all(isinstance(v, list) and v for v in grid.values()):
-            raise ConfigError(f"study.grid: must map dotted keys to lists of values, e.g. retrieval.top_k: [1, 3]; received {grid!r}")
+        if "arms" in data:
+            raise ConfigError("study.grid: give arms or a grid, not both")
+        if (
+            not isinstance(grid, Mapping)
+            or not grid
+            or not all(isinstance(v, list) and v for v in grid.values())
+        ):
+            raise ConfigError(
+                f"study.grid: must map dotted keys to lists of values, e.g. retrieval.top_k: [1, 3]; received {grid!r}"
+            )
         return {**data, "arms": grid_arms(grid)}
 
     @model_validator(mode="after")
     def _known_labels(self):
         for i, h in enumerate(self.hypotheses):
-            for field, labels, known in [("treatment", [h.treatment], self.arms), ("control", [h.control], self.arms), ("datasets", h.datasets, self.datasets)]:
+            for field, labels, known in [
+                ("treatment", [h.treatment], self.arms),
+                ("control", [h.control], self.arms),
+                ("datasets", h.datasets, self.datasets),
+            ]:
                 if bad := [l for l in labels if l not in known]:
-                    raise ValueError(f"hypotheses.{i}.{field}: unknown {bad[0]!r}; allowed: {', '.join(known)}{closest(bad[0], known)}")
-        if len({h.id for h in self.hypotheses}) < len(self.hypotheses): raise ValueError("hypotheses: two have the same id")
+                    raise ValueError(
+                        f"hypotheses.{i}.{field}: unknown {bad[0]!r}; allowed: {', '.join(known)}{closest(bad[0], known)}"
+                    )
+        if len({h.id for h in self.hypotheses}) < len(self.hypotheses):
+            raise ValueError("hypotheses: two have the same id")
         return self
 
 # %% ../nbs/25_study.ipynb #d115d11c
 Key = tuple[str, str, int]  # arm, data set, seed
+
 
 def experiments(
     study: StudyConfig,
 ) -> dict[Key, ExperimentConfig]:
     "The experiments of a study; raises `ConfigError` naming the arm whose experiment is wrong."
     out = {}
-    for (data, chosen), (arm, change), seed in itertools.product(study.datasets.items(), study.arms.items(), study.seeds):
+    for (data, chosen), (arm, change), seed in itertools.product(
+        study.datasets.items(), study.arms.items(), study.seeds
+    ):
         several = f"-{seed}" if len(study.seeds) > 1 else ""
         mapping = merge(merge(study.base, _spelled(chosen)), _spelled(change))
         name = re.sub(r"[^A-Za-z0-9_-]", "_", f"{study.name}-{arm}-{data}{several}")[:64]
-        out[arm, data, seed] = validate(mapping | {"name": name, "id": None, "seed": seed}, f"study {study.name}, arm {arm!r} on {data!r}")
+        out[arm, data, seed] = validate(
+            mapping | {"name": name, "id": None, "seed": seed}, f"study {study.name}, arm {arm!r} on {data!r}"
+        )
     return out
+
 
 def _spelled(overrides: Mapping) -> dict:
     "Overrides with shorthands spelled out, so that they merge with a base that has them spelled out."
@@ -121,45 +206,81 @@ JUDGEMENTS = (*(name for pair in JUDGED.items() for name in pair), "answer_relev
 KNOWN = (*MEASURES, *JUDGEMENTS, *AGENT_SCORES)
 _AT = re.compile(r"(?:recall|has_answer)@(\d+)|mrr")
 
+
 def unmeasured(
-    metric: str,               # of a hypothesis, or to be explored
-    e: ExperimentConfig,       # of an arm
-) -> str:                      # "" where the arm will have the metric
+    metric: str,  # of a hypothesis, or to be explored
+    e: ExperimentConfig,  # of an arm
+) -> str:  # "" where the arm will have the metric
     "Why an experiment will not have a metric."
     searches, judge = e.retrieval.name != "none", e.metrics.faithfulness
-    if metric in (*MEASURES, *e.metrics.also): return ""
-    if metric in AGENT_SCORES: return "" if e.method.name == "react" else f"{metric} is measured of an agent only (method react); the arm has method {e.method.name}"
+    if metric in (*MEASURES, *e.metrics.also):
+        return ""
+    if metric in AGENT_SCORES:
+        return (
+            ""
+            if e.method.name == "react"
+            else f"{metric} is measured of an agent only (method react); the arm has method {e.method.name}"
+        )
     if metric in JUDGEMENTS:
-        if not searches or not judge: return f"{metric} needs retrieval and metrics.faithfulness; the arm has retrieval {e.retrieval.name}, faithfulness {judge}"
-        score = judge if judge in JUDGED else "faithfulness" # any other name is an NLI model's
+        if not searches or not judge:
+            return f"{metric} needs retrieval and metrics.faithfulness; the arm has retrieval {e.retrieval.name}, faithfulness {judge}"
+        score = judge if judge in JUDGED else "faithfulness"  # any other name is an NLI model's
         given = (score, JUDGED[score], "answer_relevance")
-        return "" if metric in given else f"metrics.faithfulness: {judge} gives {' and '.join(given[:2])}, not {metric}"
-    if not (at := _AT.fullmatch(metric)): return f"unknown metric {metric!r}; allowed: {', '.join(KNOWN)}, mrr, recall@k, has_answer@k{closest(metric, [*KNOWN, *e.metrics.also])}; a metric of your own: add it to the arm's metrics.also"
-    if not searches: return f"{metric} needs retrieval; the arm has none"
-    if at[1] and int(at[1]) not in (1, e.retrieval.top_k): return f"{metric} is not measured where top_k is {e.retrieval.top_k}; allowed: @1 and @{e.retrieval.top_k}"
+        return (
+            ""
+            if metric in given
+            else f"metrics.faithfulness: {judge} gives {' and '.join(given[:2])}, not {metric}"
+        )
+    if not (at := _AT.fullmatch(metric)):
+        return f"unknown metric {metric!r}; allowed: {', '.join(KNOWN)}, mrr, recall@k, has_answer@k{closest(metric, [*KNOWN, *e.metrics.also])}; a metric of your own: add it to the arm's metrics.also"
+    if not searches:
+        return f"{metric} needs retrieval; the arm has none"
+    if at[1] and int(at[1]) not in (1, e.retrieval.top_k):
+        return f"{metric} is not measured where top_k is {e.retrieval.top_k}; allowed: @1 and @{e.retrieval.top_k}"
     return ""
 
+
 def _check_metrics(study: StudyConfig, arms: Mapping[Key, ExperimentConfig], where: str) -> None:
-    asked = [(f"study.hypotheses.{i}.metric", h.metric, (h.treatment, h.control), h.datasets or study.datasets) for i, h in enumerate(study.hypotheses)]
-    problems = [f"{path}: arm {a!r} on {d!r}: {why}" for path, metric, both, ds in asked for (a, d, _), e in arms.items() if a in both and d in ds and (why := unmeasured(metric, e))]
+    asked = [
+        (f"study.hypotheses.{i}.metric", h.metric, (h.treatment, h.control), h.datasets or study.datasets)
+        for i, h in enumerate(study.hypotheses)
+    ]
+    problems = [
+        f"{path}: arm {a!r} on {d!r}: {why}"
+        for path, metric, both, ds in asked
+        for (a, d, _), e in arms.items()
+        if a in both and d in ds and (why := unmeasured(metric, e))
+    ]
     without = [[unmeasured(m, e) for e in arms.values()] for m in study.exploratory]
-    every = [f"study.exploratory.{i}: {'' if 'unknown' in whys[0] else 'no arm has it: '}{whys[0]}" for i, whys in enumerate(without) if all(whys)]
-    if found := list(dict.fromkeys(problems + every)): raise ConfigError("\n  ".join([f"{where}: {len(found)} problem{'s' * (len(found) > 1)}", *found]))
+    every = [
+        f"study.exploratory.{i}: {'' if 'unknown' in whys[0] else 'no arm has it: '}{whys[0]}"
+        for i, whys in enumerate(without)
+        if all(whys)
+    ]
+    if found := list(dict.fromkeys(problems + every)):
+        raise ConfigError("\n  ".join([f"{where}: {len(found)} problem{'s' * (len(found) > 1)}", *found]))
 
 # %% ../nbs/25_study.ipynb #3570cda4
 def load_study(
-    source: str | os.PathLike | Mapping,  # a file, a bare name below configs/, or a mapping with the key "study"
+    source: str
+    | os.PathLike
+    | Mapping,  # a file, a bare name below configs/, or a mapping with the key "study"
 ) -> StudyConfig:
     "The study that a file describes, every arm checked; raises `ConfigError` with every problem found."
-    if isinstance(source, Mapping): where, folder, doc = "study", None, dict(source)
+    if isinstance(source, Mapping):
+        where, folder, doc = "study", None, dict(source)
     else:
         path = find_config(source)
         where, folder, doc = path.name, path.parent, read_yaml(read_config(path), path.name)
     if not isinstance(doc, dict) or set(doc) != {"study"} or not isinstance(doc["study"], dict):
-        raise ConfigError(f"{where}: must be a mapping with the one key 'study'; received {', '.join(map(str, doc)) if isinstance(doc, dict) else type(doc).__name__}")
+        raise ConfigError(
+            f"{where}: must be a mapping with the one key 'study'; received {', '.join(map(str, doc)) if isinstance(doc, dict) else type(doc).__name__}"
+        )
     data = dict(doc["study"])
-    if isinstance(base := data.get("base"), str): data["base"] = experiment_mapping(base, folder)[1]
-    elif isinstance(base, Mapping): data["base"] = _spelled(base)
+    if isinstance(base := data.get("base"), str):
+        data["base"] = experiment_mapping(base, folder)[1]
+    elif isinstance(base, Mapping):
+        data["base"] = _spelled(base)
     study = validate(data, where, StudyConfig, "study")
     _check_metrics(study, experiments(study), where)
     return study
@@ -167,55 +288,89 @@ def load_study(
 # %% ../nbs/25_study.ipynb #eb847f58
 def planned(
     study: StudyConfig,
-    n: int,        # questions with both arms
+    n: int,  # questions with both arms
     h: Hypothesis,
-) -> tuple[float | None, str]: # smallest effect it can be expected to show (None: not foreseeable), a warning or ""
+) -> tuple[
+    float | None, str
+]:  # smallest effect it can be expected to show (None: not foreseeable), a warning or ""
     "Whether a hypothesis can be decided with so many pairs."
-    if unit_of(h.metric) != "points": return None, ""
+    if unit_of(h.metric) != "points":
+        return None, ""
     tests = len(study.hypotheses) if study.correction == "holm" else 1
-    least = smallest_effect(n, study.alpha / tests, study.power, discordant_sd(study.discordant), sides=1 if h.margin else 2)
+    least = smallest_effect(
+        n, study.alpha / tests, study.power, discordant_sd(study.discordant), sides=1 if h.margin else 2
+    )
     wanted = h.margin or h.min_effect
-    if not wanted: return least, "no smallest effect is stated: any difference, however small, would support the claim"
-    if least > wanted: return least, f"too few questions: {wanted:g} is looked for, {least:.2f} can be shown; expect 'inconclusive' unless the effect is larger"
+    if not wanted:
+        return least, "no smallest effect is stated: any difference, however small, would support the claim"
+    if least > wanted:
+        return (
+            least,
+            f"too few questions: {wanted:g} is looked for, {least:.2f} can be shown; expect 'inconclusive' unless the effect is larger",
+        )
     return least, ""
 
 # %% ../nbs/25_study.ipynb #63bdcc9b
 def plan_of(
     study: StudyConfig,
     works: Mapping[Key, Work],  # its experiments, loaded
-) -> dict:                      # plain values
+) -> dict:  # plain values
     "What is frozen."
     questions = {d: len(w.data) for (_, d, _), w in works.items()}
-    return {"study": study.model_dump(mode="json"), "questions": questions, "experiments": {"/".join(map(str, key)): w.id for key, w in works.items()}}
+    return {
+        "study": study.model_dump(mode="json"),
+        "questions": questions,
+        "experiments": {"/".join(map(str, key)): w.id for key, w in works.items()},
+    }
+
 
 def _flat(value, path: str = "") -> dict[str, object]:
-    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, (list, tuple)) else None
-    if items is None: return {path: value}
-    return {k: v for key, part in items for k, v in _flat(part, f"{path}.{key}" if path else str(key)).items()} or {path: "empty"}
+    items = (
+        value.items()
+        if isinstance(value, Mapping)
+        else enumerate(value)
+        if isinstance(value, (list, tuple))
+        else None
+    )
+    if items is None:
+        return {path: value}
+    return {
+        k: v for key, part in items for k, v in _flat(part, f"{path}.{key}" if path else str(key)).items()
+    } or {path: "empty"}
+
 
 def differences(
     frozen: Mapping,  # the plan in the store
-    now: Mapping,     # the plan of the file
-) -> tuple[str, ...]: # one sentence each
+    now: Mapping,  # the plan of the file
+) -> tuple[str, ...]:  # one sentence each
     "What a plan changed."
     a, b = _flat(frozen), _flat(json.loads(json.dumps(now)))
-    return tuple(f"{k}: was {a.get(k, 'not there')!r}, is {b.get(k, 'not there')!r}" for k in sorted(a.keys() | b.keys()) if a.get(k, ...) != b.get(k, ...))
+    return tuple(
+        f"{k}: was {a.get(k, 'not there')!r}, is {b.get(k, 'not there')!r}"
+        for k in sorted(a.keys() | b.keys())
+        if a.get(k, ...) != b.get(k, ...)
+    )
 
 # %% ../nbs/25_study.ipynb #bd36c0bd
 @dataclass(frozen=True)
 class Study:
     "A study in a store: frozen, and run as far as it is."
+
     config: StudyConfig
     store: Store
-    frozen: FrozenPlan               # the plan that counts
-    works: dict[Key, Work]           # its experiments, loaded; empty where it was only read from the store
-    ids: dict[Key, str]              # where their rows are; a completed experiment of the same work serves, whatever its name
-    tampered: tuple[str, ...] = ()   # what the file says otherwise than the frozen plan
-    late: tuple[str, ...] = ()       # ids of experiments that had begun before the plan was frozen
+    frozen: FrozenPlan  # the plan that counts
+    works: dict[Key, Work]  # its experiments, loaded; empty where it was only read from the store
+    ids: dict[
+        Key, str
+    ]  # where their rows are; a completed experiment of the same work serves, whatever its name
+    tampered: tuple[str, ...] = ()  # what the file says otherwise than the frozen plan
+    late: tuple[str, ...] = ()  # ids of experiments that had begun before the plan was frozen
 
-    def __repr__(self): return f"Study({self.config.name!r}, {len(self.config.arms)} arms, {len(self.ids)} experiments)"
+    def __repr__(self):
+        return f"Study({self.config.name!r}, {len(self.config.arms)} arms, {len(self.ids)} experiments)"
 
-    def questions(self,
+    def questions(
+        self,
         h: Hypothesis,
     ) -> int:
         "How many questions a hypothesis is about."
@@ -229,27 +384,35 @@ class Study:
 
     def _repr_markdown_(self):
         left = self.missing
-        done = f"{len(self.ids) - len(left)} of {len(self.ids)} experiments are completed" + (f"; not yet: {', '.join('/'.join(map(str, key)) for key in left)}" if left else "")
+        done = f"{len(self.ids) - len(left)} of {len(self.ids)} experiments are completed" + (
+            f"; not yet: {', '.join('/'.join(map(str, key)) for key in left)}" if left else ""
+        )
         return f"{plan_table(self)}\n\n{cell(done, 400)}."
 
 # %% ../nbs/25_study.ipynb #96256b14
-def _completed(store: Store) -> list[str]: return [r.id for r in store.experiments().itertuples() if r.status == Status.COMPLETED]
+def _completed(store: Store) -> list[str]:
+    return [r.id for r in store.experiments().itertuples() if r.status == Status.COMPLETED]
+
 
 def _serving(completed: Sequence[str], id: str) -> str:
     "The completed experiment that did this work, whatever it is called; else the id itself."
     same = re.compile(rf"-{id.rsplit('-', 1)[1]}(\.\d+)?$")
     return id if id in completed else next(filter(same.search, completed), id)
 
+
 def _placed(study: Study) -> Study:
     "A study with the places of its rows as they are now."
     completed = _completed(study.store)
     ids = {key: _serving(completed, id) for key, id in study.ids.items()}
-    known = {r.id: r.started_at for r in study.store.experiments().itertuples() if isinstance(r.started_at, str)}
+    known = {
+        r.id: r.started_at for r in study.store.experiments().itertuples() if isinstance(r.started_at, str)
+    }
     late = tuple(sorted({i for i in ids.values() if i in known and known[i] < study.frozen.frozen_at}))
     return replace(study, ids=ids, late=late)
 
 # %% ../nbs/25_study.ipynb #26af2b18
 BROKEN = "the stored plan is not the one that was frozen: its hash differs"
+
 
 def open_study(
     study: StudyConfig,
@@ -263,43 +426,76 @@ def open_study(
     tampered = differences(frozen.plan_json, now) if frozen.intact else (BROKEN,)
     return _placed(Study(study, store, frozen, works, {key: w.id for key, w in works.items()}, tampered))
 
+
 def stored_study(
-    name: str,                   # of a study whose plan is frozen
+    name: str,  # of a study whose plan is frozen
     store: Store | None = None,  # default: the project's
 ) -> Study:
     "A study as the store has it, without its file and its data: to be read, not run; raises `StoreError`."
     store = store or Store()
-    if not (frozen := store.frozen_plan(name)): raise StoreError(f"{store!r} has no plan of a study {name!r}; run it: llmforge study FILE")
-    if not frozen.intact: raise StoreError(f"the plan of {name!r} cannot be read: {BROKEN}")
-    ids = {(arm, data, int(seed)): id for key, id in frozen.plan_json["experiments"].items() for arm, data, seed in [key.split("/")]}
+    if not (frozen := store.frozen_plan(name)):
+        raise StoreError(f"{store!r} has no plan of a study {name!r}; run it: llmforge study FILE")
+    if not frozen.intact:
+        raise StoreError(f"the plan of {name!r} cannot be read: {BROKEN}")
+    ids = {
+        (arm, data, int(seed)): id
+        for key, id in frozen.plan_json["experiments"].items()
+        for arm, data, seed in [key.split("/")]
+    }
     return _placed(Study(StudyConfig.model_validate(frozen.plan_json["study"]), store, frozen, {}, ids))
 
 # %% ../nbs/25_study.ipynb #e074fb8e
 def plan_table(
     study: Study,
-) -> str:       # Markdown
+) -> str:  # Markdown
     "The frozen plan: each hypothesis, its n, what it can show; then warnings."
     c, rows, notes = study.config, [], []
     for h in c.hypotheses:
         n = study.questions(h)
         least, warning = planned(c, n, h)
-        wanted = f"not worse by {h.margin:g}" if h.margin else f"{h.direction} by at least {h.min_effect:g}" if h.min_effect else h.direction
-        rows.append((h.id, cell(h.claim, 120), h.metric, f"{h.treatment} − {h.control}", wanted, n, "–" if least is None else f"{least:.3f}"))
-        if warning: notes.append(f"- {h.id}: {warning}")
-    notes += [f"- tampered: {cell(t, 200)}" for t in study.tampered] + [f"- {i} had begun before the plan was frozen: what rests on it is post hoc" for i in study.late]
+        wanted = (
+            f"not worse by {h.margin:g}"
+            if h.margin
+            else f"{h.direction} by at least {h.min_effect:g}"
+            if h.min_effect
+            else h.direction
+        )
+        rows.append(
+            (
+                h.id,
+                cell(h.claim, 120),
+                h.metric,
+                f"{h.treatment} − {h.control}",
+                wanted,
+                n,
+                "–" if least is None else f"{least:.3f}",
+            )
+        )
+        if warning:
+            notes.append(f"- {h.id}: {warning}")
+    notes += [f"- tampered: {cell(t, 200)}" for t in study.tampered] + [
+        f"- {i} had begun before the plan was frozen: what rests on it is post hoc" for i in study.late
+    ]
     assumed = f"alpha {c.alpha:g} over the family ({c.correction}), power {c.power:g}, assuming that two arms differ on {c.discordant:.0%} of the questions"
     head = f"**{c.name}**: {cell(c.question, 200)}\n\nPlan `{study.frozen.plan_hash[:16]}`, frozen {study.frozen.frozen_at[:19].replace('T', ' ')} UTC; {assumed}.\n\n"
-    if not rows: return head + "No hypotheses: an exploration." + ("\n\n" + "\n".join(notes) if notes else "")
-    return head + table(["", "claim", "metric", "difference", "expected", "questions", "can show"], rows) + ("\n\n" + "\n".join(notes) if notes else "")
+    if not rows:
+        return head + "No hypotheses: an exploration." + ("\n\n" + "\n".join(notes) if notes else "")
+    return (
+        head
+        + table(["", "claim", "metric", "difference", "expected", "questions", "can show"], rows)
+        + ("\n\n" + "\n".join(notes) if notes else "")
+    )
 
 # %% ../nbs/25_study.ipynb #13532bdc
 log = logging.getLogger("llmforge")
 
+
 def run_study(
     study: StudyConfig,
-    store: Store | None = None,    # default: the project's
-    make: Callable[[ExperimentConfig], Engine] | None = None, # an engine for an arm (default: what its config names)
-    show: bool = True,             # progress
+    store: Store | None = None,  # default: the project's
+    make: Callable[[ExperimentConfig], Engine]
+    | None = None,  # an engine for an arm (default: what its config names)
+    show: bool = True,  # progress
 ) -> Study:
     "Freeze a study's plan and run what is not yet run."
     opened = open_study(study, store)
@@ -307,15 +503,25 @@ def run_study(
     todo = [key for key, id in opened.ids.items() if id not in completed]
     for i, key in enumerate(todo, 1):
         arm, data, seed = key
-        if show: print(f"[{i}/{len(todo)}] {study.name}: {arm} on {data}" + (f", seed {seed}" if len(study.seeds) > 1 else ""), file=sys.stderr, flush=True)
-        if _serving(done := _completed(opened.store), opened.works[key].id) in done: continue # another arm comes to the same work
+        if show:
+            print(
+                f"[{i}/{len(todo)}] {study.name}: {arm} on {data}"
+                + (f", seed {seed}" if len(study.seeds) > 1 else ""),
+                file=sys.stderr,
+                flush=True,
+            )
+        if _serving(done := _completed(opened.store), opened.works[key].id) in done:
+            continue  # another arm comes to the same work
         config = opened.works[key].config
         run_experiment(config, opened.store, make and make(config), show)
     export_plan(opened.store, study.name, study_folder(opened))
     return _placed(opened)
 
+
 def study_folder(
     study: Study,
 ) -> Path:
     "`outputs/study-<name>`, or `outputs/study-<name>-rerun` where another plan of that name is on record there."
-    return own_folder(f"study-{study.config.name}", "plan.json", lambda plan: plan["frozen_at"], study.frozen.frozen_at)
+    return own_folder(
+        f"study-{study.config.name}", "plan.json", lambda plan: plan["frozen_at"], study.frozen.frozen_at
+    )

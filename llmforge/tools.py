@@ -7,7 +7,19 @@ __all__ = ['ToolResult', 'Tool', 'tool', 'printable', 'check', 'call_tool', 'cal
            'retrieval']
 
 # %% ../nbs/06_tools.ipynb #1cd0375e
-import ast, asyncio, contextvars, copy, dataclasses, inspect, json, math, operator, os, re, threading, time
+import ast
+import asyncio
+import contextvars
+import copy
+import dataclasses
+import inspect
+import json
+import math
+import operator
+import os
+import re
+import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
@@ -15,8 +27,10 @@ from fractions import Fraction
 from functools import cache, partial
 from typing import Annotated, Any, get_type_hints
 from unicodedata import normalize
+
 from fastcore.docments import docments
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
+
 from . import __version__
 from .core import ConfigError, LlmForgeError, closest, need, redact, tools
 from .data import Corpus, Passage
@@ -26,145 +40,236 @@ from .trace import Span, span
 @dataclass(frozen=True)
 class ToolResult:
     "What a tool gives back."
-    text: str             # what the model will read
+
+    text: str  # what the model will read
     failed: bool = False  # True where the tool could not do what was asked
-    source: str = ""      # where the text comes from, for the trace
+    source: str = ""  # where the text comes from, for the trace
 
 # %% ../nbs/06_tools.ipynb #ea333b5b
 @dataclass(frozen=True)
 class Tool:
     "A function that a model may call, and what the model must know about it."
+
     name: str
     description: str
-    input_schema: dict             # JSON schema of the arguments
-    opening: str                   # how a thought that leads to this tool begins
-    function: Callable             # str or ToolResult from arguments, plain or async
-    model: type[BaseModel]         # checks the arguments
-    takes_kit: bool = False        # True where the function wants the method's kit
+    input_schema: dict  # JSON schema of the arguments
+    opening: str  # how a thought that leads to this tool begins
+    function: Callable  # str or ToolResult from arguments, plain or async
+    model: type[BaseModel]  # checks the arguments
+    takes_kit: bool = False  # True where the function wants the method's kit
 
     def __call__(self, *args, **kwargs):
         "Call the function itself, unchecked."
         return self.function(*args, **kwargs)
 
-    async def execute(self, /,
-        kit=None,             # for a function that wants it
-        **arguments,          # as `check` returns them
+    async def execute(
+        self,
+        /,
+        kit=None,  # for a function that wants it
+        **arguments,  # as `check` returns them
     ) -> ToolResult:
         "Run the function; what it raises becomes a failed result."
         f = partial(self.function, **arguments, **({"kit": kit} if self.takes_kit else {}))
-        try: return _checked(await f()) if inspect.iscoroutinefunction(self.function) else await _in_thread(f)
-        except KeyboardInterrupt: raise
-        except BaseException as e: return _failure(e)
+        try:
+            return _checked(await f()) if inspect.iscoroutinefunction(self.function) else await _in_thread(f)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as e:
+            return _failure(e)
 
 # %% ../nbs/06_tools.ipynb #114d5be5
 def _failure(e: BaseException) -> ToolResult:
-    try: message = " ".join(str(e).split())
-    except Exception: message = ""
-    kind = "" if message and isinstance(e, (ValueError, LlmForgeError)) else type(e).__name__ + ": " * bool(message)
+    try:
+        message = " ".join(str(e).split())
+    except Exception:
+        message = ""
+    kind = (
+        ""
+        if message and isinstance(e, (ValueError, LlmForgeError))
+        else type(e).__name__ + ": " * bool(message)
+    )
     return ToolResult("error: " + redact(f"{kind}{message}")[:500], failed=True)
 
+
 def _checked(value: object) -> ToolResult:
-    if isinstance(value, str): return ToolResult(value)
-    if isinstance(value, ToolResult) and isinstance(value.text, str): return value
-    kind = f"ToolResult with a text of type {type(value.text).__name__}" if isinstance(value, ToolResult) else type(value).__name__
+    if isinstance(value, str):
+        return ToolResult(value)
+    if isinstance(value, ToolResult) and isinstance(value.text, str):
+        return value
+    kind = (
+        f"ToolResult with a text of type {type(value.text).__name__}"
+        if isinstance(value, ToolResult)
+        else type(value).__name__
+    )
     return ToolResult(f"error: the tool returned {kind}; a tool must return str or ToolResult", failed=True)
 
 # %% ../nbs/06_tools.ipynb #0c9b1172
 async def _in_thread(f: Callable) -> ToolResult:
     loop, context = asyncio.get_running_loop(), contextvars.copy_context()
     future = loop.create_future()
+
     def _work():
-        try: result = _checked(context.run(f))
-        except BaseException as e: result = _failure(e)
-        try: loop.call_soon_threadsafe(lambda: future.done() or future.set_result(result))
-        except RuntimeError: pass # the loop is closed: nobody waits any more
+        try:
+            result = _checked(context.run(f))
+        except BaseException as e:
+            result = _failure(e)
+        try:
+            loop.call_soon_threadsafe(lambda: future.done() or future.set_result(result))
+        except RuntimeError:
+            pass  # the loop is closed: nobody waits any more
+
     threading.Thread(target=_work, daemon=True, name="tool").start()
     return await future
 
 # %% ../nbs/06_tools.ipynb #4f03471b
 def _fields(f: Callable, name: str) -> dict:
     "The parameters that the model gives, as pydantic fields."
-    def refuse(what): raise ConfigError(f"tool {name!r}: {what}")
-    try: hints = get_type_hints(f, include_extras=True)
-    except (NameError, TypeError) as e: refuse(f"an annotation cannot be read: {e}")
-    try: docs = docments(f, returns=False)
-    except (OSError, TypeError, SyntaxError): docs = {}  # a function without source text
+
+    def refuse(what):
+        raise ConfigError(f"tool {name!r}: {what}")
+
+    try:
+        hints = get_type_hints(f, include_extras=True)
+    except (NameError, TypeError) as e:
+        refuse(f"an annotation cannot be read: {e}")
+    try:
+        docs = docments(f, returns=False)
+    except (OSError, TypeError, SyntaxError):
+        docs = {}  # a function without source text
     out = {}
     for p in inspect.signature(f).parameters.values():
-        if p.name == "kit" and p.kind is p.KEYWORD_ONLY: continue
-        if p.kind not in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) or p.name == "kit": refuse(f"parameter {str(p)!r} cannot be filled by a model; allowed: named parameters, and a keyword-only 'kit'")
-        if p.name not in hints: refuse(f"parameter {p.name!r} has no annotation; the model must be told its type, e.g. {p.name}: str")
+        if p.name == "kit" and p.kind is p.KEYWORD_ONLY:
+            continue
+        if p.kind not in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) or p.name == "kit":
+            refuse(
+                f"parameter {str(p)!r} cannot be filled by a model; allowed: named parameters, and a keyword-only 'kit'"
+            )
+        if p.name not in hints:
+            refuse(
+                f"parameter {p.name!r} has no annotation; the model must be told its type, e.g. {p.name}: str"
+            )
         default = ... if p.default is p.empty else p.default
-        out[f"arg_{p.name}"] = hints[p.name], Field(default, alias=p.name, description=docs.get(p.name) or None)
+        out[f"arg_{p.name}"] = (
+            hints[p.name],
+            Field(default, alias=p.name, description=docs.get(p.name) or None),
+        )
     return out
 
 # %% ../nbs/06_tools.ipynb #360dffbf
 _CONFIG = ConfigDict(extra="forbid", coerce_numbers_to_str=True, protected_namespaces=())
 
+
 def _make(f: Callable, opening: str) -> Tool:
     name, doc = getattr(f, "__name__", repr(f)), inspect.getdoc(f)
-    if not name.isidentifier(): raise ConfigError(f"tool {name!r}: must be a function with a name")
-    if not doc: raise ConfigError(f"tool {name!r}: has no docstring; its first line is the description that the model reads")
+    if not name.isidentifier():
+        raise ConfigError(f"tool {name!r}: must be a function with a name")
+    if not doc:
+        raise ConfigError(
+            f"tool {name!r}: has no docstring; its first line is the description that the model reads"
+        )
     try:
         model = create_model(name, __config__=_CONFIG, **_fields(f, name))
         schema = model.model_json_schema()
-    except PydanticUserError as e: raise ConfigError(f"tool {name!r}: an annotation has no JSON schema: {str(e).splitlines()[0]}") from e
-    for part in (schema, *schema.get("properties", {}).values()): part.pop("title", None)
+    except PydanticUserError as e:
+        raise ConfigError(f"tool {name!r}: an annotation has no JSON schema: {str(e).splitlines()[0]}") from e
+    for part in (schema, *schema.get("properties", {}).values()):
+        part.pop("title", None)
     takes_kit = "kit" in inspect.signature(f).parameters
-    return Tool(name, doc.splitlines()[0], schema, opening or f"I need to use {name} for", f, model, takes_kit)
+    return Tool(
+        name, doc.splitlines()[0], schema, opening or f"I need to use {name} for", f, model, takes_kit
+    )
+
 
 def tool(
     f: Callable | None = None,  # a plain or async function with a docstring and annotations
-    *, opening: str = "",       # how a thought that leads to this tool begins
-) -> Tool:                      # registered under the function's name; calling it calls the function
+    *,
+    opening: str = "",  # how a thought that leads to this tool begins
+) -> Tool:  # registered under the function's name; calling it calls the function
     "Decorator: make a function a tool; raises `ConfigError` where the model could not learn how to call it."
-    if f is None: return partial(tool, opening=opening)
+    if f is None:
+        return partial(tool, opening=opening)
     return tools.register(f.__name__)(_make(f, opening)) if hasattr(f, "__name__") else _make(f, opening)
 
 # %% ../nbs/06_tools.ipynb #a050972c
 _ANSI = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
 
-def _char(c: str) -> str: return c if c.isprintable() or c in "\n\t" else " " if c.isspace() else "�"
+
+def _char(c: str) -> str:
+    return c if c.isprintable() or c in "\n\t" else " " if c.isspace() else "�"
+
 
 def printable(
-    text: str,   # from anywhere
+    text: str,  # from anywhere
     limit: int,  # longest result, in characters
 ) -> str:
     "A text without control characters; one that is too long is cut, and says from how much."
     cut = f" … [cut from {len(text):,} characters]" if len(text) > limit else ""
-    kept = text[:max(limit - len(cut), 0)] if cut else text
+    kept = text[: max(limit - len(cut), 0)] if cut else text
     return "".join(map(_char, _ANSI.sub("", kept))) + cut
 
 # %% ../nbs/06_tools.ipynb #592d3d04
 def _signature(t: Tool) -> str:
     required = t.input_schema.get("required", ())
-    return ", ".join(f"{n} ({p.get('type', 'any')}{'' if n in required else ', optional'})" for n, p in t.input_schema.get("properties", {}).items()) or "no arguments"
+    return (
+        ", ".join(
+            f"{n} ({p.get('type', 'any')}{'' if n in required else ', optional'})"
+            for n, p in t.input_schema.get("properties", {}).items()
+        )
+        or "no arguments"
+    )
+
 
 def _problem(t: Tool, e: dict) -> str:
     where = ".".join(map(str, e["loc"])) or "arguments"
     match e["type"]:
-        case "extra_forbidden": return f"unknown argument {where[:40]!r}{closest(where[:40], t.input_schema.get('properties', {}))}"
-        case "missing": return f"argument {where!r} is missing"
-        case _: return f"argument {where!r}: {e['msg'][0].lower() + e['msg'][1:]}; received {repr(e['input'])[:40]}"
+        case "extra_forbidden":
+            return (
+                f"unknown argument {where[:40]!r}{closest(where[:40], t.input_schema.get('properties', {}))}"
+            )
+        case "missing":
+            return f"argument {where!r} is missing"
+        case _:
+            return (
+                f"argument {where!r}: {e['msg'][0].lower() + e['msg'][1:]}; received {repr(e['input'])[:40]}"
+            )
+
 
 def check(
-    t: Tool,             # to be called
+    t: Tool,  # to be called
     arguments: Mapping,  # as the model gave them
-) -> dict:               # for `Tool.execute`
+) -> dict:  # for `Tool.execute`
     "The arguments, validated and converted; raises `ValueError` in one line that tells the model what is allowed."
-    if not isinstance(arguments, dict): raise ValueError(f"{t.name}: the arguments must be a JSON object; received {type(arguments).__name__}; allowed: {_signature(t)}")
-    try: values = t.model.model_validate({printable(str(k), 60): copy.deepcopy(v) for k, v in arguments.items()})
-    except ValidationError as e: problems = [_problem(t, p) for p in e.errors(include_url=False)[:3]]
-    else: return {k.removeprefix("arg_"): getattr(values, k) for k in t.model.model_fields}
+    if not isinstance(arguments, dict):
+        raise ValueError(
+            f"{t.name}: the arguments must be a JSON object; received {type(arguments).__name__}; allowed: {_signature(t)}"
+        )
+    try:
+        values = t.model.model_validate(
+            {printable(str(k), 60): copy.deepcopy(v) for k, v in arguments.items()}
+        )
+    except ValidationError as e:
+        problems = [_problem(t, p) for p in e.errors(include_url=False)[:3]]
+    else:
+        return {k.removeprefix("arg_"): getattr(values, k) for k in t.model.model_fields}
     raise ValueError(f"{t.name}: {'; '.join(problems)}; allowed: {_signature(t)}")
 
 # %% ../nbs/06_tools.ipynb #73a22afa
 def _recorded(value: object, limit: int, depth: int = 4) -> Any:
     "A JSON-like copy of arguments that anybody may have written."
-    if isinstance(value, str): return printable(value, limit)
-    if value is None or isinstance(value, int) and value.bit_length() < 10_000 or isinstance(value, float) and math.isfinite(value): return value
-    if depth and isinstance(value, dict): return {printable(str(k), 80): _recorded(v, limit, depth - 1) for k, v in list(value.items())[:20]}
-    if depth and isinstance(value, (list, tuple)): return [_recorded(v, limit, depth - 1) for v in value[:20]]
+    if isinstance(value, str):
+        return printable(value, limit)
+    if (
+        value is None
+        or isinstance(value, int)
+        and value.bit_length() < 10_000
+        or isinstance(value, float)
+        and math.isfinite(value)
+    ):
+        return value
+    if depth and isinstance(value, dict):
+        return {printable(str(k), 80): _recorded(v, limit, depth - 1) for k, v in list(value.items())[:20]}
+    if depth and isinstance(value, (list, tuple)):
+        return [_recorded(v, limit, depth - 1) for v in value[:20]]
     return f"({type(value).__name__})"
 
 # %% ../nbs/06_tools.ipynb #7a7da998
@@ -172,24 +277,37 @@ def _searching(s: Span) -> float:
     own = s.attributes.get("search_ms", 0.0) if s.kind == "retriever" else 0.0
     return own + sum(map(_searching, s.children))
 
+
 async def _attempt(name: str, arguments: Mapping, kit, timeout: float, allowed: Iterable[str]) -> ToolResult:
-    if name not in allowed: return ToolResult(f"error: unknown tool {name!r}; allowed: {', '.join(allowed)}{closest(name, allowed)}", failed=True)
-    try: values = check(t := tools.get(name), arguments)
-    except Exception as e: return _failure(e)
+    if name not in allowed:
+        return ToolResult(
+            f"error: unknown tool {name!r}; allowed: {', '.join(allowed)}{closest(name, allowed)}",
+            failed=True,
+        )
+    try:
+        values = check(t := tools.get(name), arguments)
+    except Exception as e:
+        return _failure(e)
     task = asyncio.create_task(t.execute(kit, **values))
-    try: done, _ = await asyncio.wait({task}, timeout=timeout)
-    finally: task.cancel() # asked to stop, but not waited for: a tool may ignore it
-    return task.result() if done else ToolResult(f"error: {name} gave no result within {timeout:g} s", failed=True)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=timeout)
+    finally:
+        task.cancel()  # asked to stop, but not waited for: a tool may ignore it
+    return (
+        task.result()
+        if done
+        else ToolResult(f"error: {name} gave no result within {timeout:g} s", failed=True)
+    )
 
 # %% ../nbs/06_tools.ipynb #be07ec49
 async def call_tool(
-    name: str,              # as the model wrote it
-    arguments: Mapping,     # as the model gave them; a text where they could not be parsed
-    kit=None,               # the method's kit, for tools that want it
+    name: str,  # as the model wrote it
+    arguments: Mapping,  # as the model gave them; a text where they could not be parsed
+    kit=None,  # the method's kit, for tools that want it
     timeout: float = 10.0,  # seconds
-    limit: int = 2000,      # longest result, in characters
-    allowed: Iterable[str] | None = None, # names that may be called (default: all that are registered)
-) -> ToolResult:            # printable, never longer than `limit`
+    limit: int = 2000,  # longest result, in characters
+    allowed: Iterable[str] | None = None,  # names that may be called (default: all that are registered)
+) -> ToolResult:  # printable, never longer than `limit`
     "Call a tool for a model, as a `tool` span; whatever goes wrong becomes a failed result."
     name = printable(str(name), 60)
     with span("tool", name, _recorded(arguments, limit)) as s:
@@ -197,184 +315,298 @@ async def call_tool(
         r = await _attempt(name, arguments, kit, timeout, list(tools.names() if allowed is None else allowed))
         result = ToolResult(printable(r.text, limit), bool(r.failed), printable(str(r.source), 200))
         work = (time.perf_counter() - start) * 1000 - _searching(s)
-        s.set(failed=result.failed, work_ms=round(max(work, 0.0), 3), **({"source": result.source} if result.source else {})).output = result.text
+        s.set(
+            failed=result.failed,
+            work_ms=round(max(work, 0.0), 3),
+            **({"source": result.source} if result.source else {}),
+        ).output = result.text
     return result
 
 # %% ../nbs/06_tools.ipynb #19fe514b
 _BITS = 1024  # of a numerator or denominator: 308 decimal digits
 
+
 def _bounded(x: Fraction) -> Fraction:
     "The number, rounded to a float where its fraction is too long; raises `ValueError` or `OverflowError` for one too large or too small."
-    if max(x.numerator.bit_length(), x.denominator.bit_length()) <= _BITS: return x
-    if x.denominator == 1: raise OverflowError
+    if max(x.numerator.bit_length(), x.denominator.bit_length()) <= _BITS:
+        return x
+    if x.denominator == 1:
+        raise OverflowError
     return _from_float(float(x))
 
+
 def _from_float(x: float) -> Fraction:
-    if x == 0: raise ValueError("the result is too small; a number other than 0 must be above 1e-308")
+    if x == 0:
+        raise ValueError("the result is too small; a number other than 0 must be above 1e-308")
     return Fraction(x)
+
 
 def _power(a: Fraction, b: Fraction) -> Fraction:
     "Exact where the result is short, else in floats, which overflow at once."
-    if b.denominator == 1 and abs(b.numerator) * max(a.numerator.bit_length(), a.denominator.bit_length()) <= 4 * _BITS: return a ** b.numerator
-    if a == 0: return a ** (1 if b > 0 else -1)
-    if a < 0 and b.denominator != 1: raise ValueError("a negative number has no real power with a fractional exponent")
+    if (
+        b.denominator == 1
+        and abs(b.numerator) * max(a.numerator.bit_length(), a.denominator.bit_length()) <= 4 * _BITS
+    ):
+        return a**b.numerator
+    if a == 0:
+        return a ** (1 if b > 0 else -1)
+    if a < 0 and b.denominator != 1:
+        raise ValueError("a negative number has no real power with a fractional exponent")
     return _from_float(float(a) ** float(b))
 
 # %% ../nbs/06_tools.ipynb #30a4e46d
 def _sqrt(x: Fraction) -> Fraction:
-    if x < 0: raise ValueError("the square root of a negative number is not a real number")
+    if x < 0:
+        raise ValueError("the square root of a negative number is not a real number")
     exact = Fraction(math.isqrt(x.numerator), math.isqrt(x.denominator))
-    return exact if exact ** 2 == x else Fraction(math.sqrt(x))
+    return exact if exact**2 == x else Fraction(math.sqrt(x))
+
 
 def _round(x: Fraction, digits: Fraction = Fraction(0)) -> Fraction:
     "Half away from zero, as people round."
-    if digits.denominator != 1 or not 0 <= digits <= 20: raise ValueError("round takes 0 to 20 decimal places")
-    scale = 10 ** digits.numerator
+    if digits.denominator != 1 or not 0 <= digits <= 20:
+        raise ValueError("round takes 0 to 20 decimal places")
+    scale = 10**digits.numerator
     return Fraction(math.floor(abs(x) * scale + Fraction(1, 2)), scale) * (1 if x >= 0 else -1)
 
+
 _FUNCTIONS = {"abs": abs, "round": _round, "sqrt": _sqrt}
-_OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
-              ast.FloorDiv: lambda a, b: Fraction(a // b), ast.Mod: operator.mod, ast.Pow: _power, ast.UAdd: operator.pos, ast.USub: operator.neg}
+_OPERATORS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: lambda a, b: Fraction(a // b),
+    ast.Mod: operator.mod,
+    ast.Pow: _power,
+    ast.UAdd: operator.pos,
+    ast.USub: operator.neg,
+}
+
 
 def _value(node: ast.AST, text: str) -> Fraction:
     "The value of a syntax tree; `text` is what it was parsed from."
     match node:
-        case ast.Constant(): return _bounded(Fraction(text[node.col_offset:node.end_col_offset]))
-        case ast.UnaryOp(op=op, operand=x): return _OPERATORS[type(op)](_value(x, text))
-        case ast.BinOp(left=a, op=op, right=b): return _bounded(_OPERATORS[type(op)](_value(a, text), _value(b, text)))
-        case ast.Call(func=ast.Name(id=name), args=[_, *more] as args, keywords=[]) if len(more) <= (name == "round"):
+        case ast.Constant():
+            return _bounded(Fraction(text[node.col_offset : node.end_col_offset]))
+        case ast.UnaryOp(op=op, operand=x):
+            return _OPERATORS[type(op)](_value(x, text))
+        case ast.BinOp(left=a, op=op, right=b):
+            return _bounded(_OPERATORS[type(op)](_value(a, text), _value(b, text)))
+        case ast.Call(func=ast.Name(id=name), args=[_, *more] as args, keywords=[]) if len(more) <= (
+            name == "round"
+        ):
             return _bounded(_FUNCTIONS[name](*(_value(a, text) for a in args)))
     raise ValueError(f"{ast.unparse(node)[:40]!r} is not arithmetic; {_ALLOWED}")
 
 # %% ../nbs/06_tools.ipynb #dd769957
 _ALLOWED = "allowed: numbers, + - * / // % ** ( ), abs(x), sqrt(x), round(x, digits), e.g. (3 + 4) * 2"
 _LONGEST, _DEEPEST = 300, 20
-_SAME = str.maketrans({**dict.fromkeys("×✕⋅·∙", "*"), **dict.fromkeys("÷∕", "/"), **dict.fromkeys("−–—", "-"), "^": "**"})
-_SPELLINGS = [(r"[$€£¥](?=\s*[0-9.])", ""), (r"\s*=\s*\??$", ""), (r"(?<=[0-9)])\s+x\s+(?=[0-9(.\-])", " * "), (r"(?<![0-9.,])([0-9]{1,3})((?:,[0-9]{3})+)(?![0-9,])", lambda m: m[0].replace(",", "")),
-              (r"([0-9]+\.?[0-9]*|\.[0-9]+)%(?=\s*(?:of\b|[)*/+,\-]|$))", r"(\1/100)"), (r"\)\s*of\b", ") *")]
-_AMBIGUOUS = re.compile(r"(?<![0-9.])(?!1 ?[+-])[0-9.]+\)* ?[+-] ?[0-9.]+%(?! ?(?:of\b|[*/]))|\) ?[+-] ?[0-9.]+%(?! ?(?:of\b|[*/]))")
-_TOKEN = re.compile(r" |(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]{1,3})?(?![0-9a-z_.])|[-+*/%(),]|(?:abs|round|sqrt)(?= ?\()")
+_SAME = str.maketrans(
+    {**dict.fromkeys("×✕⋅·∙", "*"), **dict.fromkeys("÷∕", "/"), **dict.fromkeys("−–—", "-"), "^": "**"}
+)
+_SPELLINGS = [
+    (r"[$€£¥](?=\s*[0-9.])", ""),
+    (r"\s*=\s*\??$", ""),
+    (r"(?<=[0-9)])\s+x\s+(?=[0-9(.\-])", " * "),
+    (r"(?<![0-9.,])([0-9]{1,3})((?:,[0-9]{3})+)(?![0-9,])", lambda m: m[0].replace(",", "")),
+    (r"([0-9]+\.?[0-9]*|\.[0-9]+)%(?=\s*(?:of\b|[)*/+,\-]|$))", r"(\1/100)"),
+    (r"\)\s*of\b", ") *"),
+]
+_AMBIGUOUS = re.compile(
+    r"(?<![0-9.])(?!1 ?[+-])[0-9.]+\)* ?[+-] ?[0-9.]+%(?! ?(?:of\b|[*/]))|\) ?[+-] ?[0-9.]+%(?! ?(?:of\b|[*/]))"
+)
+_TOKEN = re.compile(
+    r" |(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]{1,3})?(?![0-9a-z_.])|[-+*/%(),]|(?:abs|round|sqrt)(?= ?\()"
+)
+
 
 def _spelled(expression: str) -> str:
     "The expression in Python's spelling; raises `ValueError` where it holds anything but arithmetic."
-    if len(expression) > _LONGEST: raise ValueError(f"the expression has {len(expression):,} characters; allowed: {_LONGEST}")
+    if len(expression) > _LONGEST:
+        raise ValueError(f"the expression has {len(expression):,} characters; allowed: {_LONGEST}")
     text = " ".join(expression.strip(" \n`'\"").lower().translate(_SAME).split())
-    if m := _AMBIGUOUS.search(text): raise ValueError(f"{m[0]!r} has two readings; write e.g. 200 * (1 + 10%), or 200 + 0.1")
-    for pattern, new in _SPELLINGS: text = re.sub(pattern, new, text)
+    if m := _AMBIGUOUS.search(text):
+        raise ValueError(f"{m[0]!r} has two readings; write e.g. 200 * (1 + 10%), or 200 + 0.1")
+    for pattern, new in _SPELLINGS:
+        text = re.sub(pattern, new, text)
     at = depth = 0
     while at < len(text):
-        if not (m := _TOKEN.match(text, at)): raise ValueError(f"{re.match(r'[^ ]{1,20}', text[at:])[0]!r} is not arithmetic; {_ALLOWED}")
+        if not (m := _TOKEN.match(text, at)):
+            raise ValueError(f"{re.match(r'[^ ]{1,20}', text[at:])[0]!r} is not arithmetic; {_ALLOWED}")
         at, depth = m.end(), depth + (m[0] == "(") - (m[0] == ")")
-        if depth > _DEEPEST: raise ValueError(f"nested too deeply; allowed: {_DEEPEST} parentheses")
+        if depth > _DEEPEST:
+            raise ValueError(f"nested too deeply; allowed: {_DEEPEST} parentheses")
     return text.strip()
 
 # %% ../nbs/06_tools.ipynb #176bdba6
 def _shown(x: Fraction) -> str:
-    if x.denominator == 1: return str(x.numerator)
+    if x.denominator == 1:
+        return str(x.numerator)
     with localcontext() as c:
         c.prec = max(10, len(str(abs(x.numerator) // x.denominator)) + 2)
         d = (Decimal(x.numerator) / x.denominator).normalize()
     return f"{d:f}" if abs(d) >= Decimal("1e-6") else str(d).lower()
 
+
 @tool(opening="I need to calculate")
 def calculator(
     expression: str,  # arithmetic, e.g. (1,827 - 12) / 3
-) -> str:             # the number
+) -> str:  # the number
     "Calculate the value of an arithmetic expression."
     try:
         text = _spelled(expression)
         return _shown(_value(ast.parse(text, mode="eval").body, text))
-    except ZeroDivisionError: raise ValueError("division by zero") from None
-    except OverflowError: raise ValueError("the number is too large; allowed: up to 308 digits") from None
-    except (RecursionError, MemoryError): raise ValueError("nested too deeply") from None
-    except SyntaxError: raise ValueError(f"not a complete expression: {expression[:40]!r}; {_ALLOWED}") from None
+    except ZeroDivisionError:
+        raise ValueError("division by zero") from None
+    except OverflowError:
+        raise ValueError("the number is too large; allowed: up to 308 digits") from None
+    except (RecursionError, MemoryError):
+        raise ValueError("nested too deeply") from None
+    except SyntaxError:
+        raise ValueError(f"not a complete expression: {expression[:40]!r}; {_ALLOWED}") from None
 
 # %% ../nbs/06_tools.ipynb #5e904d16
 def _words(text: str) -> tuple[str, ...]:
     plain = "".join(c for c in normalize("NFKD", text) if not "\u0300" <= c <= "\u036f")
-    return tuple(w for w in re.findall(r"\w+", plain.casefold()) if w not in ("the", "a", "an")) or (plain.casefold().strip(),)
+    return tuple(w for w in re.findall(r"\w+", plain.casefold()) if w not in ("the", "a", "an")) or (
+        plain.casefold().strip(),
+    )
+
 
 _titles: dict[str, dict[tuple[str, ...], int]] = {}
+
 
 def _title_index(corpus: Corpus) -> dict[tuple[str, ...], int]:
     "The words of each title -> position of the first passage of that title."
     if corpus.fingerprint not in _titles:
-        if len(_titles) >= 4: _titles.clear()
+        if len(_titles) >= 4:
+            _titles.clear()
         index: dict = {}
-        for i, p in enumerate(corpus.passages): index.setdefault(_words(p.title), i)
+        for i, p in enumerate(corpus.passages):
+            index.setdefault(_words(p.title), i)
         _titles[corpus.fingerprint] = index
     return _titles[corpus.fingerprint]
 
+
 def find_title(
-    query: str,      # what is looked for
+    query: str,  # what is looked for
     corpus: Corpus,  # where
-) -> tuple[Passage | None, list[str]]: # the passage of that title, if any; else the titles that come near, best first
+) -> tuple[
+    Passage | None, list[str]
+]:  # the passage of that title, if any; else the titles that come near, best first
     "The passage whose title is the query, or comes close to it."
     index, words = _title_index(corpus), _words(query[:200])
-    if words in index: return corpus.passages[index[words]], []
-    near = sorted((-len(common) / len(set(words) | set(t)), i) for t, i in index.items() if (common := set(words) & set(t)))[:5]
-    if near and near[0][0] <= -0.5: return corpus.passages[near[0][1]], []
+    if words in index:
+        return corpus.passages[index[words]], []
+    near = sorted(
+        (-len(common) / len(set(words) | set(t)), i)
+        for t, i in index.items()
+        if (common := set(words) & set(t))
+    )[:5]
+    if near and near[0][0] <= -0.5:
+        return corpus.passages[near[0][1]], []
     return None, [corpus.passages[i].title for _, i in near]
 
 # %% ../nbs/06_tools.ipynb #7777683e
 _WIKIPEDIA, _SECONDS, _MOST = "https://en.wikipedia.org/w/api.php", 5.0, 2_000_000
-_QUERY = {"action": "query", "generator": "search", "gsrlimit": "5", "prop": "extracts|info", "exintro": "1", "explaintext": "1", "exlimit": "max",
-          "inprop": "url", "redirects": "1", "format": "json", "formatversion": "2"}
+_QUERY = {
+    "action": "query",
+    "generator": "search",
+    "gsrlimit": "5",
+    "prop": "extracts|info",
+    "exintro": "1",
+    "explaintext": "1",
+    "exlimit": "max",
+    "inprop": "url",
+    "redirects": "1",
+    "format": "json",
+    "formatversion": "2",
+}
+
 
 @cache
-def _tls(): return need("httpx", "wikipedia").create_ssl_context() # reading the certificates takes as long as a request
+def _tls():
+    return need(
+        "httpx", "wikipedia"
+    ).create_ssl_context()  # reading the certificates takes as long as a request
+
 
 async def _wikipedia(query: str) -> list[Passage]:
     "Pages that Wikipedia finds, best first; raises what httpx does, `TimeoutError`, or `ValueError` for what is no answer."
     httpx = need("httpx", "wikipedia")
     agent = f"llmforge/{__version__} ({os.environ.get('LLMFORGE_CONTACT', 'no contact given')}) httpx/{httpx.__version__}"
     body = bytearray()
-    async with asyncio.timeout(_SECONDS), httpx.AsyncClient(headers={"User-Agent": agent}, timeout=_SECONDS, verify=_tls()) as client:
-        async with client.stream("GET", os.environ.get("LLMFORGE_WIKIPEDIA", _WIKIPEDIA), params={**_QUERY, "gsrsearch": query[:200]}) as r:
-            if r.status_code != 200: raise ValueError(f"status {r.status_code}")
+    async with (
+        asyncio.timeout(_SECONDS),
+        httpx.AsyncClient(headers={"User-Agent": agent}, timeout=_SECONDS, verify=_tls()) as client,
+    ):
+        async with client.stream(
+            "GET",
+            os.environ.get("LLMFORGE_WIKIPEDIA", _WIKIPEDIA),
+            params={**_QUERY, "gsrsearch": query[:200]},
+        ) as r:
+            if r.status_code != 200:
+                raise ValueError(f"status {r.status_code}")
             async for part in r.aiter_bytes():
-                if len(body := body + part) > _MOST: raise ValueError(f"more than {_MOST // 1_000_000} MB")
+                if len(body := body + part) > _MOST:
+                    raise ValueError(f"more than {_MOST // 1_000_000} MB")
     answer = json.loads(body)
-    if "error" in answer: raise ValueError(f"error {answer['error'].get('code')}")
+    if "error" in answer:
+        raise ValueError(f"error {answer['error'].get('code')}")
     pages = sorted(answer.get("query", {}).get("pages", []), key=lambda p: p.get("index", 0))
     return [Passage(p["fullurl"], p["title"], p["extract"]) for p in pages if p.get("extract")]
 
 # %% ../nbs/06_tools.ipynb #f9629583
-def _paragraph(text: str) -> str: return next((p.strip() for p in re.split(r"\n\s*\n", text) if p.strip()), "")
+def _paragraph(text: str) -> str:
+    return next((p.strip() for p in re.split(r"\n\s*\n", text) if p.strip()), "")
+
 
 def _found(query: str, passage: Passage | None, near: list[str], source: str, kit) -> ToolResult:
     if passage is None:
         similar = f" Similar: [{', '.join(near)}]." if near else ""
         return ToolResult(f"Could not find [{' '.join(query.split())[:80]}].{similar}", source=source)
     passage = dataclasses.replace(passage, text=_paragraph(passage.text))
-    kit.note(passage) # what was read is evidence, for the judge of faithfulness
+    kit.note(passage)  # what was read is evidence, for the judge of faithfulness
     return ToolResult(f"{passage.title}: {passage.text}", source=source)
+
 
 @tool(opening="I need to look up")
 async def wikipedia_search(
     query: str,  # the title of a page, e.g. the name of a person or place
-    *, kit,      # its corpus is read
-) -> ToolResult: # the page's first paragraph
+    *,
+    kit,  # its corpus is read
+) -> ToolResult:  # the page's first paragraph
     "Look up a page by its title and read its first paragraph."
     why = ""
     if kit.config.method.agent.wikipedia == "live":
-        try: pages = await _wikipedia(query)
-        except Exception as e: why = f" (Wikipedia did not answer: {type(e).__name__}{f': {e}' if type(e) is ValueError else ''})"
+        try:
+            pages = await _wikipedia(query)
+        except Exception as e:
+            why = (
+                f" (Wikipedia did not answer: {type(e).__name__}{f': {e}' if type(e) is ValueError else ''})"
+            )
         else:
             page = next((p for p in pages if _words(p.title) == _words(query)), pages[0] if pages else None)
             return _found(query, page, [], page.id if page else "Wikipedia", kit)
-    if kit.corpus is None: raise ConfigError(f"there is no corpus to look in{why}")
+    if kit.corpus is None:
+        raise ConfigError(f"there is no corpus to look in{why}")
     return _found(query, *find_title(query, kit.corpus), f"corpus {kit.corpus.name}{why}", kit)
 
 # %% ../nbs/06_tools.ipynb #1afa03ea
 @tool(opening="I need to search for")
 async def retrieval(
-    query: str,                                          # what to search for
-    k: Annotated[int, Field(ge=1, le=10)] | None = None, # how many passages (default: the experiment's top_k)
-    *, kit,                                              # searches
-) -> ToolResult:                                         # a passage a line
+    query: str,  # what to search for
+    k: Annotated[int, Field(ge=1, le=10)]
+    | None = None,  # how many passages (default: the experiment's top_k)
+    *,
+    kit,  # searches
+) -> ToolResult:  # a passage a line
     "Search the documents and read the best passages."
-    if kit.retriever is None: raise ConfigError("there is no index to search: the experiment has retrieval: none")
+    if kit.retriever is None:
+        raise ConfigError("there is no index to search: the experiment has retrieval: none")
     hits = await kit.search(query, k)
     lines = [" ".join(f"{h.chunk.title}: {h.chunk.text}".split()) for h in hits]
-    return ToolResult("\n".join(lines) or "Nothing was found.", source=f"index of {kit.corpus.name}" if kit.corpus else "")
+    return ToolResult(
+        "\n".join(lines) or "Nothing was found.", source=f"index of {kit.corpus.name}" if kit.corpus else ""
+    )

@@ -7,29 +7,41 @@ __all__ = ['KINDS', 'MAX_TEXT', 'MAX_SPANS', 'MAX_DEPTH', 'WIDTH', 'Span', 'span
            'clip', 'as_text', 'tokens', 'render', 'render_html', 'otel_spans', 'shown_address', 'export_traces']
 
 # %% ../nbs/03_trace.ipynb #a717c8d5
-import base64, html, json, logging, math, os, re, socket, time, urllib.request
+import base64
+import html
+import json
+import logging
+import math
+import os
+import re
+import socket
+import time
+import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
+
 from .core import ConfigError, DataError, LlmForgeError, fingerprint, need, redact
 
 # %% ../nbs/03_trace.ipynb #e5a58f9f
 KINDS = ("agent", "chain", "llm", "retriever", "reranker", "tool", "embedding", "evaluator")
 
+
 @dataclass
 class Span:
     "One step."
-    kind: str                        # one of KINDS
+
+    kind: str  # one of KINDS
     name: str
-    input: Any = None                # JSON-like
-    output: Any = None               # JSON-like
-    attributes: dict = field(default_factory=dict) # numbers and labels, e.g. tokens_in
-    start_ms: float = 0.0            # since the epoch
+    input: Any = None  # JSON-like
+    output: Any = None  # JSON-like
+    attributes: dict = field(default_factory=dict)  # numbers and labels, e.g. tokens_in
+    start_ms: float = 0.0  # since the epoch
     duration_ms: float = 0.0
-    error: str | None = None         # type and message of what was raised inside
+    error: str | None = None  # type and message of what was raised inside
     children: list["Span"] = field(default_factory=list)
 
     def set(self, **attributes) -> "Span":
@@ -37,25 +49,37 @@ class Span:
         self.attributes.update(attributes)
         return self
 
-    def __repr__(self) -> str: return render(self)
-    def _repr_html_(self) -> str: return render_html(self)
+    def __repr__(self) -> str:
+        return render(self)
+
+    def _repr_html_(self) -> str:
+        return render_html(self)
 
 # %% ../nbs/03_trace.ipynb #a33f8884
 _current: ContextVar[Span | None] = ContextVar("span", default=None)
 
+
 @contextmanager
 def span(
-    kind: str,          # one of KINDS
-    name: str,          # what this step is called
+    kind: str,  # one of KINDS
+    name: str,  # what this step is called
     input: Any = None,  # what goes in, JSON-like
-    /, **attributes,    # numbers and labels
+    /,
+    **attributes,  # numbers and labels
 ) -> Iterator[Span]:
     "Record the enclosed code as a span below the current one; an exception is noted and passes through."
-    if kind not in KINDS: raise ValueError(f"unknown span kind {kind!r}; allowed: {', '.join(KINDS)}")
-    s, parent, start = Span(kind, name, input, attributes=attributes, start_ms=time.time() * 1000), _current.get(), time.perf_counter()
-    if parent is not None: parent.children.append(s)
+    if kind not in KINDS:
+        raise ValueError(f"unknown span kind {kind!r}; allowed: {', '.join(KINDS)}")
+    s, parent, start = (
+        Span(kind, name, input, attributes=attributes, start_ms=time.time() * 1000),
+        _current.get(),
+        time.perf_counter(),
+    )
+    if parent is not None:
+        parent.children.append(s)
     token = _current.set(s)
-    try: yield s
+    try:
+        yield s
     except BaseException as e:
         s.error = redact(f"{type(e).__name__}: {e}")
         raise
@@ -68,25 +92,33 @@ def _number(value: Any) -> float:
     "A finite number, whatever a stored trace holds."
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
 
+
 def to_dict(s: Span) -> dict:
     "A span and what is below it as plain values; empty fields are left out."
     plain = {k: v for k, v in vars(s).items() if v not in (None, {}, []) and k != "children"}
-    return {**plain, "start_ms": round(_number(s.start_ms), 3), "duration_ms": round(_number(s.duration_ms), 3),
-            **({"children": [to_dict(c) for c in s.children]} if s.children else {})}
+    return {
+        **plain,
+        "start_ms": round(_number(s.start_ms), 3),
+        "duration_ms": round(_number(s.duration_ms), 3),
+        **({"children": [to_dict(c) for c in s.children]} if s.children else {}),
+    }
+
 
 def from_dict(d: Mapping) -> Span:
     "The span that `to_dict` wrote."
     return Span(**{**d, "children": [from_dict(c) for c in d.get("children", ())]})
 
+
 def walk(
-    d: Mapping,               # a span as `to_dict` wrote it
+    d: Mapping,  # a span as `to_dict` wrote it
     kind: str | None = None,  # only spans of this kind
 ) -> Iterator[Mapping]:
     "A span and all below it, in order."
     stack = [d]
     while stack:
         s = stack.pop()
-        if kind in (None, s["kind"]): yield s
+        if kind in (None, s["kind"]):
+            yield s
         stack.extend(reversed(s.get("children", ())))
 
 # %% ../nbs/03_trace.ipynb #adad0be4
@@ -94,31 +126,44 @@ def visible(
     text: str,
 ) -> str:
     "A text with every character to be seen: control characters as their symbols, others that do not print as ·; only line breaks stay."
-    return "".join(c if c.isprintable() or c == "\n" else chr(0x2400 + ord(c)) if c < " " else "·" for c in text)
+    return "".join(
+        c if c.isprintable() or c == "\n" else chr(0x2400 + ord(c)) if c < " " else "·" for c in text
+    )
+
 
 def clip(
-    value: Any,        # a text, or JSON-like
-    width: int = 80,   # longest result
+    value: Any,  # a text, or JSON-like
+    width: int = 80,  # longest result
 ) -> str:
     "One printable line of a value: control characters shown, long texts cut."
     text = value if isinstance(value, str) else "" if value is None else repr(value)
     line = visible(text[:width]).replace("\n", "␤")
-    return line if len(text) <= width else line[:width - 1] + "…"
+    return line if len(text) <= width else line[: width - 1] + "…"
 
 # %% ../nbs/03_trace.ipynb #168434cf
-def _json(value: Any) -> str: return json.dumps(value, ensure_ascii=False, default=str)
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
 
 def as_text(
     value: Any,  # JSON-like
 ) -> str:
     "A value to be read: messages by role, a list an item a line, the rest as JSON."
-    if isinstance(value, str): return value
-    if not isinstance(value, list): return _json(value)
-    return "\n".join(f"{v['role']}: {v['content']}" if isinstance(v, Mapping) and v.keys() >= {"role", "content"} else as_text(v) for v in value)
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        return _json(value)
+    return "\n".join(
+        f"{v['role']}: {v['content']}"
+        if isinstance(v, Mapping) and v.keys() >= {"role", "content"}
+        else as_text(v)
+        for v in value
+    )
+
 
 def tokens(
-    d: Mapping,           # a span as `to_dict` wrote it
-) -> tuple[int, int]:     # read and written
+    d: Mapping,  # a span as `to_dict` wrote it
+) -> tuple[int, int]:  # read and written
     "The tokens of the calls at and below a span."
     calls = [s.get("attributes", {}) for s in walk(d, "llm")]
     return tuple(int(sum(_number(a.get(k)) for a in calls)) for k in ("tokens_in", "tokens_out"))
@@ -128,49 +173,73 @@ def _failed(d: Mapping) -> bool:
     "Whether a tool call failed: that is an observation for the agent, not an exception."
     return d["kind"] == "tool" and d.get("attributes", {}).get("failed") is True
 
+
 def _said(d: Mapping, full: bool) -> str:
     "The tokens of a span, whether it failed, and the beginnings of its texts, in a line."
     used, error = tokens(d), d.get("error")
     mark = "✗ " if error or _failed(d) else ""
-    if full: return (f" {used[0]}+{used[1]} tokens" if any(used) else "") + f" {mark}".rstrip()
+    if full:
+        return (f" {used[0]}+{used[1]} tokens" if any(used) else "") + f" {mark}".rstrip()
     given, got = clip(d.get("input"), 50), mark + clip(error or d.get("output"), 60)
-    return (f" {used[0]}+{used[1]} tokens" if any(used) else "") + (f": {given} → {got}" if given or got else "")
+    return (f" {used[0]}+{used[1]} tokens" if any(used) else "") + (
+        f": {given} → {got}" if given or got else ""
+    )
+
 
 def _quoted(d: Mapping) -> Iterator[str]:
     "The texts of a span, a bar before each line."
     for label in ("input", "output", "error"):
-        if d.get(label) is not None: yield from (f"│ {line}" for line in [f"{label}:", *visible(as_text(d[label])).split("\n")])
+        if d.get(label) is not None:
+            yield from (f"│ {line}" for line in [f"{label}:", *visible(as_text(d[label])).split("\n")])
+
 
 def render(
-    s: Span,             # the root
+    s: Span,  # the root
     times: bool = True,  # show durations
     full: bool = False,  # texts in full below each span, instead of their beginnings
 ) -> str:
     "A trace as an indented tree, a line a span."
+
     def lines(d, pad):
         took = f" {_number(d['duration_ms']):,.0f} ms" if times else ""
         yield f"{pad}{d['kind']} {clip(d['name'])}{took}{_said(d, full)}"
-        if full: yield from (f"{pad}  {line}" for line in _quoted(d))
-        for c in d.get("children", ()): yield from lines(c, pad + "  ")
+        if full:
+            yield from (f"{pad}  {line}" for line in _quoted(d))
+        for c in d.get("children", ()):
+            yield from lines(c, pad + "  ")
+
     return "\n".join(lines(to_dict(s), ""))
 
 # %% ../nbs/03_trace.ipynb #61a4201c
-MAX_TEXT, MAX_SPANS, MAX_DEPTH, WIDTH = 20_000, 500, 60, 100  # of one drawing: characters of a text, spans, levels, characters of a folded span
+MAX_TEXT, MAX_SPANS, MAX_DEPTH, WIDTH = (
+    20_000,
+    500,
+    60,
+    100,
+)  # of one drawing: characters of a text, spans, levels, characters of a folded span
 _DANGER = "var(--pst-color-danger,var(--jp-error-color1,#dd3c3c))"
-_COLORS = {"llm": "#4a86d8", "tool": "#c47f22", "evaluator": "#9670cf"} | dict.fromkeys(("retriever", "reranker", "embedding"), "#2f9e7d")
+_COLORS = {"llm": "#4a86d8", "tool": "#c47f22", "evaluator": "#9670cf"} | dict.fromkeys(
+    ("retriever", "reranker", "embedding"), "#2f9e7d"
+)
 
-def _faint(color: str, percent: float) -> str: return f"color-mix(in srgb,{color} {percent:g}%,transparent)"
+
+def _faint(color: str, percent: float) -> str:
+    return f"color-mix(in srgb,{color} {percent:g}%,transparent)"
+
 
 def _tag(name: str, style: str, *inner: str, more: str = "") -> str:
     "An element; what is inside is HTML already."
     return f'<{name} style="{style}"{more}>{"".join(inner)}</{name}>'
 
+
 def _waited(d: Mapping) -> float:
     "The milliseconds that a span waited for its turn, as far as it says."
     a = d.get("attributes", {})
-    if "queue_ms" in a: return _number(a["queue_ms"])
+    if "queue_ms" in a:
+        return _number(a["queue_ms"])
     work = next((_number(a[k]) for k in ("search_ms", "work_ms") if k in a), None)
     return 0.0 if work is None else max(_number(d["duration_ms"]) - work, 0.0)
+
 
 def _share(part: float, whole: float) -> float:
     "A part in percent of the whole, between 0 and 100."
@@ -183,33 +252,61 @@ def _bar(d: Mapping, root: Mapping) -> str:
     left = _share(_number(d["start_ms"]) - _number(root["start_ms"]), whole)
     color, waited = _COLORS.get(d["kind"], _faint("currentColor", 45)), _share(_waited(d), took)
     fill = f"linear-gradient(90deg,{_faint(color, 35)} {waited}%,{color} {waited}%)" if waited else color
-    tip = f"{took:,.1f} ms, from {_number(d['start_ms']) - _number(root['start_ms']):,.1f} ms" + (f"; waited {_waited(d):,.1f} ms" if waited else "")
+    tip = f"{took:,.1f} ms, from {_number(d['start_ms']) - _number(root['start_ms']):,.1f} ms" + (
+        f"; waited {_waited(d):,.1f} ms" if waited else ""
+    )
     place = f"left:min({left}%,100% - 2px);width:max(2px,{min(_share(took, whole), 100 - left):.2f}%)"
     bar = _tag("span", f"position:absolute;top:0;bottom:0;{place};background:{fill};border-radius:2px")
-    return _tag("span", f"flex:none;width:clamp(64px,26vw,240px);height:.75em;position:relative;background:{_faint('currentColor', 9)};overflow:hidden;border-radius:2px",
-                bar, more=f' title="{tip}"')
+    return _tag(
+        "span",
+        f"flex:none;width:clamp(64px,26vw,240px);height:.75em;position:relative;background:{_faint('currentColor', 9)};overflow:hidden;border-radius:2px",
+        bar,
+        more=f' title="{tip}"',
+    )
 
 # %% ../nbs/03_trace.ipynb #730fcb01
-def _escaped(text: str) -> str: return html.escape(visible(text))
-def _brief(value: Any, width: int) -> str: return html.escape(clip(as_text(value), width).replace("␤", "↵ "))
+def _escaped(text: str) -> str:
+    return html.escape(visible(text))
 
-_PRE = (f"flex:1;min-width:0;margin:.15em 0;padding:.25em .5em;max-height:22em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;"
-        f"background:{_faint('currentColor', 6)};font-size:.92em;line-height:1.35;color:")
+
+def _brief(value: Any, width: int) -> str:
+    return html.escape(clip(as_text(value), width).replace("␤", "↵ "))
+
+
+_PRE = (
+    f"flex:1;min-width:0;margin:.15em 0;padding:.25em .5em;max-height:22em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;"
+    f"background:{_faint('currentColor', 6)};font-size:.92em;line-height:1.35;color:"
+)
+
 
 def _block(label: str, value: Any, color: str = "inherit") -> str:
     "A text with its label; folded where it is long."
     text = as_text(value)
     body = _tag("pre", _PRE + color, _escaped(text[:MAX_TEXT]))
     if len(text) <= 300 and text.count("\n") < 8:
-        return _tag("div", "display:flex;align-items:baseline", _tag("span", "opacity:.7;flex:none;width:3.4em", label), body)
+        return _tag(
+            "div",
+            "display:flex;align-items:baseline",
+            _tag("span", "opacity:.7;flex:none;width:3.4em", label),
+            body,
+        )
     size = f"({len(text):,} characters{f', the last {len(text) - MAX_TEXT:,} cut' if len(text) > MAX_TEXT else ''})"
-    head = _tag("summary", "cursor:pointer;overflow-wrap:anywhere", _tag("span", "opacity:.7", label), f" {_brief(text, 70)} ", _tag("i", "opacity:.7", size))
+    head = _tag(
+        "summary",
+        "cursor:pointer;overflow-wrap:anywhere",
+        _tag("span", "opacity:.7", label),
+        f" {_brief(text, 70)} ",
+        _tag("i", "opacity:.7", size),
+    )
     return f"<details>{head}{body}</details>"
+
 
 def _facts(d: Mapping, times: bool) -> str:
     "The attributes of a span in a line."
     kept = {str(k): v for k, v in d.get("attributes", {}).items() if times or not str(k).endswith("_ms")}
-    said = " · ".join(f"{_escaped(k)}={_brief(v if isinstance(v, str) else _json(v), 90)}" for k, v in kept.items())
+    said = " · ".join(
+        f"{_escaped(k)}={_brief(v if isinstance(v, str) else _json(v), 90)}" for k, v in kept.items()
+    )
     return _tag("div", "opacity:.7;overflow-wrap:anywhere", said) if said else ""
 
 # %% ../nbs/03_trace.ipynb #77e3b60f
@@ -217,67 +314,134 @@ def _headline(d: Mapping, root: Mapping, times: bool) -> str:
     "What a folded span shows: kind, name, tokens, duration, error or the beginning of its output, and its bar."
     used, error, color = tokens(d), d.get("error"), _COLORS.get(d["kind"], "currentColor")
     facts = [f"{used[0]:,}+{used[1]:,} tokens"] * any(used) + [f"{_number(d['duration_ms']):,.0f} ms"] * times
-    kind = _tag("span", f"font-size:.8em;padding:0 .4em;border:1px solid {color};border-radius:3px", _escaped(str(d["kind"])))
-    mark = _tag("b", f"color:{_DANGER}", f"✗ {'error' if error else 'failed call'} ") if error or _failed(d) else ""
+    kind = _tag(
+        "span",
+        f"font-size:.8em;padding:0 .4em;border:1px solid {color};border-radius:3px",
+        _escaped(str(d["kind"])),
+    )
+    mark = (
+        _tag("b", f"color:{_DANGER}", f"✗ {'error' if error else 'failed call'} ")
+        if error or _failed(d)
+        else ""
+    )
     counts = _tag("span", "opacity:.75;font-size:.92em;white-space:nowrap", " · ".join(facts))
     text = error or d.get("output")
-    said = "" if text is None else "<br>" + _tag("span", f"color:{_DANGER}" if error else "opacity:.75", _brief(text, WIDTH))
-    left = _tag("span", "flex:1 1 0;min-width:0;overflow-wrap:anywhere", kind, f" <b>{_brief(d['name'], 80)}</b> ", mark, counts, said)
+    said = (
+        ""
+        if text is None
+        else "<br>" + _tag("span", f"color:{_DANGER}" if error else "opacity:.75", _brief(text, WIDTH))
+    )
+    left = _tag(
+        "span",
+        "flex:1 1 0;min-width:0;overflow-wrap:anywhere",
+        kind,
+        f" <b>{_brief(d['name'], 80)}</b> ",
+        mark,
+        counts,
+        said,
+    )
     row = "display:inline-flex;width:calc(100% - 1.4em);gap:.6em;align-items:baseline;vertical-align:top"
-    return _tag("summary", "cursor:pointer;padding:.12em 0", _tag("span", row, left, _bar(d, root) if times else ""))
+    return _tag(
+        "summary", "cursor:pointer;padding:.12em 0", _tag("span", row, left, _bar(d, root) if times else "")
+    )
+
 
 def _in_headline(d: Mapping, key: str) -> bool:
     "Whether the headline holds all of a text."
     text = as_text(d[key])
     return key == ("error" if d.get("error") else "output") and len(text) <= WIDTH and "\n" not in text
 
+
 def _legend(root: Mapping) -> str:
     "How to read the bars."
-    waits = "; waiting for a turn is pale" if any(_share(_waited(s), _number(root["duration_ms"])) >= 1 for s in walk(root)) else ""
-    shared = " Where examples run at the same time, durations include waiting for a shared batch." if next(walk(root, "llm"), None) else ""
-    return _tag("div", "opacity:.7;font-size:.92em;margin-top:.3em", f"Bars: when each span ran within {_number(root['duration_ms']):,.0f} ms{waits}.{shared}")
+    waits = (
+        "; waiting for a turn is pale"
+        if any(_share(_waited(s), _number(root["duration_ms"])) >= 1 for s in walk(root))
+        else ""
+    )
+    shared = (
+        " Where examples run at the same time, durations include waiting for a shared batch."
+        if next(walk(root, "llm"), None)
+        else ""
+    )
+    return _tag(
+        "div",
+        "opacity:.7;font-size:.92em;margin-top:.3em",
+        f"Bars: when each span ran within {_number(root['duration_ms']):,.0f} ms{waits}.{shared}",
+    )
 
 # %% ../nbs/03_trace.ipynb #f0e879c7
 def render_html(
-    s: Span,             # the root
+    s: Span,  # the root
     times: bool = True,  # show durations and bars
 ) -> str:
     "A trace as an HTML tree that folds; safe whatever the texts hold."
     root, left = to_dict(s), MAX_SPANS
+
     def below(d, depth):
         for i, c in enumerate(children := d.get("children", ())):
             if left <= 0 or depth >= MAX_DEPTH:
-                yield _tag("div", "opacity:.7", f"… {sum(1 for b in children[i:] for _ in walk(b)):,} more spans, not drawn")
+                yield _tag(
+                    "div",
+                    "opacity:.7",
+                    f"… {sum(1 for b in children[i:] for _ in walk(b)):,} more spans, not drawn",
+                )
                 return
             yield draw(c, depth + 1)
+
     def draw(d, depth):
         nonlocal left
         left -= 1
-        texts = [_block(k, d[k], _DANGER if k == "error" else "inherit") for k in ("input", "output", "error") if d.get(k) is not None and not _in_headline(d, k)]
+        texts = [
+            _block(k, d[k], _DANGER if k == "error" else "inherit")
+            for k in ("input", "output", "error")
+            if d.get(k) is not None and not _in_headline(d, k)
+        ]
         indent = "margin-left:.4em;padding-left:.6em" if depth < 12 else "margin:0"
-        inside = _tag("div", f"{indent};border-left:1px solid {_faint('currentColor', 25)}", _facts(d, times), *texts, *below(d, depth))
+        inside = _tag(
+            "div",
+            f"{indent};border-left:1px solid {_faint('currentColor', 25)}",
+            _facts(d, times),
+            *texts,
+            *below(d, depth),
+        )
         unfolded = " open" if d["kind"] in ("agent", "chain") or d.get("error") else ""
         return f"<details{unfolded}>{_headline(d, root, times)}{inside}</details>"
-    return _tag("div", "font:13px/1.45 system-ui,sans-serif;color:inherit;text-align:left;max-width:60em", draw(root, 0), _legend(root) if times else "",
-                more=' class="mathjax_ignore tex2jax_ignore"')
+
+    return _tag(
+        "div",
+        "font:13px/1.45 system-ui,sans-serif;color:inherit;text-align:left;max-width:60em",
+        draw(root, 0),
+        _legend(root) if times else "",
+        more=' class="mathjax_ignore tex2jax_ignore"',
+    )
 
 # %% ../nbs/03_trace.ipynb #c05aa47f
 _LABELS = ("kind", "finish_reason", "stop_reason", "choice")
 _LABEL = re.compile(r"[\w.:-]{1,64}")
 
-def _is_label(value: Any) -> bool: return isinstance(value, str) and bool(_LABEL.fullmatch(value))
 
-def _count(value: Any) -> int | None: return value if isinstance(value, int) and not isinstance(value, bool) else None
+def _is_label(value: Any) -> bool:
+    return isinstance(value, str) and bool(_LABEL.fullmatch(value))
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
 
 def _name(d: Mapping, content: bool) -> str:
     "A span's name; a tool's only where it looks like one."
     return str(d["name"]) if content or d["kind"] != "tool" or _is_label(d["name"]) else "tool"
 
+
 def _own(d: Mapping, content: bool) -> dict:
     "A span's own attributes."
     a = d.get("attributes", {})
-    return {f"llmforge.{k}": v if isinstance(v, str | int | float) else _json(v) for k, v in a.items()
-            if v is not None and (content or isinstance(v, int | float) or k in _LABELS and _is_label(v))}
+    return {
+        f"llmforge.{k}": v if isinstance(v, str | int | float) else _json(v)
+        for k, v in a.items()
+        if v is not None and (content or isinstance(v, int | float) or k in _LABELS and _is_label(v))
+    }
 
 # %% ../nbs/03_trace.ipynb #13f1266d
 def _described(d: Mapping, name: str) -> dict:
@@ -285,61 +449,153 @@ def _described(d: Mapping, name: str) -> dict:
     a = d.get("attributes", {})
     match d["kind"]:
         case "llm":
-            read, wrote, reason = _count(a.get("tokens_in")), _count(a.get("tokens_out")), a.get("finish_reason")
-            return {"llm.model_name": name, "gen_ai.request.model": name, "gen_ai.provider.name": "llmforge",
-                    "gen_ai.operation.name": "text_completion" if isinstance(d.get("input"), str) else "chat",
-                    "llm.token_count.prompt": read, "llm.token_count.completion": wrote, "gen_ai.usage.input_tokens": read, "gen_ai.usage.output_tokens": wrote,
-                    "llm.token_count.total": None if read is None or wrote is None else read + wrote,
-                    "gen_ai.response.finish_reasons": [reason] if _is_label(reason) else None}
-        case "agent": return {"agent.name": name, "gen_ai.agent.name": name, "gen_ai.operation.name": "invoke_agent"}
-        case "tool": return {"tool.name": name, "gen_ai.tool.name": name, "gen_ai.tool.type": "function", "gen_ai.operation.name": "execute_tool"}
-        case "retriever": return {"gen_ai.operation.name": "retrieval"}
-        case "reranker": return {"reranker.model_name": name}
-        case "embedding": return {"embedding.model_name": name, "gen_ai.request.model": name, "gen_ai.operation.name": "embeddings"}
-        case "evaluator": return {"gen_ai.evaluation.name": name}
+            read, wrote, reason = (
+                _count(a.get("tokens_in")),
+                _count(a.get("tokens_out")),
+                a.get("finish_reason"),
+            )
+            return {
+                "llm.model_name": name,
+                "gen_ai.request.model": name,
+                "gen_ai.provider.name": "llmforge",
+                "gen_ai.operation.name": "text_completion" if isinstance(d.get("input"), str) else "chat",
+                "llm.token_count.prompt": read,
+                "llm.token_count.completion": wrote,
+                "gen_ai.usage.input_tokens": read,
+                "gen_ai.usage.output_tokens": wrote,
+                "llm.token_count.total": None if read is None or wrote is None else read + wrote,
+                "gen_ai.response.finish_reasons": [reason] if _is_label(reason) else None,
+            }
+        case "agent":
+            return {"agent.name": name, "gen_ai.agent.name": name, "gen_ai.operation.name": "invoke_agent"}
+        case "tool":
+            return {
+                "tool.name": name,
+                "gen_ai.tool.name": name,
+                "gen_ai.tool.type": "function",
+                "gen_ai.operation.name": "execute_tool",
+            }
+        case "retriever":
+            return {"gen_ai.operation.name": "retrieval"}
+        case "reranker":
+            return {"reranker.model_name": name}
+        case "embedding":
+            return {
+                "embedding.model_name": name,
+                "gen_ai.request.model": name,
+                "gen_ai.operation.name": "embeddings",
+            }
+        case "evaluator":
+            return {"gen_ai.evaluation.name": name}
     return {}
 
 # %% ../nbs/03_trace.ipynb #76ead75b
 def _numbered(prefix: str, items: Iterable[Mapping]) -> dict:
     return {f"{prefix}.{i}.{k}": v for i, item in enumerate(items) for k, v in item.items() if v is not None}
 
+
 def _documents(values: Any, bare: str) -> list[dict]:
     "Found passages in OpenInference's terms; a bare text is `bare`: an id, or the content."
-    if not isinstance(values, list): return []
-    return [{"document.id": v.get("id"), "document.name": v.get("title"), "document.content": v.get("text"), "document.score": v.get("score")}
-            if isinstance(v, Mapping) else {bare: str(v)} for v in values]
+    if not isinstance(values, list):
+        return []
+    return [
+        {
+            "document.id": v.get("id"),
+            "document.name": v.get("title"),
+            "document.content": v.get("text"),
+            "document.score": v.get("score"),
+        }
+        if isinstance(v, Mapping)
+        else {bare: str(v)}
+        for v in values
+    ]
+
 
 def _messages(value: Any) -> list[tuple[str, str]]:
     "A prompt as roles and contents; a plain text is the user's."
-    if isinstance(value, str): return [("user", value)]
-    if not isinstance(value, list): return []
-    return [(str(m["role"]), as_text(m["content"])) for m in value if isinstance(m, Mapping) and m.keys() >= {"role", "content"}]
+    if isinstance(value, str):
+        return [("user", value)]
+    if not isinstance(value, list):
+        return []
+    return [
+        (str(m["role"]), as_text(m["content"]))
+        for m in value
+        if isinstance(m, Mapping) and m.keys() >= {"role", "content"}
+    ]
+
 
 def _spoken(d: Mapping) -> dict:
     "The texts of a call of a model."
     asked, said = _messages(d.get("input")), as_text(d["output"]) if d.get("output") is not None else None
-    out = {"gen_ai.input.messages": _json([{"role": r, "parts": [{"type": "text", "content": c}]} for r, c in asked])} if asked else {}
+    out = (
+        {
+            "gen_ai.input.messages": _json(
+                [{"role": r, "parts": [{"type": "text", "content": c}]} for r, c in asked]
+            )
+        }
+        if asked
+        else {}
+    )
     plain = isinstance(d.get("input"), str)
-    out |= {"llm.prompts.0.prompt.text": d["input"]} if plain else _numbered("llm.input_messages", [{"message.role": r, "message.content": c} for r, c in asked])
-    if said is None: return out
-    out["gen_ai.output.messages"] = _json([{"role": "assistant", "parts": [{"type": "text", "content": said}], "finish_reason": d.get("attributes", {}).get("finish_reason") or "unknown"}])
-    return out | ({"llm.choices.0.completion.text": said} if plain else _numbered("llm.output_messages", [{"message.role": "assistant", "message.content": said}]))
+    out |= (
+        {"llm.prompts.0.prompt.text": d["input"]}
+        if plain
+        else _numbered("llm.input_messages", [{"message.role": r, "message.content": c} for r, c in asked])
+    )
+    if said is None:
+        return out
+    out["gen_ai.output.messages"] = _json(
+        [
+            {
+                "role": "assistant",
+                "parts": [{"type": "text", "content": said}],
+                "finish_reason": d.get("attributes", {}).get("finish_reason") or "unknown",
+            }
+        ]
+    )
+    return out | (
+        {"llm.choices.0.completion.text": said}
+        if plain
+        else _numbered("llm.output_messages", [{"message.role": "assistant", "message.content": said}])
+    )
 
 # %% ../nbs/03_trace.ipynb #9397adaa
 def _quoted_by(d: Mapping, parent: Mapping | None) -> dict:
     "The texts of a span as the conventions have them."
     given, got, out = d.get("input"), d.get("output"), {}
     for side, value in (("input", given), ("output", got)):
-        if value is not None: out |= {f"{side}.value": value if isinstance(value, str) else _json(value), f"{side}.mime_type": "text/plain" if isinstance(value, str) else "application/json"}
+        if value is not None:
+            out |= {
+                f"{side}.value": value if isinstance(value, str) else _json(value),
+                f"{side}.mime_type": "text/plain" if isinstance(value, str) else "application/json",
+            }
     match d["kind"]:
-        case "llm": out |= _spoken(d)
-        case "tool": out |= {"tool.parameters": _json(given), "gen_ai.tool.call.arguments": _json(given), "gen_ai.tool.call.result": None if got is None else as_text(got)}
+        case "llm":
+            out |= _spoken(d)
+        case "tool":
+            out |= {
+                "tool.parameters": _json(given),
+                "gen_ai.tool.call.arguments": _json(given),
+                "gen_ai.tool.call.result": None if got is None else as_text(got),
+            }
         case "retriever":
             found = _documents(got, "document.content")
-            out |= _numbered("retrieval.documents", found) | {"gen_ai.retrieval.query.text": None if given is None else as_text(given)}
-            out |= {"gen_ai.retrieval.documents": _json([{"id": f.get("document.id"), "score": f.get("document.score")} for f in found])}
-        case "reranker": out |= {"reranker.query": as_text(parent["input"]) if parent and parent.get("input") is not None else None,
-            **_numbered("reranker.input_documents", _documents(given, "document.id")), **_numbered("reranker.output_documents", _documents(got, "document.id"))}
+            out |= _numbered("retrieval.documents", found) | {
+                "gen_ai.retrieval.query.text": None if given is None else as_text(given)
+            }
+            out |= {
+                "gen_ai.retrieval.documents": _json(
+                    [{"id": f.get("document.id"), "score": f.get("document.score")} for f in found]
+                )
+            }
+        case "reranker":
+            out |= {
+                "reranker.query": as_text(parent["input"])
+                if parent and parent.get("input") is not None
+                else None,
+                **_numbered("reranker.input_documents", _documents(given, "document.id")),
+                **_numbered("reranker.output_documents", _documents(got, "document.id")),
+            }
     return out
 
 # %% ../nbs/03_trace.ipynb #edc44e60
@@ -347,22 +603,31 @@ def _otel(module: str):
     "A part of the OpenTelemetry SDK; raises `MissingExtra`."
     return need(f"opentelemetry.{module}", "trace")
 
+
 def _clean(value: Any) -> Any:
     "An attribute as every consumer takes it: no NUL, no lone surrogates."
-    if isinstance(value, list): return [_clean(v) for v in value]
-    return value.encode("utf-8", "replace").decode().replace("\0", "\ufffd") if isinstance(value, str) else value
+    if isinstance(value, list):
+        return [_clean(v) for v in value]
+    return (
+        value.encode("utf-8", "replace").decode().replace("\0", "\ufffd") if isinstance(value, str) else value
+    )
+
 
 def _outcome(d: Mapping, content: bool) -> tuple[str, str] | None:
     "Type and description of what went wrong."
-    if _failed(d): return "tool_error", "the tool call failed"
-    if not (error := d.get("error")): return None
+    if _failed(d):
+        return "tool_error", "the tool call failed"
+    if not (error := d.get("error")):
+        return None
     type_, _, message = str(error).partition(": ")
     type_ = type_ if _is_label(type_) else "error"
     return type_, message if content else type_
 
+
 def _nanos(ms: Any) -> int:
     "Nanoseconds that fit into 63 bits."
     return round(min(max(_number(ms), 0.0), 9e12) * 1e6)
+
 
 def _placed(trace: Mapping) -> Iterator[tuple[Mapping, str, Mapping | None, str | None]]:
     "Each span with its place in the tree, its parent and the parent's place."
@@ -370,45 +635,83 @@ def _placed(trace: Mapping) -> Iterator[tuple[Mapping, str, Mapping | None, str 
     while stack:
         d, place, *_ = found = stack.pop()
         yield found
-        stack.extend((c, f"{place}.{i}", d, place) for i, c in reversed(list(enumerate(d.get("children", ())))))
+        stack.extend(
+            (c, f"{place}.{i}", d, place) for i, c in reversed(list(enumerate(d.get("children", ()))))
+        )
 
 # %% ../nbs/03_trace.ipynb #5ce12e7e
 def otel_spans(
-    row: Mapping,         # of `runs`: example_id and trace
-    experiment: str,      # its id
-    content: bool = True, # False leaves out every text: inputs, outputs, documents, expected answers, error messages
-) -> list:                # of ReadableSpan, parents first; empty without a trace
+    row: Mapping,  # of `runs`: example_id and trace
+    experiment: str,  # its id
+    content: bool = True,  # False leaves out every text: inputs, outputs, documents, expected answers, error messages
+) -> list:  # of ReadableSpan, parents first; empty without a trace
     "The spans of one example, as OpenTelemetry's exporters take them; raises `MissingExtra`."
     api, sdk = _otel("trace"), _otel("sdk.trace")
     about = {"llmforge.experiment.id": experiment, "llmforge.example.id": _clean(row["example_id"])}
-    resource = _otel("sdk.resources").Resource({"service.name": "llmforge", "openinference.project.name": experiment})
+    resource = _otel("sdk.resources").Resource(
+        {"service.name": "llmforge", "openinference.project.name": experiment}
+    )
     scope = _otel("sdk.util.instrumentation").InstrumentationScope("llmforge")
-    def context(place): return place and api.SpanContext(int(fingerprint(*about.values(), n=32), 16), int(fingerprint(*about.values(), place, n=16), 16), False, api.TraceFlags(1))
+
+    def context(place):
+        return place and api.SpanContext(
+            int(fingerprint(*about.values(), n=32), 16),
+            int(fingerprint(*about.values(), place, n=16), 16),
+            False,
+            api.TraceFlags(1),
+        )
+
     def convert(d, place, parent, above):
         name, wrong, start = _name(d, content), _outcome(d, content), _nanos(d.get("start_ms"))
         end = start + _nanos(d.get("duration_ms"))
-        found = {"openinference.span.kind": str(d["kind"]).upper(), **about, **_own(d, content), **_described(d, name), **(_quoted_by(d, parent) if content else {})}
+        found = {
+            "openinference.span.kind": str(d["kind"]).upper(),
+            **about,
+            **_own(d, content),
+            **_described(d, name),
+            **(_quoted_by(d, parent) if content else {}),
+        }
         status, events = api.Status(api.StatusCode.OK), ()
         if wrong:
             found["error.type"], status = wrong[0], api.Status(api.StatusCode.ERROR, _clean(wrong[1]))
-            events = [sdk.Event("exception", {"exception.type": wrong[0], "exception.message": _clean(wrong[1])}, end)]
-        return sdk.ReadableSpan(_clean(name), context(place), context(above), resource, {_clean(k): _clean(v) for k, v in found.items() if v is not None},
-                                events, status=status, start_time=start, end_time=end, instrumentation_scope=scope)
+            events = [
+                sdk.Event(
+                    "exception", {"exception.type": wrong[0], "exception.message": _clean(wrong[1])}, end
+                )
+            ]
+        return sdk.ReadableSpan(
+            _clean(name),
+            context(place),
+            context(above),
+            resource,
+            {_clean(k): _clean(v) for k, v in found.items() if v is not None},
+            events,
+            status=status,
+            start_time=start,
+            end_time=end,
+            instrumentation_scope=scope,
+        )
+
     return [convert(*found) for found in _placed(row["trace"])] if row.get("trace") else []
 
 # %% ../nbs/03_trace.ipynb #9d72cced
 def _line(spans: list) -> str:
     "One export request as OTLP JSON."
-    request = need("google.protobuf.json_format", "trace").MessageToDict(_otel("exporter.otlp.proto.common.trace_encoder").encode_spans(spans), use_integers_for_enums=True)
+    request = need("google.protobuf.json_format", "trace").MessageToDict(
+        _otel("exporter.otlp.proto.common.trace_encoder").encode_spans(spans), use_integers_for_enums=True
+    )
     for s in (s for r in request["resourceSpans"] for scope in r["scopeSpans"] for s in scope["spans"]):
         s.update({k: base64.b64decode(s[k]).hex() for k in ("traceId", "spanId", "parentSpanId") if k in s})
     return json.dumps(request, ensure_ascii=False) + "\n"
 
+
 def _write(traces: Iterable[list], path: str | os.PathLike) -> None:
     "Write a line a trace; raises `ConfigError` where the file cannot be written."
     try:
-        with open(path, "w", encoding="utf-8", newline="\n") as f: f.writelines(_line(spans) for spans in traces)
-    except OSError as e: raise ConfigError(f"cannot write traces to {os.fspath(path)!r}: {e.strerror}") from e
+        with open(path, "w", encoding="utf-8", newline="\n") as f:
+            f.writelines(_line(spans) for spans in traces)
+    except OSError as e:
+        raise ConfigError(f"cannot write traces to {os.fspath(path)!r}: {e.strerror}") from e
 
 # %% ../nbs/03_trace.ipynb #945cf17a
 def _address(endpoint: str) -> tuple[str, str]:
@@ -416,32 +719,51 @@ def _address(endpoint: str) -> tuple[str, str]:
     try:
         url = urlsplit(endpoint)
         good, port = url.scheme in ("http", "https") and url.hostname, url.port
-    except ValueError: good = False
-    if not good: raise ConfigError("not an OTLP/HTTP endpoint; allowed: http://host:port or https://host/path, e.g. http://localhost:6006 for Phoenix, http://localhost:4318 for a collector")
+    except ValueError:
+        good = False
+    if not good:
+        raise ConfigError(
+            "not an OTLP/HTTP endpoint; allowed: http://host:port or https://host/path, e.g. http://localhost:6006 for Phoenix, http://localhost:4318 for a collector"
+        )
     path = url.path if url.path.rstrip("/").endswith("/v1/traces") else url.path.rstrip("/") + "/v1/traces"
-    return url._replace(path=path).geturl(), f"{url.scheme}://{url.hostname}{f':{port}' if port else ''}{path}"
+    return url._replace(
+        path=path
+    ).geturl(), f"{url.scheme}://{url.hostname}{f':{port}' if port else ''}{path}"
+
 
 def shown_address(
     endpoint: str,  # as the user gave it
-) -> str:           # where requests go, without user, password and query
+) -> str:  # where requests go, without user, password and query
     "An endpoint's address, to be printed."
     return _address(endpoint)[1]
+
 
 def _listening(url: str, shown: str) -> None:
     "Raise `LlmForgeError` where nobody listens; a proxy is not second-guessed."
     parts = urlsplit(url)
-    if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(parts.hostname): return
-    try: socket.create_connection((parts.hostname, parts.port or {"http": 80, "https": 443}[parts.scheme]), timeout=10).close()
-    except OSError as e: raise LlmForgeError(f"nothing listens at {shown} ({e.strerror or e}); start the collector, or write to a file instead") from e
+    if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(parts.hostname):
+        return
+    try:
+        socket.create_connection(
+            (parts.hostname, parts.port or {"http": 80, "https": 443}[parts.scheme]), timeout=10
+        ).close()
+    except OSError as e:
+        raise LlmForgeError(
+            f"nothing listens at {shown} ({e.strerror or e}); start the collector, or write to a file instead"
+        ) from e
+
 
 @contextmanager
 def _overheard() -> Iterator[list[str]]:
     "What the SDK's exporters say, while nothing of the SDK's is printed: it quotes headers that it cannot read."
     log, said, handler = logging.getLogger("opentelemetry"), [], logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage()) if record.name.startswith("opentelemetry.exporter") else None
+    handler.emit = lambda record: (
+        said.append(record.getMessage()) if record.name.startswith("opentelemetry.exporter") else None
+    )
     before, log.propagate = log.propagate, False
     log.addHandler(handler)
-    try: yield said
+    try:
+        yield said
     finally:
         log.removeHandler(handler)
         log.propagate = before
@@ -456,22 +778,32 @@ def _send(traces: Iterable[list], endpoint: str) -> None:
         try:
             for n, spans in enumerate(traces):
                 if exporter.export(spans).name != "SUCCESS":
-                    raise LlmForgeError(f"{shown} did not take the traces (after {n} of them): {clip(redact(said[-1] if said else 'no reason given'), 300)}")
-        finally: exporter.shutdown()
+                    raise LlmForgeError(
+                        f"{shown} did not take the traces (after {n} of them): {clip(redact(said[-1] if said else 'no reason given'), 300)}"
+                    )
+        finally:
+            exporter.shutdown()
+
 
 def export_traces(
-    rows: Iterable[Mapping],                # of `runs`: example_id and trace; those without a trace are left out
-    experiment: str,                        # its id
-    endpoint: str | None = None,            # of an OTLP/HTTP collector: http://localhost:6006
+    rows: Iterable[Mapping],  # of `runs`: example_id and trace; those without a trace are left out
+    experiment: str,  # its id
+    endpoint: str | None = None,  # of an OTLP/HTTP collector: http://localhost:6006
     path: str | os.PathLike | None = None,  # or a file, overwritten
-    content: bool = True,                   # False leaves out every text
-) -> tuple[int, int]:                       # how many traces and spans
+    content: bool = True,  # False leaves out every text
+) -> tuple[int, int]:  # how many traces and spans
     "Export an experiment's traces as OpenTelemetry, one trace an example; raises `DataError`, `ConfigError`, `MissingExtra`, `LlmForgeError`."
-    if (endpoint is None) == (path is None): raise ConfigError("where to? give either an endpoint or a file")
+    if (endpoint is None) == (path is None):
+        raise ConfigError("where to? give either an endpoint or a file")
     counts = []
+
     def traces():
         for row in rows:
-            if spans := otel_spans(row, experiment, content): counts.append(len(spans)); yield spans
+            if spans := otel_spans(row, experiment, content):
+                counts.append(len(spans))
+                yield spans
+
     _send(traces(), endpoint) if path is None else _write(traces(), path)
-    if not counts: raise DataError(f"experiment {experiment} has no traces to export")
+    if not counts:
+        raise DataError(f"experiment {experiment} has no traces to export")
     return len(counts), sum(counts)

@@ -11,10 +11,29 @@ __all__ = ['AGENT_NUMBERS', 'BORROWED', 'ratio', 'tokens_per_right', 'failed_cal
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+
 import numpy as np
 from fastcore.basics import patch
-from .contrasts import (Contrast, Experiment, agent_of, arm_line, arm_lines, arm_of, arms_of, contrast, counts_line, groups_of, noun, number, p_text, pairs_of, points,
-                                pooled, shown)
+
+from llmforge.contrasts import (
+    Contrast,
+    Experiment,
+    agent_of,
+    arm_line,
+    arm_lines,
+    arm_of,
+    arms_of,
+    contrast,
+    counts_line,
+    groups_of,
+    noun,
+    number,
+    p_text,
+    pairs_of,
+    points,
+    pooled,
+    shown,
+)
 from .core import cell, table
 from .metrics import SCORES, failed, right, tokens_of
 from .runner import kind_of
@@ -22,187 +41,347 @@ from .stats import Estimate, estimate
 
 # %% ../nbs/28_tradeoffs.ipynb #63f47254
 def ratio(
-    over: Mapping[Hashable, float],   # question -> what is above the line
+    over: Mapping[Hashable, float],  # question -> what is above the line
     under: Mapping[Hashable, float],  # what is below it, for the same questions; 0 or more
-    groups: Mapping[Hashable, Hashable] | None = None, # which questions are resampled together
-    confidence: float = 0.95,         # level of the interval
-    resamples: int = 2000,            # bootstrap resamples
-    seed: int = 0,                    # of the resampling
-) -> Estimate:                        # n: questions; value None where the sum below the line is 0
+    groups: Mapping[Hashable, Hashable] | None = None,  # which questions are resampled together
+    confidence: float = 0.95,  # level of the interval
+    resamples: int = 2000,  # bootstrap resamples
+    seed: int = 0,  # of the resampling
+) -> Estimate:  # n: questions; value None where the sum below the line is 0
     "A ratio of two sums with its percentile bootstrap interval over the questions."
     sums: dict = {}
-    for k in over: sums[g] = sums.get(g := groups[k] if groups else k, 0) + np.array([over[k], under[k]], dtype=float)
-    if not (both := np.array(list(sums.values())).reshape(-1, 2))[:, 1].any(): return Estimate(None, None, None, len(over), confidence)
-    drawn = np.random.default_rng(seed).multinomial(len(both), np.full(len(both), 1 / len(both)), resamples) @ both
+    for k in over:
+        sums[g] = sums.get(g := groups[k] if groups else k, 0) + np.array([over[k], under[k]], dtype=float)
+    if not (both := np.array(list(sums.values())).reshape(-1, 2))[:, 1].any():
+        return Estimate(None, None, None, len(over), confidence)
+    drawn = (
+        np.random.default_rng(seed).multinomial(len(both), np.full(len(both), 1 / len(both)), resamples)
+        @ both
+    )
     found = np.divide(drawn[:, 0], drawn[:, 1], out=np.full(resamples, np.inf), where=drawn[:, 1] > 0)
     low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2], method="inverted_cdf")
-    return Estimate(float(both[:, 0].sum() / both[:, 1].sum()), float(low), float(high), len(over), confidence)
+    return Estimate(
+        float(both[:, 0].sum() / both[:, 1].sum()), float(low), float(high), len(over), confidence
+    )
 
 # %% ../nbs/28_tradeoffs.ipynb #9977f26f
 def _settings(e: Experiment) -> dict:
     "How an experiment's intervals are made."
-    return {"confidence": e.config.metrics.confidence, "resamples": e.config.metrics.resamples, "seed": e.config.seed}
+    return {
+        "confidence": e.config.metrics.confidence,
+        "resamples": e.config.metrics.resamples,
+        "seed": e.config.seed,
+    }
+
 
 def _rows(experiments: Collection[Experiment]) -> tuple[dict, dict]:
     "The rows of an arm's experiments by key, and their groups."
     arm = {("", i): e for i, e in enumerate(experiments)}
     return {(*key, r["example_id"]): (e, r) for key, e in arm.items() for r in e.runs}, groups_of([arm])
 
+
 def tokens_per_right(
     experiments: Collection[Experiment],  # of one arm on one data set: one for each seed
-) -> Estimate:                            # value None where nothing was right, n = 0 where tokens were not counted
+) -> Estimate:  # value None where nothing was right, n = 0 where tokens were not counted
     "Tokens read and written for a right answer, over all questions."
     rows, label = _rows(experiments)
     spent = {k: n for k, (_, r) in rows.items() if (n := tokens_of(r)) is not None}
-    return ratio(spent, {k: right(rows[k][1], rows[k][0].result["accuracy_is"]) for k in spent}, label, **_settings(experiments[0]))
+    return ratio(
+        spent,
+        {k: right(rows[k][1], rows[k][0].result["accuracy_is"]) for k in spent},
+        label,
+        **_settings(experiments[0]),
+    )
+
 
 def failed_calls(
     experiments: Collection[Experiment],  # of an agent on one data set: one for each seed
-) -> Estimate:                            # n: calls
+) -> Estimate:  # n: calls
     "The share of tool calls that failed; the calls of a question are resampled together."
     rows, label = _rows(experiments)
-    calls = {(*k, i): float(i < r["scores"].get("failed_calls", 0)) for k, (_, r) in rows.items() if not failed(r) for i in range(int(r["scores"].get("tool_calls", 0)))}
+    calls = {
+        (*k, i): float(i < r["scores"].get("failed_calls", 0))
+        for k, (_, r) in rows.items()
+        if not failed(r)
+        for i in range(int(r["scores"].get("tool_calls", 0)))
+    }
     return estimate(calls, **_settings(experiments[0]), groups={k: label[k[:-1]] for k in calls})
 
 # %% ../nbs/28_tradeoffs.ipynb #8f84b71b
 AGENT_NUMBERS: dict[str, tuple[Callable, str]] = {  # column -> how it is made, and its format
-    "success rate": (lambda es: pooled(es, "accuracy"), ".3f"), "tool calls a question": (lambda es: pooled(es, "tool_calls"), ".2f"),
-    "failed calls, of all calls": (failed_calls, ".3f"), "steps a question": (lambda es: pooled(es, "steps"), ".2f"),
-    "forced answers": (lambda es: pooled(es, "forced"), ".3f"), "first tool right": (lambda es: pooled(es, "first_tool"), ".3f"),
-    "tokens a question": (lambda es: pooled(es, "tokens"), ".1f"), "tokens a right answer": (tokens_per_right, ".1f")}
+    "success rate": (lambda es: pooled(es, "accuracy"), ".3f"),
+    "tool calls a question": (lambda es: pooled(es, "tool_calls"), ".2f"),
+    "failed calls, of all calls": (failed_calls, ".3f"),
+    "steps a question": (lambda es: pooled(es, "steps"), ".2f"),
+    "forced answers": (lambda es: pooled(es, "forced"), ".3f"),
+    "first tool right": (lambda es: pooled(es, "first_tool"), ".3f"),
+    "tokens a question": (lambda es: pooled(es, "tokens"), ".1f"),
+    "tokens a right answer": (tokens_per_right, ".1f"),
+}
+
 
 def stops_line(
     *experiments: Experiment,  # of an agent, completed; several are counted together
 ) -> str:
     "Why the agent stopped, and how often; a question that failed has no reason."
     total = Counter()
-    for e in experiments: total.update(e.result.get("stop_reasons", {}))
-    return ", ".join(f"{n:,} {cell(reason.replace('_', ' '))}" for reason, n in sorted(total.items(), key=lambda p: (-p[1], p[0])))
+    for e in experiments:
+        total.update(e.result.get("stop_reasons", {}))
+    return ", ".join(
+        f"{n:,} {cell(reason.replace('_', ' '))}"
+        for reason, n in sorted(total.items(), key=lambda p: (-p[1], p[0]))
+    )
+
 
 def agent_table(
     e: Experiment,  # completed
-) -> str:           # Markdown; "" where no agent answered
+) -> str:  # Markdown; "" where no agent answered
     "What an agent did: calls, steps, stop reasons, and what a right answer came to."
-    if not (agent := agent_of(e)): return ""
-    found = {name: (make([e]), spec) for name, (make, spec) in AGENT_NUMBERS.items()} | {"success rate": (e.estimate("accuracy"), ".3f")}
-    rows = [(name, *("–" if x is None else "∞" if x == float("inf") else format(x, spec) for x in (s.value, s.low, s.high)), s.n) for name, (s, spec) in found.items() if s.n]
+    if not (agent := agent_of(e)):
+        return ""
+    found = {name: (make([e]), spec) for name, (make, spec) in AGENT_NUMBERS.items()} | {
+        "success rate": (e.estimate("accuracy"), ".3f")
+    }
+    rows = [
+        (
+            name,
+            *(
+                "–" if x is None else "∞" if x == float("inf") else format(x, spec)
+                for x in (s.value, s.low, s.high)
+            ),
+            s.n,
+        )
+        for name, (s, spec) in found.items()
+        if s.n
+    ]
     level = f"{e.config.metrics.confidence:.0%}"
-    return (f"**Agent**, {cell(agent['choice'])} choice among {', '.join(map(cell, agent['tools']))}: {counts_line(e)}\n\n"
-            + table(["agent", "value", f"{level} low", f"{level} high", "n"], rows) + f"\n\nStopped by: {stops_line(e) or 'not recorded'}.")
+    return (
+        f"**Agent**, {cell(agent['choice'])} choice among {', '.join(map(cell, agent['tools']))}: {counts_line(e)}\n\n"
+        + table(["agent", "value", f"{level} low", f"{level} high", "n"], rows)
+        + f"\n\nStopped by: {stops_line(e) or 'not recorded'}."
+    )
 
 # %% ../nbs/28_tradeoffs.ipynb #25b26518
 def _by_data(study) -> dict[tuple[str, str], list[Experiment]]:
     "The experiments of each arm on each data set; seeds together."
     found: dict = {}
-    for (arm, data, _), e in arms_of(study).items(): found.setdefault((arm, data), []).append(e)
+    for (arm, data, _), e in arms_of(study).items():
+        found.setdefault((arm, data), []).append(e)
     return found
+
 
 def agent_arms_table(
     study,  # an `llmforge.study.Study`
-) -> str:   # Markdown; "" where no arm is an agent
+) -> str:  # Markdown; "" where no arm is an agent
     "What the agents of a study did; seeds pooled."
     agents = {key: es for key, es in _by_data(study).items() if agent_of(es[0])}
-    def _cell(make, spec, es): return shown(s := make(es), spec) + (f" (n = {s.n})" if s.n and make is AGENT_NUMBERS["first tool right"][0] else "")
-    rows = [(cell(arm_line(arm, es[0])), cell(data), *(_cell(make, spec, es) for make, spec in AGENT_NUMBERS.values()), stops_line(*es) or "–") for (arm, data), es in agents.items()]
+
+    def _cell(make, spec, es):
+        return shown(s := make(es), spec) + (
+            f" (n = {s.n})" if s.n and make is AGENT_NUMBERS["first tool right"][0] else ""
+        )
+
+    rows = [
+        (
+            cell(arm_line(arm, es[0])),
+            cell(data),
+            *(_cell(make, spec, es) for make, spec in AGENT_NUMBERS.values()),
+            stops_line(*es) or "–",
+        )
+        for (arm, data), es in agents.items()
+    ]
     return table(["agent", "data set", *AGENT_NUMBERS, "stopped by"], rows) if rows else ""
 
 # %% ../nbs/28_tradeoffs.ipynb #f49bd905
 def cost_ratio(
-    control: Mapping[tuple, Experiment],    # (data set, seed) -> experiment
+    control: Mapping[tuple, Experiment],  # (data set, seed) -> experiment
     treatment: Mapping[tuple, Experiment],  # the same keys
-    metric: str = "tokens",                 # or "latency", "tokens_in", "tokens_out"
-) -> Estimate:                              # n: pairs
+    metric: str = "tokens",  # or "latency", "tokens_in", "tokens_out"
+) -> Estimate:  # n: pairs
     "How many times the control's cost the treatment has, over the questions for which both are known."
     a, b, label = pairs_of(control, treatment, metric)
     return ratio(b, a, label, **_settings(next(iter(control.values()))))
 
+
 def costs_table(
-    study,                 # an `llmforge.study.Study`
+    study,  # an `llmforge.study.Study`
     latency: bool = True,  # with latency, which differs from run to run
-) -> str:                  # Markdown
+) -> str:  # Markdown
     "Accuracy and price of each arm on each data set; seeds pooled."
     es = arms_of(study)
     first, rows = next(iter(es))[0], []
     for (arm, data), of in _by_data(study).items():
         pair = () if arm == first else (arm_of(es, first, [data]), arm_of(es, arm, [data]))
-        def _times(metric): return shown(cost_ratio(*pair, metric), ".2f") if pair else "1"
+
+        def _times(metric):
+            return shown(cost_ratio(*pair, metric), ".2f") if pair else "1"
+
         waits = (shown(pooled(of, "latency_ms", "p50"), ",.0f"), _times("latency")) if latency else ()
-        rows.append((cell(arm_line(arm, of[0])), cell(data), sum(e.result["attempted"] for e in of), sum(e.result["failed"] for e in of), shown(pooled(of, "accuracy")), shown(pooled(of, "tokens"), ".1f"),
-                     _times("tokens"), shown(tokens_per_right(of), ".1f"), *waits))
-    return table(["arm", "data set", "attempted", "failed", "accuracy", "tokens a question", f"× tokens of {cell(first)}", "tokens a right answer",
-                  *(["latency p50 (ms)", f"× latency of {cell(first)}"] if latency else [])], rows)
+        rows.append(
+            (
+                cell(arm_line(arm, of[0])),
+                cell(data),
+                sum(e.result["attempted"] for e in of),
+                sum(e.result["failed"] for e in of),
+                shown(pooled(of, "accuracy")),
+                shown(pooled(of, "tokens"), ".1f"),
+                _times("tokens"),
+                shown(tokens_per_right(of), ".1f"),
+                *waits,
+            )
+        )
+    return table(
+        [
+            "arm",
+            "data set",
+            "attempted",
+            "failed",
+            "accuracy",
+            "tokens a question",
+            f"× tokens of {cell(first)}",
+            "tokens a right answer",
+            *(["latency p50 (ms)", f"× latency of {cell(first)}"] if latency else []),
+        ],
+        rows,
+    )
 
 # %% ../nbs/28_tradeoffs.ipynb #fb9234c7
 @dataclass(frozen=True)
 class TradeOff:
     "What a treatment wins or loses against a control, and for how much."
-    control: str                        # label of the arm; an agent's with its choice
+
+    control: str  # label of the arm; an agent's with its choice
     treatment: str
-    on: str                             # the data set; "" for all, pooled
-    gain: Contrast                      # of the metric
-    tokens: Estimate                    # times the control's
-    latency: Estimate                   # times the control's; n = 0 where it was not timed in both
+    on: str  # the data set; "" for all, pooled
+    gain: Contrast  # of the metric
+    tokens: Estimate  # times the control's
+    latency: Estimate  # times the control's; n = 0 where it was not timed in both
     parts: tuple["TradeOff", ...] = ()  # the same for each data set, where there are several
 
-    def __repr__(self): return f"TradeOff({self.sentence()!r})"
+    def __repr__(self):
+        return f"TradeOff({self.sentence()!r})"
 
-def _priced(control: Mapping[tuple, Experiment], treatment: Mapping[tuple, Experiment], names: tuple[str, str], on: str, metric: str) -> TradeOff:
-    return TradeOff(*names, on, contrast(control, treatment, metric), cost_ratio(control, treatment), cost_ratio(control, treatment, "latency"))
+
+def _priced(
+    control: Mapping[tuple, Experiment],
+    treatment: Mapping[tuple, Experiment],
+    names: tuple[str, str],
+    on: str,
+    metric: str,
+) -> TradeOff:
+    return TradeOff(
+        *names,
+        on,
+        contrast(control, treatment, metric),
+        cost_ratio(control, treatment),
+        cost_ratio(control, treatment, "latency"),
+    )
+
 
 def trade_off(
-    study,                     # an `llmforge.study.Study`
-    treatment: str,            # label of an arm
-    control: str,              # label of another
+    study,  # an `llmforge.study.Study`
+    treatment: str,  # label of an arm
+    control: str,  # label of another
     metric: str = "accuracy",  # see `llmforge.contrasts.metric_of`
-    datasets: Collection[str] = (), # labels; empty: all
+    datasets: Collection[str] = (),  # labels; empty: all
 ) -> TradeOff:
     "Points won or lost and what they cost, over the data sets together and on each; raises `StoreError` where the arms cannot be paired."
     es = arms_of(study)
     a, b = arm_of(es, control, datasets), arm_of(es, treatment, datasets)
     names = tuple(arm_lines(es)[arm] for arm in (control, treatment))
     data = list(dict.fromkeys(d for d, _ in a))
-    parts = tuple(_priced(arm_of(es, control, [d]), arm_of(es, treatment, [d]), names, d, metric) for d in data) if len(data) > 1 else ()
+    parts = (
+        tuple(_priced(arm_of(es, control, [d]), arm_of(es, treatment, [d]), names, d, metric) for d in data)
+        if len(data) > 1
+        else ()
+    )
     return replace(_priced(a, b, names, "" if parts else data[0], metric), parts=parts)
 
 # %% ../nbs/28_tradeoffs.ipynb #af7b07a5
 def _change(c: Contrast, treatment: str, control: str) -> str:
     "What a treatment did to a metric, in words."
     e, of, m = c.effect, noun(c.metric), c.metric
-    if not e.n: return f"no question has a value of {of} in both {treatment} and {control}"
-    if e.low <= 0 <= e.high: return f"{treatment} does not measurably change {of} against {control} ({'+' * (e.value > 0)}{points(e.value, m, True)} [{points(e.low, m)}, {points(e.high, m)}])"
-    did, (low, high) = (("improves" if m in ("accuracy", *SCORES) else "raises"), (e.low, e.high)) if e.value > 0 else ("lowers", (-e.high, -e.low))
+    if not e.n:
+        return f"no question has a value of {of} in both {treatment} and {control}"
+    if e.low <= 0 <= e.high:
+        return f"{treatment} does not measurably change {of} against {control} ({'+' * (e.value > 0)}{points(e.value, m, True)} [{points(e.low, m)}, {points(e.high, m)}])"
+    did, (low, high) = (
+        (("improves" if m in ("accuracy", *SCORES) else "raises"), (e.low, e.high))
+        if e.value > 0
+        else ("lowers", (-e.high, -e.low))
+    )
     return f"{treatment} {did} {of} by {points(abs(e.value), m, True)} [{points(low, m)}, {points(high, m)}] against {control}"
+
 
 def _price(t: TradeOff) -> str:
     "What it costs, in words."
-    tokens = f"costs {shown(t.tokens, '.2f')} times the tokens" if t.tokens.value is not None else "its tokens were not counted in both"
+    tokens = (
+        f"costs {shown(t.tokens, '.2f')} times the tokens"
+        if t.tokens.value is not None
+        else "its tokens were not counted in both"
+    )
     some = f", over the {t.latency.n} questions timed in both" if t.latency.n < t.gain.paired.n else ""
-    return tokens + (f" ({shown(t.latency, '.2f')} times the latency{some})" if t.latency.value is not None else " (the latency was not measured in both)")
+    return tokens + (
+        f" ({shown(t.latency, '.2f')} times the latency{some})"
+        if t.latency.value is not None
+        else " (the latency was not measured in both)"
+    )
+
 
 @patch
-def sentence(self: TradeOff,
+def sentence(
+    self: TradeOff,
     say: Callable[[str], str] = str,  # how the arms' names are shown, e.g. `llmforge.core.cell` in Markdown
 ) -> str:
     "The finding in one sentence, whichever way it falls."
     said, lost = _change(self.gain, say(self.treatment), say(self.control)), sum(self.gain.failed)
-    n = f"n = {self.gain.paired.n}" + (f", {self.gain.questions} questions" if self.gain.questions < self.gain.paired.n else "")
-    failures = f"; {lost} run{'s' * (lost > 1)} failed{' (counted as wrong)' * (self.gain.metric in ('accuracy', *SCORES))}" if lost else ""
+    n = f"n = {self.gain.paired.n}" + (
+        f", {self.gain.questions} questions" if self.gain.questions < self.gain.paired.n else ""
+    )
+    failures = (
+        f"; {lost} run{'s' * (lost > 1)} failed{' (counted as wrong)' * (self.gain.metric in ('accuracy', *SCORES))}"
+        if lost
+        else ""
+    )
     return f"{said[0].upper()}{said[1:]} and {_price(self)}; {n}{failures}"
 
 # %% ../nbs/28_tradeoffs.ipynb #fbd0f483
 def _trade_row(t: TradeOff) -> tuple:
     p, m = t.gain.paired, t.gain.metric
-    return (cell(t.on) or "all", p.n, number(p.a, m), number(p.b, m), f"{number(p.difference.value, m, True)} [{number(p.difference.low, m, True)}, {number(p.difference.high, m, True)}]",
-            f"{p.wins} / {p.losses}", sum(t.gain.failed), shown(t.tokens, ".2f"), shown(t.latency, ".2f") + (f" (n = {t.latency.n})" if 0 < t.latency.n < p.n else ""))
+    return (
+        cell(t.on) or "all",
+        p.n,
+        number(p.a, m),
+        number(p.b, m),
+        f"{number(p.difference.value, m, True)} [{number(p.difference.low, m, True)}, {number(p.difference.high, m, True)}]",
+        f"{p.wins} / {p.losses}",
+        sum(t.gain.failed),
+        shown(t.tokens, ".2f"),
+        shown(t.latency, ".2f") + (f" (n = {t.latency.n})" if 0 < t.latency.n < p.n else ""),
+    )
+
 
 @patch
 def _repr_markdown_(self: TradeOff):
-    columns = ["data set", "n", cell(self.control), cell(self.treatment), f"difference in {noun(self.gain.metric).removeprefix('the ')}", "higher / lower", "failed", "× tokens", "× latency"]
-    said = "\n".join([f"**{self.sentence(cell)}.**", *(f"- {cell(t.on)}: {t.sentence(cell)}." for t in self.parts)])
+    columns = [
+        "data set",
+        "n",
+        cell(self.control),
+        cell(self.treatment),
+        f"difference in {noun(self.gain.metric).removeprefix('the ')}",
+        "higher / lower",
+        "failed",
+        "× tokens",
+        "× latency",
+    ]
+    said = "\n".join(
+        [f"**{self.sentence(cell)}.**", *(f"- {cell(t.on)}: {t.sentence(cell)}." for t in self.parts)]
+    )
     return f"{said}\n\n{table(columns, map(_trade_row, (self, *self.parts)))}"
 
 # %% ../nbs/28_tradeoffs.ipynb #93acd265
 BORROWED = 5  # units' worth of the variance of all kinds that each kind's own is mixed with
+
 
 def _between(sums: np.ndarray, sizes: np.ndarray, labels: np.ndarray, kinds: int) -> np.ndarray:
     "For each row of labels the variance between the kinds' means, weighted by their precision; `sums` of differences from the mean of all."
@@ -212,79 +391,144 @@ def _between(sums: np.ndarray, sizes: np.ndarray, labels: np.ndarray, kinds: int
     left = mine @ sums**2 - 2 * mean * (mine @ (sums * sizes)) + mean**2 * (mine @ sizes**2)
     variance = (left + BORROWED * (sums**2).mean()) / (units - 1 + BORROWED)  # of a unit's sum
     weight = n**2 / (units * variance)
-    return np.round((weight * (mean - (weight * mean).sum(0) / weight.sum(0))**2).sum(0), 9)
+    return np.round((weight * (mean - (weight * mean).sum(0) / weight.sum(0)) ** 2).sum(0), 9)
 
-def _batches(n: int, size: int = 500) -> list[int]: return [min(size, n - done) for done in range(0, n, size)]
+
+def _batches(n: int, size: int = 500) -> list[int]:
+    return [min(size, n - done) for done in range(0, n, size)]
+
 
 def label_test(
-    differences: Sequence[float],   # of pairs
-    labels: Sequence[Hashable],     # the kind of each
-    groups: Sequence[Hashable] | None = None, # what each hangs together with (default: every one stands alone)
-    resamples: int = 9999,          # permutations
-    seed: int = 0,                  # of the permutations
-) -> tuple[float | None, int]:      # p, None where there are not two kinds; how many units were dealt out
+    differences: Sequence[float],  # of pairs
+    labels: Sequence[Hashable],  # the kind of each
+    groups: Sequence[Hashable]
+    | None = None,  # what each hangs together with (default: every one stands alone)
+    resamples: int = 9999,  # permutations
+    seed: int = 0,  # of the permutations
+) -> tuple[float | None, int]:  # p, None where there are not two kinds; how many units were dealt out
     "A permutation test of whether the mean difference depends on the label."
     units: dict = {}
-    for i, (d, label) in enumerate(zip(differences, labels, strict=True)): units.setdefault((label, i if groups is None else groups[i]), []).append(d)
+    for i, (d, label) in enumerate(zip(differences, labels, strict=True)):
+        units.setdefault((label, i if groups is None else groups[i]), []).append(d)
     kinds = {label: i for i, label in enumerate(dict.fromkeys(label for label, _ in units))}
-    if len(kinds) < 2: return None, len(units)
-    sizes, codes = np.array([float(len(ds)) for ds in units.values()]), np.array([kinds[label] for label, _ in units])
-    sums, rng = np.array([sum(ds) for ds in units.values()]) - sizes * float(np.mean(differences)), np.random.default_rng(seed)
-    if np.allclose(sums, 0): return 1.0, len(units)
+    if len(kinds) < 2:
+        return None, len(units)
+    sizes, codes = (
+        np.array([float(len(ds)) for ds in units.values()]),
+        np.array([kinds[label] for label, _ in units]),
+    )
+    sums, rng = (
+        np.array([sum(ds) for ds in units.values()]) - sizes * float(np.mean(differences)),
+        np.random.default_rng(seed),
+    )
+    if np.allclose(sums, 0):
+        return 1.0, len(units)
     seen = _between(sums, sizes, codes[None], len(kinds))
-    as_large = sum(int((_between(sums, sizes, rng.permuted(np.tile(codes, (n, 1)), axis=1), len(kinds)) >= seen).sum()) for n in _batches(resamples))
+    as_large = sum(
+        int((_between(sums, sizes, rng.permuted(np.tile(codes, (n, 1)), axis=1), len(kinds)) >= seen).sum())
+        for n in _batches(resamples)
+    )
     return (1 + as_large) / (1 + resamples), len(units)
 
 # %% ../nbs/28_tradeoffs.ipynb #c275619d
 @dataclass(frozen=True)
 class Interaction:
     "What a treatment changes on each kind of question, and whether that depends on the kind."
-    control: str                # label of the arm; an agent's with its choice
-    treatment: str
-    whole: Contrast             # all kinds together
-    kinds: dict[str, Contrast]  # kind -> the two arms on it, in the order of the effect
-    p: float | None             # of the test of labels; None where there are not two kinds
-    units: int                  # what was dealt out: questions of one kind that share a passage
 
-    def __repr__(self): return f"Interaction({self.sentence()!r})"
+    control: str  # label of the arm; an agent's with its choice
+    treatment: str
+    whole: Contrast  # all kinds together
+    kinds: dict[str, Contrast]  # kind -> the two arms on it, in the order of the effect
+    p: float | None  # of the test of labels; None where there are not two kinds
+    units: int  # what was dealt out: questions of one kind that share a passage
+
+    def __repr__(self):
+        return f"Interaction({self.sentence()!r})"
+
 
 def interaction(
-    study,                           # an `llmforge.study.Study`
-    treatment: str,                  # label of an arm
-    control: str,                    # label of another
-    metric: str = "accuracy",        # see `llmforge.contrasts.metric_of`
+    study,  # an `llmforge.study.Study`
+    treatment: str,  # label of an arm
+    control: str,  # label of another
+    metric: str = "accuracy",  # see `llmforge.contrasts.metric_of`
     datasets: Collection[str] = (),  # labels; empty: all, pooled
-    resamples: int = 9999,           # permutations
+    resamples: int = 9999,  # permutations
 ) -> Interaction:
     "The difference between two arms by kind of question; a question without a kind has its data set's label. Raises `StoreError` where the arms cannot be paired."
     es = arms_of(study)
     a, b = arm_of(es, control, datasets), arm_of(es, treatment, datasets)
-    first, of = next(iter(a.values())), {(d, s, r["example_id"]): kind_of(r) or d for (d, s), e in a.items() for r in e.runs}
+    first, of = (
+        next(iter(a.values())),
+        {(d, s, r["example_id"]): kind_of(r) or d for (d, s), e in a.items() for r in e.runs},
+    )
     x, y, label = pairs_of(a, b, metric)
-    p, units = label_test([y[k] - x[k] for k in x], [of[k] for k in x], list(label.values()), resamples, first.config.seed)
-    found = {kind: contrast(a, b, metric, only={k for k in of if of[k] == kind}) for kind in sorted(set(of.values()))}
+    p, units = label_test(
+        [y[k] - x[k] for k in x], [of[k] for k in x], list(label.values()), resamples, first.config.seed
+    )
+    found = {
+        kind: contrast(a, b, metric, only={k for k in of if of[k] == kind})
+        for kind in sorted(set(of.values()))
+    }
     ordered = dict(sorted(found.items(), key=lambda item: -(item[1].effect.value or 0)))
-    return Interaction(*(arm_lines(es)[arm] for arm in (control, treatment)), contrast(a, b, metric), ordered, p, units)
+    return Interaction(
+        *(arm_lines(es)[arm] for arm in (control, treatment)), contrast(a, b, metric), ordered, p, units
+    )
 
 # %% ../nbs/28_tradeoffs.ipynb #05c2127e
 @patch
-def sentence(self: Interaction,
+def sentence(
+    self: Interaction,
     say: Callable[[str], str] = str,  # how names are shown, e.g. `llmforge.core.cell` in Markdown
-    alpha: float = 0.05,              # p at or below it counts as shown
+    alpha: float = 0.05,  # p at or below it counts as shown
 ) -> str:
     "Whether the difference depends on the kind of question, in one sentence."
     metric, known = self.whole.metric, {k: c.effect for k, c in self.kinds.items() if c.effect.n}
-    if self.p is None: return f"The questions on which {say(self.treatment)} and {say(self.control)} can be compared are all of one kind: nothing to tell apart"
-    def _end(kind): return f"{'+' * (known[kind].value > 0)}{points(known[kind].value, metric, True)} on {say(kind.replace('_', ' '))} (n = {known[kind].n})"
+    if self.p is None:
+        return f"The questions on which {say(self.treatment)} and {say(self.control)} can be compared are all of one kind: nothing to tell apart"
+
+    def _end(kind):
+        return f"{'+' * (known[kind].value > 0)}{points(known[kind].value, metric, True)} on {say(kind.replace('_', ' '))} (n = {known[kind].n})"
+
     best, *_, worst = known
     claim = "depends" if self.p <= alpha else "is not shown to depend"
-    return (f"The difference in {noun(metric)} between {say(self.treatment)} and {say(self.control)} {claim} on the kind of question ({p_text(self.p)}, permutation of "
-            f"{len(known)} kinds over {self.units} groups of questions): from {_end(best)} to {_end(worst)}")
+    return (
+        f"The difference in {noun(metric)} between {say(self.treatment)} and {say(self.control)} {claim} on the kind of question ({p_text(self.p)}, permutation of "
+        f"{len(known)} kinds over {self.units} groups of questions): from {_end(best)} to {_end(worst)}"
+    )
+
 
 @patch
 def _repr_markdown_(self: Interaction):
     m = self.whole.metric
-    def _row(name, c): return (name, number(c.paired.a, m), number(c.paired.b, m), number(c.effect.value, m, True), f"{number(c.effect.low, m, True)} to {number(c.effect.high, m, True)}",
-                               f"{c.paired.wins} / {c.paired.losses}", c.paired.n, c.left_out, sum(c.failed))
-    rows = [*(_row(cell(kind.replace("_", " ")), c) for kind, c in self.kinds.items()), _row("**all**", self.whole)]
-    return f"{self.sentence(cell)}.\n\n" + table(["kind", cell(self.control), cell(self.treatment), f"difference in {noun(m).removeprefix('the ')}", "interval", "higher / lower", "n", "left out", "failed"], rows)
+
+    def _row(name, c):
+        return (
+            name,
+            number(c.paired.a, m),
+            number(c.paired.b, m),
+            number(c.effect.value, m, True),
+            f"{number(c.effect.low, m, True)} to {number(c.effect.high, m, True)}",
+            f"{c.paired.wins} / {c.paired.losses}",
+            c.paired.n,
+            c.left_out,
+            sum(c.failed),
+        )
+
+    rows = [
+        *(_row(cell(kind.replace("_", " ")), c) for kind, c in self.kinds.items()),
+        _row("**all**", self.whole),
+    ]
+    return f"{self.sentence(cell)}.\n\n" + table(
+        [
+            "kind",
+            cell(self.control),
+            cell(self.treatment),
+            f"difference in {noun(m).removeprefix('the ')}",
+            "interval",
+            "higher / lower",
+            "n",
+            "left out",
+            "failed",
+        ],
+        rows,
+    )

@@ -1,21 +1,35 @@
 "Every test gets an outputs folder of its own; caches of public parts (model, indexes) are shared, and so is the built site."
-import json, os, shutil, subprocess
+
+import json
+import os
+import shutil
+import subprocess
+
 import pytest
 from filelock import FileLock
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")       # tests never reach for a hub
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never reach for a hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-if "PYTEST_XDIST_WORKER" in os.environ: os.environ.setdefault("OMP_NUM_THREADS", "1") # two workers of two threads each would wait for each other
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers of two threads each would wait for each other
+
 
 @pytest.fixture(autouse=True)
 def outputs(tmp_path, monkeypatch):
     "The test's own outputs folder: store, generation cache, exports."
-    folder = tmp_path/"outputs"
+    folder = tmp_path / "outputs"
     monkeypatch.setenv("LLMFORGE_OUTPUTS", str(folder))
     return folder
 
-HOSTILE = ['<script>document.title="pwned"</script>', "[x](javascript:alert(1)) <a href='javascript:alert(2)'>y</a>", '"><img src=x onerror=alert(3)></td></table></details>', "```\n\n<b>bold</b>\n\n# heading {{x:y}}",
-           "{raw} html\n````\n<i>i</i> $x$ | pipe | ${z} \u2028 </script>"]
+
+HOSTILE = [
+    '<script>document.title="pwned"</script>',
+    "[x](javascript:alert(1)) <a href='javascript:alert(2)'>y</a>",
+    '"><img src=x onerror=alert(3)></td></table></details>',
+    "```\n\n<b>bold</b>\n\n# heading {{x:y}}",
+    "{raw} html\n````\n<i>i</i> $x$ | pipe | ${z} \u2028 </script>",
+]
+
 
 def hostile_experiment(folder, name, skip=0):
     "An experiment on invented questions whose model, titles and notebook are all hostile; its id."
@@ -23,45 +37,105 @@ def hostile_experiment(folder, name, skip=0):
     from llmforge.engine import FakeEngine
     from llmforge.runner import run_experiment
     from llmforge.store import Store, export_experiment
-    data = folder.parent/"hostile.jsonl"
-    data.write_text("".join(json.dumps({"id": f"q{i}/{t[:9]}", "question": f"What is {t}", "answers": [t, "two"]}) + "\n" for i, t in enumerate(HOSTILE)))
-    store, config = Store(f"sqlite:///{folder.parent}/hostile.db"), load_config({"experiment": {"name": name, "engine": {"name": "fake", "cache": False}, "method": {"shots": 0}, "dataset": {"name": "hostile.jsonl"}}})
+
+    data = folder.parent / "hostile.jsonl"
+    data.write_text(
+        "".join(
+            json.dumps({"id": f"q{i}/{t[:9]}", "question": f"What is {t}", "answers": [t, "two"]}) + "\n"
+            for i, t in enumerate(HOSTILE)
+        )
+    )
+    store, config = (
+        Store(f"sqlite:///{folder.parent}/hostile.db"),
+        load_config(
+            {
+                "experiment": {
+                    "name": name,
+                    "engine": {"name": "fake", "cache": False},
+                    "method": {"shots": 0},
+                    "dataset": {"name": "hostile.jsonl"},
+                }
+            }
+        ),
+    )
     replies = iter((HOSTILE * 9)[skip:])
-    id = run_experiment(config, store, FakeEngine(lambda text, sampling: " " + next(replies).replace("\n", " ")), show=False)
-    export_experiment(store, id, folder/id)
-    outputs = [{"output_type": "execute_result", "execution_count": 1, "metadata": {}, "data": {"text/html": t, "text/markdown": t, "text/plain": t, "application/javascript": "alert(4)"}} for t in HOSTILE]
-    outputs += [{"output_type": "display_data", "metadata": {}, "data": {mime: t, "text/plain": "plain"}} for t in HOSTILE for mime in ("text/html", "text/markdown")] + [{"output_type": "stream", "name": "stdout", "text": "\n".join(HOSTILE)}]
-    cells = [{"cell_type": "markdown", "metadata": {}, "source": "# Run"}, {"cell_type": "code", "metadata": {}, "source": "run()", "outputs": outputs, "execution_count": 1}]
-    (folder/id/"experiment.ipynb").write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 4}))
+    id = run_experiment(
+        config, store, FakeEngine(lambda text, sampling: " " + next(replies).replace("\n", " ")), show=False
+    )
+    export_experiment(store, id, folder / id)
+    outputs = [
+        {
+            "output_type": "execute_result",
+            "execution_count": 1,
+            "metadata": {},
+            "data": {
+                "text/html": t,
+                "text/markdown": t,
+                "text/plain": t,
+                "application/javascript": "alert(4)",
+            },
+        }
+        for t in HOSTILE
+    ]
+    outputs += [
+        {"output_type": "display_data", "metadata": {}, "data": {mime: t, "text/plain": "plain"}}
+        for t in HOSTILE
+        for mime in ("text/html", "text/markdown")
+    ] + [{"output_type": "stream", "name": "stdout", "text": "\n".join(HOSTILE)}]
+    cells = [
+        {"cell_type": "markdown", "metadata": {}, "source": "# Run"},
+        {"cell_type": "code", "metadata": {}, "source": "run()", "outputs": outputs, "execution_count": 1},
+    ]
+    (folder / id / "experiment.ipynb").write_text(
+        json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 4})
+    )
     return id
+
 
 def build_with_hostile(work):
     "What is published, with two hostile experiments beside it, as a site in a folder; their ids."
     from llmforge.core import project_root
     from llmforge.site import build_site
+
     root = project_root()
-    tracked = subprocess.run(["git", "ls-files", "outputs"], cwd=root, capture_output=True, text=True).stdout.split() or [str(p.relative_to(root)) for p in (root/"outputs").rglob("*") if p.is_file()]
+    tracked = subprocess.run(
+        ["git", "ls-files", "outputs"], cwd=root, capture_output=True, text=True
+    ).stdout.split() or [str(p.relative_to(root)) for p in (root / "outputs").rglob("*") if p.is_file()]
     for name in tracked:
-        (work/name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(root/name, work/name)
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / name, work / name)
     with pytest.MonkeyPatch.context() as m:
         m.setenv("LLMFORGE_DATA", str(work))
-        m.setenv("LLMFORGE_OUTPUTS", str(work/"outputs"))
-        ids = hostile_experiment(work/"outputs", "hostile"), hostile_experiment(work/"outputs", "more-hostile", skip=1)
-        build_site(work/"site", work/"outputs")
+        m.setenv("LLMFORGE_OUTPUTS", str(work / "outputs"))
+        ids = (
+            hostile_experiment(work / "outputs", "hostile"),
+            hostile_experiment(work / "outputs", "more-hostile", skip=1),
+        )
+        build_site(work / "site", work / "outputs")
     return ids
+
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
     "The site, the outputs that it was built from, and the ids of the hostile experiments; built by the first worker that needs it."
     work = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ: work = work.parent
-    with FileLock(work/"site.lock"):
-        if not (done := work/"ids.json").exists(): done.write_text(json.dumps(build_with_hostile(work)))
-    return work/"site", work/"outputs", tuple(json.loads(done.read_text()))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        work = work.parent
+    with FileLock(work / "site.lock"):
+        if not (done := work / "ids.json").exists():
+            done.write_text(json.dumps(build_with_hostile(work)))
+    return work / "site", work / "outputs", tuple(json.loads(done.read_text()))
+
 
 @pytest.fixture(scope="session")
 def chromium():
     "The path of a browser that is installed here; where there is none the tests that need it are skipped, and say so."
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
-    return found or pytest.skip("NO BROWSER HERE: scripts of the site are not tested; apt-get install chromium, or any Chrome on the PATH")
+    found = next(
+        filter(
+            None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))
+        ),
+        None,
+    )
+    return found or pytest.skip(
+        "NO BROWSER HERE: scripts of the site are not tested; apt-get install chromium, or any Chrome on the PATH"
+    )

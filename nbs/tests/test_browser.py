@@ -1,58 +1,116 @@
 "The built site in a real browser, opened from the disk as a reader opens it."
+
 import re
 from importlib.resources import files
+
 import pytest
 from conftest import HOSTILE
-from llmforge.core import project_root
 from playwright.sync_api import expect, sync_playwright
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-MODES = {"light": {"color_scheme": "light"}, "dark": {"color_scheme": "dark"}, "phone": {"viewport": {"width": 390, "height": 844}}}
-AXE = (files("axe_playwright_python")/"axe.min.js").read_text(encoding="utf-8")
+from llmforge.core import project_root
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+MODES = {
+    "light": {"color_scheme": "light"},
+    "dark": {"color_scheme": "dark"},
+    "phone": {"viewport": {"width": 390, "height": 844}},
+}
+AXE = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
 NAIVE, NONE, REACT = "retrieval-naive-almanac-6e34c61e", "retrieval-none-almanac-5857a546", "react-04be8240"
-STUDIES = sorted(p.name.removeprefix("study-") for p in (project_root()/"outputs").glob("study-*") if not p.name.endswith("-rerun"))
-PAGES = ["index.html", "findings/index.html", "findings/retrieval.html", "findings/chunk_size/512--128.html", "findings/reasoning/study.html", "leaderboard.html", "experiments/index.html", f"experiments/{NAIVE}.html",
-         f"experiments/{REACT}.html", f"experiments/{NAIVE}/experiment.html", f"compare.html#a={NONE}&b={NAIVE}", "cards/index.html", "learn/index.html", "learn/26_logs.html", "learn/tutorials/first_experiment.html",
-         "api/index.html", "api/config.html", "architecture.html", "search.html?q=rerank", "genindex.html", "limitations.html"]
+STUDIES = sorted(
+    p.name.removeprefix("study-")
+    for p in (project_root() / "outputs").glob("study-*")
+    if not p.name.endswith("-rerun")
+)
+PAGES = [
+    "index.html",
+    "findings/index.html",
+    "findings/retrieval.html",
+    "findings/chunk_size/512--128.html",
+    "findings/reasoning/study.html",
+    "leaderboard.html",
+    "experiments/index.html",
+    f"experiments/{NAIVE}.html",
+    f"experiments/{REACT}.html",
+    f"experiments/{NAIVE}/experiment.html",
+    f"compare.html#a={NONE}&b={NAIVE}",
+    "cards/index.html",
+    "learn/index.html",
+    "learn/26_logs.html",
+    "learn/tutorials/first_experiment.html",
+    "api/index.html",
+    "api/config.html",
+    "architecture.html",
+    "search.html?q=rerank",
+    "genindex.html",
+    "limitations.html",
+]
+
 
 @pytest.fixture(scope="module")
 def contexts(chromium, built):
     "A browser's profile for each mode. The module's own: while playwright's loop runs, asyncio.run() is refused to other tests."
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium, args=FLAGS)
-        opened = {mode: browser.new_context(**{"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce", **options}) for mode, options in MODES.items()}
-        for context in opened.values(): context.set_default_timeout(15_000)
+        opened = {
+            mode: browser.new_context(
+                **{"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce", **options}
+            )
+            for mode, options in MODES.items()
+        }
+        for context in opened.values():
+            context.set_default_timeout(15_000)
         yield opened
         browser.close()
+
 
 @pytest.fixture
 def visit(contexts, built):
     "Open a page; at the test's end nothing was said on the console, nothing asked of a network, and no dialog shown."
     pages, said = [], []
+
     def _no_network(route):
         said.append(f"asked for {route.request.url}")
         route.abort()
+
     def _dialog(d):
         said.append(f"{d.type}: {d.message}")
         d.dismiss()
+
     def _visit(url, mode="light"):
         page = contexts[mode].new_page()
         pages.append(page)
         page.on("console", lambda m: m.type in ("error", "warning") and said.append(f"{url}: {m.text}"))
         page.on("pageerror", lambda e: said.append(f"{url}: {e}"))
-        page.on("requestfailed", lambda r: r.failure != "net::ERR_ABORTED" and said.append(f"{url}: {r.url} failed"))  # aborted: the reader was quicker than the page
+        page.on(
+            "requestfailed",
+            lambda r: r.failure != "net::ERR_ABORTED" and said.append(f"{url}: {r.url} failed"),
+        )  # aborted: the reader was quicker than the page
         page.on("dialog", _dialog)
         page.route(re.compile(r"^(?!file:|data:|blob:)"), _no_network)
         page.goto(f"file://{built[0]}/{url}")
-        if url.startswith(("search.html?", "compare.html")): page.wait_for_function("document.querySelector('.search-summary, #difference').textContent")
+        if url.startswith(("search.html?", "compare.html")):
+            page.wait_for_function("document.querySelector('.search-summary, #difference').textContent")
         return page
+
     yield _visit
-    for page in pages: page.close()
+    for page in pages:
+        page.close()
     assert not said, said
+
 
 def path_of(page):
     "Where the reader is: the address below the site."
     return re.sub(r"^file://.*/site/", "", page.url)
+
 
 # Reading
 
@@ -63,17 +121,26 @@ PREPARE = """() => {
   document.querySelectorAll('details.trace').forEach(d => d.open = true);
 }"""
 
+
 def violations(page, **options):
     "What axe finds, a line each: the rule, how bad it is, where."
     page.evaluate(PREPARE)
     page.evaluate(AXE)
-    found = page.evaluate("options => axe.run(document, {resultTypes: ['violations'], preload: false, ...options})", options)
-    return [f"{v['id']} ({v['impact']}): {n['html'][:200]} {[c['message'] for k in ('any', 'all', 'none') for c in n[k]][:1]}" for v in found["violations"] for n in v["nodes"]]
+    found = page.evaluate(
+        "options => axe.run(document, {resultTypes: ['violations'], preload: false, ...options})", options
+    )
+    return [
+        f"{v['id']} ({v['impact']}): {n['html'][:200]} {[c['message'] for k in ('any', 'all', 'none') for c in n[k]][:1]}"
+        for v in found["violations"]
+        for n in v["nodes"]
+    ]
+
 
 @pytest.mark.parametrize("url", PAGES)
 def test_accessible(url, visit):
     "Every rule of axe: contrast, words for pictures, order of headings, names of what can be operated."
     assert not violations(visit(url))
+
 
 @pytest.mark.parametrize("url", PAGES)
 def test_contrast_in_the_dark(url, visit):
@@ -82,12 +149,14 @@ def test_contrast_in_the_dark(url, visit):
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
     assert not violations(page, runOnly=["color-contrast", "link-in-text-block"])
 
+
 OUTSIDE = """() => [...document.querySelectorAll('article *, #search-results *')].filter(e => {
   const box = e.getBoundingClientRect();
   if (!box.width || box.right <= innerWidth + 1 || !e.checkVisibility()) return false;
   for (let p = e.parentElement; p; p = p.parentElement) if (getComputedStyle(p).overflowX === 'auto') return false;
   return true;
 }).map(e => e.outerHTML.slice(0, 160))"""
+
 
 @pytest.mark.parametrize("url", PAGES)
 def test_fits_a_phone(url, visit):
@@ -96,15 +165,22 @@ def test_fits_a_phone(url, visit):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390, page.evaluate(OUTSIDE)
     assert not page.evaluate(OUTSIDE)
 
-@pytest.mark.parametrize("url", ["index.html", "findings/retrieval.html", f"experiments/{REACT}.html", "search.html?q=rerank"])
+
+@pytest.mark.parametrize(
+    "url", ["index.html", "findings/retrieval.html", f"experiments/{REACT}.html", "search.html?q=rerank"]
+)
 def test_accessible_on_a_phone(url, visit):
     "Where the layout differs: the navigation is a drawer, tables scroll."
     assert not violations(visit(url, "phone"))
 
+
 def test_the_switch_between_light_and_dark(visit):
     "The theme's own switch, with keys; the choice holds on the next page."
     page = visit("index.html")
-    theme, colour = "document.documentElement.dataset.theme", "getComputedStyle(document.body).backgroundColor"
+    theme, colour = (
+        "document.documentElement.dataset.theme",
+        "getComputedStyle(document.body).backgroundColor",
+    )
     light = page.evaluate(colour)
     page.locator("button.theme-switch-button:visible").press("Enter")
     page.locator(".dropdown-menu.show [data-mode=dark]").press("Enter")
@@ -114,10 +190,20 @@ def test_the_switch_between_light_and_dark(visit):
     assert page.evaluate(theme) == "dark" and not violations(page, runOnly=["color-contrast"])
     page.evaluate("localStorage.clear()")
 
+
 # Searching
 
-@pytest.mark.parametrize("words, address", [("paired_difference", "api/stats.html#llmforge.stats.paired_difference"), ("squad_retrieval", "findings/squad_retrieval.html"), ("chunk_size", "findings/chunk_size.html"),
-                                            ("reciprocal rank fusion", "learn/14_retrieval.html"), ("bootstrap", "learn/16_stats.html")])
+
+@pytest.mark.parametrize(
+    "words, address",
+    [
+        ("paired_difference", "api/stats.html#llmforge.stats.paired_difference"),
+        ("squad_retrieval", "findings/squad_retrieval.html"),
+        ("chunk_size", "findings/chunk_size.html"),
+        ("reciprocal rank fusion", "learn/14_retrieval.html"),
+        ("bootstrap", "learn/16_stats.html"),
+    ],
+)
 def test_search_finds(words, address, visit):
     "A function, a study by its name, a lesson's term: typed into the page, found, and opened."
     page = visit("search.html")
@@ -130,6 +216,7 @@ def test_search_finds(words, address, visit):
     page.wait_for_url(f"**/{address}*")
     expect(page.locator("article h1")).to_be_visible()
 
+
 def test_search_by_keys_from_any_page(visit):
     page = visit("limitations.html")
     page.keyboard.press("Control+k")
@@ -138,15 +225,22 @@ def test_search_by_keys_from_any_page(visit):
     page.wait_for_url("**/search.html?q=groundedness*")
     expect(page.locator("#search-results li a").first).to_be_visible()
 
+
 # Comparing, by keys alone
+
 
 def tab_to(page, selector, most=60):
     "Press Tab until it is reached; what has the focus is seen to have it."
     for _ in range(most):
         page.keyboard.press("Tab")
-        if page.evaluate("s => document.activeElement.matches(s)", selector): break
-    else: raise AssertionError(f"{most} times Tab do not reach {selector}")
-    assert page.evaluate("(({outlineStyle, outlineWidth, boxShadow}) => outlineStyle !== 'none' && parseFloat(outlineWidth) >= 2 || boxShadow !== 'none')(getComputedStyle(document.activeElement))"), f"{selector} has the focus and does not show it"
+        if page.evaluate("s => document.activeElement.matches(s)", selector):
+            break
+    else:
+        raise AssertionError(f"{most} times Tab do not reach {selector}")
+    assert page.evaluate(
+        "(({outlineStyle, outlineWidth, boxShadow}) => outlineStyle !== 'none' && parseFloat(outlineWidth) >= 2 || boxShadow !== 'none')(getComputedStyle(document.activeElement))"
+    ), f"{selector} has the focus and does not show it"
+
 
 def test_compare_by_keys_alone(visit):
     "Two experiments chosen, their paired difference, the questions they differ on, and on to a row; no mouse."
@@ -159,26 +253,40 @@ def test_compare_by_keys_alone(visit):
     expect(said).to_contain_text("95% interval")
     tab_to(page, "select[name=b]", 1)
     page.keyboard.type("retrieval-naive-alm", delay=10)
-    expect(said).to_contain_text("b − a on accuracy (exact match): +30.0 points, 95% interval +20.6 to +40.4, p < .001")
-    assert (page.locator("select[name=a]").input_value(), page.locator("select[name=b]").input_value()) == (NONE, NAIVE)
-    assert page.locator("#about a").all_text_contents() == [NONE, NAIVE] and page.locator("#means tbody tr").count() >= 5
+    expect(said).to_contain_text(
+        "b − a on accuracy (exact match): +30.0 points, 95% interval +20.6 to +40.4, p < .001"
+    )
+    assert (page.locator("select[name=a]").input_value(), page.locator("select[name=b]").input_value()) == (
+        NONE,
+        NAIVE,
+    )
+    assert (
+        page.locator("#about a").all_text_contents() == [NONE, NAIVE]
+        and page.locator("#means tbody tr").count() >= 5
+    )
     rows, count = page.locator("#diff tr"), page.locator("#diff-filters output")
     changed = rows.count()
     assert set(page.locator("#diff td:first-child").all_text_contents()) == {"improved", "regressed"}
     expect(count).to_have_text(f"{changed} of 100")
     tab_to(page, "#diff-filters select", 8)
     page.keyboard.press("ArrowDown")
-    assert set(page.locator("#diff td:first-child").all_text_contents()) == {"improved"} and 0 < rows.count() < changed
+    assert (
+        set(page.locator("#diff td:first-child").all_text_contents()) == {"improved"}
+        and 0 < rows.count() < changed
+    )
     expect(count).to_have_text(f"{rows.count()} of 100")
     expect(count).to_have_attribute("aria-live", "polite")
     tab_to(page, "#diff-filters input", 1)
     page.keyboard.type("who wrote")
-    assert 0 < rows.count() < 20 and all("Who wrote" in text for text in page.locator("#diff td:nth-child(2)").all_text_contents())
+    assert 0 < rows.count() < 20 and all(
+        "Who wrote" in text for text in page.locator("#diff td:nth-child(2)").all_text_contents()
+    )
     tab_to(page, "#diff a", 3)
     answer = page.evaluate("document.activeElement.textContent")
     page.keyboard.press("Enter")
     page.wait_for_url(re.compile(rf"experiments/{NONE}\.html#row-\d+"))
     assert answer in page.locator("tr:target").inner_text()
+
 
 def test_a_comparison_has_an_address(visit):
     "A link to two experiments shows them; turned round, the difference turns its sign."
@@ -188,18 +296,21 @@ def test_a_comparison_has_an_address(visit):
     page.locator("select[name=b]").select_option(NAIVE)
     assert path_of(page) == f"compare.html#a={NONE}&b={NAIVE}"
 
+
 # From a number to its row, and to the command
 
 IN_VIEW = """e => { const r = e.getBoundingClientRect(), x = r.left + Math.min(r.width, innerWidth) / 2, y = r.top + r.height / 2; return r.height > 0 && e.contains(document.elementFromPoint(x, y)); }"""
 
 LOOSE = r"""(table, labels) => [...table.tBodies[0].rows].flatMap(r => [...r.cells].slice(labels)).filter(c => /\d/.test(c.textContent) && !c.querySelector('a.bound')).map(c => c.textContent)"""
 
+
 def reach_the_command(page):
     "From the rows, or from two arms side by side: click a number, see its row; a click on, see the command."
     if path_of(page).startswith("findings/"):
         page.locator("#pairs-table tbody td a.bound").first.click()
         page.wait_for_url(re.compile(r"experiments/.*#row-\d+"))
-    else: page.locator("#rows-table tbody th a").nth(2).click()
+    else:
+        page.locator("#rows-table tbody th a").nth(2).click()
     row = page.locator("tr:target")
     expect(row).to_have_count(1)
     assert row.evaluate(IN_VIEW), f"{page.url}: the row is not to be seen"
@@ -210,6 +321,7 @@ def reach_the_command(page):
     expect(command).to_be_in_viewport()
     assert re.search(r"llmforge (run outputs/|import )\S", command.inner_text())
 
+
 @pytest.mark.parametrize("study", STUDIES)
 def test_two_clicks_to_the_row_and_one_to_the_command(study, visit):
     "Every number in the tables of verdicts and of arms is a link; of each table's targets one is followed, of the verdicts' two."
@@ -219,12 +331,18 @@ def test_two_clicks_to_the_row_and_one_to_the_command(study, visit):
         assert not (loose := t.evaluate(LOOSE, 2 if i else 4)), f"numbers without a link: {loose}"
     for i, t in enumerate(tables):
         page.goto(start)
-        urls = list(dict.fromkeys(t.locator("a.bound").evaluate_all("links => links.map(a => a.getAttribute('href'))")))
+        urls = list(
+            dict.fromkeys(
+                t.locator("a.bound").evaluate_all("links => links.map(a => a.getAttribute('href'))")
+            )
+        )
         for url in {urls[-1], urls[len(urls) // 3]} if i == 0 else {urls[len(urls) * i // len(tables)]}:
-            if page.url != start: page.goto(start)
+            if page.url != start:
+                page.goto(start)
             t.locator(f"a.bound[href='{url}']").first.click()
             page.wait_for_url("**/" + url.removeprefix("../"))
             reach_the_command(page)
+
 
 def test_two_clicks_from_a_claim(visit):
     "The same from a sentence of Findings."
@@ -232,16 +350,24 @@ def test_two_clicks_from_a_claim(visit):
     page.locator("li.claim a.bound").nth(3).click()
     reach_the_command(page)
 
+
 # Filters
+
 
 def test_filters_of_the_rows(visit):
     page = visit(f"experiments/{NAIVE}.html")
-    shown, out, outcomes = page.locator("#rows-table tbody tr:visible"), page.locator("form.filters output"), page.locator("form.filters select[name=outcome]")
+    shown, out, outcomes = (
+        page.locator("#rows-table tbody tr:visible"),
+        page.locator("form.filters output"),
+        page.locator("form.filters select[name=outcome]"),
+    )
     expect(out).to_have_text("100 of 100")
     expect(out).to_have_attribute("aria-live", "polite")
     outcomes.select_option("wrong")
     wrong = shown.count()
-    assert 0 < wrong < 100 and set(shown.evaluate_all("rows => rows.map(r => r.cells[4].textContent)")) == {"wrong"}
+    assert 0 < wrong < 100 and set(shown.evaluate_all("rows => rows.map(r => r.cells[4].textContent)")) == {
+        "wrong"
+    }
     expect(out).to_have_text(f"{wrong} of 100")
     page.get_by_label("text").fill("capital")
     assert 0 < shown.count() < wrong
@@ -251,6 +377,7 @@ def test_filters_of_the_rows(visit):
     page.evaluate("location.hash = '#row-3'")  # a link to a row shows it, whatever is filtered
     expect(page.locator("#row-3")).to_be_visible()
 
+
 def test_filters_of_two_arms(visit):
     page = visit("findings/retrieval/none--naive.html")
     page.get_by_label("accuracy").select_option("lower")
@@ -258,28 +385,47 @@ def test_filters_of_two_arms(visit):
     assert set(shown.evaluate_all("rows => rows.map(r => r.cells[2].textContent)")) == {"1.00 → 0.00"}
     expect(page.locator("form.filters output")).to_have_text(f"{shown.count()} of 200")
 
+
 def test_a_link_opens_its_trace(visit):
     page = visit(f"experiments/{NAIVE}.html")
     page.locator("#rows-table a[href^='#trace-']").first.click()
     expect(page.locator("details.trace[open]")).to_be_in_viewport()
 
+
 # Hostile text
+
 
 def harmless(page, *texts):
     "Nothing ran, nothing could run, and the texts are to be read."
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert "pwned" not in page.title()
-    assert not page.evaluate("""() => [...document.querySelectorAll('*')].flatMap(e => [...e.attributes].filter(a => a.name.startsWith('on') || /^\\s*(javascript|vbscript|data:text)/i.test(a.value) && ['href', 'src', 'action', 'formaction', 'data', 'xlink:href'].includes(a.name)).map(a => e.tagName + ' ' + a.name + '=' + a.value))""")
-    assert not page.evaluate("[...document.scripts].filter(s => /pwned|alert\\(/.test(s.textContent)).length") and not page.locator("img[src=x]").count()
+    assert not page.evaluate(
+        """() => [...document.querySelectorAll('*')].flatMap(e => [...e.attributes].filter(a => a.name.startsWith('on') || /^\\s*(javascript|vbscript|data:text)/i.test(a.value) && ['href', 'src', 'action', 'formaction', 'data', 'xlink:href'].includes(a.name)).map(a => e.tagName + ' ' + a.name + '=' + a.value))"""
+    )
+    assert (
+        not page.evaluate("[...document.scripts].filter(s => /pwned|alert\\(/.test(s.textContent)).length")
+        and not page.locator("img[src=x]").count()
+    )
     shown = page.locator("main").inner_text()
-    for text in texts: assert text in shown, text
+    for text in texts:
+        assert text in shown, text
+
 
 @pytest.mark.parametrize("at", [0, 1])
 def test_hostile_rows_and_traces(at, visit, built):
-    harmless(visit(f"experiments/{built[2][at]}.html"), HOSTILE[0], HOSTILE[1], "<img src=x onerror=alert(3)></td></table></details>", "<b>bold</b>", "<i>i</i> $x$ | pipe | ${z}")
+    harmless(
+        visit(f"experiments/{built[2][at]}.html"),
+        HOSTILE[0],
+        HOSTILE[1],
+        "<img src=x onerror=alert(3)></td></table></details>",
+        "<b>bold</b>",
+        "<i>i</i> $x$ | pipe | ${z}",
+    )
+
 
 def test_hostile_outputs_of_a_notebook(visit, built):
     harmless(visit(f"experiments/{built[2][0]}/experiment.html"), HOSTILE[0], HOSTILE[1], "<b>bold</b>")
+
 
 def test_hostile_answers_compared(visit, built):
     "What is put on the page by a script."
@@ -288,14 +434,30 @@ def test_hostile_answers_compared(visit, built):
     expect(page.locator("#difference")).to_contain_text("b − a on accuracy")
     page.locator("#diff-filters select").select_option("")
     assert page.locator("#diff tr").count() >= 4
-    harmless(page, HOSTILE[0], "javascript:alert(2)", "<img src=x onerror=alert(3)></td></table></details>", "<i>i</i>")
+    harmless(
+        page,
+        HOSTILE[0],
+        "javascript:alert(2)",
+        "<img src=x onerror=alert(3)></td></table></details>",
+        "<i>i</i>",
+    )
     page.locator("#diff a").first.click()
     page.wait_for_url(f"**/experiments/{a}.html#row-*")
 
-@pytest.mark.parametrize("url", ["experiments/index.html", "leaderboard.html", "compare.html#a=<script>alert(1)</script>&b=javascript:alert(2)", "search.html?q=%3Cimg+src%3Dx+onerror%3Dalert(5)%3E+pwned"])
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "experiments/index.html",
+        "leaderboard.html",
+        "compare.html#a=<script>alert(1)</script>&b=javascript:alert(2)",
+        "search.html?q=%3Cimg+src%3Dx+onerror%3Dalert(5)%3E+pwned",
+    ],
+)
 def test_hostile_elsewhere(url, visit):
     "Lists that name such experiments; addresses that somebody else wrote."
     harmless(visit(url))
+
 
 def test_hostile_text_is_found(visit, built):
     page = visit("search.html?q=pwned")

@@ -1,93 +1,178 @@
 "Every notebook that people open: badge, install cell, forms; run headless, and once as on a new Colab machine."
-import ast, configparser, json, os, re, subprocess, sys, sysconfig
+
+import ast
+import configparser
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 from urllib.parse import unquote
-import nbformat, papermill, pytest
+
+import nbformat
+import papermill
+import pytest
+
 from llmforge.config import load_config
 from llmforge.core import project_root
-from llmforge.notebooks import EXTRAS, MODEL, SECRETS, colab_secrets, executable, install_cell, tutorials, with_colab
+from llmforge.notebooks import (
+    EXTRAS,
+    MODEL,
+    SECRETS,
+    colab_secrets,
+    executable,
+    install_cell,
+    tutorials,
+    with_colab,
+)
 from llmforge.study import load_study
 
 ROOT, BIN = project_root(), Path(sys.executable).parent
 EXECUTED = executable()
 PAGES = [*tutorials(), *EXECUTED]
 INI = configparser.ConfigParser(interpolation=None)
-INI.read(ROOT/"settings.ini")
+INI.read(ROOT / "settings.ini")
 
-def name(path): return path.relative_to(ROOT/"nbs").as_posix()
+
+def name(path):
+    return path.relative_to(ROOT / "nbs").as_posix()
+
 
 def test_all_that_people_open_are_here():
-    assert {name(p) for p in PAGES} >= {"run_experiment.ipynb", "run_study.ipynb", "run_cards.ipynb", "run_benchmark.ipynb", "tutorials/first_experiment.ipynb"}
+    assert {name(p) for p in PAGES} >= {
+        "run_experiment.ipynb",
+        "run_study.ipynb",
+        "run_cards.ipynb",
+        "run_benchmark.ipynb",
+        "tutorials/first_experiment.ipynb",
+    }
+
 
 @pytest.mark.parametrize("path", PAGES, ids=name)
 def test_badge_and_install_cell_are_current(path):
     nb = nbformat.read(path, as_version=4)
-    assert nb.cells[0].source.startswith("# ") and nb == with_colab(nbformat.read(path, as_version=4), path), "run: python -c 'from llmforge.notebooks import write_colab; write_colab()'"
+    assert nb.cells[0].source.startswith("# ") and nb == with_colab(
+        nbformat.read(path, as_version=4), path
+    ), "run: python -c 'from llmforge.notebooks import write_colab; write_colab()'"
 
-@pytest.mark.parametrize("path", [*PAGES, ROOT/"README.md", *sorted((ROOT/"nbs"/"site").rglob("*.md"))], ids=lambda p: p.name)
+
+@pytest.mark.parametrize(
+    "path", [*PAGES, ROOT / "README.md", *sorted((ROOT / "nbs" / "site").rglob("*.md"))], ids=lambda p: p.name
+)
 def test_every_badge_leads_to_a_file(path):
     "A link to Colab names this repository, its branch, and a file of it."
     at = f"https://colab.research.google.com/github/{INI['DEFAULT']['repository']}/blob/{INI['DEFAULT']['branch']}/"
     links = re.findall(r"\((https://colab\.research\.google\.com/github/[^)\s\"]+)\)", path.read_text())
     assert links or path.suffix == ".md"
-    for link in links: assert link.startswith(at) and (ROOT/unquote(link.removeprefix(at))).is_file(), link
+    for link in links:
+        assert link.startswith(at) and (ROOT / unquote(link.removeprefix(at))).is_file(), link
+
 
 def test_install_cell_is_what_the_project_needs():
     "Its extras are those of settings.ini, its model is the README's, and it names no folder of anybody's machine."
     assert all(f"{extra}_requirements" in INI["DEFAULT"] for extra in EXTRAS)
-    assert f"--no-deps {MODEL} " in (ROOT/"README.md").read_text() and not re.search(r"[\s'\"]/\w", install_cell())
+    assert f"--no-deps {MODEL} " in (ROOT / "README.md").read_text() and not re.search(
+        r"[\s'\"]/\w", install_cell()
+    )
+
 
 @pytest.mark.parametrize("path", PAGES, ids=name)
 def test_what_a_notebook_imports_is_installed_by_its_cell(path):
     "Every module that a notebook imports belongs to Python, the project, or what the install cell brings."
     wanted = " ".join(INI["DEFAULT"][k] for k in ("requirements", *(f"{e}_requirements" for e in EXTRAS)))
-    brought = {re.split(r"[\[<>=]", r)[0].lower().replace("-", "_") for r in wanted.split()} | {"llmforge", "IPython", "google", "numpy", "matplotlib", "nbformat"} # the last three with seaborn and papermill
+    brought = {re.split(r"[\[<>=]", r)[0].lower().replace("-", "_") for r in wanted.split()} | {
+        "llmforge",
+        "IPython",
+        "google",
+        "numpy",
+        "matplotlib",
+        "nbformat",
+    }  # the last three with seaborn and papermill
     for c in nbformat.read(path, as_version=4).cells:
-        if c.cell_type != "code" or c.id == "colab-install": continue
+        if c.cell_type != "code" or c.id == "colab-install":
+            continue
         for node in ast.walk(ast.parse(c.source)):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) else []
-            for top in (n.split(".")[0] for n in names): assert top in sys.stdlib_module_names or top in brought, f"{top} is not among what the install cell installs"
+            names = (
+                [a.name for a in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+            for top in (n.split(".")[0] for n in names):
+                assert top in sys.stdlib_module_names or top in brought, (
+                    f"{top} is not among what the install cell installs"
+                )
+
 
 @pytest.mark.parametrize("path", EXECUTED, ids=name)
 def test_parameters_are_a_form(path):
     "Each parameter is a field of Colab's form, with words above it; what its list offers exists."
-    source = next(c.source for c in nbformat.read(path, as_version=4).cells if "parameters" in c.metadata.get("tags", []))
+    source = next(
+        c.source
+        for c in nbformat.read(path, as_version=4).cells
+        if "parameters" in c.metadata.get("tags", [])
+    )
     lines = source.splitlines()
     assert len(lines) == 2 * len(papermill.inspect_notebook(str(path)))
     for said, field in zip(lines[::2], lines[1::2]):
         assert said.startswith("# @markdown ")
         variable, value, form = re.fullmatch(r"(\w+): \w+ = (.+?)  # @param (.+)", field).groups()
         offered, kind = re.fullmatch(r"(\[.+\] )?(\{.+\})", form).groups()
-        if not offered: assert json.loads(kind.replace("type:", '"type":'))["type"] == {str: "string", int: "integer", bool: "boolean"}[type(ast.literal_eval(value))]
+        if not offered:
+            assert (
+                json.loads(kind.replace("type:", '"type":'))["type"]
+                == {str: "string", int: "integer", bool: "boolean"}[type(ast.literal_eval(value))]
+            )
         else:
             assert kind == "{allow-input: true}" and ast.literal_eval(value) in json.loads(offered)
-            for choice in json.loads(offered): {"config": load_config, "study": load_study}[variable](choice)
+            for choice in json.loads(offered):
+                {"config": load_config, "study": load_study}[variable](choice)
+
 
 def test_configs_for_a_t4():
     "Half precision (a T4 has no bfloat16), a pinned revision, a data set that needs no download."
-    for path in sorted((ROOT/"configs"/"t4").glob("*.yaml")):
+    for path in sorted((ROOT / "configs" / "t4").glob("*.yaml")):
         c = load_config(path)
-        assert c.model.dtype == "float16" and re.fullmatch(r"[0-9a-f]{40}", c.model.revision) and c.dataset.name == "almanac" and c.engine.batch_size <= 16
+        assert (
+            c.model.dtype == "float16"
+            and re.fullmatch(r"[0-9a-f]{40}", c.model.revision)
+            and c.dataset.name == "almanac"
+            and c.engine.batch_size <= 16
+        )
+
 
 def test_secrets_come_from_the_vault_or_the_environment(monkeypatch, colab):
     "What is in the environment stays, what the vault holds is added, what it refuses or lacks is left unset."
     monkeypatch.syspath_prepend(colab)
-    for s in SECRETS: monkeypatch.delenv(s, raising=False)
+    for s in SECRETS:
+        monkeypatch.delenv(s, raising=False)
     monkeypatch.setenv("QDRANT_API_KEY", "mine")
-    monkeypatch.setenv("HF_TOKEN", ""); del os.environ["HF_TOKEN"]  # so that it is unset again afterwards
+    monkeypatch.setenv("HF_TOKEN", "")
+    del os.environ["HF_TOKEN"]  # so that it is unset again afterwards
     colab_secrets()
-    assert os.environ["HF_TOKEN"] == "from-the-vault" and os.environ["QDRANT_API_KEY"] == "mine" and "LLMFORGE_STORE" not in os.environ
+    assert (
+        os.environ["HF_TOKEN"] == "from-the-vault"
+        and os.environ["QDRANT_API_KEY"] == "mine"
+        and "LLMFORGE_STORE" not in os.environ
+    )
+
 
 @pytest.fixture
 def colab(tmp_path):
     "A folder with a package `google.colab` that has the vault's interface; the real one exists on Colab only."
-    package = tmp_path/"vault"/"google"/"colab"
+    package = tmp_path / "vault" / "google" / "colab"
     package.mkdir(parents=True)
-    (package/"__init__.py").touch()
-    (package/"errors.py").write_text("class Error(Exception): pass\n")
-    (package/"userdata.py").write_text("from google.colab import errors\nclass SecretNotFoundError(errors.Error): pass\nclass NotebookAccessError(Exception): pass\n"
-        "def get(key):\n    if key == 'HF_TOKEN': return 'from-the-vault'\n    raise NotebookAccessError(key) if key == 'LLMFORGE_STORE' else SecretNotFoundError(key)\n")
-    return tmp_path/"vault"
+    (package / "__init__.py").touch()
+    (package / "errors.py").write_text("class Error(Exception): pass\n")
+    (package / "userdata.py").write_text(
+        "from google.colab import errors\nclass SecretNotFoundError(errors.Error): pass\nclass NotebookAccessError(Exception): pass\n"
+        "def get(key):\n    if key == 'HF_TOKEN': return 'from-the-vault'\n    raise NotebookAccessError(key) if key == 'LLMFORGE_STORE' else SecretNotFoundError(key)\n"
+    )
+    return tmp_path / "vault"
+
 
 STUDY = """
 study:
@@ -102,46 +187,96 @@ study:
     - {id: H1, claim: Reading gives more right answers, metric: accuracy, treatment: hybrid, control: none, direction: higher, min_effect: 0.1}
 """
 
+
 def execute(path, tmp_path, **parameters):
     "Run a notebook as papermill's command does, from the project's root."
     given = [x for k, v in parameters.items() for x in ("-p", k, str(v))]
-    p = subprocess.run([str(BIN/"papermill"), str(path), str(tmp_path/path.name), *given, "--no-progress-bar"], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    p = subprocess.run(
+        [str(BIN / "papermill"), str(path), str(tmp_path / path.name), *given, "--no-progress-bar"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
     assert p.returncode == 0, p.stdout[-2000:] + p.stderr[-2000:]
-    return nbformat.read(tmp_path/path.name, as_version=4)
+    return nbformat.read(tmp_path / path.name, as_version=4)
+
 
 def test_smallest_study(tmp_path):
-    (tmp_path/"smallest.yaml").write_text(STUDY)
-    nb = execute(ROOT/"nbs"/"run_study.ipynb", tmp_path, study=tmp_path/"smallest.yaml")
+    (tmp_path / "smallest.yaml").write_text(STUDY)
+    nb = execute(ROOT / "nbs" / "run_study.ipynb", tmp_path, study=tmp_path / "smallest.yaml")
     assert any("Reading gives more right answers" in json.dumps(c.get("outputs", [])) for c in nb.cells)
 
+
 def test_smallest_cards(tmp_path):
-    nb = execute(ROOT/"nbs"/"run_cards.ipynb", tmp_path, scorers="")
+    nb = execute(ROOT / "nbs" / "run_cards.ipynb", tmp_path, scorers="")
     assert any("exact_match" in json.dumps(c.get("outputs", [])) for c in nb.cells)
 
+
 def test_smallest_benchmark(tmp_path):
-    nb = execute(ROOT/"nbs"/"run_benchmark.ipynb", tmp_path, prompts=1, rounds=1, sizes="60")
+    nb = execute(ROOT / "nbs" / "run_benchmark.ipynb", tmp_path, prompts=1, rounds=1, sizes="60")
     assert any("times the plain loop" in json.dumps(c.get("outputs", [])) for c in nb.cells)
+
 
 def test_on_a_new_colab_machine(tmp_path, colab, monkeypatch):
     "In an empty folder and an environment without the project: the install cell clones and installs, and the smallest experiment runs to its end."
-    if not (ROOT/".git").exists(): pytest.skip("this is no git checkout, so nothing can be cloned from it")
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path/"machine")], check=True)
-    python = tmp_path/"machine"/"bin"/"python"
-    here = subprocess.run([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True, check=True).stdout.strip()
-    (Path(here)/"preinstalled.pth").write_text(sysconfig.get_path("purelib") + "\n")  # as Colab has torch: packages, but not ours (its finder is not found through this)
-    kernel = tmp_path/"jupyter"/"kernels"/"colab"
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no git checkout, so nothing can be cloned from it")
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "machine")], check=True)
+    python = tmp_path / "machine" / "bin" / "python"
+    here = subprocess.run(
+        [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    (Path(here) / "preinstalled.pth").write_text(
+        sysconfig.get_path("purelib") + "\n"
+    )  # as Colab has torch: packages, but not ours (its finder is not found through this)
+    kernel = tmp_path / "jupyter" / "kernels" / "colab"
     kernel.mkdir(parents=True)
-    (kernel/"kernel.json").write_text(json.dumps({"argv": [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"], "display_name": "colab", "language": "python"}))
+    (kernel / "kernel.json").write_text(
+        json.dumps(
+            {
+                "argv": [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+                "display_name": "colab",
+                "language": "python",
+            }
+        )
+    )
     home = f"https://github.com/{INI['DEFAULT']['repository']}"
-    for k, v in {"JUPYTER_PATH": tmp_path/"jupyter", "PYTHONPATH": colab, "GIT_CONFIG_COUNT": 1, "GIT_CONFIG_KEY_0": f"url.file://{ROOT}.insteadOf", "GIT_CONFIG_VALUE_0": home,
-                 "PIP_NO_BUILD_ISOLATION": "false", "PIP_NO_DEPS": 1}.items(): monkeypatch.setenv(k, str(v))
-    for k in ("LLMFORGE_OUTPUTS", "LLMFORGE_HOME", "HF_TOKEN"): monkeypatch.delenv(k, raising=False)
-    nb = nbformat.read(ROOT/"nbs"/"run_experiment.ipynb", as_version=4)
+    for k, v in {
+        "JUPYTER_PATH": tmp_path / "jupyter",
+        "PYTHONPATH": colab,
+        "GIT_CONFIG_COUNT": 1,
+        "GIT_CONFIG_KEY_0": f"url.file://{ROOT}.insteadOf",
+        "GIT_CONFIG_VALUE_0": home,
+        "PIP_NO_BUILD_ISOLATION": "false",
+        "PIP_NO_DEPS": 1,
+    }.items():
+        monkeypatch.setenv(k, str(v))
+    for k in ("LLMFORGE_OUTPUTS", "LLMFORGE_HOME", "HF_TOKEN"):
+        monkeypatch.delenv(k, raising=False)
+    nb = nbformat.read(ROOT / "nbs" / "run_experiment.ipynb", as_version=4)
     nb.cells.insert(0, nbformat.v4.new_code_cell("import google.colab  # Colab's kernel does"))
-    nb.cells.append(nbformat.v4.new_code_cell("import os, llmforge\nprint(llmforge.__file__, os.environ['HF_TOKEN'] == 'from-the-vault', store.experiment(experiment.id).status)"))
-    (tmp_path/"content").mkdir()
-    nbformat.write(nb, tmp_path/"colab.ipynb")
-    papermill.execute_notebook(str(tmp_path/"colab.ipynb"), str(tmp_path/"out.ipynb"), kernel_name="colab", cwd=str(tmp_path/"content"), progress_bar=False,
-                               parameters=dict(config="naive.yaml", overrides="dataset.limit=2 method.shots=1"))
-    said = nbformat.read(tmp_path/"out.ipynb", as_version=4).cells[-1].outputs[0].text
-    assert said.split() == [str(tmp_path/"content"/"llmforge"/"llmforge"/"__init__.py"), "True", "COMPLETED"], said
+    nb.cells.append(
+        nbformat.v4.new_code_cell(
+            "import os, llmforge\nprint(llmforge.__file__, os.environ['HF_TOKEN'] == 'from-the-vault', store.experiment(experiment.id).status)"
+        )
+    )
+    (tmp_path / "content").mkdir()
+    nbformat.write(nb, tmp_path / "colab.ipynb")
+    papermill.execute_notebook(
+        str(tmp_path / "colab.ipynb"),
+        str(tmp_path / "out.ipynb"),
+        kernel_name="colab",
+        cwd=str(tmp_path / "content"),
+        progress_bar=False,
+        parameters=dict(config="naive.yaml", overrides="dataset.limit=2 method.shots=1"),
+    )
+    said = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[-1].outputs[0].text
+    assert said.split() == [
+        str(tmp_path / "content" / "llmforge" / "llmforge" / "__init__.py"),
+        "True",
+        "COMPLETED",
+    ], said

@@ -1,6 +1,9 @@
 "A folder of text, Markdown, HTML and PDF files as a corpus: real files, real readers."
+
 import sys
+
 import pytest
+
 from llmforge.config import CorpusConfig, load_config
 from llmforge.core import ConfigError, DataError, MissingExtra
 from llmforge.data import load_corpus, read_folder
@@ -8,113 +11,175 @@ from llmforge.engine import FakeEngine
 from llmforge.runner import run_experiment
 from llmforge.store import Store
 
+
 @pytest.fixture
 def docs(tmp_path, monkeypatch):
     "An empty folder of documents that configs can name: docs/."
     monkeypatch.setenv("LLMFORGE_DATA", str(tmp_path))
-    (tmp_path/"docs").mkdir()
-    return tmp_path/"docs"
+    (tmp_path / "docs").mkdir()
+    return tmp_path / "docs"
+
 
 def pdf(path, *pages, **metadata):
     "A real PDF with a line of text on each page; without text on a page where the line is empty."
     from matplotlib.backends.backend_pdf import PdfPages
     from matplotlib.figure import Figure
+
     with PdfPages(path, metadata=metadata) as f:
         for line in pages:
             figure = Figure(figsize=(5, 2))
             figure.text(0.1, 0.5, line)
             f.savefig(figure)
 
-def corpus(limit=None): return load_corpus(CorpusConfig(name="docs/", limit=limit))
-def texts(): return {p.id: (p.title, p.text) for p in corpus().passages}
+
+def corpus(limit=None):
+    return load_corpus(CorpusConfig(name="docs/", limit=limit))
+
+
+def texts():
+    return {p.id: (p.title, p.text) for p in corpus().passages}
+
 
 def test_every_kind_of_file_is_a_passage(docs):
-    (docs/"a.txt").write_text("Just words.\n")
-    (docs/"b.md").write_text("---\nx: 1\n---\n\n```\n# no heading\n```\n\n## Leave ##\n\nThirty days.\n")
-    (docs/"c.MARKDOWN").write_text("\ufeff# Travel\n\nBy train.\n")
-    (docs/"deep"/"er").mkdir(parents=True)
-    (docs/"deep"/"er"/"d.html").write_text("<!doctype html><head><title>Site</title><style>p{}</style></head><body><h1>The <i>old</i>\n bridge</h1><p>Built in <b>18</b>64.<br>By hand.<script>x()</script>"
-                                           "<!-- no --><table><tr><td>a</td><td>b</td></tr></table>")
-    (docs/"e.htm").write_text("<title>Only a title</title><p>Caf&eacute; &lt;b&gt;")
-    pdf(docs/"f.pdf", "The ferry leaves at nine.", "It is back at ten.", Title="Microsoft Word - x.doc")
+    (docs / "a.txt").write_text("Just words.\n")
+    (docs / "b.md").write_text("---\nx: 1\n---\n\n```\n# no heading\n```\n\n## Leave ##\n\nThirty days.\n")
+    (docs / "c.MARKDOWN").write_text("\ufeff# Travel\n\nBy train.\n")
+    (docs / "deep" / "er").mkdir(parents=True)
+    (docs / "deep" / "er" / "d.html").write_text(
+        "<!doctype html><head><title>Site</title><style>p{}</style></head><body><h1>The <i>old</i>\n bridge</h1><p>Built in <b>18</b>64.<br>By hand.<script>x()</script>"
+        "<!-- no --><table><tr><td>a</td><td>b</td></tr></table>"
+    )
+    (docs / "e.htm").write_text("<title>Only a title</title><p>Caf&eacute; &lt;b&gt;")
+    pdf(docs / "f.pdf", "The ferry leaves at nine.", "It is back at ten.", Title="Microsoft Word - x.doc")
     assert texts() == {
-        "a.txt": ("a", "Just words."), "b.md": ("Leave", (docs/"b.md").read_text().strip()), "c.MARKDOWN": ("Travel", "By train."),
-        "deep/er/d.html": ("The old bridge", "Built in 1864.\nBy hand.\na b"), "e.htm": ("Only a title", "Café <b>"), "f.pdf": ("f", "The ferry leaves at nine.\n\nIt is back at ten.")}
+        "a.txt": ("a", "Just words."),
+        "b.md": ("Leave", (docs / "b.md").read_text().strip()),
+        "c.MARKDOWN": ("Travel", "By train."),
+        "deep/er/d.html": ("The old bridge", "Built in 1864.\nBy hand.\na b"),
+        "e.htm": ("Only a title", "Café <b>"),
+        "f.pdf": ("f", "The ferry leaves at nine.\n\nIt is back at ten."),
+    }
     assert [p.id for p in corpus(2).passages] == ["a.txt", "b.md"]
 
+
 def test_the_fingerprint_is_of_contents(docs, tmp_path):
-    (docs/"a.md").write_text("# T\n\nx")
+    (docs / "a.md").write_text("# T\n\nx")
     before = corpus().fingerprint
-    docs.rename(tmp_path/"elsewhere")
+    docs.rename(tmp_path / "elsewhere")
     assert load_corpus(CorpusConfig(name="elsewhere/")).fingerprint == before
-    (tmp_path/"elsewhere"/"a.md").write_text("# T\n\ny")
+    (tmp_path / "elsewhere" / "a.md").write_text("# T\n\ny")
     assert load_corpus(CorpusConfig(name="elsewhere/")).fingerprint != before
 
+
 def test_whatever_cannot_be_read_is_named(docs):
-    (docs/"good.txt").write_text("x")
-    (docs/"latin.txt").write_bytes("Zürich".encode("latin-1"))
-    (docs/"blank.md").write_text(" \n")
-    (docs/"rota.docx").write_bytes(b"PK")
-    (docs/"broken.pdf").write_bytes(b"%PDF-1.7\nnothing")
-    pdf(docs/"scan.pdf", "")
-    with pytest.raises(DataError) as e: corpus()
+    (docs / "good.txt").write_text("x")
+    (docs / "latin.txt").write_bytes("Zürich".encode("latin-1"))
+    (docs / "blank.md").write_text(" \n")
+    (docs / "rota.docx").write_bytes(b"PK")
+    (docs / "broken.pdf").write_bytes(b"%PDF-1.7\nnothing")
+    pdf(docs / "scan.pdf", "")
+    with pytest.raises(DataError) as e:
+        corpus()
     said = str(e.value)
     assert "5 of 6 files" in said and "good.txt" not in said
-    for words in ("latin.txt: it is not UTF-8", "blank.md: it has no text", "rota.docx: its type is not known; allowed: .txt, .md", "broken.pdf: it cannot be read", "scan.pdf: it has no text (a scan?)"): assert words in said
+    for words in (
+        "latin.txt: it is not UTF-8",
+        "blank.md: it has no text",
+        "rota.docx: its type is not known; allowed: .txt, .md",
+        "broken.pdf: it cannot be read",
+        "scan.pdf: it has no text (a scan?)",
+    ):
+        assert words in said
+
 
 def test_an_encrypted_pdf_is_named(docs):
     from pypdf import PdfReader, PdfWriter
-    pdf(docs/"locked.pdf", "secret")
-    writer = PdfWriter(PdfReader(docs/"locked.pdf"))
+
+    pdf(docs / "locked.pdf", "secret")
+    writer = PdfWriter(PdfReader(docs / "locked.pdf"))
     writer.encrypt("password", algorithm="RC4-128")
-    writer.write(docs/"locked.pdf")
-    with pytest.raises(DataError, match="locked.pdf: it cannot be read.*decrypt"): corpus()
+    writer.write(docs / "locked.pdf")
+    with pytest.raises(DataError, match="locked.pdf: it cannot be read.*decrypt"):
+        corpus()
+
 
 def test_an_empty_folder_is_an_error(docs):
-    (docs/".DS_Store").write_bytes(b"\x00")
-    (docs/".git").mkdir()
-    (docs/".git"/"HEAD").write_text("x")
-    with pytest.raises(DataError, match="corpus 'docs/' has no passages"): corpus()
+    (docs / ".DS_Store").write_bytes(b"\x00")
+    (docs / ".git").mkdir()
+    (docs / ".git" / "HEAD").write_text("x")
+    with pytest.raises(DataError, match="corpus 'docs/' has no passages"):
+        corpus()
+
 
 def test_links_do_not_lead_out(docs, tmp_path_factory):
     outside = tmp_path_factory.mktemp("outside")
-    (outside/"secret.txt").write_text("secret")
-    (docs/"a.txt").write_text("fine")
-    (docs/"again.txt").symlink_to(docs/"a.txt")
+    (outside / "secret.txt").write_text("secret")
+    (docs / "a.txt").write_text("fine")
+    (docs / "again.txt").symlink_to(docs / "a.txt")
     assert set(texts()) == {"a.txt", "again.txt"}
-    (docs/"link.txt").symlink_to(outside/"secret.txt")
-    (docs/"folder").symlink_to(outside)
-    (docs/"loop").symlink_to(docs)
-    (docs/"gone.txt").symlink_to(docs/"nowhere.txt")
-    with pytest.raises(DataError) as e: corpus()
-    for words in ("link.txt: it is a link out of the folder", "folder: it is a link out of the folder", "loop: it is no file", "gone.txt: it is no file"): assert words in str(e.value)
+    (docs / "link.txt").symlink_to(outside / "secret.txt")
+    (docs / "folder").symlink_to(outside)
+    (docs / "loop").symlink_to(docs)
+    (docs / "gone.txt").symlink_to(docs / "nowhere.txt")
+    with pytest.raises(DataError) as e:
+        corpus()
+    for words in (
+        "link.txt: it is a link out of the folder",
+        "folder: it is a link out of the folder",
+        "loop: it is no file",
+        "gone.txt: it is no file",
+    ):
+        assert words in str(e.value)
     assert "secret.txt" not in str(e.value) and "4 of 6" in str(e.value)
+
 
 def test_the_folder_itself_stays_below_the_roots(docs, tmp_path_factory):
     outside = tmp_path_factory.mktemp("outside")
-    (docs.parent/"away").symlink_to(outside)
+    (docs.parent / "away").symlink_to(outside)
     for name in ("../", "away/", f"{outside}/"):
-        with pytest.raises(ConfigError, match="outside the project"): load_corpus(CorpusConfig(name=name))
-    with pytest.raises(ConfigError, match="corpus 'nowhere/' does not exist"): load_corpus(CorpusConfig(name="nowhere/"))
+        with pytest.raises(ConfigError, match="outside the project"):
+            load_corpus(CorpusConfig(name=name))
+    with pytest.raises(ConfigError, match="corpus 'nowhere/' does not exist"):
+        load_corpus(CorpusConfig(name="nowhere/"))
+
 
 def test_a_config_names_a_folder_by_its_slash(docs):
-    with pytest.raises(ConfigError, match="of a folder of documents, which ends with /"): load_config({"experiment": {"name": "x", "method": "rag", "corpus": "docs"}})
-    with pytest.raises(ConfigError, match="a folder of documents, e.g. my/docs/"): load_config({"experiment": {"name": "x", "method": "rag", "dataset": "q.jsonl"}})
-    with pytest.raises(ConfigError, match="dataset.name"): load_config({"experiment": {"name": "x", "dataset": "docs/"}})
+    with pytest.raises(ConfigError, match="of a folder of documents, which ends with /"):
+        load_config({"experiment": {"name": "x", "method": "rag", "corpus": "docs"}})
+    with pytest.raises(ConfigError, match="a folder of documents, e.g. my/docs/"):
+        load_config({"experiment": {"name": "x", "method": "rag", "dataset": "q.jsonl"}})
+    with pytest.raises(ConfigError, match="dataset.name"):
+        load_config({"experiment": {"name": "x", "dataset": "docs/"}})
+
 
 @pytest.mark.parametrize("module, file", [("pypdf", "a.pdf"), ("bs4", "a.html")])
 def test_a_missing_reader_says_what_to_install(docs, monkeypatch, module, file):
-    (docs/file).write_bytes(b"<p>x")
+    (docs / file).write_bytes(b"<p>x")
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingExtra, match=r"pip install 'llmforge\[documents\]'"): read_folder(docs)
+    with pytest.raises(MissingExtra, match=r"pip install 'llmforge\[documents\]'"):
+        read_folder(docs)
+
 
 def test_an_experiment_reads_a_folder(docs):
     "Gold evidence is named by a file's path, and is found through the real index."
     pytest.importorskip("qdrant_edge", reason="the retrieval extra is not installed")
-    (docs/"ferry.md").write_text("# The ferry\n\nThe ferry to Ulvo leaves at nine.\n")
-    pdf(docs/"museum.pdf", "The museum is closed on Mondays.")
-    (docs.parent/"q.jsonl").write_text('{"id": "q1", "question": "When is the museum closed?", "answers": ["Mondays"], "gold": ["museum.pdf"]}\n')
-    config = load_config({"experiment": {"name": "folder", "engine": {"name": "fake", "cache": False}, "method": {"shots": 0}, "dataset": "q.jsonl", "corpus": "docs/", "retrieval": {"name": "hybrid", "top_k": 1}}})
+    (docs / "ferry.md").write_text("# The ferry\n\nThe ferry to Ulvo leaves at nine.\n")
+    pdf(docs / "museum.pdf", "The museum is closed on Mondays.")
+    (docs.parent / "q.jsonl").write_text(
+        '{"id": "q1", "question": "When is the museum closed?", "answers": ["Mondays"], "gold": ["museum.pdf"]}\n'
+    )
+    config = load_config(
+        {
+            "experiment": {
+                "name": "folder",
+                "engine": {"name": "fake", "cache": False},
+                "method": {"shots": 0},
+                "dataset": "q.jsonl",
+                "corpus": "docs/",
+                "retrieval": {"name": "hybrid", "top_k": 1},
+            }
+        }
+    )
     store = Store()
     (row,) = store.rows(run_experiment(config, store, FakeEngine(" Mondays"), show=False))
     assert row["correct"] and row["scores"]["recall@1"] == 1

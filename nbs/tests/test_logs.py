@@ -1,35 +1,93 @@
 "Sample logs of lm-evaluation-harness, of our own making in the format that its EvaluationTracker.save_results_samples writes."
-import gzip, hashlib, html, json, random, subprocess, sys
+
+import gzip
+import hashlib
+import html
+import json
+import random
+import subprocess
+import sys
+
 import pytest
+
 from llmforge.core import ConfigError, DataError, StoreError
-from llmforge.findings import Experiment, compare, cost_line, experiments_table, kinds_table, provenance_table, results_table, worst_examples
+from llmforge.findings import (
+    Experiment,
+    compare,
+    cost_line,
+    experiments_table,
+    kinds_table,
+    provenance_table,
+    results_table,
+    worst_examples,
+)
 from llmforge.logs import import_lm_eval, read_samples, sample_logs
 from llmforge.store import Status, Store, export_experiment, import_experiment
 
-def as_text(x): return [as_text(v) for v in x] if isinstance(x, (list, tuple)) else str(x)
+
+def as_text(x):
+    return [as_text(v) for v in x] if isinstance(x, (list, tuple)) else str(x)
+
 
 def dumped(doc_id, doc, target, arguments, resps, filtered, filter="none", **metrics):
     "A line as the harness writes it: responses and target as strings, arguments as mappings, three hashes, the metrics spread."
     digest = lambda x: hashlib.sha256(str(x).encode()).hexdigest()
-    return {"doc_id": doc_id, "doc": doc, "target": str(target), "arguments": {f"gen_args_{i}": {f"arg_{j}": a for j, a in enumerate(args)} for i, args in enumerate(arguments)},
-            "resps": as_text(resps), "filtered_resps": as_text(filtered), "filter": filter, "metrics": list(metrics), "doc_hash": digest(doc), "prompt_hash": digest(arguments[0][0]),
-            "target_hash": digest(target), **metrics}
+    return {
+        "doc_id": doc_id,
+        "doc": doc,
+        "target": str(target),
+        "arguments": {
+            f"gen_args_{i}": {f"arg_{j}": a for j, a in enumerate(args)} for i, args in enumerate(arguments)
+        },
+        "resps": as_text(resps),
+        "filtered_resps": as_text(filtered),
+        "filter": filter,
+        "metrics": list(metrics),
+        "doc_hash": digest(doc),
+        "prompt_hash": digest(arguments[0][0]),
+        "target_hash": digest(target),
+        **metrics,
+    }
+
 
 def generated(i, answer, right, target=None, filter="none", metric="exact_match", **more):
     doc = {"question": f"What is {i} + {i}?", "answer": str(2 * i)}
-    return dumped(i, doc, 2 * i if target is None else target, [(f"Q: What is {i} + {i}?\nA:", {"until": ["\n"], "do_sample": False})], [[f"Let me see. {answer}"]], [answer], filter,
-                  **{metric: right, **more})
+    return dumped(
+        i,
+        doc,
+        2 * i if target is None else target,
+        [(f"Q: What is {i} + {i}?\nA:", {"until": ["\n"], "do_sample": False})],
+        [[f"Let me see. {answer}"]],
+        [answer],
+        filter,
+        **{metric: right, **more},
+    )
+
 
 def chosen(i, pick, gold=0, options=("red", "green", "blue"), **metrics):
     lls = [(-1.0 - (n != pick), n == pick) for n in range(len(options))]
-    return dumped(i, {"question": f"Colour {i}?", "choices": list(options)}, gold, [(f"Q: Colour {i}?\nA:", f" {o}") for o in options], [[x] for x in lls], lls,
-                  **(metrics or {"acc": float(pick == gold), "acc_norm": float(pick == gold)}))
+    return dumped(
+        i,
+        {"question": f"Colour {i}?", "choices": list(options)},
+        gold,
+        [(f"Q: Colour {i}?\nA:", f" {o}") for o in options],
+        [[x] for x in lls],
+        lls,
+        **(metrics or {"acc": float(pick == gold), "acc_norm": float(pick == gold)}),
+    )
+
 
 def log(folder, lines, task="sums", model="lab__m-1b", name=None):
-    path = folder/model/(name or f"samples_{task}_2026-03-01T10-00-00.123456.jsonl")
+    path = folder / model / (name or f"samples_{task}_2026-03-01T10-00-00.123456.jsonl")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join((line if isinstance(line, str) else json.dumps(line, ensure_ascii=False)) + "\n" for line in lines), encoding="utf-8")
+    path.write_text(
+        "".join(
+            (line if isinstance(line, str) else json.dumps(line, ensure_ascii=False)) + "\n" for line in lines
+        ),
+        encoding="utf-8",
+    )
     return path
+
 
 @pytest.fixture
 def store():
@@ -37,124 +95,334 @@ def store():
     yield s
     s.close()
 
+
 # --- the two kinds of task, two models, paired
+
 
 def test_two_models_on_a_generated_task_are_paired(store, tmp_path):
     rng = random.Random(0)
-    right = {m: [float(rng.random() < share) for _ in range(80)] for m, share in (("lab__small", .4), ("lab__large", .8))}
+    right = {
+        m: [float(rng.random() < share) for _ in range(80)]
+        for m, share in (("lab__small", 0.4), ("lab__large", 0.8))
+    }
     ids = {}
     for m, values in right.items():
-        lines = [generated(i, str(2 * i) if r else "no idea at all", r, filter=f) for f in ("strict-match", "flexible-extract") for i, r in enumerate(values)]
-        ids[m] = import_lm_eval(store, log(tmp_path, lines if m == "lab__small" else lines[:80][::-1] + lines[80:], model=m))
+        lines = [
+            generated(i, str(2 * i) if r else "no idea at all", r, filter=f)
+            for f in ("strict-match", "flexible-extract")
+            for i, r in enumerate(values)
+        ]
+        ids[m] = import_lm_eval(
+            store, log(tmp_path, lines if m == "lab__small" else lines[:80][::-1] + lines[80:], model=m)
+        )
     a, b = Experiment(ids["lab__small"], store), Experiment(ids["lab__large"], store)
-    assert a.record.status == Status.COMPLETED and a.config.model.name == "lab/small" and a.config.dataset.name == "sums.jsonl" and a.record.name == "small_sums_strict-match"
-    assert [r["example_id"] for r in a.runs] == [r["example_id"] for r in b.runs] == [str(i) for i in range(80)]
+    assert (
+        a.record.status == Status.COMPLETED
+        and a.config.model.name == "lab/small"
+        and a.config.dataset.name == "sums.jsonl"
+        and a.record.name == "small_sums_strict-match"
+    )
+    assert (
+        [r["example_id"] for r in a.runs] == [r["example_id"] for r in b.runs] == [str(i) for i in range(80)]
+    )
     d = compare(a, b).differences["exact_match"]
-    wins = sum(y > x for x, y in zip(*right.values())); losses = sum(y < x for x, y in zip(*right.values()))
-    assert (d.n, d.wins, d.losses) == (80, wins, losses) and d.a == pytest.approx(sum(right["lab__small"]) / 80) and d.b == pytest.approx(sum(right["lab__large"]) / 80) and d.p < .001
+    wins = sum(y > x for x, y in zip(*right.values()))
+    losses = sum(y < x for x, y in zip(*right.values()))
+    assert (
+        (d.n, d.wins, d.losses) == (80, wins, losses)
+        and d.a == pytest.approx(sum(right["lab__small"]) / 80)
+        and d.b == pytest.approx(sum(right["lab__large"]) / 80)
+        and d.p < 0.001
+    )
+
 
 def test_two_models_on_a_multiple_choice_are_paired(store, tmp_path):
     picks = {"a": [0, 1, 2, 0, 0, 1], "b": [0, 0, 0, 0, 1, 1]}
-    a, b = (Experiment(import_lm_eval(store, log(tmp_path, [chosen(i, p) for i, p in enumerate(v)], "colours", m)), store) for m, v in picks.items())
+    a, b = (
+        Experiment(
+            import_lm_eval(store, log(tmp_path, [chosen(i, p) for i, p in enumerate(v)], "colours", m)), store
+        )
+        for m, v in picks.items()
+    )
     d = compare(a, b).differences
-    assert {n: (x.wins, x.losses, x.ties) for n, x in d.items()} == dict.fromkeys(("exact_match", "f1", "contains"), (2, 1, 3))
+    assert {n: (x.wins, x.losses, x.ties) for n, x in d.items()} == dict.fromkeys(
+        ("exact_match", "f1", "contains"), (2, 1, 3)
+    )
     row = a.runs[1]
-    assert (row["input_text"], row["answer"], row["correct"], row["abstained"]) == ("Colour 1?", "green", 0, False)
+    assert (row["input_text"], row["answer"], row["correct"], row["abstained"]) == (
+        "Colour 1?",
+        "green",
+        0,
+        False,
+    )
     assert row["scores"] == {"exact_match": 0, "f1": 0, "contains": 0, "acc": 0, "acc_norm": 0}
-    assert row["trace"]["kind"] == "chain" and row["trace"]["attributes"] == {"example": "1", "kind": "", "expected": ["red"], "gold": []} and row["trace"]["input"] == "Q: Colour 1?\nA:"
+    assert (
+        row["trace"]["kind"] == "chain"
+        and row["trace"]["attributes"] == {"example": "1", "kind": "", "expected": ["red"], "gold": []}
+        and row["trace"]["input"] == "Q: Colour 1?\nA:"
+    )
     assert row["latency_ms"] is row["tokens_in"] is row["tokens_out"] is None and row["cached"]
+
 
 def test_logs_of_other_questions_are_not_paired(store, tmp_path):
     base = [generated(i, "x", 0.0) for i in range(5)]
     a = Experiment(import_lm_eval(store, log(tmp_path, base, model="a")), store)
-    others = [base[:4], [*base[:4], generated(4, "x", 0.0, target="9")], [*base[:4], {**base[4], "doc": {"question": "Another?"}}], [*base[:4], {**base[4], "doc_id": 5}]]
+    others = [
+        base[:4],
+        [*base[:4], generated(4, "x", 0.0, target="9")],
+        [*base[:4], {**base[4], "doc": {"question": "Another?"}}],
+        [*base[:4], {**base[4], "doc_id": 5}],
+    ]
     for i, lines in enumerate(others):
-        with pytest.raises(StoreError, match="cannot be paired"): compare(a, Experiment(import_lm_eval(store, log(tmp_path, lines, model=f"b{i}")), store))
-    other_prompt = [{**x, "arguments": {"gen_args_0": {"arg_0": "Another prompt", "arg_1": {}}}, "prompt_hash": "other", "doc": dict(reversed(x["doc"].items()))} for x in base]
-    assert compare(a, Experiment(import_lm_eval(store, log(tmp_path, other_prompt, model="c")), store)).differences["f1"].n == 5
+        with pytest.raises(StoreError, match="cannot be paired"):
+            compare(a, Experiment(import_lm_eval(store, log(tmp_path, lines, model=f"b{i}")), store))
+    other_prompt = [
+        {
+            **x,
+            "arguments": {"gen_args_0": {"arg_0": "Another prompt", "arg_1": {}}},
+            "prompt_hash": "other",
+            "doc": dict(reversed(x["doc"].items())),
+        }
+        for x in base
+    ]
+    assert (
+        compare(a, Experiment(import_lm_eval(store, log(tmp_path, other_prompt, model="c")), store))
+        .differences["f1"]
+        .n
+        == 5
+    )
+
 
 def test_what_people_see_of_an_imported_log(store, tmp_path):
-    e = Experiment(import_lm_eval(store, log(tmp_path, [chosen(i, i % 3) for i in range(6)] , "colours")), store)
-    assert "6 attempted, 6 answered, 0 abstained, 0 failed" in results_table(e) and "acc norm" in results_table(e) and "tokens" not in results_table(e) and "latency" not in results_table(e)
-    assert "lab/m-1b" in provenance_table(e) and "samples_colours_2026" in html.unescape(provenance_table(e)).replace("\\", "")
-    assert all(isinstance(f(e), str) for f in (cost_line, kinds_table, worst_examples)) and "m-1b_colours" in html.unescape(experiments_table(store)).replace("\\", "")
+    e = Experiment(
+        import_lm_eval(store, log(tmp_path, [chosen(i, i % 3) for i in range(6)], "colours")), store
+    )
+    assert (
+        "6 attempted, 6 answered, 0 abstained, 0 failed" in results_table(e)
+        and "acc norm" in results_table(e)
+        and "tokens" not in results_table(e)
+        and "latency" not in results_table(e)
+    )
+    assert "lab/m-1b" in provenance_table(e) and "samples_colours_2026" in html.unescape(
+        provenance_table(e)
+    ).replace("\\", "")
+    assert all(
+        isinstance(f(e), str) for f in (cost_line, kinds_table, worst_examples)
+    ) and "m-1b_colours" in html.unescape(experiments_table(store)).replace("\\", "")
     result = store.result(e.id)
-    assert (result["n"], result["accuracy"], result["tokens_used"], result["latency_p50"], result["peak_memory_mb"]) == (6, pytest.approx(1/3), None, None, None)
+    assert (
+        result["n"],
+        result["accuracy"],
+        result["tokens_used"],
+        result["latency_p50"],
+        result["peak_memory_mb"],
+    ) == (6, pytest.approx(1 / 3), None, None, None)
+
 
 def test_an_imported_log_travels_like_any_experiment(store, tmp_path):
     id = import_lm_eval(store, log(tmp_path, [generated(i, str(2 * i), 1.0) for i in range(3)]))
-    folder, other = export_experiment(store, id, tmp_path/"x"), Store("sqlite://")
+    folder, other = export_experiment(store, id, tmp_path / "x"), Store("sqlite://")
     assert import_experiment(other, folder) == id and other.rows(id) == store.rows(id)
-    assert import_lm_eval(other, tmp_path/"lab__m-1b"/"samples_sums_2026-03-01T10-00-00.123456.jsonl") == id
+    assert (
+        import_lm_eval(other, tmp_path / "lab__m-1b" / "samples_sums_2026-03-01T10-00-00.123456.jsonl") == id
+    )
+
 
 # --- filters and metrics
 
+
 def test_the_filter_is_chosen_by_name_and_is_the_first_otherwise(store, tmp_path):
-    path = log(tmp_path, [generated(i, a, r, filter=f) for f, a, r in (("strict-match", "[invalid]", 0.0), ("flexible-extract", "4", 1.0)) for i in (1, 2)])
+    path = log(
+        tmp_path,
+        [
+            generated(i, a, r, filter=f)
+            for f, a, r in (("strict-match", "[invalid]", 0.0), ("flexible-extract", "4", 1.0))
+            for i in (1, 2)
+        ],
+    )
     one, two = import_lm_eval(store, path), import_lm_eval(store, path, filter="flexible-extract")
-    assert one != two and [store.result(i)["accuracy"] for i in (one, two)] == [0, 1] and store.experiment(one).dataset_fingerprint == store.experiment(two).dataset_fingerprint
-    assert store.experiment(two).provenance_json["engine"]["filter"] == "flexible-extract" and store.experiment(two).name.endswith("flexible-extract")
-    with pytest.raises(DataError, match="no filter 'flexible'; in this log: strict-match, flexible-extract"): import_lm_eval(store, path, filter="flexible")
+    assert (
+        one != two
+        and [store.result(i)["accuracy"] for i in (one, two)] == [0, 1]
+        and store.experiment(one).dataset_fingerprint == store.experiment(two).dataset_fingerprint
+    )
+    assert store.experiment(two).provenance_json["engine"][
+        "filter"
+    ] == "flexible-extract" and store.experiment(two).name.endswith("flexible-extract")
+    with pytest.raises(DataError, match="no filter 'flexible'; in this log: strict-match, flexible-extract"):
+        import_lm_eval(store, path, filter="flexible")
+
 
 def test_the_metric_that_counts(store, tmp_path):
-    path = log(tmp_path, [chosen(i, 0, acc=a, acc_norm=n, brier_score=[0, .5], other=120.0) for i, (a, n) in enumerate([(1.0, 0.0), (True, False), (0, 1)])], "colours")
-    for metric, accuracy in ((None, 2/3), ("acc", 2/3), ("acc_norm", 1/3)):
-        assert store.result(import_lm_eval(store, path, metric=metric, name="x"))["accuracy"] == pytest.approx(accuracy)
+    path = log(
+        tmp_path,
+        [
+            chosen(i, 0, acc=a, acc_norm=n, brier_score=[0, 0.5], other=120.0)
+            for i, (a, n) in enumerate([(1.0, 0.0), (True, False), (0, 1)])
+        ],
+        "colours",
+    )
+    for metric, accuracy in ((None, 2 / 3), ("acc", 2 / 3), ("acc_norm", 1 / 3)):
+        assert store.result(import_lm_eval(store, path, metric=metric, name="x"))[
+            "accuracy"
+        ] == pytest.approx(accuracy)
     row = store.rows(import_lm_eval(store, path))[0]
     assert row["scores"] == {"exact_match": 1, "f1": 1, "contains": 1, "acc": 1, "acc_norm": 0, "other": 120}
-    for bad, message in (("acc_nrm", "did you mean 'acc_norm'"), ("other", "'other' is not a number between 0 and 1 on every line; those that are: acc, acc_norm"), ("brier_score", "not a number")):
-        with pytest.raises(DataError, match=message): import_lm_eval(store, path, metric=bad)
+    for bad, message in (
+        ("acc_nrm", "did you mean 'acc_norm'"),
+        ("other", "'other' is not a number between 0 and 1 on every line; those that are: acc, acc_norm"),
+        ("brier_score", "not a number"),
+    ):
+        with pytest.raises(DataError, match=message):
+            import_lm_eval(store, path, metric=bad)
+
 
 @pytest.mark.parametrize("metric", ["exact_match", "em", "exact"])
 def test_the_harness_has_the_last_word(store, tmp_path, metric):
     "Its exact match is taken as it is, whatever ours would be; where it says right, F1 and contains agree."
-    id = import_lm_eval(store, log(tmp_path, [generated(0, "forty-two", 1.0, "... #### 42", metric=metric), generated(1, "42", 0.0, "42", metric=metric)]))
-    assert [[r["scores"][n] for n in ("exact_match", "f1", "contains")] for r in store.rows(id)] == [[1, 1, 1], [0, 1, 1]]
+    id = import_lm_eval(
+        store,
+        log(
+            tmp_path,
+            [
+                generated(0, "forty-two", 1.0, "... #### 42", metric=metric),
+                generated(1, "42", 0.0, "42", metric=metric),
+            ],
+        ),
+    )
+    assert [[r["scores"][n] for n in ("exact_match", "f1", "contains")] for r in store.rows(id)] == [
+        [1, 1, 1],
+        [0, 1, 1],
+    ]
+
 
 def test_scores_that_the_log_lacks_are_computed(store, tmp_path):
-    lines = [generated(0, "The Mars!", .5, ["the red planet", "Mars"], metric="bleu"), generated(1, "planet Mars", .1, ["the red planet", "Mars"], metric="bleu"),
-             generated(2, "", 0.0, "[]", metric="bleu"), generated(3, "I don't know", 0.0, "[1, 2]", metric="bleu")]
+    lines = [
+        generated(0, "The Mars!", 0.5, ["the red planet", "Mars"], metric="bleu"),
+        generated(1, "planet Mars", 0.1, ["the red planet", "Mars"], metric="bleu"),
+        generated(2, "", 0.0, "[]", metric="bleu"),
+        generated(3, "I don't know", 0.0, "[1, 2]", metric="bleu"),
+    ]
     id = import_lm_eval(store, log(tmp_path, lines))
-    assert [[r["scores"][n] for n in ("exact_match", "f1", "contains")] for r in store.rows(id)] == [[1, 1, 1], [0, pytest.approx(2/3), 1], [1, 1, 1], [0, 0, 0]]
-    assert [r["abstained"] for r in store.rows(id)] == [False, False, True, True] and store.experiment(id).provenance_json["engine"]["exact_match"] == "computed here"
-    assert store.rows(id)[3]["trace"]["attributes"]["expected"] == ["[1, 2]"], "a list of numbers is an answer, not a list of answers"
+    assert [[r["scores"][n] for n in ("exact_match", "f1", "contains")] for r in store.rows(id)] == [
+        [1, 1, 1],
+        [0, pytest.approx(2 / 3), 1],
+        [1, 1, 1],
+        [0, 0, 0],
+    ]
+    assert [r["abstained"] for r in store.rows(id)] == [False, False, True, True] and store.experiment(
+        id
+    ).provenance_json["engine"]["exact_match"] == "computed here"
+    assert store.rows(id)[3]["trace"]["attributes"]["expected"] == ["[1, 2]"], (
+        "a list of numbers is an answer, not a list of answers"
+    )
+
 
 def test_logged_f1_is_taken_where_it_is_one(store, tmp_path):
-    for f1, expected in ((.25, .25), (25.0, 0.0), ([1, 0], 0.0)):
-        id = import_lm_eval(store, log(tmp_path, [generated(0, "x", 0.0, "y", f1=f1)], name=f"samples_f{f1}.jsonl".replace(", ", "-")))
+    for f1, expected in ((0.25, 0.25), (25.0, 0.0), ([1, 0], 0.0)):
+        id = import_lm_eval(
+            store,
+            log(
+                tmp_path, [generated(0, "x", 0.0, "y", f1=f1)], name=f"samples_f{f1}.jsonl".replace(", ", "-")
+            ),
+        )
         assert store.rows(id)[0]["scores"]["f1"] == expected
 
+
 def test_a_log_without_any_verdict_is_refused(store, tmp_path):
-    rolling = dumped(0, {"page": "text"}, "text", [("", "text")], [[(-12.5, True)]], [(-12.5, True)], word_perplexity=[-12.5, 3])
-    with pytest.raises(DataError, match="has none of exact_match, acc, em, exact.*there is none that could"): import_lm_eval(store, log(tmp_path, [rolling]))
-    lambada = dumped(0, {"text": "the end"}, " end", [("the", " end")], [[(-1.5, True)]], [(-1.5, True)], perplexity=-1.5, acc=1)
+    rolling = dumped(
+        0,
+        {"page": "text"},
+        "text",
+        [("", "text")],
+        [[(-12.5, True)]],
+        [(-12.5, True)],
+        word_perplexity=[-12.5, 3],
+    )
+    with pytest.raises(DataError, match="has none of exact_match, acc, em, exact.*there is none that could"):
+        import_lm_eval(store, log(tmp_path, [rolling]))
+    lambada = dumped(
+        0,
+        {"text": "the end"},
+        " end",
+        [("the", " end")],
+        [[(-1.5, True)]],
+        [(-1.5, True)],
+        perplexity=-1.5,
+        acc=1,
+    )
     row = store.rows(import_lm_eval(store, log(tmp_path, [lambada], "lambada")))[0]
-    assert row["scores"] == {"exact_match": 1, "f1": 1, "contains": 1, "acc": 1, "perplexity": -1.5} and row["abstained"] is False and row["input_text"] == "the"
+    assert (
+        row["scores"] == {"exact_match": 1, "f1": 1, "contains": 1, "acc": 1, "perplexity": -1.5}
+        and row["abstained"] is False
+        and row["input_text"] == "the"
+    )
+
 
 # --- the shapes a line may have
+
 
 def test_lines_of_older_and_newer_versions(store, tmp_path):
     new = generated(0, "0", 1.0)
     plain = {**new, "arguments": [["Q: What is 0 + 0?\nA:", {"until": ["\n"]}]]}
-    for gone in ("filter", "metrics", "doc_hash", "prompt_hash", "target_hash"): plain.pop(gone)
-    chat = {**new, "arguments": {"gen_args_0": {"arg_0": json.dumps([{"role": "system", "content": "Be brief"}, {"role": "user", "content": "What is it?"}]), "arg_1": {}}}, "doc": {"no": 1}}
-    listed = {**chat, "arguments": {"gen_args_0": {"arg_0": [chat["arguments"]["gen_args_0"]["arg_0"]], "arg_1": {}}}}
+    for gone in ("filter", "metrics", "doc_hash", "prompt_hash", "target_hash"):
+        plain.pop(gone)
+    chat = {
+        **new,
+        "arguments": {
+            "gen_args_0": {
+                "arg_0": json.dumps(
+                    [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "What is it?"}]
+                ),
+                "arg_1": {},
+            }
+        },
+        "doc": {"no": 1},
+    }
+    listed = {
+        **chat,
+        "arguments": {"gen_args_0": {"arg_0": [chat["arguments"]["gen_args_0"]["arg_0"]], "arg_1": {}}},
+    }
     repeated = {**new, "resps": [["a", "b"]], "filtered_resps": [["0", "1"]]}
-    for line, question, answer in ((new, "What is 0 + 0?", "0"), (plain, "What is 0 + 0?", "0"), (chat, "What is it?", "0"), (listed, "What is it?", "0"), (repeated, "What is 0 + 0?", "0")):
+    for line, question, answer in (
+        (new, "What is 0 + 0?", "0"),
+        (plain, "What is 0 + 0?", "0"),
+        (chat, "What is it?", "0"),
+        (listed, "What is it?", "0"),
+        (repeated, "What is 0 + 0?", "0"),
+    ):
         [s] = read_samples(log(tmp_path, [line]))
         assert (s.question, s.answer, s.expected, s.scores) == (question, answer, ("0",), {"exact_match": 1})
 
+
 def test_peculiar_choices(tmp_path):
     mutual = chosen(0, 1, 1, ("red", "green"))
-    mutual["arguments"] |= {f"gen_args_{i + 2}": {"arg_0": "", "arg_1": f" {o}"} for i, o in enumerate(("red", "green"))}
+    mutual["arguments"] |= {
+        f"gen_args_{i + 2}": {"arg_0": "", "arg_1": f" {o}"} for i, o in enumerate(("red", "green"))
+    }
     mutual["filtered_resps"] += [["-0.1", "False"], ["-0.2", "False"]]
-    winogrande = dumped(0, {"sentence": "The _ is red"}, 1, [("The cup", " is red"), ("The hat", " is red")], [[(-3.0, False)], [(-2.0, False)]], [(-3.0, False), (-2.0, False)], acc=1.0)
+    winogrande = dumped(
+        0,
+        {"sentence": "The _ is red"},
+        1,
+        [("The cup", " is red"), ("The hat", " is red")],
+        [[(-3.0, False)], [(-2.0, False)]],
+        [(-3.0, False), (-2.0, False)],
+        acc=1.0,
+    )
     many, infinite = chosen(0, 2, [0, 2]), chosen(0, 0, 2)
     infinite["filtered_resps"][1][0] = "-inf"
     spelled = {**chosen(0, 2), "target": "blue"}
-    for line, answer, expected in ((mutual, "green", ("green",)), (winogrande, "1", ("1",)), (many, "blue", ("red", "blue")), (infinite, "red", ("blue",)), (spelled, "blue", ("blue",))):
+    for line, answer, expected in (
+        (mutual, "green", ("green",)),
+        (winogrande, "1", ("1",)),
+        (many, "blue", ("red", "blue")),
+        (infinite, "red", ("blue",)),
+        (spelled, "blue", ("blue",)),
+    ):
         [s] = read_samples(log(tmp_path, [line]))
         assert (s.answer, s.expected, s.is_text) == (answer, expected, False)
+
 
 def test_odd_but_right_files(store, tmp_path):
     lines = [json.dumps(generated(i, "né \u2028 x", 0.0), ensure_ascii=False) for i in (10, 9, 2)]
@@ -164,82 +432,175 @@ def test_odd_but_right_files(store, tmp_path):
     zipped.write_bytes(gzip.compress(path.read_bytes()))
     assert [s.doc_id for s in read_samples(path)] == [2, 9, 10] and read_samples(zipped) == read_samples(path)
     rows = store.rows(import_lm_eval(store, path))
-    assert [r["example_id"] for r in rows] == ["2", "9", "10"] and set(rows[0]["scores"]) == {"exact_match", "f1", "contains"} and rows[0]["answer"] == "né \u2028 x"
+    assert (
+        [r["example_id"] for r in rows] == ["2", "9", "10"]
+        and set(rows[0]["scores"]) == {"exact_match", "f1", "contains"}
+        and rows[0]["answer"] == "né \u2028 x"
+    )
+
 
 # --- what is wrong is told with its line, and nothing is written
 
-def lacking(name): return {k: v for k, v in generated(1, "2", 1.0).items() if k != name}
 
-@pytest.mark.parametrize("line, message", [
-    ("{broken", "line 3: not JSON: .* at column 2"), (json.dumps(generated(1, "2", 1.0))[:-20], "line 3: not JSON"), ("[1]", "line 3: must be an object; received list"), ("null", "line 3: must be an object"),
-    ("{}", "line 3: .* is missing"), *((lacking(n), f"line 3: {n} is missing") for n in ("doc_id", "target", "arguments", "resps", "filtered_resps")),
-    ({**generated(1, "2", 1.0), "doc_id": 0}, "line 3: doc_id 0 with filter 'none' was on line 1 already"), ({**generated(1, "2", 1.0), "doc_id": "0"}, "line 3: .*line 1 already"),
-    ({**generated(1, "2", 1.0), "doc_id": None}, "line 3: .*doc_id must be a number or a text"), ({**generated(1, "2", 1.0), "arguments": {}}, "line 3: .*: arguments is empty"),
-    ({**generated(1, "2", 1.0), "arguments": 3}, "line 3: not a line that"), ({**generated(1, "2", 1.0), "filtered_resps": []}, "line 3: not a line that .*filtered_resps is empty"), ({**generated(1, "2", 1.0), "resps": []}, "line 3: .*: resps is empty"),
-    ({**chosen(1, 0), "filtered_resps": [["-1", "True"], ["-2", "False"]]}, "line 3: .*3 requests have 2 answers")])
+def lacking(name):
+    return {k: v for k, v in generated(1, "2", 1.0).items() if k != name}
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("{broken", "line 3: not JSON: .* at column 2"),
+        (json.dumps(generated(1, "2", 1.0))[:-20], "line 3: not JSON"),
+        ("[1]", "line 3: must be an object; received list"),
+        ("null", "line 3: must be an object"),
+        ("{}", "line 3: .* is missing"),
+        *(
+            (lacking(n), f"line 3: {n} is missing")
+            for n in ("doc_id", "target", "arguments", "resps", "filtered_resps")
+        ),
+        (
+            {**generated(1, "2", 1.0), "doc_id": 0},
+            "line 3: doc_id 0 with filter 'none' was on line 1 already",
+        ),
+        ({**generated(1, "2", 1.0), "doc_id": "0"}, "line 3: .*line 1 already"),
+        ({**generated(1, "2", 1.0), "doc_id": None}, "line 3: .*doc_id must be a number or a text"),
+        ({**generated(1, "2", 1.0), "arguments": {}}, "line 3: .*: arguments is empty"),
+        ({**generated(1, "2", 1.0), "arguments": 3}, "line 3: not a line that"),
+        (
+            {**generated(1, "2", 1.0), "filtered_resps": []},
+            "line 3: not a line that .*filtered_resps is empty",
+        ),
+        ({**generated(1, "2", 1.0), "resps": []}, "line 3: .*: resps is empty"),
+        (
+            {**chosen(1, 0), "filtered_resps": [["-1", "True"], ["-2", "False"]]},
+            "line 3: .*3 requests have 2 answers",
+        ),
+    ],
+)
 def test_a_wrong_line_is_told_and_nothing_is_written(store, tmp_path, line, message):
     path = log(tmp_path, [generated(0, "0", 1.0), "", line, generated(2, "4", 1.0)])
-    with pytest.raises(DataError, match=message) as e: import_lm_eval(store, path)
+    with pytest.raises(DataError, match=message) as e:
+        import_lm_eval(store, path)
     assert str(e.value).startswith(path.name) and "\n" not in str(e.value)
     assert store.experiments().empty
 
+
 def test_a_score_missing_on_one_line(store, tmp_path):
     bad = generated(1, "2", float("nan"))
-    with pytest.raises(DataError, match="'exact_match' is not a number between 0 and 1 on every line"): import_lm_eval(store, log(tmp_path, [generated(0, "0", 1.0), bad]), metric="exact_match")
+    with pytest.raises(DataError, match="'exact_match' is not a number between 0 and 1 on every line"):
+        import_lm_eval(store, log(tmp_path, [generated(0, "0", 1.0), bad]), metric="exact_match")
     assert store.experiments().empty
 
+
 def test_files_that_are_no_logs(store, tmp_path):
-    (tmp_path/"empty.jsonl").write_text("\n")
-    (tmp_path/"bytes.jsonl").write_bytes(b"\xff\xfe\n")
-    (tmp_path/"not.jsonl.gz").write_text("{}\n")
-    for name, message in (("empty.jsonl", "is empty"), ("bytes.jsonl", "cannot be read"), ("not.jsonl.gz", "cannot be read"), ("none.jsonl", "cannot be read: No such file"), ("", "cannot be read: Is a directory")):
-        with pytest.raises(DataError, match=message): import_lm_eval(store, tmp_path/name)
-    with pytest.raises(ConfigError, match="name"): import_lm_eval(store, log(tmp_path, [generated(0, "0", 1.0)]), name="no spaces please")
+    (tmp_path / "empty.jsonl").write_text("\n")
+    (tmp_path / "bytes.jsonl").write_bytes(b"\xff\xfe\n")
+    (tmp_path / "not.jsonl.gz").write_text("{}\n")
+    for name, message in (
+        ("empty.jsonl", "is empty"),
+        ("bytes.jsonl", "cannot be read"),
+        ("not.jsonl.gz", "cannot be read"),
+        ("none.jsonl", "cannot be read: No such file"),
+        ("", "cannot be read: Is a directory"),
+    ):
+        with pytest.raises(DataError, match=message):
+            import_lm_eval(store, tmp_path / name)
+    with pytest.raises(ConfigError, match="name"):
+        import_lm_eval(store, log(tmp_path, [generated(0, "0", 1.0)]), name="no spaces please")
     assert store.experiments().empty
+
 
 # --- names, folders, being interrupted
 
+
 def test_logs_are_found_in_a_folder(tmp_path):
-    paths = sorted(log(tmp_path/"out", [generated(0, "0", 1.0)], t, m) for t in ("gsm8k", "mmlu_high_school_biology") for m in ("lab__a", "lab__b"))
-    (tmp_path/"out"/"lab__a"/"results_2026-03-01T10-00-00.123456.json").write_text("{}")
-    assert sample_logs(tmp_path) == paths and sample_logs(paths[0]) == paths[:1] and sample_logs(tmp_path/"out"/"lab__a"/"results_2026-03-01T10-00-00.123456.json") == []
+    paths = sorted(
+        log(tmp_path / "out", [generated(0, "0", 1.0)], t, m)
+        for t in ("gsm8k", "mmlu_high_school_biology")
+        for m in ("lab__a", "lab__b")
+    )
+    (tmp_path / "out" / "lab__a" / "results_2026-03-01T10-00-00.123456.json").write_text("{}")
+    assert (
+        sample_logs(tmp_path) == paths
+        and sample_logs(paths[0]) == paths[:1]
+        and sample_logs(tmp_path / "out" / "lab__a" / "results_2026-03-01T10-00-00.123456.json") == []
+    )
+
 
 def test_names_are_made_from_model_and_task(store, tmp_path):
-    for model, name, short, dataset in (("Some Org__Models 2.5 (7B)", None, "Models-2-5-7B-_sums", "sums.jsonl"), ("m", "samples_x_y.jsonl", "m_x_y", "x_y.jsonl"), ("m", "answers.jsonl", "m_answers", "answers.jsonl"),
-                                        ("l" * 80, None, "l" * 64, "sums.jsonl"), ("Ünï", None, "n-_sums", "sums.jsonl")):
-        e = Experiment(import_lm_eval(store, log(tmp_path, [generated(0, "0", 1.0)], model=model, name=name)), store)
+    for model, name, short, dataset in (
+        ("Some Org__Models 2.5 (7B)", None, "Models-2-5-7B-_sums", "sums.jsonl"),
+        ("m", "samples_x_y.jsonl", "m_x_y", "x_y.jsonl"),
+        ("m", "answers.jsonl", "m_answers", "answers.jsonl"),
+        ("l" * 80, None, "l" * 64, "sums.jsonl"),
+        ("Ünï", None, "n-_sums", "sums.jsonl"),
+    ):
+        e = Experiment(
+            import_lm_eval(store, log(tmp_path, [generated(0, "0", 1.0)], model=model, name=name)), store
+        )
         assert (e.record.name, e.config.dataset.name) == (short, dataset)
     assert import_lm_eval(store, log(tmp_path, [generated(0, "0", 1.0)]), name="mine").startswith("mine-")
 
+
 def test_importing_twice_is_importing_once_and_other_content_is_another(store, tmp_path):
     a = import_lm_eval(store, log(tmp_path, [generated(0, "0", 1.0)]))
-    assert import_lm_eval(store, log(tmp_path, [generated(0, "0", 1.0)])) == a != import_lm_eval(store, log(tmp_path, [generated(0, "1", 0.0)])) and len(store.experiments()) == 2
+    assert (
+        import_lm_eval(store, log(tmp_path, [generated(0, "0", 1.0)]))
+        == a
+        != import_lm_eval(store, log(tmp_path, [generated(0, "1", 0.0)]))
+        and len(store.experiments()) == 2
+    )
+
 
 def test_an_import_that_broke_off_is_finished_by_the_next(store, tmp_path, monkeypatch):
     path = log(tmp_path, [generated(i, "0", 1.0) for i in range(3)])
     with monkeypatch.context() as m:
         m.setattr(Store, "complete", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt): import_lm_eval(store, path)
+        with pytest.raises(KeyboardInterrupt):
+            import_lm_eval(store, path)
     assert list(store.experiments().status) == ["RUNNING"]
-    assert store.result(import_lm_eval(store, path))["n"] == 3 and list(store.experiments().status) == ["COMPLETED"]
+    assert store.result(import_lm_eval(store, path))["n"] == 3 and list(store.experiments().status) == [
+        "COMPLETED"
+    ]
+
 
 def test_importing_needs_no_torch():
-    subprocess.run([sys.executable, "-c", "import sys, llmforge.logs; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"], check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, llmforge.logs; assert 'torch' not in sys.modules and 'transformers' not in sys.modules",
+        ],
+        check=True,
+    )
+
 
 # --- the command
+
 
 def test_the_command_imports_and_compares(tmp_path, outputs):
     "`llmforge import` a folder of logs, then `llmforge compare`: the paired test, on logs that users have already."
     from typer.testing import CliRunner
+
     from llmforge.cli import app
+
     rng = random.Random(1)
-    for model, share in (("lab__small", .3), ("lab__large", .7)):
-        log(tmp_path/"logs", [generated(i, str(2 * i) if r else "unsure", r) for i, r in enumerate(float(rng.random() < share) for _ in range(60))], model=model)
-    imported = CliRunner().invoke(app, ["import", str(tmp_path/"logs")])
+    for model, share in (("lab__small", 0.3), ("lab__large", 0.7)):
+        log(
+            tmp_path / "logs",
+            [
+                generated(i, str(2 * i) if r else "unsure", r)
+                for i, r in enumerate(float(rng.random() < share) for _ in range(60))
+            ],
+            model=model,
+        )
+    imported = CliRunner().invoke(app, ["import", str(tmp_path / "logs")])
     ids = imported.output.split()
     assert imported.exit_code == 0 and len(ids) == 2
     said = CliRunner().invoke(app, ["compare", "small", "large"]).output
     assert "exact McNemar" in said and "60" in said
-    (tmp_path/"empty").mkdir()
-    nothing = CliRunner().invoke(app, ["import", str(tmp_path/"empty")])
-    assert nothing.exit_code == 2 and "nothing to import" in nothing.output and "Traceback" not in nothing.output
+    (tmp_path / "empty").mkdir()
+    nothing = CliRunner().invoke(app, ["import", str(tmp_path / "empty")])
+    assert (
+        nothing.exit_code == 2 and "nothing to import" in nothing.output and "Traceback" not in nothing.output
+    )

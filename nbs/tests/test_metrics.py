@@ -1,9 +1,36 @@
 """Answer scores against results known from the official SQuAD 1.1/2.0 and TriviaQA scripts; retrieval scores and run sums by hand."""
-import random, re
-import numpy as np, pytest
+
+import random
+import re
+
+import numpy as np
+import pytest
+
 from llmforge.core import ConfigError, DataError, LlmForgeError, metrics
-from llmforge.metrics import (ALIASES, ANSWER_SCORES, COSTS, MEASURES, UNITS, contains, counts, exact_match, f1, has_answer, normalize_answer, percentiles,
-                              recall_at_k, reciprocal_rank, registered_score, retrieval_scores, run_values, score_answer, throughput, tokens_of, unit_of, value_of)
+from llmforge.metrics import (
+    ALIASES,
+    ANSWER_SCORES,
+    COSTS,
+    MEASURES,
+    UNITS,
+    contains,
+    counts,
+    exact_match,
+    f1,
+    has_answer,
+    normalize_answer,
+    percentiles,
+    recall_at_k,
+    reciprocal_rank,
+    registered_score,
+    retrieval_scores,
+    run_values,
+    score_answer,
+    throughput,
+    tokens_of,
+    unit_of,
+    value_of,
+)
 
 # text, by SQuAD's script, by TriviaQA's script
 NORMALISED = [
@@ -12,9 +39,13 @@ NORMALISED = [
     ("The Beatles", "beatles", "beatles"),
     ("a an the", "", ""),
     ("The The", "", ""),
-    ("Theatre and another anthem", "theatre and another anthem", "theatre and another anthem"),  # articles only as whole words
+    (
+        "Theatre and another anthem",
+        "theatre and another anthem",
+        "theatre and another anthem",
+    ),  # articles only as whole words
     ("Go the distance", "go distance", "go distance"),
-    ("U.S.A.", "usa", "u s"),                         # the stray "a" is an article by TriviaQA's rule
+    ("U.S.A.", "usa", "u s"),  # the stray "a" is an article by TriviaQA's rule
     ("A.J. Ayer", "aj ayer", "j ayer"),
     ("Spider-Man", "spiderman", "spider man"),
     ("snake_case", "snakecase", "snake case"),
@@ -23,80 +54,115 @@ NORMALISED = [
     ("rock 'n' roll", "rock n roll", "rock n roll"),
     ("rock ‘n’ roll", "rock ‘n’ roll", "rock n roll"),  # curly quotes are punctuation to TriviaQA only
     ("L’Aquila", "l’aquila", "l aquila"),
-    ("Qur´an", "qur´", "qur"),                        # a word boundary stands before "an", so even SQuAD drops it
+    ("Qur´an", "qur´", "qur"),  # a word boundary stands before "an", so even SQuAD drops it
     ("`quoted`", "quoted", "quoted"),
-    ("“double”", "“double”", "“double”"),             # curly double quotes are punctuation to neither
+    ("“double”", "“double”", "“double”"),  # curly double quotes are punctuation to neither
     ("1,000", "1000", "1 000"),
     ("3.14", "314", "3 14"),
     ("-5", "5", "5"),
     ("50%", "50", "50"),
-    ("£1.5m", "£15m", "£1 5m"),                       # only ASCII punctuation goes
+    ("£1.5m", "£15m", "£1 5m"),  # only ASCII punctuation goes
     ("Café", "café", "café"),
     ("ÉCOLE", "école", "école"),
     ("straße", "straße", "straße"),
     ("東京", "東京", "東京"),
-    ("1914–1918", "1914–1918", "1914–1918"),          # the en dash stays
+    ("1914–1918", "1914–1918", "1914–1918"),  # the en dash stays
     ("...", "", ""),
     ("", "", ""),
 ]
+
 
 @pytest.mark.parametrize("text, squad, trivia_qa", NORMALISED)
 def test_normalisation(text, squad, trivia_qa):
     assert normalize_answer(text) == normalize_answer(text, "squad") == squad
     assert normalize_answer(text, "trivia_qa") == trivia_qa
 
+
 @pytest.mark.parametrize("style", ["squad", "trivia_qa"])
 def test_normalisation_is_idempotent(style):
-    for text, *_ in NORMALISED: assert normalize_answer(once := normalize_answer(text, style), style) == once
+    for text, *_ in NORMALISED:
+        assert normalize_answer(once := normalize_answer(text, style), style) == once
+
 
 # prediction, answers, (exact match, f1) by SQuAD, by TriviaQA
 SCORED = [
     ("Denver Broncos", ["Denver Broncos", "the Broncos"], (1, 1), (1, 1)),
     ("the Denver Broncos!", ["Denver Broncos"], (1, 1), (1, 1)),
-    ("Broncos", ["Denver Broncos"], (0, 2/3), (0, 2/3)),
+    ("Broncos", ["Denver Broncos"], (0, 2 / 3), (0, 2 / 3)),
     ("Carolina Panthers", ["Denver Broncos"], (0, 0), (0, 0)),
-    ("Denver Denver Denver", ["Denver Broncos"], (0, 0.4), (0, 0.4)),          # a repeated word counts once: P 1/3, R 1/2
-    ("to be or not to be", ["not to be"], (0, 2/3), (0, 2/3)),                 # P 3/6, R 3/3
+    (
+        "Denver Denver Denver",
+        ["Denver Broncos"],
+        (0, 0.4),
+        (0, 0.4),
+    ),  # a repeated word counts once: P 1/3, R 1/2
+    ("to be or not to be", ["not to be"], (0, 2 / 3), (0, 2 / 3)),  # P 3/6, R 3/3
     ("1000", ["1,000"], (1, 1), (0, 0)),
     ("1 000", ["1,000"], (0, 0), (1, 1)),
     ("Spider Man", ["Spider-Man"], (0, 0), (1, 1)),
     ("7", ["seven"], (0, 0), (0, 0)),
     ("1990s", ["1990's"], (1, 1), (0, 0)),
     ("Beyonce", ["Beyoncé"], (0, 0), (0, 0)),
-    ("Beyonce\u0301", ["Beyonc\u00e9"], (0, 0), (0, 0)),                       # the scripts do not compose characters
+    ("Beyonce\u0301", ["Beyonc\u00e9"], (0, 0), (0, 0)),  # the scripts do not compose characters
     ("Bach", ["Johann Sebastian Bach", "J. S. Bach", "Bach"], (1, 1), (1, 1)),
-    ("J S Bach", ["Johann Sebastian Bach", "J.S. Bach"], (0, 0.4), (1, 1)),    # SQuAD: "js bach"
+    ("J S Bach", ["Johann Sebastian Bach", "J.S. Bach"], (0, 0.4), (1, 1)),  # SQuAD: "js bach"
     ("", ["Paris"], (0, 0), (0, 0)),
     ("the", ["Paris"], (0, 0), (0, 0)),
 ]
 
+
 @pytest.mark.parametrize("prediction, answers, squad, trivia_qa", SCORED)
 def test_exact_match_and_f1(prediction, answers, squad, trivia_qa):
     for style, expected in (("squad", squad), ("trivia_qa", trivia_qa)):
-        assert (exact_match(prediction, answers, style), f1(prediction, answers, style)) == pytest.approx(expected)
+        assert (exact_match(prediction, answers, style), f1(prediction, answers, style)) == pytest.approx(
+            expected
+        )
+
 
 def test_the_best_of_many_aliases_counts_wherever_it_stands():
     aliases = [f"alias number {i}" for i in range(500)]
-    for i in (0, 250, 499): assert exact_match(f"Alias Number {i}.", aliases) == 1
+    for i in (0, 250, 499):
+        assert exact_match(f"Alias Number {i}.", aliases) == 1
     assert exact_match("alias number 500", aliases) == 0
-    assert f1("alias number 500", aliases) == pytest.approx(2/3)
+    assert f1("alias number 500", aliases) == pytest.approx(2 / 3)
     random.Random(0).shuffle(aliases)
-    assert f1("alias number 500", aliases) == pytest.approx(2/3)
+    assert f1("alias number 500", aliases) == pytest.approx(2 / 3)
+
 
 def test_the_two_maxima_may_come_from_different_aliases():
-    assert score_answer("New York City", ["NYC", "New York"]) == {"exact_match": 0, "f1": pytest.approx(0.8), "contains": 1}
+    assert score_answer("New York City", ["NYC", "New York"]) == {
+        "exact_match": 0,
+        "f1": pytest.approx(0.8),
+        "contains": 1,
+    }
 
-@pytest.mark.parametrize("prediction, score", [("", 1), ("  ", 1), (".", 1), ("the", 1), ("Paris", 0), ("I don't know", 0)])
+
+@pytest.mark.parametrize(
+    "prediction, score", [("", 1), ("  ", 1), (".", 1), ("the", 1), ("Paris", 0), ("I don't know", 0)]
+)
 @pytest.mark.parametrize("answers", [[], (), [""], [" "]])
 def test_unanswerable_is_the_squad_2_rule(prediction, answers, score):
     assert score_answer(prediction, answers) == dict.fromkeys(["exact_match", "f1", "contains"], score)
 
+
 # prediction, answers, (exact match, f1) by SQuAD 2, by TriviaQA: where nothing is left of an answer
 EMPTIED = [
-    ("", ["."], (1, 1), (1, 0)), ("", ["The The"], (1, 1), (1, 0)), ("the", ["A"], (1, 1), (1, 0)), ("the the", ["The The"], (1, 1), (1, 0)), ("!!!", ["!!!"], (1, 1), (1, 0)),
-    ("", ["Paris", "."], (0, 0), (1, 0)), ("", ["", "Paris"], (0, 0), (1, 0)), (",", ["Paris", "an"], (0, 0), (1, 0)), ("", [""], (1, 1), (1, 0)), ("", [" ", "\n"], (1, 1), (1, 0)),
-    ("Paris", ["."], (0, 0), (0, 0)), ("Paris", ["Paris", "."], (1, 1), (1, 1)), ("A'a", ["A'a", "Block lava"], (1, 1), (1, 0)), ("the block", ["A'a", "Block lava"], (0, 2/3), (0, 2/3)),
+    ("", ["."], (1, 1), (1, 0)),
+    ("", ["The The"], (1, 1), (1, 0)),
+    ("the", ["A"], (1, 1), (1, 0)),
+    ("the the", ["The The"], (1, 1), (1, 0)),
+    ("!!!", ["!!!"], (1, 1), (1, 0)),
+    ("", ["Paris", "."], (0, 0), (1, 0)),
+    ("", ["", "Paris"], (0, 0), (1, 0)),
+    (",", ["Paris", "an"], (0, 0), (1, 0)),
+    ("", [""], (1, 1), (1, 0)),
+    ("", [" ", "\n"], (1, 1), (1, 0)),
+    ("Paris", ["."], (0, 0), (0, 0)),
+    ("Paris", ["Paris", "."], (1, 1), (1, 1)),
+    ("A'a", ["A'a", "Block lava"], (1, 1), (1, 0)),
+    ("the block", ["A'a", "Block lava"], (0, 2 / 3), (0, 2 / 3)),
 ]
+
 
 @pytest.mark.parametrize("prediction, answers, squad, trivia_qa", EMPTIED)
 def test_answers_of_which_nothing_is_left_are_scored_as_the_scripts_do(prediction, answers, squad, trivia_qa):
@@ -105,64 +171,105 @@ def test_answers_of_which_nothing_is_left_are_scored_as_the_scripts_do(predictio
         s = score_answer(prediction, answers, style)
         assert (s["exact_match"], s["f1"]) == pytest.approx(expected) and s["exact_match"] <= s["contains"]
 
+
 @pytest.mark.parametrize("style", ["squad", "trivia_qa"])
-def test_silence_is_right_where_there_is_no_answer(style): assert set(score_answer("", [], style).values()) == {1} and set(score_answer("x", [], style).values()) == {0}
+def test_silence_is_right_where_there_is_no_answer(style):
+    assert set(score_answer("", [], style).values()) == {1} and set(
+        score_answer("x", [], style).values()
+    ) == {0}
+
 
 # --- the official scripts once more, written another way: character by character, word by word
 
 PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 
+
 def words(text, style):
     "What is left of a text."
     kept = []
     for ch in text.lower():
-        if ch in PUNCTUATION or style == "trivia_qa" and ch in "\u2018\u2019\u00b4": kept += [" "] if style == "trivia_qa" else []
-        else: kept.append(ch)
+        if ch in PUNCTUATION or style == "trivia_qa" and ch in "\u2018\u2019\u00b4":
+            kept += [" "] if style == "trivia_qa" else []
+        else:
+            kept.append(ch)
     return re.sub(r"\w+", lambda m: " " if m[0] in ("a", "an", "the") else m[0], "".join(kept)).split()
 
+
 def overlap(p, a, style):
-    if style == "squad" and not (p and a): return float(p == a)        # SQuAD 2: no answer is only equal to no answer
+    if style == "squad" and not (p and a):
+        return float(p == a)  # SQuAD 2: no answer is only equal to no answer
     left, same = list(a), 0
     for w in p:
-        if w in left: left.remove(w); same += 1
+        if w in left:
+            left.remove(w)
+            same += 1
     return 2 * (same / len(p)) * (same / len(a)) / (same / len(p) + same / len(a)) if same else 0.0
+
 
 def official(prediction, answers, style):
     p, golds = words(prediction, style), [words(a, style) for a in answers]
-    if style == "squad": golds = [g for g in golds if g] or [[]]        # SQuAD 2: an answer of which nothing is left is none
+    if style == "squad":
+        golds = [g for g in golds if g] or [[]]  # SQuAD 2: an answer of which nothing is left is none
     return max(float(" ".join(p) == " ".join(g)) for g in golds), max(overlap(p, g, style) for g in golds)
+
 
 TRICKY = """a an the The AN A'a THE. the-fox fox-the -a- a_b _the_ the_end U.S.A. u.s. O'Neill O’Neill O‘Neill O´Neill O`Neill rock’n’roll “the” ”a“ «an» 1,000 1000 1.000 3.14 -5 −5 50% $5 £5 5€ ½ ² ①
     7 seven VII 1914–1918 1914-18 1914—18 Beyoncé Beyonce\u0301 ÉCOLE école straße STRASSE ẞ İstanbul istanbul ΣΑΣ σας Ωmega Ω ﬁne fine ｔｈｅ ａ the\u200bend a\u00adb the\u00a0the \u2028 \u3000 \x1c \x85 \ufeff \u0301a 東京 東京・大阪 北京市 ١٢٣ १२३
-    хлеб а о АН А ไทย שלום العربية 😀 👨\u200d👩\u200d👧 a😀the <b>the</b> &amp; AT&T C++ C# .NET node.js e=mc^2 x_1 __init__ `code` ~a~ (the) [an] {a} a/b and/or http://a.b/c?d=e#f me@a.b ... --- ??? ' " \\ | ! theatre another anthem ana thea \ud83d""".split(" ")
+    хлеб а о АН А ไทย שלום العربية 😀 👨\u200d👩\u200d👧 a😀the <b>the</b> &amp; AT&T C++ C# .NET node.js e=mc^2 x_1 __init__ `code` ~a~ (the) [an] {a} a/b and/or http://a.b/c?d=e#f me@a.b ... --- ??? ' " \\ | ! theatre another anthem ana thea \ud83d""".split(
+    " "
+)
+
 
 def random_text(rng, alphabet):
     "Words of a small vocabulary with odd characters between them, so that answers often overlap."
-    parts = [rng.choice(TRICKY) if rng.random() < .6 else "".join(rng.choices(alphabet, k=rng.randint(0, 5))) for _ in range(rng.choice([0, 1, 1, 2, 3, 5]))]
+    parts = [
+        rng.choice(TRICKY) if rng.random() < 0.6 else "".join(rng.choices(alphabet, k=rng.randint(0, 5)))
+        for _ in range(rng.choice([0, 1, 1, 2, 3, 5]))
+    ]
     return "".join(x for p in parts for x in (p, rng.choice([" ", " ", " ", "", "-", "_", "’", ", ", "\n"])))
+
 
 def test_every_score_is_the_official_one():
     rng, alphabet = random.Random(3), "aAnNtThHeE  ..,-_'’‘´`“12éßσΣ\u00a0\u0301😀"
     seen = set()
     for _ in range(20_000):
         answers = [random_text(rng, alphabet) for _ in range(rng.choice([1, 1, 2, 3, 8]))]
-        prediction = rng.choice([random_text(rng, alphabet), rng.choice(answers).swapcase(), f"the {rng.choice(answers)}!", f"{rng.choice(answers)} {rng.choice(TRICKY)}", ""])
+        prediction = rng.choice(
+            [
+                random_text(rng, alphabet),
+                rng.choice(answers).swapcase(),
+                f"the {rng.choice(answers)}!",
+                f"{rng.choice(answers)} {rng.choice(TRICKY)}",
+                "",
+            ]
+        )
         for style in ("squad", "trivia_qa"):
             expected = official(prediction, answers, style)
-            assert (exact_match(prediction, answers, style), f1(prediction, answers, style)) == expected, (prediction, answers, style)
+            assert (exact_match(prediction, answers, style), f1(prediction, answers, style)) == expected, (
+                prediction,
+                answers,
+                style,
+            )
             assert normalize_answer(prediction, style) == " ".join(words(prediction, style))
             seen.add((style, expected[0], round(expected[1], 1)))
     assert len(seen) > 20, "the cases are of many kinds"
 
+
 def test_listed_scores_are_the_official_ones_too():
     for prediction, answers, squad, trivia_qa in [*SCORED, *EMPTIED]:
-        assert official(prediction, answers, "squad") == pytest.approx(squad) and official(prediction, answers, "trivia_qa") == pytest.approx(trivia_qa)
-    for text, squad, trivia_qa in NORMALISED: assert (" ".join(words(text, "squad")), " ".join(words(text, "trivia_qa"))) == (squad, trivia_qa)
+        assert official(prediction, answers, "squad") == pytest.approx(squad) and official(
+            prediction, answers, "trivia_qa"
+        ) == pytest.approx(trivia_qa)
+    for text, squad, trivia_qa in NORMALISED:
+        assert (" ".join(words(text, "squad")), " ".join(words(text, "trivia_qa"))) == (squad, trivia_qa)
+
 
 def test_every_character_is_treated_as_the_scripts_treat_it():
-    for code in [*range(0x3100), 0xfeff, 0xfffd, *range(0xff00, 0xfff0), *range(0x1f600, 0x1f650), 0xd83d]:
+    for code in [*range(0x3100), 0xFEFF, 0xFFFD, *range(0xFF00, 0xFFF0), *range(0x1F600, 0x1F650), 0xD83D]:
         for text in (chr(code), f"x{chr(code)}y", f"the{chr(code)}a", f"a{chr(code)} b"):
-            for style in ("squad", "trivia_qa"): assert normalize_answer(text, style) == " ".join(words(text, style)), (hex(code), style)
+            for style in ("squad", "trivia_qa"):
+                assert normalize_answer(text, style) == " ".join(words(text, style)), (hex(code), style)
+
 
 def test_many_aliases_and_their_order():
     rng = random.Random(4)
@@ -171,117 +278,262 @@ def test_many_aliases_and_their_order():
         prediction = rng.choice(answers)
         for style in ("squad", "trivia_qa"):
             expected = official(prediction, answers, style)
-            for order in (answers, answers[::-1], answers * 2): assert (exact_match(prediction, order, style), f1(prediction, order, style)) == expected
+            for order in (answers, answers[::-1], answers * 2):
+                assert (exact_match(prediction, order, style), f1(prediction, order, style)) == expected
+
 
 def test_aliases_that_were_normalised_already_score_the_same():
     "TriviaQA's script compares with the data set's normalised aliases, and normalises those again."
     rng = random.Random(5)
     for _ in range(2000):
         p, answers = random_text(rng, "aA .-’"), [random_text(rng, "aA .-’") for _ in range(3)]
-        for score in (exact_match, f1): assert score(p, answers, "trivia_qa") == score(p, [normalize_answer(a, "trivia_qa") for a in answers], "trivia_qa")
+        for score in (exact_match, f1):
+            assert score(p, answers, "trivia_qa") == score(
+                p, [normalize_answer(a, "trivia_qa") for a in answers], "trivia_qa"
+            )
 
-@pytest.mark.parametrize("prediction, answers, expected", [
-    ("It is Paris, I think.", ["Paris"], 1), ("Paris", ["Paris"], 1), ("comparison", ["paris"], 0),
-    ("born in 1984", ["4"], 0), ("because", ["US"], 0), ("New York City", ["york city"], 1), ("New City York", ["new york"], 0),
-    ("Paris", ["Paris, France"], 0), ("", ["Paris"], 0), ("the answer is the The", ["The The"], 0), ("anything at all", ["."], 0)])
-def test_contains_whole_words_only(prediction, answers, expected): assert contains(prediction, answers) == expected
+
+@pytest.mark.parametrize(
+    "prediction, answers, expected",
+    [
+        ("It is Paris, I think.", ["Paris"], 1),
+        ("Paris", ["Paris"], 1),
+        ("comparison", ["paris"], 0),
+        ("born in 1984", ["4"], 0),
+        ("because", ["US"], 0),
+        ("New York City", ["york city"], 1),
+        ("New City York", ["new york"], 0),
+        ("Paris", ["Paris, France"], 0),
+        ("", ["Paris"], 0),
+        ("the answer is the The", ["The The"], 0),
+        ("anything at all", ["."], 0),
+    ],
+)
+def test_contains_whole_words_only(prediction, answers, expected):
+    assert contains(prediction, answers) == expected
+
 
 def test_one_string_is_one_answer_and_not_its_letters():
     assert exact_match("Paris", "Paris") == 1 and exact_match("P", "Paris") == 0
 
+
 def test_contains_is_implied_by_exact_match_and_f1_is_bounded():
-    rng = random.Random(1); words = "the a red fox, jumps. over U.S. 1,000 ‘x’ -".split()
+    rng = random.Random(1)
+    words = "the a red fox, jumps. over U.S. 1,000 ‘x’ -".split()
     for _ in range(500):
-        p, answers = " ".join(rng.choices(words, k=rng.randint(0, 4))), [" ".join(rng.choices(words, k=rng.randint(1, 3))) for _ in range(2)]
+        p, answers = (
+            " ".join(rng.choices(words, k=rng.randint(0, 4))),
+            [" ".join(rng.choices(words, k=rng.randint(1, 3))) for _ in range(2)],
+        )
         for style in ("squad", "trivia_qa"):
             s = score_answer(p, answers, style)
             assert 0 <= s["f1"] <= 1 and s["exact_match"] <= s["contains"]
-            assert s["exact_match"] <= s["f1"] + 1e-12 or style == "trivia_qa" and not normalize_answer(p, style)
+            assert (
+                s["exact_match"] <= s["f1"] + 1e-12 or style == "trivia_qa" and not normalize_answer(p, style)
+            )
+
 
 def test_unknown_style_is_a_config_error():
-    with pytest.raises(ConfigError, match="squad, trivia_qa.*did you mean 'squad'"): exact_match("x", ["x"], "sqad")
+    with pytest.raises(ConfigError, match="squad, trivia_qa.*did you mean 'squad'"):
+        exact_match("x", ["x"], "sqad")
+
 
 def test_recall_and_reciprocal_rank():
     ids = ["c", "a", "a", "d", "b"]
-    assert [recall_at_k(ids, {"a", "b"}, k) for k in (1, 2, 3, 4, 5, 99)] == [0, .5, .5, .5, 1, 1]
-    assert reciprocal_rank(ids, ["b", "a"]) == 1/2 and reciprocal_rank(ids, ["b"]) == 1/5 and reciprocal_rank(ids, ["z"]) == 0
+    assert [recall_at_k(ids, {"a", "b"}, k) for k in (1, 2, 3, 4, 5, 99)] == [0, 0.5, 0.5, 0.5, 1, 1]
+    assert (
+        reciprocal_rank(ids, ["b", "a"]) == 1 / 2
+        and reciprocal_rank(ids, ["b"]) == 1 / 5
+        and reciprocal_rank(ids, ["z"]) == 0
+    )
     assert recall_at_k([], ["a"], 5) == reciprocal_rank([], ["a"]) == 0
     for f in (lambda: recall_at_k(ids, [], 1), lambda: reciprocal_rank(ids, [])):
-        with pytest.raises(DataError, match="without gold"): f()
+        with pytest.raises(DataError, match="without gold"):
+            f()
 
-@pytest.mark.parametrize("text, answers, expected", [
-    ("The capital is PARIS.", ["paris"], True), ("a comparison", ["paris"], False), ("in New  York\nCity", ["york city"], True),
-    ("the US of A", ["U.S."], False), ("the U.S. of A", ["u.s."], True), ("Beyonce\u0301 sang", ["Beyoncé"], True),
-    ("in 1984", ["4"], False), ("x", [], False), ("x", ["", " "], False), ("", ["x"], False), ("snake_case", ["snake"], True),
-    ("the 1,000 ships", ["1,000"], True), ("one, two", ["one two"], False)])
-def test_has_answer_is_a_run_of_tokens(text, answers, expected): assert has_answer(text, answers) is expected
+
+@pytest.mark.parametrize(
+    "text, answers, expected",
+    [
+        ("The capital is PARIS.", ["paris"], True),
+        ("a comparison", ["paris"], False),
+        ("in New  York\nCity", ["york city"], True),
+        ("the US of A", ["U.S."], False),
+        ("the U.S. of A", ["u.s."], True),
+        ("Beyonce\u0301 sang", ["Beyoncé"], True),
+        ("in 1984", ["4"], False),
+        ("x", [], False),
+        ("x", ["", " "], False),
+        ("", ["x"], False),
+        ("snake_case", ["snake"], True),
+        ("the 1,000 ships", ["1,000"], True),
+        ("one, two", ["one two"], False),
+    ],
+)
+def test_has_answer_is_a_run_of_tokens(text, answers, expected):
+    assert has_answer(text, answers) is expected
+
 
 def test_retrieval_scores_leaves_out_what_is_unknown():
     ids, texts = ["p3", "p1"], ["nothing", "it is Paris"]
     assert retrieval_scores(ids, texts) == {}
-    assert retrieval_scores(ids, texts, gold=["p1"], ks=(1, 2)) == {"recall@1": 0, "recall@2": 1, "mrr": .5}
-    assert retrieval_scores(ids, texts, answers=["Paris"], ks=(1, 2)) == {"has_answer@1": 0, "has_answer@2": 1}
-    assert retrieval_scores([], [], gold=["p1"], answers=["Paris"], ks=(5,)) == {"recall@5": 0, "mrr": 0, "has_answer@5": 0}
+    assert retrieval_scores(ids, texts, gold=["p1"], ks=(1, 2)) == {"recall@1": 0, "recall@2": 1, "mrr": 0.5}
+    assert retrieval_scores(ids, texts, answers=["Paris"], ks=(1, 2)) == {
+        "has_answer@1": 0,
+        "has_answer@2": 1,
+    }
+    assert retrieval_scores([], [], gold=["p1"], answers=["Paris"], ks=(5,)) == {
+        "recall@5": 0,
+        "mrr": 0,
+        "has_answer@5": 0,
+    }
+
 
 def a_row(em=1.0, ms=10.0, cached=False, error=None, abstained=False, **scores):
-    return dict(scores=None if error else {"exact_match": em, "f1": em, "contains": em, **scores}, tokens_in=None if error else 9,
-                tokens_out=None if error else 3, latency_ms=None if error else ms, cached=cached, error_type=error, abstained=abstained)
+    return dict(
+        scores=None if error else {"exact_match": em, "f1": em, "contains": em, **scores},
+        tokens_in=None if error else 9,
+        tokens_out=None if error else 3,
+        latency_ms=None if error else ms,
+        cached=cached,
+        error_type=error,
+        abstained=abstained,
+    )
+
 
 def test_counts_add_up():
-    rows = [a_row(), a_row(abstained=True), a_row(error="EngineError", abstained=True), a_row(error=float("nan"))]
+    rows = [
+        a_row(),
+        a_row(abstained=True),
+        a_row(error="EngineError", abstained=True),
+        a_row(error=float("nan")),
+    ]
     assert counts(rows[:3]) == {"attempted": 3, "answered": 1, "abstained": 1, "failed": 1}
     assert counts(rows)["failed"] == 1, "pandas' NaN is no error"
     assert counts([]) == {"attempted": 0, "answered": 0, "abstained": 0, "failed": 0}
 
+
 def test_failures_count_as_wrong_and_cached_rows_have_no_latency():
-    v = run_values([a_row(mrr=.5), a_row(0.0, ms=30.0), a_row(cached=True, mrr=1.0), a_row(error="EngineError")])
-    assert v["exact_match"] == [1, 0, 1, 0] and v["mrr"] == [.5, 1] and v["latency_ms"] == [10, 30] and v["tokens_out"] == [3, 3, 3]
+    v = run_values(
+        [a_row(mrr=0.5), a_row(0.0, ms=30.0), a_row(cached=True, mrr=1.0), a_row(error="EngineError")]
+    )
+    assert (
+        v["exact_match"] == [1, 0, 1, 0]
+        and v["mrr"] == [0.5, 1]
+        and v["latency_ms"] == [10, 30]
+        and v["tokens_out"] == [3, 3, 3]
+    )
     assert run_values([])["exact_match"] == [] and run_values([a_row(error="X")])["f1"] == [0]
+
 
 def test_percentiles_agree_with_numpy():
     rng = random.Random(0)
     for n in (1, 2, 3, 10, 101):
         x = [rng.expovariate(1) for _ in range(n)]
-        assert list(percentiles(x, (0, 50, 95, 99, 100)).values()) == pytest.approx(np.percentile(x, [0, 50, 95, 99, 100]))
+        assert list(percentiles(x, (0, 50, 95, 99, 100)).values()) == pytest.approx(
+            np.percentile(x, [0, 50, 95, 99, 100])
+        )
     assert percentiles([]) == {"p50": None, "p95": None, "p99": None}
+
 
 def test_throughput_counts_what_was_generated():
     assert throughput([a_row(), a_row(cached=True), a_row(error="X"), a_row()], 2.0) == 3.0
     assert throughput([a_row(cached=True)], 2.0) is None and throughput([], 2.0) is None
 
+
 def test_what_one_run_counts():
     "Failed: answer scores are 0, the rest is unknown, and the tokens were spent; cached: not timed."
-    done = dict(scores={"exact_match": 1.0, "f1": 1.0, "contains": 1.0, "steps": 3.0}, tokens_in=90, tokens_out=10, latency_ms=7.0, cached=False, abstained=False, error_type=None)
-    lost, known, bare = done | {"error_type": "EngineError"}, done | {"cached": True}, done | {"tokens_in": None}
-    def values(row): return [value_of(row, m) for m in ("exact_match", "tokens", "tokens_in", "latency_ms", "failed", "abstained", "steps", "mrr")]
-    assert values(done) == [1.0, 100, 90, 7.0, 0.0, 0.0, 3.0, None] and values(lost) == [0.0, None, None, None, 1.0, None, None, None]
-    assert values(known)[3] is None and values(bare)[1:3] == [None, None] and (tokens_of(lost), tokens_of(bare)) == (100, None)
+    done = dict(
+        scores={"exact_match": 1.0, "f1": 1.0, "contains": 1.0, "steps": 3.0},
+        tokens_in=90,
+        tokens_out=10,
+        latency_ms=7.0,
+        cached=False,
+        abstained=False,
+        error_type=None,
+    )
+    lost, known, bare = (
+        done | {"error_type": "EngineError"},
+        done | {"cached": True},
+        done | {"tokens_in": None},
+    )
+
+    def values(row):
+        return [
+            value_of(row, m)
+            for m in (
+                "exact_match",
+                "tokens",
+                "tokens_in",
+                "latency_ms",
+                "failed",
+                "abstained",
+                "steps",
+                "mrr",
+            )
+        ]
+
+    assert values(done) == [1.0, 100, 90, 7.0, 0.0, 0.0, 3.0, None] and values(lost) == [
+        0.0,
+        None,
+        None,
+        None,
+        1.0,
+        None,
+        None,
+        None,
+    ]
+    assert (
+        values(known)[3] is None
+        and values(bare)[1:3] == [None, None]
+        and (tokens_of(lost), tokens_of(bare)) == (100, None)
+    )
+
 
 def test_own_scores_count_failures_as_the_built_in_ones_do():
-    rows = [a_row(mine=.5), a_row(error="EngineError"), a_row(mine=1.0)]
-    assert run_values(rows, ["mine"])["mine"] == [.5, 0, 1] and run_values(rows)["mine"] == [.5, 1]
-    assert [value_of(r, "mine", ["mine"]) for r in rows] == [.5, 0, 1] and value_of(rows[1], "mine") is None
+    rows = [a_row(mine=0.5), a_row(error="EngineError"), a_row(mine=1.0)]
+    assert run_values(rows, ["mine"])["mine"] == [0.5, 0, 1] and run_values(rows)["mine"] == [0.5, 1]
+    assert [value_of(r, "mine", ["mine"]) for r in rows] == [0.5, 0, 1] and value_of(rows[1], "mine") is None
     assert run_values([a_row(error="X")], ["mine"])["mine"] == [0]
+
 
 def test_built_in_scores_are_registered():
     assert {name: metrics.get(name) for name in ANSWER_SCORES} == ANSWER_SCORES
 
-@pytest.mark.parametrize("value, score", [(True, 1), (0, 0), (np.float32(0.5), .5), (np.float64(1), 1)])
+
+@pytest.mark.parametrize("value, score", [(True, 1), (0, 0), (np.float32(0.5), 0.5), (np.float64(1), 1)])
 def test_numbers_from_0_to_1_are_scores(value, score, monkeypatch):
     monkeypatch.setitem(metrics._entries, "mine", lambda prediction, answers, style: value)
-    assert type(registered_score("mine", "x", ["x"])) is float and registered_score("mine", "x", ["x"]) == score
+    assert (
+        type(registered_score("mine", "x", ["x"])) is float and registered_score("mine", "x", ["x"]) == score
+    )
+
 
 @pytest.mark.parametrize("value", [float("nan"), 1.01, -1, None, "1", [1], 1j])
 def test_anything_else_is_refused(value, monkeypatch):
     monkeypatch.setitem(metrics._entries, "mine", lambda prediction, answers, style: value)
-    with pytest.raises(LlmForgeError, match="metric 'mine' gave .* for the prediction 'x' and the answers .'y'.; allowed: a number from 0 to 1"): registered_score("mine", "x", ("y",))
+    with pytest.raises(
+        LlmForgeError,
+        match="metric 'mine' gave .* for the prediction 'x' and the answers .'y'.; allowed: a number from 0 to 1",
+    ):
+        registered_score("mine", "x", ("y",))
+
 
 def test_a_metric_that_raises_is_named(monkeypatch):
     monkeypatch.setitem(metrics._entries, "mine", lambda prediction, answers, style: answers[3])
-    with pytest.raises(LlmForgeError, match="metric 'mine' raised IndexError for the prediction 'x.*list index") as e: registered_score("mine", "x" * 1000, ["y"])
+    with pytest.raises(
+        LlmForgeError, match="metric 'mine' raised IndexError for the prediction 'x.*list index"
+    ) as e:
+        registered_score("mine", "x" * 1000, ["y"])
     assert isinstance(e.value.__cause__, IndexError) and len(str(e.value)) < 250
-    with pytest.raises(ConfigError, match="unknown metric 'mime'.*did you mean 'mine'"): registered_score("mime", "x", ["y"])
+    with pytest.raises(ConfigError, match="unknown metric 'mime'.*did you mean 'mine'"):
+        registered_score("mime", "x", ["y"])
+
 
 def test_every_measure_has_a_unit():
     assert {unit_of(m) for m in MEASURES} == {"points", "ms", "tokens"} and set(COSTS) < set(UNITS)
-    assert all(unit_of(a) == unit_of(b) for a, b in ALIASES.items()) and unit_of("tool_calls") == "calls" and unit_of("first_tool") == "points"
+    assert (
+        all(unit_of(a) == unit_of(b) for a, b in ALIASES.items())
+        and unit_of("tool_calls") == "calls"
+        and unit_of("first_tool") == "points"
+    )

@@ -1,58 +1,95 @@
 "The notebooks are the source: modules are exported from them, and they run as they stand, outputs and all."
-import json, os, re, shutil, subprocess, sys
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+
 import pytest
+
 from llmforge.core import project_root
 
 ROOT, BIN = project_root(), Path(sys.executable).parent
-LESSONS = sorted(p.name for p in (ROOT/"nbs").glob("[0-9][0-9]_*.ipynb")) + ["index.ipynb"]
-TUTORIALS = sorted(f"tutorials/{p.name}" for p in (ROOT/"nbs"/"tutorials").glob("*.ipynb"))
+LESSONS = sorted(p.name for p in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")) + ["index.ipynb"]
+TUTORIALS = sorted(f"tutorials/{p.name}" for p in (ROOT / "nbs" / "tutorials").glob("*.ipynb"))
+
 
 @pytest.fixture
 def copy(tmp_path):
     "A copy of the project to export and execute in, so that a test never changes the checkout."
-    shutil.copytree(ROOT, tmp_path/"project", ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", "_docs", "_proc", "*.egg-info", "*.db*"))
-    return tmp_path/"project"
+    shutil.copytree(
+        ROOT,
+        tmp_path / "project",
+        ignore=shutil.ignore_patterns(
+            ".git", ".venv", "__pycache__", "_docs", "_proc", "*.egg-info", "*.db*"
+        ),
+    )
+    return tmp_path / "project"
+
 
 def call(*args, cwd):
     env = {**os.environ, "PYTHONPATH": str(cwd), "LLMFORGE_HOME": str(cwd)}
-    p = subprocess.run([str(BIN/args[0]), *args[1:]], cwd=cwd, env=env, capture_output=True, text=True)
+    p = subprocess.run([str(BIN / args[0]), *args[1:]], cwd=cwd, env=env, capture_output=True, text=True)
     assert p.returncode == 0, p.stdout + p.stderr
+
 
 def test_modules_are_exported(copy):
     "Drift gate 1: nbdev-export changes no module."
     call("nbdev-export", cwd=copy)
-    for module in sorted((ROOT/"llmforge").glob("*.py")):
-        assert (copy/"llmforge"/module.name).read_text() == module.read_text(), f"{module.name} is not what its notebook exports: run nbdev-export"
+    for module in sorted((ROOT / "llmforge").glob("*.py")):
+        assert (copy / "llmforge" / module.name).read_text() == module.read_text(), (
+            f"{module.name} is not what its notebook exports: run nbdev-export"
+        )
+
 
 @pytest.mark.parametrize("name", LESSONS + TUTORIALS)
 def test_notebook_runs_as_stored(name, copy):
     "Drift gate 2: executing and cleaning a lesson or tutorial leaves it as it is, outputs included."
-    before = (ROOT/"nbs"/name).read_text()
+    before = (ROOT / "nbs" / name).read_text()
     call("nbdev-test", f"nbs/{name}", "--save", cwd=copy)
     call("nbdev-clean", "--fname", f"nbs/{name}", cwd=copy)
-    assert (copy/"nbs"/name).read_text() == before, f"{name}: outputs have drifted: nbdev-test nbs/{name} --save && nbdev-clean"
+    assert (copy / "nbs" / name).read_text() == before, (
+        f"{name}: outputs have drifted: nbdev-test nbs/{name} --save && nbdev-clean"
+    )
+
 
 @pytest.mark.parametrize("name", TUTORIALS)
 def test_tutorials_are_short_and_leave_nothing_behind(name):
     "Five minutes to read, no module of their own, and results in a folder that goes away."
-    cells = json.loads((ROOT/"nbs"/name).read_text())["cells"]
+    cells = json.loads((ROOT / "nbs" / name).read_text())["cells"]
     code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
     assert len(cells) <= 25 and "#| export" not in code and "#| default_exp" not in code
     assert "tempfile.TemporaryDirectory()" in code and 'os.environ["LLMFORGE_OUTPUTS"]' in code
 
-@pytest.mark.parametrize("path", sorted([*(ROOT/"nbs").glob("*.ipynb"), *(ROOT/"nbs"/"tutorials").glob("*.ipynb"), *(ROOT/"outputs").glob("*/*.ipynb")]), ids=lambda p: f"{p.parent.name}/{p.name}")
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(
+        [
+            *(ROOT / "nbs").glob("*.ipynb"),
+            *(ROOT / "nbs" / "tutorials").glob("*.ipynb"),
+            *(ROOT / "outputs").glob("*/*.ipynb"),
+        ]
+    ),
+    ids=lambda p: f"{p.parent.name}/{p.name}",
+)
 def test_notebook_hygiene(path):
     "No machine paths and no tokens in what is stored; papermill notebooks keep their tagged cell and kernel."
     nb = json.loads(path.read_text())
     outputs = json.dumps([c.get("outputs", []) for c in nb["cells"]])
     assert not re.search(r"/(home|root|tmp|work|Users)/\w|hf_[A-Za-z0-9]{20,}", outputs)
     assert nb["metadata"]["kernelspec"]["name"] == "python3"
-    if path.name.startswith("run_"): assert any("parameters" in c["metadata"].get("tags", []) for c in nb["cells"])
+    if path.name.startswith("run_"):
+        assert any("parameters" in c["metadata"].get("tags", []) for c in nb["cells"])
+
 
 def test_clean_keeps_the_parameters_tag(copy):
     "nbdev-clean would delete the tag, and `papermill -p` would silently do nothing."
-    path = copy/"nbs"/"run_experiment.ipynb"
+    path = copy / "nbs" / "run_experiment.ipynb"
     call("nbdev-clean", "--fname", str(path), cwd=copy)
     import papermill
+
     assert set(papermill.inspect_notebook(str(path))) == {"config", "overrides"}

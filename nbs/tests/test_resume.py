@@ -1,13 +1,30 @@
 "Stopping a run at any moment costs nothing: no row lost, none twice, nothing generated twice that had been stored."
-import json, os, random, signal, sqlite3, subprocess, sys, time
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
 import pytest
+
 from llmforge.config import load_config
 from llmforge.engine import FakeEngine, Fault
 from llmforge.runner import run_experiment
 from llmforge.store import Store
 
 N = 400
-CONFIG = {"experiment": {"name": "killed", "engine": {"name": "slow", "batch_size": 8}, "dataset": {"name": "almanac", "limit": N}, "method": {"shots": 1}}}
+CONFIG = {
+    "experiment": {
+        "name": "killed",
+        "engine": {"name": "slow", "batch_size": 8},
+        "dataset": {"name": "almanac", "limit": N},
+        "method": {"shots": 1},
+    }
+}
 
 # The process that gets killed: a slow scripted engine that writes down every prompt whose generation it has handed over.
 CHILD = f"""
@@ -29,27 +46,40 @@ try: print(run_experiment(load_config({CONFIG!r}), show=False))
 except LlmForgeError as e: sys.exit(f"{{type(e).__name__}}: {{e}}")
 """
 
+
 def start(tmp_path):
-    env = {**os.environ, "CALLS": str(tmp_path/"calls.txt")}
-    return subprocess.Popen([sys.executable, "-c", CHILD], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    env = {**os.environ, "CALLS": str(tmp_path / "calls.txt")}
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
 
 def count(path, table):
     "Rows of a table that another process is writing; 0 while there is no such file or table."
-    if not path.exists(): return 0
-    try: return sqlite3.connect(f"file:{path}?mode=ro", uri=True).execute(f"SELECT count(*) FROM {table}").fetchone()[0]
-    except sqlite3.Error: return 0
+    if not path.exists():
+        return 0
+    try:
+        return (
+            sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+            .execute(f"SELECT count(*) FROM {table}")
+            .fetchone()[0]
+        )
+    except sqlite3.Error:
+        return 0
+
 
 def test_sigkill_at_twenty_random_moments(tmp_path, outputs):
     "Kill a run twenty times in its loop, then let it end: every example once, and what was stored was never generated again."
-    rng, cache, calls = random.Random(20), outputs/"generations.db", tmp_path/"calls.txt"
+    rng, cache, calls = random.Random(20), outputs / "generations.db", tmp_path / "calls.txt"
     for kill in range(20):
         stored, called = count(cache, "generations"), len(calls.read_text().split()) if calls.exists() else 0
         p = start(tmp_path)
-        while p.poll() is None and len(calls.read_text().split() if calls.exists() else []) <= called: time.sleep(0.003) # until a batch is begun
-        time.sleep(rng.random() * 0.12) # during it, after it, or in the next
+        while p.poll() is None and len(calls.read_text().split() if calls.exists() else []) <= called:
+            time.sleep(0.003)  # until a batch is begun
+        time.sleep(rng.random() * 0.12)  # during it, after it, or in the next
         p.send_signal(signal.SIGKILL)
         p.wait()
-        assert count(outputs/"llmforge.db", "runs") <= count(cache, "generations") >= stored
+        assert count(outputs / "llmforge.db", "runs") <= count(cache, "generations") >= stored
     out, err = (p := start(tmp_path)).communicate(timeout=120)
     assert p.returncode == 0, err
     store, id = Store(), out.strip()
@@ -58,29 +88,36 @@ def test_sigkill_at_twenty_random_moments(tmp_path, outputs):
     assert len(ids) == len(set(ids)) == N == count(cache, "generations")
     assert store.result(id)["n"] == N
 
+
 def test_nothing_stored_is_generated_twice(tmp_path, outputs):
     "After a kill, the prompts asked again are exactly those whose generation had not been committed."
-    p, calls = start(tmp_path), tmp_path/"calls.txt"
-    while count(outputs/"generations.db", "generations") < 24: time.sleep(0.003)
+    p, calls = start(tmp_path), tmp_path / "calls.txt"
+    while count(outputs / "generations.db", "generations") < 24:
+        time.sleep(0.003)
     p.send_signal(signal.SIGKILL)
     p.wait()
-    stored, before = count(outputs/"generations.db", "generations"), calls.read_text().split()
+    stored, before = count(outputs / "generations.db", "generations"), calls.read_text().split()
     out, err = (p := start(tmp_path)).communicate(timeout=120)
     assert p.returncode == 0, err
-    after = calls.read_text().split()[len(before):]
+    after = calls.read_text().split()[len(before) :]
     assert len(after) == len(set(after)) == N - stored
     assert len(set(before) & set(after)) == len(before) - stored
 
+
 def test_second_process_is_told_who_runs(tmp_path, outputs):
     p = start(tmp_path)
-    while count(outputs/"llmforge.db", "runs") < 1: time.sleep(0.01)
+    while count(outputs / "llmforge.db", "runs") < 1:
+        time.sleep(0.01)
     second = start(tmp_path)
     _, err = second.communicate(timeout=60)
     assert second.returncode != 0 and "AlreadyRunning" in err and f":{p.pid}:" in err
     out, err = p.communicate(timeout=120)
     assert p.returncode == 0, err
 
-def run_here(config, engine, store): return run_experiment(load_config(config, "engine=fake"), store, engine, show=False)
+
+def run_here(config, engine, store):
+    return run_experiment(load_config(config, "engine=fake"), store, engine, show=False)
+
 
 def test_failures_are_rows_and_count_as_wrong(outputs):
     "Thirty per cent of the generations fail for good: every example has its row, the accuracy is over all of them."
@@ -89,26 +126,44 @@ def test_failures_are_rows_and_count_as_wrong(outputs):
     result, rows = store.result(id), store.rows(id)
     lost = [r for r in rows if r["error_type"]]
     assert len(rows) == N and result["failed"] == len(lost) and 80 < len(lost) < 160
-    assert all(r["error_type"] == "EngineError" and "injected fault" in r["error"] and not r["correct"] for r in lost)
+    assert all(
+        r["error_type"] == "EngineError" and "injected fault" in r["error"] and not r["correct"] for r in lost
+    )
     assert result["summary"]["accuracy"]["n"] == N
     assert "NaN" not in json.dumps(result["summary"])
+
 
 def test_interrupt_keeps_the_experiment_open(outputs):
     "Ctrl-C is not a failure: the experiment stays RUNNING, its lease is free, and the next call goes on."
     store, n = Store(), iter(range(10**6))
+
     def reply(text, sampling):
-        if next(n) == 30: raise KeyboardInterrupt
+        if next(n) == 30:
+            raise KeyboardInterrupt
         return " x"
-    with pytest.raises(KeyboardInterrupt): run_here(CONFIG, FakeEngine(reply, batch_size=8), store)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_here(CONFIG, FakeEngine(reply, batch_size=8), store)
     id = store.experiments().id[0]
     assert store.experiment(id).status == "RUNNING"
     assert run_here(CONFIG, FakeEngine(" x"), store) == id and store.experiment(id).status == "COMPLETED"
 
+
 def test_sampled_answers_do_not_depend_on_the_interruption(outputs, tmp_path):
     "The seed of an example comes from its id, so a run in two halves samples what a run in one does."
     seeds = {}
-    def seen(text, sampling): return f" {seeds.setdefault(text, sampling.seed)}"
+
+    def seen(text, sampling):
+        return f" {seeds.setdefault(text, sampling.seed)}"
+
     config = load_config(CONFIG, "engine=fake sampling.temperature=0.8 name=sampled")
     id = run_experiment(config, store := Store(), FakeEngine(seen), show=False)
-    other = run_experiment(config, again := Store(f"sqlite:///{tmp_path}/again.db"), FakeEngine(lambda t, s: f" {s.seed}"), show=False)
-    assert [r["answer"] for r in store.rows(id)] == [r["answer"] for r in again.rows(other)] and len(set(seeds.values())) == N
+    other = run_experiment(
+        config,
+        again := Store(f"sqlite:///{tmp_path}/again.db"),
+        FakeEngine(lambda t, s: f" {s.seed}"),
+        show=False,
+    )
+    assert [r["answer"] for r in store.rows(id)] == [r["answer"] for r in again.rows(other)] and len(
+        set(seeds.values())
+    ) == N

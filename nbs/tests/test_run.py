@@ -1,8 +1,16 @@
 "The whole spine on the embedded model: papermill, the command, a completed re-run, provenance."
-import json, os, re, subprocess, sys, time
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
 from pathlib import Path
+
 import nbformat
 import pytest
+
 from llmforge.cards import make_card, save_card
 from llmforge.config import load_config
 from llmforge.contrasts import Experiment, contrast
@@ -16,126 +24,252 @@ from llmforge.store import Status, Store
 BIN = Path(sys.executable).parent
 SMALL = "dataset=meridia dataset.limit=6 method.shots=2 retrieval.top_k=1 engine.batch_size=3"
 
+
 def call(*args, ok=True):
-    p = subprocess.run([str(BIN/args[0]), *args[1:]], cwd=project_root(), capture_output=True, text=True)
+    p = subprocess.run([str(BIN / args[0]), *args[1:]], cwd=project_root(), capture_output=True, text=True)
     assert (p.returncode == 0) == ok, p.stdout + p.stderr
     return p
 
+
 def test_papermill_in_the_users_own_words(tmp_path, outputs):
     "papermill nbs/run_experiment.ipynb OUT -p config rag_hybrid.yaml: COMPLETED, and the page shows it."
-    target = tmp_path/"rag_hybrid.ipynb"
-    call("papermill", "nbs/run_experiment.ipynb", str(target), "-p", "config", "rag_hybrid.yaml", "-p", "overrides", SMALL)
+    target = tmp_path / "rag_hybrid.ipynb"
+    call(
+        "papermill",
+        "nbs/run_experiment.ipynb",
+        str(target),
+        "-p",
+        "config",
+        "rag_hybrid.yaml",
+        "-p",
+        "overrides",
+        SMALL,
+    )
     store = Store()
     (id,) = store.experiments().id
     assert store.experiment(id).status == "COMPLETED"
     rows = store.rows(id)
-    assert len(rows) == 6 and all(r["tokens_out"] > 0 and r["latency_ms"] > 0 and not r["cached"] for r in rows)
+    assert len(rows) == 6 and all(
+        r["tokens_out"] > 0 and r["latency_ms"] > 0 and not r["cached"] for r in rows
+    )
     assert all([s["kind"] for s in r["trace"]["children"]] == ["retriever", "llm"] for r in rows)
     nb = nbformat.read(target, as_version=4)
-    images = [o for c in nb.cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {})]
+    images = [
+        o for c in nb.cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {})
+    ]
     assert len(images) == 3 and id in str(nb.cells)
-    about = json.loads((outputs/id/"result.json").read_text())["experiment"]["provenance_json"]
-    assert about["engine"]["model"] and about["dataset"]["fingerprint"] and about["index"] and about["packages"]["torch"]
+    about = json.loads((outputs / id / "result.json").read_text())["experiment"]["provenance_json"]
+    assert (
+        about["engine"]["model"]
+        and about["dataset"]["fingerprint"]
+        and about["index"]
+        and about["packages"]["torch"]
+    )
+
 
 def test_run_show_compare(outputs):
     "The command: two arms, a re-run that asks nobody, show, list, compare, export and import."
     common = ["-o", "dataset=meridia", "-o", "dataset.limit=6", "-o", "method.shots=2"]
     first = call("llmforge", "run", "naive.yaml", *common)
     id = re.match(r"(\S+): COMPLETED", first.stdout)[1]
-    assert (outputs/id/"experiment.ipynb").exists() and {"config.yaml", "result.json", "runs.jsonl"} <= set(os.listdir(outputs/id))
-    before = (outputs/id/"experiment.ipynb").read_bytes()
+    assert (outputs / id / "experiment.ipynb").exists() and {
+        "config.yaml",
+        "result.json",
+        "runs.jsonl",
+    } <= set(os.listdir(outputs / id))
+    before = (outputs / id / "experiment.ipynb").read_bytes()
     calls = Store().rows(id)
     again = call("llmforge", "run", "naive.yaml", *common)
     assert again.stdout == first.stdout and Store().rows(id) == calls
-    assert (outputs/id/"experiment.ipynb").read_bytes() == before, "a re-run writes the same notebook, byte for byte"
-    other = re.match(r"(\S+): COMPLETED", call("llmforge", "run", "cot.yaml", "--no-notebook", *common).stdout)[1]
+    assert (outputs / id / "experiment.ipynb").read_bytes() == before, (
+        "a re-run writes the same notebook, byte for byte"
+    )
+    other = re.match(
+        r"(\S+): COMPLETED", call("llmforge", "run", "cot.yaml", "--no-notebook", *common).stdout
+    )[1]
     assert id in call("llmforge", "list").stdout
     assert "6 attempted" in call("llmforge", "show", id[:8]).stdout
     assert "exact match" in call("llmforge", "compare", id, other).stdout
     p = call("llmforge", "compare", id, "nonsense", ok=False)
     assert p.returncode == 1 and "nonsense" in p.stderr and "Traceback" not in p.stderr
 
+
 def test_rerun_asks_no_engine(outputs, monkeypatch):
     "A completed experiment is only read: no engine is made for it."
     from llmforge import runner
     from llmforge.config import load_config
     from llmforge.engine import FakeEngine
-    config = load_config({"experiment": {"name": "once", "engine": "fake", "dataset": {"name": "meridia", "limit": 5}, "method": {"shots": 0}}})
+
+    config = load_config(
+        {
+            "experiment": {
+                "name": "once",
+                "engine": "fake",
+                "dataset": {"name": "meridia", "limit": 5},
+                "method": {"shots": 0},
+            }
+        }
+    )
     id = runner.run_experiment(config, show=False)
     monkeypatch.setattr(runner, "make_engine", lambda config: pytest.fail("an engine was made"))
     assert runner.run_experiment(config, show=False) == id
+
 
 def test_a_published_record_is_not_overwritten(outputs):
     "outputs/<id>/ may hold somebody's published run: a run of one's own goes beside it."
     from llmforge.config import load_config
     from llmforge.runner import run_experiment
-    config = load_config({"experiment": {"name": "again", "engine": "fake", "dataset": {"name": "meridia", "limit": 5}, "method": {"shots": 0}}})
+
+    config = load_config(
+        {
+            "experiment": {
+                "name": "again",
+                "engine": "fake",
+                "dataset": {"name": "meridia", "limit": 5},
+                "method": {"shots": 0},
+            }
+        }
+    )
     id = run_experiment(config, Store(f"sqlite:///{outputs.parent}/theirs.db"), show=False)
-    theirs = {p.name: p.read_bytes() for p in (outputs/id).iterdir()}
-    for _ in range(2): assert run_experiment(config, Store(f"sqlite:///{outputs.parent}/mine.db"), show=False) == id
-    assert {p.name: p.read_bytes() for p in (outputs/id).iterdir()} == theirs
-    assert (outputs/f"{id}-rerun"/"result.json").exists()
+    theirs = {p.name: p.read_bytes() for p in (outputs / id).iterdir()}
+    for _ in range(2):
+        assert run_experiment(config, Store(f"sqlite:///{outputs.parent}/mine.db"), show=False) == id
+    assert {p.name: p.read_bytes() for p in (outputs / id).iterdir()} == theirs
+    assert (outputs / f"{id}-rerun" / "result.json").exists()
+
 
 def test_a_notebook_that_fails_says_why(outputs, tmp_path):
     "The cell's error becomes the command's: one sentence, exit code 1, the half-executed notebook kept."
-    (tmp_path/"bad.yaml").write_text("experiment: {name: t, model: no/such-model, dataset: {name: meridia, limit: 3}, method: {shots: 0}}")
-    p = call("llmforge", "run", str(tmp_path/"bad.yaml"), ok=False)
+    (tmp_path / "bad.yaml").write_text(
+        "experiment: {name: t, model: no/such-model, dataset: {name: meridia, limit: 3}, method: {shots: 0}}"
+    )
+    p = call("llmforge", "run", str(tmp_path / "bad.yaml"), ok=False)
     assert p.returncode == 1 and "no/such-model" in p.stderr and "Traceback" not in p.stderr.splitlines()[-1]
     assert set(Store().experiments().status) == {"FAILED"}
 
+
 # a metric of one's own
 
-def own(name="own", also=("half_right",), **more):
-    return load_config({"experiment": {"name": name, "engine": "fake", "dataset": {"name": "meridia", "limit": 12}, "method": {"shots": 0}, "metrics": {"also": list(also)}, **more}})
 
-def half_right(prediction, answers, style): return 0.5 + contains(prediction, answers, style) / 2
+def own(name="own", also=("half_right",), **more):
+    return load_config(
+        {
+            "experiment": {
+                "name": name,
+                "engine": "fake",
+                "dataset": {"name": "meridia", "limit": 12},
+                "method": {"shots": 0},
+                "metrics": {"also": list(also)},
+                **more,
+            }
+        }
+    )
+
+
+def half_right(prediction, answers, style):
+    return 0.5 + contains(prediction, answers, style) / 2
+
 
 def test_an_own_metric_is_stored_compared_and_carries_its_card(outputs, monkeypatch):
     "Failures count as 0; both arms show it; its card goes with the results made after the card."
     monkeypatch.setitem(metrics._entries, "half_right", half_right)
     store = Store()
     a = Experiment(run_experiment(own("a"), store, FakeEngine(" Brennolm"), show=False), store)
-    assert a.result["cards"] == {} and "half&#95;right: it has no metric card, so nothing is known of its errors." in results_table(a)
+    assert a.result[
+        "cards"
+    ] == {} and "half&#95;right: it has no metric card, so nothing is known of its errors." in results_table(
+        a
+    )
     save_card(make_card("half_right", "2026-01-02"))
-    b = Experiment(run_experiment(own("b"), store, FakeEngine(" Brennolm", faults=[Fault(r"born\?\nAnswer:$")]), show=False), store)
+    b = Experiment(
+        run_experiment(
+            own("b"), store, FakeEngine(" Brennolm", faults=[Fault(r"born\?\nAnswer:$")]), show=False
+        ),
+        store,
+    )
     lost = sum(r["error_type"] is not None for r in b.runs)
     assert 0 < lost < 12 and all(("half_right" in r["scores"]) == (r["error_type"] is None) for r in b.runs)
     e = b.estimate("half_right")
-    assert e.n == 12 and e.value == pytest.approx(sum(r["scores"]["half_right"] for r in b.runs if not r["error_type"]) / 12)
-    assert list(b.result["cards"]) == ["half_right"] and "half&#95;right &#40;version 1&#41; on 583 labelled cases" in results_table(b)
+    assert e.n == 12 and e.value == pytest.approx(
+        sum(r["scores"]["half_right"] for r in b.runs if not r["error_type"]) / 12
+    )
+    assert list(b.result["cards"]) == [
+        "half_right"
+    ] and "half&#95;right &#40;version 1&#41; on 583 labelled cases" in results_table(b)
     lines = [l.split(" | ")[0] for l in results_table(b).splitlines() if l.startswith("|")]
     assert lines.index("| contains") < lines.index("| half right") < lines.index("| latency p50 (ms)")
     found = compare(a, b).contrasts["half_right"]
-    assert found.paired.n == 12 and found.left_out == 0 and found.failed == (0, lost) and found.effect.value < 0 and found.bounds[1] > found.effect.value
+    assert (
+        found.paired.n == 12
+        and found.left_out == 0
+        and found.failed == (0, lost)
+        and found.effect.value < 0
+        and found.bounds[1] > found.effect.value
+    )
     monkeypatch.delitem(metrics._entries, "half_right")
     again = Experiment(b.id, Store())
-    assert again.config.metrics.also == ("half_right",) and compare(a, again).contrasts.keys() == compare(a, b).contrasts.keys(), "what is stored is read without the code"
+    assert (
+        again.config.metrics.also == ("half_right",)
+        and compare(a, again).contrasts.keys() == compare(a, b).contrasts.keys()
+    ), "what is stored is read without the code"
     assert "cards" not in store.result(run_experiment(own("c", ()), store, FakeEngine(" x"), show=False))
 
-@pytest.mark.parametrize("metric, words", [
-    (lambda p, a, s: 100, "gave 100 for the prediction"), (lambda p, a, s: None, "gave None"), (lambda p, a, s: p.split()[0] == a[0], "raised IndexError for the prediction ''"),
-    (lambda p: 1.0, "raised TypeError")])
+
+@pytest.mark.parametrize(
+    "metric, words",
+    [
+        (lambda p, a, s: 100, "gave 100 for the prediction"),
+        (lambda p, a, s: None, "gave None"),
+        (lambda p, a, s: p.split()[0] == a[0], "raised IndexError for the prediction ''"),
+        (lambda p: 1.0, "raised TypeError"),
+    ],
+)
 def test_a_metric_that_cannot_work_is_refused_before_anything_runs(outputs, monkeypatch, metric, words):
     monkeypatch.setitem(metrics._entries, "half_right", metric)
-    with pytest.raises(ConfigError, match="experiment.metrics.also: metric 'half_right'") as e: run_experiment(own(), show=False)
-    assert words in str(e.value) and not (outputs/"llmforge.db").exists()
+    with pytest.raises(ConfigError, match="experiment.metrics.also: metric 'half_right'") as e:
+        run_experiment(own(), show=False)
+    assert words in str(e.value) and not (outputs / "llmforge.db").exists()
     monkeypatch.delitem(metrics._entries, "half_right")
-    with pytest.raises(ConfigError, match="'half_right' is not registered; registered: .*import the module, or run the cell"): plan(own())
+    with pytest.raises(
+        ConfigError, match="'half_right' is not registered; registered: .*import the module, or run the cell"
+    ):
+        plan(own())
+
 
 def test_a_metric_that_fails_in_the_middle_stops_the_run_and_the_same_call_goes_on(outputs, monkeypatch):
     "The error names metric and question; the rows so far stay; mended, the same call scores all anew and asks for no answer again that it has."
     asked = []
+
     def reply(text, sampling):
         asked.append(text)
         return " Brennolm" if len(asked) < 6 else " Brennolm, or so"
+
     monkeypatch.setitem(engines._entries, "scripted", lambda config: FakeEngine(reply, batch_size=1))
-    def breaks(prediction, answers, style): return 1 / ("or so" not in prediction)
+
+    def breaks(prediction, answers, style):
+        return 1 / ("or so" not in prediction)
+
     monkeypatch.setitem(metrics._entries, "half_right", breaks)
     config = own(engine={"name": "scripted", "batch_size": 1})
-    with pytest.raises(LlmForgeError, match="question '.*': metric 'half_right' raised ZeroDivisionError for the prediction 'Brennolm, or so'.*run again"): run_experiment(config, show=False)
+    with pytest.raises(
+        LlmForgeError,
+        match="question '.*': metric 'half_right' raised ZeroDivisionError for the prediction 'Brennolm, or so'.*run again",
+    ):
+        run_experiment(config, show=False)
     store, (failed,) = Store(), Store().experiments().id
-    assert store.experiment(failed).status == Status.FAILED and "half_right" in store.experiment(failed).error and len(store.rows(failed)) == 5 and len(asked) == 6
+    assert (
+        store.experiment(failed).status == Status.FAILED
+        and "half_right" in store.experiment(failed).error
+        and len(store.rows(failed)) == 5
+        and len(asked) == 6
+    )
     monkeypatch.setitem(metrics._entries, "half_right", half_right)
     done = run_experiment(config, show=False)
-    assert store.experiment(done).status == Status.COMPLETED and len(asked) == 12 and len(store.rows(failed)) == 5
-    assert [r["scores"]["half_right"] for r in store.rows(done)] == [half_right(r["answer"], r["trace"]["attributes"]["expected"], "squad") for r in store.rows(done)]
+    assert (
+        store.experiment(done).status == Status.COMPLETED
+        and len(asked) == 12
+        and len(store.rows(failed)) == 5
+    )
+    assert [r["scores"]["half_right"] for r in store.rows(done)] == [
+        half_right(r["answer"], r["trace"]["attributes"]["expected"], "squad") for r in store.rows(done)
+    ]

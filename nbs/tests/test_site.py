@@ -1,61 +1,110 @@
 "The site, built once from what is published and from experiments whose model is hostile; its scripts are in test_browser."
-import json, os, re, urllib.request
+
+import json
+import os
+import re
+import urllib.request
 from dataclasses import replace
+
 import pytest
 from bs4 import BeautifulSoup
 from typer.testing import CliRunner
+
 from llmforge.cards import make_card, save_card
 from llmforge.cli import app
-from llmforge.core import DataError, project_root
 from llmforge.contrasts import arm_lines, arms_of
+from llmforge.core import DataError, project_root
 from llmforge.site import bound, check_links, published
 
 ROOT = project_root()
 
+
 @pytest.fixture(scope="session")
 def pages(built):
     "Path from the site's root -> the page, parsed."
-    return {p.relative_to(built[0]).as_posix(): BeautifulSoup(p.read_text(encoding="utf-8"), "html.parser") for p in sorted(built[0].rglob("*.html")) if "_static" not in p.parts}
+    return {
+        p.relative_to(built[0]).as_posix(): BeautifulSoup(p.read_text(encoding="utf-8"), "html.parser")
+        for p in sorted(built[0].rglob("*.html"))
+        if "_static" not in p.parts
+    }
+
 
 @pytest.fixture(scope="session")
 def p(built):
     "What is published, read again."
     return published(built[1])
 
+
 def test_a_page_for_everything(pages, p):
-    wanted = ["index.html", "findings/index.html", "leaderboard.html", "experiments/index.html", "compare.html", "learn/index.html", "api/index.html", "architecture.html", "cards/index.html", "limitations.html", "future.html"]
-    wanted += [f"experiments/{id}.html" for id in p.experiments] + [f"findings/{name}.html" for name in p.studies]
-    wanted += [f"learn/{f.stem}.html" for f in (ROOT/"nbs").glob("[0-9][0-9]_*.ipynb")] + [f"api/{f.stem.split('_', 1)[1]}.html" for f in (ROOT/"nbs").glob("[0-9][0-9]_*.ipynb")]
-    wanted += [f"learn/tutorials/{f.stem}.html" for f in (ROOT/"nbs"/"tutorials").glob("*.ipynb")]
+    wanted = [
+        "index.html",
+        "findings/index.html",
+        "leaderboard.html",
+        "experiments/index.html",
+        "compare.html",
+        "learn/index.html",
+        "api/index.html",
+        "architecture.html",
+        "cards/index.html",
+        "limitations.html",
+        "future.html",
+    ]
+    wanted += [f"experiments/{id}.html" for id in p.experiments] + [
+        f"findings/{name}.html" for name in p.studies
+    ]
+    wanted += [f"learn/{f.stem}.html" for f in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")] + [
+        f"api/{f.stem.split('_', 1)[1]}.html" for f in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")
+    ]
+    wanted += [f"learn/tutorials/{f.stem}.html" for f in (ROOT / "nbs" / "tutorials").glob("*.ipynb")]
     assert set(wanted) <= set(pages) and len(p.studies) >= 5
     for name, page in pages.items():
-        assert page.title and (name in ("genindex.html", "search.html") or len(page.select("article h1")) == 1), name
+        assert page.title and (
+            name in ("genindex.html", "search.html") or len(page.select("article h1")) == 1
+        ), name
+
 
 def test_nothing_is_loaded_from_elsewhere(pages, built):
     "No script, style, font, picture or frame of another machine; in style sheets neither."
     for name, page in pages.items():
-        for tag in page.find_all(["script", "img", "iframe", "source", "video", "audio", "embed", "object", "link"]):
+        for tag in page.find_all(
+            ["script", "img", "iframe", "source", "video", "audio", "embed", "object", "link"]
+        ):
             url = tag.get("src") or tag.get("data") or (tag.get("href") if tag.name == "link" else None) or ""
             assert not re.match(r"(https?:)?//", url), f"{name}: {tag}"
-    for css in built[0].rglob("*.css"): assert not re.search(r"(url\(|@import)\s*['\"]?(https?:)?//", css.read_text(encoding="utf-8")), css
+    for css in built[0].rglob("*.css"):
+        assert not re.search(r"(url\(|@import)\s*['\"]?(https?:)?//", css.read_text(encoding="utf-8")), css
+
 
 def test_every_internal_link_leads_somewhere(pages):
     "Files and anchors, read here by another parser than the builder's."
-    ids = {name: {t["id"] for t in page.find_all(id=True)} | {t["name"] for t in page.find_all("a", attrs={"name": True})} for name, page in pages.items()}
+    ids = {
+        name: {t["id"] for t in page.find_all(id=True)}
+        | {t["name"] for t in page.find_all("a", attrs={"name": True})}
+        for name, page in pages.items()
+    }
     files = set(ids)
     for name, page in pages.items():
         for a in page.find_all("a", href=True):
             url, _, fragment = a["href"].partition("#")
-            if re.match(r"[a-z]+:", url) or url.startswith("//"): continue
-            target = os.path.normpath(os.path.join(os.path.dirname(name), urllib.request.unquote(url))) if url else name
-            if not target.endswith(".html"): continue
+            if re.match(r"[a-z]+:", url) or url.startswith("//"):
+                continue
+            target = (
+                os.path.normpath(os.path.join(os.path.dirname(name), urllib.request.unquote(url)))
+                if url
+                else name
+            )
+            if not target.endswith(".html"):
+                continue
             assert target in files, f"{name}: {a['href']}"
-            if fragment and target != "compare.html": assert urllib.request.unquote(fragment) in ids[target] | {"top"}, f"{name}: {a['href']}"
+            if fragment and target != "compare.html":
+                assert urllib.request.unquote(fragment) in ids[target] | {"top"}, f"{name}: {a['href']}"
+
 
 def test_ids_are_unique(pages):
     for name, page in pages.items():
         ids = [t["id"] for t in page.select("article [id]")]
         assert len(ids) == len(set(ids)), f"{name}: {sorted(i for i in ids if ids.count(i) > 1)[:3]}"
+
 
 def test_hostile_text_is_text(pages, built, p):
     "What the model, the questions and the notebook's outputs say is shown, and acts on no page."
@@ -66,11 +115,21 @@ def test_hostile_text_is_text(pages, built, p):
     for name, page in pages.items():
         for tag in page.find_all(True):
             assert not any(k.startswith("on") for k in tag.attrs), f"{name}: {tag.name} {tag.attrs}"
-            assert not any(str(tag.get(k, "")).strip().lower().startswith("javascript:") for k in ("href", "src", "action")), f"{name}: {tag}"
-        assert not any("pwned" in s.get_text() or "alert(" in s.get_text() for s in page.find_all("script")), name
+            assert not any(
+                str(tag.get(k, "")).strip().lower().startswith("javascript:")
+                for k in ("href", "src", "action")
+            ), f"{name}: {tag}"
+        assert not any(
+            "pwned" in s.get_text() or "alert(" in s.get_text() for s in page.find_all("script")
+        ), name
         assert not page.find_all("img", src="x"), name
     table = pages[f"experiments/{id}.html"].find(id="rows-table")
-    assert len(table.tbody.find_all("tr")) == len(p.experiments[id].runs) >= 4 and "javascript:alert(1)" in table.get_text() and not table.find_all(["b", "i", "script"])
+    assert (
+        len(table.tbody.find_all("tr")) == len(p.experiments[id].runs) >= 4
+        and "javascript:alert(1)" in table.get_text()
+        and not table.find_all(["b", "i", "script"])
+    )
+
 
 def test_two_clicks_from_a_finding_to_its_row_and_the_command(pages):
     "Sentence on Findings -> the arms side by side -> the row, on whose page the command is."
@@ -83,31 +142,50 @@ def test_two_clicks_from_a_finding_to_its_row_and_the_command(pages):
         assert rows, second
         url, anchor = rows[0]["href"].split("#")
         page = pages[os.path.normpath(os.path.join(os.path.dirname(second), url))]
-        assert page.find(id=anchor).name == "tr" and "llmforge run outputs/" in page.find(id="reproduce").get_text()
+        assert (
+            page.find(id=anchor).name == "tr"
+            and "llmforge run outputs/" in page.find(id="reproduce").get_text()
+        )
+
 
 def test_numbers_on_a_study_page_are_those_of_the_rows(pages, p):
     for name, s in p.studies.items():
         text = pages[f"findings/{name}.html"].article.get_text()
-        for v in p.verdicts(name): assert v.sentence(arm_lines(arms_of(s)).get).rsplit(": ", 1)[0] in text
-        for (arm, dataset, _), e in arms_of(s).items(): assert e.id in text
+        for v in p.verdicts(name):
+            assert v.sentence(arm_lines(arms_of(s)).get).rsplit(": ", 1)[0] in text
+        for (arm, dataset, _), e in arms_of(s).items():
+            assert e.id in text
     e = p.experiments["retrieval-hybrid-almanac-4f4c2810"]
     rows = pages[f"experiments/{e.id}.html"].select("#rows-table tbody tr")
-    assert len(rows) == 100 and sum(r["data-outcome"] == "right" for r in rows) / 100 == e.estimate("accuracy").value
+    assert (
+        len(rows) == 100
+        and sum(r["data-outcome"] == "right" for r in rows) / 100 == e.estimate("accuracy").value
+    )
+
 
 def test_leaderboards_and_rows_lead_to_files(pages, built):
     board = pages["leaderboard.html"]
-    assert len(board.select("article table")) >= 6 and board.select_one("article table td a.bound")["href"].endswith("#rows")
-    for f in ("runs.jsonl", "config.yaml", "result.json"): assert (built[0]/"rows"/"retrieval-hybrid-almanac-4f4c2810"/f).read_bytes() == (built[1]/"retrieval-hybrid-almanac-4f4c2810"/f).read_bytes()
+    assert len(board.select("article table")) >= 6 and board.select_one("article table td a.bound")[
+        "href"
+    ].endswith("#rows")
+    for f in ("runs.jsonl", "config.yaml", "result.json"):
+        assert (built[0] / "rows" / "retrieval-hybrid-almanac-4f4c2810" / f).read_bytes() == (
+            built[1] / "retrieval-hybrid-almanac-4f4c2810" / f
+        ).read_bytes()
+
 
 def test_search_knows_functions_studies_and_lessons(built):
     "Sphinx's index, as the page's script reads it."
-    text = (built[0]/"searchindex.js").read_text(encoding="utf-8")
+    text = (built[0] / "searchindex.js").read_text(encoding="utf-8")
     index = json.loads(text.removeprefix("Search.setIndex(").removesuffix(")"))
+
     def where(term):
         found = [index[part].get(term, []) for part in ("terms", "titleterms")]
         return {index["docnames"][i] for f in found for i in (f if isinstance(f, list) else [f])}
+
     assert "learn/16_stats" in where("bootstrap") and "findings/retrieval" in where("rerank")
     assert any(o[4] == "paired_difference" for o in index["objects"]["llmforge.stats"])
+
 
 def test_lessons_show_their_code(pages):
     "Exported cells are visible, directives are not, stored outputs are."
@@ -115,51 +193,87 @@ def test_lessons_show_their_code(pages):
     assert "def paired_difference(" in text and "#| export" not in text
     assert pages["learn/31_plots.html"].select("article img")
 
+
 def test_api_has_signatures_and_docments(pages):
     page = pages["api/store.html"]
     entry = page.find(id="llmforge.store.Store.claim")
-    assert entry and "seconds that the lease lives" in entry.parent.get_text()  # a patched method, with its docments
-    assert "labels" in pages["api/config.html"].get_text() or "branch, tag or commit" in pages["api/config.html"].get_text()  # pydantic's descriptions
+    assert (
+        entry and "seconds that the lease lives" in entry.parent.get_text()
+    )  # a patched method, with its docments
+    assert (
+        "labels" in pages["api/config.html"].get_text()
+        or "branch, tag or commit" in pages["api/config.html"].get_text()
+    )  # pydantic's descriptions
+
 
 def test_architecture_is_drawn_from_imports(pages):
     boxes = {a.get_text(): a["href"] for a in pages["architecture.html"].select("svg.modules a")}
-    assert set(boxes) == {f.stem.split("_", 1)[1] for f in (ROOT/"nbs").glob("[0-9][0-9]_*.ipynb")}
+    assert set(boxes) == {f.stem.split("_", 1)[1] for f in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")}
+
 
 def test_pictures_have_words(pages):
     for name, page in pages.items():
         if not name.startswith(("learn/", "cards/")) and "/experiment" not in name and "/study" not in name:
             assert all(len(img.get("alt", "")) > 10 for img in page.select("article img")), name
 
+
 def test_the_commands_of_the_home_page_are_the_readmes(pages):
-    readme = (ROOT/"README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     commands = [c.get_text().strip() for c in pages["index.html"].select("article div.highlight pre")]
     assert len(commands) == 2 and all(c in readme for c in commands)
+
 
 def test_tables_are_tables(pages):
     "No page shows the bars of a Markdown table, outside code."
     for path, page in pages.items():
         article = BeautifulSoup(str(page.select_one("article") or ""), "html.parser")
-        for code in article.select("pre, code, td"): code.decompose()
-        assert not (found := re.search(r"\|\s*(?:-{3}|—|–)\s*\|.*", article.get_text())), (path, found[0][:80])
+        for code in article.select("pre, code, td"):
+            code.decompose()
+        assert not (found := re.search(r"\|\s*(?:-{3}|—|–)\s*\|.*", article.get_text())), (
+            path,
+            found[0][:80],
+        )
 
-@pytest.mark.parametrize("text, says", [("{{nothing:accuracy}}", "nothing called 'nothing' is published"), ("{{retrieval/H9:effect}}", "no such value"), ("{{retrieval-hybrid-almanac-4f4c2810:recall@77}}", "no value"),
-                                        ("{{retrieval/H1:effect:.zz}}", "resolves to nothing"), ("{{ retrieval }}", "is no bound number"), ("{{retrieval/none/nowhere:accuracy}}", "resolves to nothing")])
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("{{nothing:accuracy}}", "nothing called 'nothing' is published"),
+        ("{{retrieval/H9:effect}}", "no such value"),
+        ("{{retrieval-hybrid-almanac-4f4c2810:recall@77}}", "no value"),
+        ("{{retrieval/H1:effect:.zz}}", "resolves to nothing"),
+        ("{{ retrieval }}", "is no bound number"),
+        ("{{retrieval/none/nowhere:accuracy}}", "resolves to nothing"),
+    ],
+)
 def test_a_number_that_resolves_to_nothing_stops_the_build(text, says, p):
-    with pytest.raises(DataError, match=re.escape(says)): bound(text, p)
+    with pytest.raises(DataError, match=re.escape(says)):
+        bound(text, p)
+
 
 def test_a_broken_link_stops_the_build(tmp_path):
-    (tmp_path/"index.html").write_text('<a href="nowhere.html">x</a><a href="#nothing">y</a><script src="https://cdn.example/x.js"></script>')
-    with pytest.raises(DataError, match="3 links"): check_links(tmp_path)
+    (tmp_path / "index.html").write_text(
+        '<a href="nowhere.html">x</a><a href="#nothing">y</a><script src="https://cdn.example/x.js"></script>'
+    )
+    with pytest.raises(DataError, match="3 links"):
+        check_links(tmp_path)
+
 
 def test_the_command_refuses_in_a_sentence(tmp_path, outputs):
     "A damaged export stops the build before anything is written."
-    (outputs/"x").mkdir(parents=True)
-    (outputs/"x"/"result.json").write_text("{}")
-    r = CliRunner().invoke(app, ["site", str(tmp_path/"site")])
-    assert r.exit_code == 1 and "is not an exported experiment" in r.stderr and not (tmp_path/"site").exists()
+    (outputs / "x").mkdir(parents=True)
+    (outputs / "x" / "result.json").write_text("{}")
+    r = CliRunner().invoke(app, ["site", str(tmp_path / "site")])
+    assert (
+        r.exit_code == 1 and "is not an exported experiment" in r.stderr and not (tmp_path / "site").exists()
+    )
+
 
 def test_a_card_made_here_wins_over_the_packages(tmp_path):
     "The site lists the cards of outputs/cards, too; of two for one metric and version, that one."
-    own = save_card(replace(make_card("exact_match", "2030-01-01"), metric="mine"), tmp_path/"cards"), save_card(make_card("exact_match", "2030-01-01"), tmp_path/"cards")
+    own = (
+        save_card(replace(make_card("exact_match", "2030-01-01"), metric="mine"), tmp_path / "cards"),
+        save_card(make_card("exact_match", "2030-01-01"), tmp_path / "cards"),
+    )
     cards = published(tmp_path).cards
     assert set(own) < set(cards) and len({f.name for f in cards}) == len(cards)

@@ -1,56 +1,141 @@
 """State machine, leases and fencing, exactly-once rows, export and import: on SQLite, and on PostgreSQL where a server and psycopg are installed."""
-import glob, json, os, shutil, signal, socket, sqlite3, subprocess, sys, tempfile, textwrap, time, traceback, uuid
+
+import glob
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+import traceback
+import uuid
 from dataclasses import asdict
-import numpy as np, pytest, sqlalchemy as sa
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
 from llmforge.core import AlreadyRunning, ConfigError, LeaseLost, MissingExtra, StoreError
-from llmforge.store import (EXPERIMENTS, META, NEW_IN_2, RUNS, SCHEMA_VERSION, STUDIES, FrozenPlan, Status, Store, export_experiment, export_plan, import_experiment, import_plan,
-                            new_owner, owner_gone, sources)
+from llmforge.store import (
+    EXPERIMENTS,
+    META,
+    NEW_IN_2,
+    RUNS,
+    SCHEMA_VERSION,
+    STUDIES,
+    FrozenPlan,
+    Status,
+    Store,
+    export_experiment,
+    export_plan,
+    import_experiment,
+    import_plan,
+    new_owner,
+    owner_gone,
+    sources,
+)
 
 # --- a PostgreSQL of our own, on a free loopback port, ended with the tests
+
 
 def _free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
 
+
 @pytest.fixture(scope="module")
 def postgres():
-    pytest.importorskip("psycopg", reason="psycopg is not installed: the PostgreSQL half of these tests is skipped")
+    pytest.importorskip(
+        "psycopg", reason="psycopg is not installed: the PostgreSQL half of these tests is skipped"
+    )
     found = [shutil.which("initdb"), *sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))[::-1]]
     initdb = next((os.path.realpath(p) for p in found if p), None)
-    if not initdb: pytest.skip("no PostgreSQL server is installed (initdb not found): the PostgreSQL half of these tests is skipped")
+    if not initdb:
+        pytest.skip(
+            "no PostgreSQL server is installed (initdb not found): the PostgreSQL half of these tests is skipped"
+        )
     folder, port = tempfile.mkdtemp(prefix="llmforge-pg-"), _free_port()
     user = {}
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         import pwd
+
         name = next((n for n in ("postgres", "nobody") if n in {e.pw_name for e in pwd.getpwall()}), None)
-        if not name: pytest.skip("running as root, and there is no other user for PostgreSQL")
+        if not name:
+            pytest.skip("running as root, and there is no other user for PostgreSQL")
         os.chown(folder, pwd.getpwnam(name).pw_uid, pwd.getpwnam(name).pw_gid)
         user = {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": []}
     quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder, **user)
-    subprocess.run([initdb, "-D", f"{folder}/data", "-U", "llmforge", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C"], check=True, **quiet)
-    server = subprocess.Popen([os.path.join(os.path.dirname(initdb), "postgres"), "-D", f"{folder}/data", "-p", str(port), "-F",
-                               "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}"], start_new_session=True, **quiet)
+    subprocess.run(
+        [
+            initdb,
+            "-D",
+            f"{folder}/data",
+            "-U",
+            "llmforge",
+            "-A",
+            "trust",
+            "--no-sync",
+            "-E",
+            "UTF8",
+            "--locale=C",
+        ],
+        check=True,
+        **quiet,
+    )
+    server = subprocess.Popen(
+        [
+            os.path.join(os.path.dirname(initdb), "postgres"),
+            "-D",
+            f"{folder}/data",
+            "-p",
+            str(port),
+            "-F",
+            "-c",
+            "listen_addresses=127.0.0.1",
+            "-c",
+            f"unix_socket_directories={folder}",
+        ],
+        start_new_session=True,
+        **quiet,
+    )
     try:
         import psycopg
+
         url = f"postgresql://llmforge@127.0.0.1:{port}"
         for _ in range(100):
-            try: psycopg.connect(f"{url}/postgres").close(); break
-            except psycopg.OperationalError: time.sleep(.1)
+            try:
+                psycopg.connect(f"{url}/postgres").close()
+                break
+            except psycopg.OperationalError:
+                time.sleep(0.1)
         yield url
     finally:
         server.send_signal(signal.SIGINT)  # fast shutdown
-        try: server.wait(20)
-        except subprocess.TimeoutExpired: os.killpg(server.pid, signal.SIGKILL); server.wait()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
         shutil.rmtree(folder, ignore_errors=True)
+
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request, tmp_path):
-    if request.param == "sqlite": return f"sqlite:///{tmp_path}/store.db"
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/store.db"
     server, name = request.getfixturevalue("postgres"), f"t{uuid.uuid4().hex[:10]}"
     import psycopg
-    with psycopg.connect(f"{server}/postgres", autocommit=True) as c: c.execute(f"CREATE DATABASE {name}")
+
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as c:
+        c.execute(f"CREATE DATABASE {name}")
     return f"{server}/{name}"
+
 
 @pytest.fixture
 def store(url):
@@ -58,15 +143,52 @@ def store(url):
     yield s
     s.close()
 
-CONFIG = {"name": "naive", "seed": 0, "prompt": {"template": "Question: {question}\nAnswer:", "stop": ["\n"]}, "t": 1e-05}
 
-def make(store, id="naive-1", **more): return store.create_experiment(id, "naive", CONFIG, dataset_fingerprint="d1", **more)
+CONFIG = {
+    "name": "naive",
+    "seed": 0,
+    "prompt": {"template": "Question: {question}\nAnswer:", "stop": ["\n"]},
+    "t": 1e-05,
+}
+
+
+def make(store, id="naive-1", **more):
+    return store.create_experiment(id, "naive", CONFIG, dataset_fingerprint="d1", **more)
+
 
 def a_row(i, text="Paris", **more):
-    return dict(example_id=f"q{i}", position=i, input_text=f"Question {i}?", output_text=text, answer=text, tokens_in=9, tokens_out=2, latency_ms=12.5, queue_ms=.1,
-                cached=False, correct=1.0, abstained=False, scores={"f1": .5, "exact_match": 1.0}, trace={"spans": []}, **more)
+    return dict(
+        example_id=f"q{i}",
+        position=i,
+        input_text=f"Question {i}?",
+        output_text=text,
+        answer=text,
+        tokens_in=9,
+        tokens_out=2,
+        latency_ms=12.5,
+        queue_ms=0.1,
+        cached=False,
+        correct=1.0,
+        abstained=False,
+        scores={"f1": 0.5, "exact_match": 1.0},
+        trace={"spans": []},
+        **more,
+    )
 
-def a_result(n, **more): return dict(n=n, answered=n, failed=0, abstained=0, accuracy=1.0, latency_p50=12.5, tokens_used=11 * n, summary={"accuracy": {"value": 1.0, "low": .5, "high": 1.0, "n": n}}, **more)
+
+def a_result(n, **more):
+    return dict(
+        n=n,
+        answered=n,
+        failed=0,
+        abstained=0,
+        accuracy=1.0,
+        latency_p50=12.5,
+        tokens_used=11 * n,
+        summary={"accuracy": {"value": 1.0, "low": 0.5, "high": 1.0, "n": n}},
+        **more,
+    )
+
 
 def finished(store, id="naive-1", n=3, **more):
     make(store, id, **more)
@@ -75,24 +197,53 @@ def finished(store, id="naive-1", n=3, **more):
     store.complete(lease, a_result(n))
     return id
 
+
 # --- the state machine
+
 
 def test_the_life_of_an_experiment(store):
     id = make(store, label="exp_001")
     e = store.experiment(id)
-    assert (e.status, e.attempt, e.fence, e.lease_owner, e.label, e.provenance_json, e.config_json) == ("PENDING", 1, 0, None, "exp_001", None, CONFIG)
+    assert (e.status, e.attempt, e.fence, e.lease_owner, e.label, e.provenance_json, e.config_json) == (
+        "PENDING",
+        1,
+        0,
+        None,
+        "exp_001",
+        None,
+        CONFIG,
+    )
     lease = store.claim(id, owner="h:1:x", ttl=30)
     e = store.experiment(id)
-    assert (e.status, e.fence, e.lease_owner) == (Status.RUNNING, 1, "h:1:x") and 20 < e.lease_expires - time.time() < 40 and e.started_at >= e.created_at
+    assert (
+        (e.status, e.fence, e.lease_owner) == (Status.RUNNING, 1, "h:1:x")
+        and 20 < e.lease_expires - time.time() < 40
+        and e.started_at >= e.created_at
+    )
     assert store.result(id) is None
     store.add_runs(lease, [a_row(0)])
     store.complete(lease, a_result(1, peak_memory_mb=512.5))
     e = store.experiment(id)
-    assert (e.status, e.lease_expires, e.error) == ("COMPLETED", None, None) and e.completed_at >= e.started_at
-    assert store.result(id)["accuracy"] == 1.0 and store.result(id)["peak_memory_mb"] == 512.5 and store.result(id)["summary"]["accuracy"]["n"] == 1
+    assert (e.status, e.lease_expires, e.error) == (
+        "COMPLETED",
+        None,
+        None,
+    ) and e.completed_at >= e.started_at
+    assert (
+        store.result(id)["accuracy"] == 1.0
+        and store.result(id)["peak_memory_mb"] == 512.5
+        and store.result(id)["summary"]["accuracy"]["n"] == 1
+    )
+
 
 def test_the_transition_table():
-    assert {to: sources(to) for to in Status} == {"PENDING": [], "RUNNING": ["PENDING", "RUNNING"], "COMPLETED": ["RUNNING"], "FAILED": ["RUNNING"]}
+    assert {to: sources(to) for to in Status} == {
+        "PENDING": [],
+        "RUNNING": ["PENDING", "RUNNING"],
+        "COMPLETED": ["RUNNING"],
+        "FAILED": ["RUNNING"],
+    }
+
 
 def test_no_way_out_of_an_end(store):
     for ending in ("complete", "fail"):
@@ -100,29 +251,43 @@ def test_no_way_out_of_an_end(store):
         lease = store.claim(id)
         store.complete(lease, a_result(0)) if ending == "complete" else store.fail(lease, "boom")
         before = store.experiment(id)
-        for action in (lambda: store.claim(id), lambda: store.heartbeat(lease), lambda: store.add_runs(lease, [a_row(0)]), lambda: store.release(lease),
-                       lambda: store.complete(lease, a_result(0)), lambda: store.fail(lease, "again")):
-            with pytest.raises(StoreError, match="is (COMPLETED|FAILED)"): action()
+        for action in (
+            lambda: store.claim(id),
+            lambda: store.heartbeat(lease),
+            lambda: store.add_runs(lease, [a_row(0)]),
+            lambda: store.release(lease),
+            lambda: store.complete(lease, a_result(0)),
+            lambda: store.fail(lease, "again"),
+        ):
+            with pytest.raises(StoreError, match="is (COMPLETED|FAILED)"):
+                action()
         assert store.experiment(id) == before and store.rows(id) == []
+
 
 def test_no_end_without_a_start(store):
     from llmforge.store import Lease
+
     id = make(store)
     for fence in (0, 1):
         forged = Lease(id, "me", fence, 60)
         for action in (lambda: store.complete(forged, a_result(0)), lambda: store.fail(forged, "x")):
-            with pytest.raises(StoreError): action()
+            with pytest.raises(StoreError):
+                action()
     assert store.experiment(id).status == "PENDING" and store.result(id) is None
+
 
 def test_the_database_itself_knows_the_states(store):
     id = make(store)
     with pytest.raises(StoreError):
-        with store._begin() as c: c.execute(EXPERIMENTS.update().values(status="DONE"))
+        with store._begin() as c:
+            c.execute(EXPERIMENTS.update().values(status="DONE"))
     assert store.experiment(id).status == "PENDING"
+
 
 def test_creating_is_idempotent_and_a_failure_is_followed_by_an_attempt(store):
     assert make(store) == make(store) == "naive-1"
-    lease = store.claim("naive-1"); assert make(store) == "naive-1"
+    lease = store.claim("naive-1")
+    assert make(store) == "naive-1"
     store.add_runs(lease, [a_row(0)])
     store.fail(lease, "loading the model: 401 for hf_abcdefghijklmnop")
     assert "hf_abc" not in store.experiment("naive-1").error
@@ -133,59 +298,89 @@ def test_creating_is_idempotent_and_a_failure_is_followed_by_an_attempt(store):
     store.complete(store.claim("naive-1.3"), a_result(0))
     assert make(store) == "naive-1.3", "completed work is found, not repeated"
 
+
 def test_unknown_ids_are_told(store):
     make(store)
-    for action in (lambda: store.experiment("naive-2"), lambda: store.claim("naive-2"), lambda: store.runs("naive-2")):
-        with pytest.raises(StoreError, match="no experiment 'naive-2'.*did you mean 'naive-1'"): action()
+    for action in (
+        lambda: store.experiment("naive-2"),
+        lambda: store.claim("naive-2"),
+        lambda: store.runs("naive-2"),
+    ):
+        with pytest.raises(StoreError, match="no experiment 'naive-2'.*did you mean 'naive-1'"):
+            action()
+
 
 # --- leases
 
+
 def test_a_live_lease_is_respected(store):
     store.claim(make(store), owner="elsewhere:1:ab", ttl=40)
-    with pytest.raises(AlreadyRunning, match=r"already running, owned by elsewhere:1:ab; its lease expires in (39|40) s"): store.claim("naive-1")
+    with pytest.raises(
+        AlreadyRunning, match=r"already running, owned by elsewhere:1:ab; its lease expires in (39|40) s"
+    ):
+        store.claim("naive-1")
     assert store.experiment("naive-1").fence == 1
 
+
 def test_an_expired_lease_is_taken_over_and_the_old_owner_fenced_off(store):
-    old = store.claim(make(store), owner="elsewhere:1:ab", ttl=.05)
+    old = store.claim(make(store), owner="elsewhere:1:ab", ttl=0.05)
     store.add_runs(old, [a_row(0)])
-    time.sleep(.1)
+    time.sleep(0.1)
     new = store.claim("naive-1", owner="here:2:cd")
     assert (new.fence, store.experiment("naive-1").status) == (2, "RUNNING")
-    for action in (lambda: store.add_runs(old, [a_row(1)]), lambda: store.heartbeat(old), lambda: store.release(old), lambda: store.complete(old, a_result(1)), lambda: store.fail(old, "x")):
-        with pytest.raises(LeaseLost, match="taken over by here:2:cd .fence 2, ours is 1."): action()
+    for action in (
+        lambda: store.add_runs(old, [a_row(1)]),
+        lambda: store.heartbeat(old),
+        lambda: store.release(old),
+        lambda: store.complete(old, a_result(1)),
+        lambda: store.fail(old, "x"),
+    ):
+        with pytest.raises(LeaseLost, match="taken over by here:2:cd .fence 2, ours is 1."):
+            action()
     assert store.done("naive-1") == {"q0"}
-    store.add_runs(new, [a_row(1)]); store.complete(new, a_result(2))
+    store.add_runs(new, [a_row(1)])
+    store.complete(new, a_result(2))
+
 
 def test_an_expired_lease_that_nobody_took_still_holds(store):
-    lease = store.claim(make(store), ttl=.05)
-    time.sleep(.1)
+    lease = store.claim(make(store), ttl=0.05)
+    time.sleep(0.1)
     store.add_runs(lease, [a_row(0)])
     assert store.done("naive-1") == {"q0"}
 
+
 def test_every_write_and_heartbeat_renews(store):
-    lease = store.claim(make(store), owner="elsewhere:1:ab", ttl=.6)
+    lease = store.claim(make(store), owner="elsewhere:1:ab", ttl=0.6)
     for _ in range(4):
-        time.sleep(.3)
+        time.sleep(0.3)
         store.heartbeat(lease) if _ % 2 else store.add_runs(lease, [a_row(_)])
-    with pytest.raises(AlreadyRunning): store.claim("naive-1")
+    with pytest.raises(AlreadyRunning):
+        store.claim("naive-1")
+
 
 def test_a_released_lease_is_free_at_once(store):
     store.release(store.claim(make(store), owner="elsewhere:1:ab", ttl=999))
     assert store.experiment("naive-1").status == "RUNNING" and store.claim("naive-1").fence == 2
 
+
 def test_a_renewal_between_look_and_claim_wins(store, monkeypatch):
     "The taker saw an expired lease; the owner was alive after all and renewed before the taker wrote."
-    owner = store.claim(make(store), owner="elsewhere:1:ab", ttl=.01)
-    time.sleep(.05)
+    owner = store.claim(make(store), owner="elsewhere:1:ab", ttl=0.01)
+    time.sleep(0.05)
     look, looks = Store.experiment, []
+
     def slow_look(self, id):
         e = look(self, id)
-        if not looks: store.add_runs(owner.__class__(owner.experiment_id, owner.owner, owner.fence, 60), [a_row(0)])
+        if not looks:
+            store.add_runs(owner.__class__(owner.experiment_id, owner.owner, owner.fence, 60), [a_row(0)])
         looks.append(e)
         return e
+
     monkeypatch.setattr(Store, "experiment", slow_look)
-    with pytest.raises(AlreadyRunning): store.claim("naive-1")
+    with pytest.raises(AlreadyRunning):
+        store.claim("naive-1")
     assert len(looks) == 2
+
 
 def test_dead_owners_on_this_machine_are_known():
     host = socket.gethostname()
@@ -194,12 +389,15 @@ def test_dead_owners_on_this_machine_are_known():
     assert not owner_gone(owner) and not owner_gone(new_owner())
     child.kill()
     for _ in range(100):
-        if owner_gone(owner): break
-        time.sleep(.02)
+        if owner_gone(owner):
+            break
+        time.sleep(0.02)
     assert owner_gone(owner), "a zombie is dead"
     child.wait()
     assert owner_gone(owner)
-    for odd in (None, "", "x", f"other-{host}:{child.pid}:ab", f"{host}:pid:ab", f"{host}::ab"): assert not owner_gone(odd)
+    for odd in (None, "", "x", f"other-{host}:{child.pid}:ab", f"{host}:pid:ab", f"{host}::ab"):
+        assert not owner_gone(odd)
+
 
 WORKER = """
     import sys, time
@@ -210,53 +408,86 @@ WORKER = """
     print("ready", flush=True); sys.stdin.readline()
 """
 
+
 def workers(n, body, url):
     "n real processes that import everything, then run the body at the same moment; their last words."
-    code = textwrap.dedent(WORKER.format(tests=os.path.dirname(__file__))) + "url = sys.argv[1]\n" + textwrap.dedent(body)
-    procs = [subprocess.Popen([sys.executable, "-c", code, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(n)]
-    for p in procs: assert p.stdout.readline() == "ready\n"
-    for p in procs: p.stdin.write("go\n"); p.stdin.flush()
+    code = (
+        textwrap.dedent(WORKER.format(tests=os.path.dirname(__file__)))
+        + "url = sys.argv[1]\n"
+        + textwrap.dedent(body)
+    )
+    procs = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(n)
+    ]
+    for p in procs:
+        assert p.stdout.readline() == "ready\n"
+    for p in procs:
+        p.stdin.write("go\n")
+        p.stdin.flush()
     return procs
+
 
 def last_words(procs):
     out = [p.communicate(timeout=60)[0].split() for p in procs]
     assert all(p.returncode == 0 for p in procs), out
     return out
 
+
 def test_of_processes_that_open_create_and_claim_at_once_one_wins(url):
-    procs = workers(4, """
+    procs = workers(
+        4,
+        """
         s = Store(url)  # makes the tables, too
         for i in range(6):
             id = s.create_experiment(f"e{i}", "e", {"i": i})
             try: s.claim(id, owner=f"elsewhere:{i}:x"); print(id)
             except AlreadyRunning: pass
-    """, url)
+    """,
+        url,
+    )
     won = sorted(w for words in last_words(procs) for w in words)
     assert won == [f"e{i}" for i in range(6)]
-    s = Store(url); assert all(s.experiment(f"e{i}").fence == 1 for i in range(6)); s.close()
+    s = Store(url)
+    assert all(s.experiment(f"e{i}").fence == 1 for i in range(6))
+    s.close()
+
 
 def test_of_two_processes_that_take_over_at_once_one_wins(store, url):
-    for i in range(8): store.claim(make(store, f"e{i}"), owner="elsewhere:1:ab", ttl=0)
-    procs = workers(2, """
+    for i in range(8):
+        store.claim(make(store, f"e{i}"), owner="elsewhere:1:ab", ttl=0)
+    procs = workers(
+        2,
+        """
         s = Store(url)
         for i in range(8):
             try: print(s.claim(f"e{i}", owner="elsewhere:2:x").experiment_id)
             except AlreadyRunning: pass
-    """, url)
+    """,
+        url,
+    )
     assert sorted(w for words in last_words(procs) for w in words) == [f"e{i}" for i in range(8)]
     assert {store.experiment(f"e{i}").fence for i in range(8)} == {2}
+
 
 def test_kill_minus_nine_while_writing_then_continue_at_once(store, url):
     "Every row whose write had returned is there, once; the successor need not wait for the lease."
     make(store)
     for round in range(3):
-        [p] = workers(1, """
+        [p] = workers(
+            1,
+            """
             s = Store(url); lease = s.claim("naive-1", ttl=600); done = s.done("naive-1")
             for i in range(1000):
                 if f"q{i}" not in done: s.add_runs(lease, [a_row(i)]); print(f"q{i}", flush=True)
-        """, url)
+        """,
+            url,
+        )
         told = {p.stdout.readline().strip() for _ in range(15)}
-        p.kill(); told |= {w for w in p.communicate()[0].split("\n")[:-1] if w}
+        p.kill()
+        told |= {w for w in p.communicate()[0].split("\n")[:-1] if w}
         assert told <= store.done("naive-1")
     lease = store.claim("naive-1")
     assert lease.fence == 4
@@ -264,172 +495,329 @@ def test_kill_minus_nine_while_writing_then_continue_at_once(store, url):
     assert [r["example_id"] for r in store.rows("naive-1")] == [f"q{i}" for i in range(1000)]
     store.complete(lease, a_result(1000))
 
+
 def test_a_sleeper_wakes_up_to_a_lost_lease(store, url):
-    [p] = workers(1, """
+    [p] = workers(
+        1,
+        """
         s = Store(url); s.create_experiment("naive-1", "naive", {}); lease = s.claim("naive-1", ttl=.05)
         print("claimed", flush=True); sys.stdin.readline()
         try: s.add_runs(lease, [a_row(i) for i in range(5)])
         except LeaseLost: print("lost")
-    """, url)
+    """,
+        url,
+    )
     assert p.stdout.readline() == "claimed\n"
-    time.sleep(.1)
+    time.sleep(0.1)
     lease = store.claim("naive-1")
     store.add_runs(lease, [a_row(0, "ours")])
-    p.stdin.write("wake\n"); p.stdin.flush()
+    p.stdin.write("wake\n")
+    p.stdin.flush()
     assert last_words([p]) == [["lost"]] and [r["answer"] for r in store.rows("naive-1")] == ["ours"]
+
 
 # --- rows
 
+
 def test_rows_are_stored_once_and_the_first_stays(store):
     lease = store.claim(make(store))
-    store.add_runs(lease, [a_row(1), a_row(0)]); store.add_runs(lease, [a_row(1, "other"), a_row(2)]); store.add_runs(lease, [])
+    store.add_runs(lease, [a_row(1), a_row(0)])
+    store.add_runs(lease, [a_row(1, "other"), a_row(2)])
+    store.add_runs(lease, [])
     rows = store.rows("naive-1")
-    assert [(r["example_id"], r["answer"]) for r in rows] == [("q0", "Paris"), ("q1", "Paris"), ("q2", "Paris")]
+    assert [(r["example_id"], r["answer"]) for r in rows] == [
+        ("q0", "Paris"),
+        ("q1", "Paris"),
+        ("q2", "Paris"),
+    ]
     assert rows[0] == dict(a_row(0), error_type=None, error=None) and rows[0]["cached"] is False
     table = store.runs("naive-1")
-    assert list(table.example_id) == ["q0", "q1", "q2"] and table.scores[0]["f1"] == .5 and table.correct.mean() == 1
+    assert (
+        list(table.example_id) == ["q0", "q1", "q2"]
+        and table.scores[0]["f1"] == 0.5
+        and table.correct.mean() == 1
+    )
+
 
 def test_the_same_example_may_be_in_two_experiments(store):
-    for id in ("a", "b"): store.add_runs(store.claim(make(store, id)), [a_row(0)])
+    for id in ("a", "b"):
+        store.add_runs(store.claim(make(store, id)), [a_row(0)])
     assert store.done("a") == store.done("b") == {"q0"} and store.runs(make(store, "c")).empty
+
 
 def test_a_batch_is_stored_whole_or_not_at_all(store):
     lease = store.claim(make(store))
-    bad = [({"example_id": "q9"}, "(?i)position"), ({"position": 9}, "(?i)example_id"), (dict(a_row(9), latncy_ms=1), "did you mean 'latency_ms'"),
-           (dict(a_row(9), latency_ms=float("nan")), "latency_ms is nan"), (dict(a_row(9), correct=float("inf")), "correct is inf"),
-           (dict(a_row(9), scores={"f1": float("nan")}), "JSON"), (dict(a_row(9), cached="perhaps"), "(?i)boolean")]
+    bad = [
+        ({"example_id": "q9"}, "(?i)position"),
+        ({"position": 9}, "(?i)example_id"),
+        (dict(a_row(9), latncy_ms=1), "did you mean 'latency_ms'"),
+        (dict(a_row(9), latency_ms=float("nan")), "latency_ms is nan"),
+        (dict(a_row(9), correct=float("inf")), "correct is inf"),
+        (dict(a_row(9), scores={"f1": float("nan")}), "JSON"),
+        (dict(a_row(9), cached="perhaps"), "(?i)boolean"),
+    ]
     for row, message in bad:
-        with pytest.raises(StoreError, match=message): store.add_runs(lease, [a_row(1), row])
+        with pytest.raises(StoreError, match=message):
+            store.add_runs(lease, [a_row(1), row])
     assert store.rows("naive-1") == []
+
 
 def test_a_failed_row_and_awkward_text(store):
     lease = store.claim(make(store))
     odd = "NUL \0, half \ud83d, whole 😀, line \u2028 and \r\n, accents é"
-    store.add_runs(lease, [dict(example_id="q0", position=0, error_type="EngineError", error=odd), a_row(1, odd), dict(a_row(2), trace={"output": odd})])
+    store.add_runs(
+        lease,
+        [
+            dict(example_id="q0", position=0, error_type="EngineError", error=odd),
+            a_row(1, odd),
+            dict(a_row(2), trace={"output": odd}),
+        ],
+    )
     failed, text, traced = store.rows("naive-1")
-    assert failed["error_type"] == "EngineError" and failed["latency_ms"] is failed["scores"] is failed["correct"] is None
+    assert (
+        failed["error_type"] == "EngineError"
+        and failed["latency_ms"] is failed["scores"] is failed["correct"] is None
+    )
     assert text["output_text"] == odd.replace("\0", "\ufffd").replace("\ud83d", "?")
     assert traced["trace"]["output"].replace("\0", "\ufffd") == text["output_text"]
+
 
 def test_an_experiment_runs_into_every_store(store, tmp_path):
     "The runner's own rows, right, wrong, abstained and failed, not rows that a test wrote by hand; and they travel."
     from llmforge.config import load_config
     from llmforge.engine import FakeEngine, Fault
     from llmforge.runner import run_experiment
-    config = load_config({"experiment": {"name": "spine", "engine": "fake", "dataset": {"name": "almanac", "limit": 40}, "method": {"shots": 1}}})
-    answers = (lambda text, sampling: " unknown" if len(text) % 3 else " Paris")
-    id = run_experiment(config, store, FakeEngine(answers, faults=[Fault(share=.1)]), show=False)
+
+    config = load_config(
+        {
+            "experiment": {
+                "name": "spine",
+                "engine": "fake",
+                "dataset": {"name": "almanac", "limit": 40},
+                "method": {"shots": 1},
+            }
+        }
+    )
+    answers = lambda text, sampling: " unknown" if len(text) % 3 else " Paris"
+    id = run_experiment(config, store, FakeEngine(answers, faults=[Fault(share=0.1)]), show=False)
     rows, result = store.rows(id), store.result(id)
-    assert store.experiment(id).status == "COMPLETED" and len(rows) == result["n"] == 40 and result["failed"] and result["abstained"]
+    assert (
+        store.experiment(id).status == "COMPLETED"
+        and len(rows) == result["n"] == 40
+        and result["failed"]
+        and result["abstained"]
+    )
     assert {type(r["correct"]) for r in rows} == {float} and {type(r["abstained"]) for r in rows} == {bool}
     other = Store("sqlite://")
-    assert import_experiment(other, export_experiment(store, id, tmp_path/"x")) == id and other.rows(id) == rows and other.result(id) == result
+    assert (
+        import_experiment(other, export_experiment(store, id, tmp_path / "x")) == id
+        and other.rows(id) == rows
+        and other.result(id) == result
+    )
+
 
 def test_numpy_scalars_are_numbers(store):
     lease = store.claim(make(store))
-    store.add_runs(lease, [dict(a_row(0), tokens_in=np.int64(7), latency_ms=np.float32(.5), correct=np.float64(1), cached=np.bool_(True))])
+    store.add_runs(
+        lease,
+        [
+            dict(
+                a_row(0),
+                tokens_in=np.int64(7),
+                latency_ms=np.float32(0.5),
+                correct=np.float64(1),
+                cached=np.bool_(True),
+            )
+        ],
+    )
     row = store.rows("naive-1")[0]
-    assert (row["tokens_in"], row["latency_ms"], row["cached"]) == (7, .5, True)
+    assert (row["tokens_in"], row["latency_ms"], row["cached"]) == (7, 0.5, True)
+
 
 def test_a_result_must_be_over_the_rows_that_are_there(store):
     lease = store.claim(make(store))
     store.add_runs(lease, [a_row(0), a_row(1)])
     for wrong in (a_result(3), a_result(1), {"accuracy": 1.0}):
-        with pytest.raises(StoreError, match="but 2 rows are stored"): store.complete(lease, wrong)
-    with pytest.raises(StoreError, match="no column 'acuracy'.*did you mean 'accuracy'"): store.complete(lease, {"n": 2, "acuracy": 1.0})
+        with pytest.raises(StoreError, match="but 2 rows are stored"):
+            store.complete(lease, wrong)
+    with pytest.raises(StoreError, match="no column 'acuracy'.*did you mean 'accuracy'"):
+        store.complete(lease, {"n": 2, "acuracy": 1.0})
     assert store.experiment("naive-1").status == "RUNNING" and store.result("naive-1") is None
     store.complete(lease, a_result(2))
 
+
 def test_the_list_of_experiments(store):
     assert store.experiments().empty
-    finished(store, "a"); make(store, "b"); store.fail(store.claim(make(store, "c")), "boom")
+    finished(store, "a")
+    make(store, "b")
+    store.fail(store.claim(make(store, "c")), "boom")
     t = store.experiments().set_index("id")
-    assert list(t.index) == ["a", "b", "c"] and list(t.status) == ["COMPLETED", "PENDING", "FAILED"] and t.accuracy["a"] == 1 and t.error["c"] == "boom" and t.n["a"] == 3
+    assert (
+        list(t.index) == ["a", "b", "c"]
+        and list(t.status) == ["COMPLETED", "PENDING", "FAILED"]
+        and t.accuracy["a"] == 1
+        and t.error["c"] == "boom"
+        and t.n["a"] == 3
+    )
+
 
 # --- opening
 
+
 def test_reopening_keeps_everything_and_other_schemas_are_refused(url):
-    s = Store(url); finished(s); s.close()
-    s = Store(url); assert s.experiment("naive-1").status == "COMPLETED"
-    with s._begin() as c: c.execute(META.update().values(schema_version=SCHEMA_VERSION + 1))
+    s = Store(url)
+    finished(s)
     s.close()
-    with pytest.raises(StoreError, match=f"schema version {SCHEMA_VERSION + 1}, this LlmForge needs {SCHEMA_VERSION}.*export.*LLMFORGE_STORE"): Store(url)
+    s = Store(url)
+    assert s.experiment("naive-1").status == "COMPLETED"
+    with s._begin() as c:
+        c.execute(META.update().values(schema_version=SCHEMA_VERSION + 1))
+    s.close()
+    with pytest.raises(
+        StoreError,
+        match=f"schema version {SCHEMA_VERSION + 1}, this LlmForge needs {SCHEMA_VERSION}.*export.*LLMFORGE_STORE",
+    ):
+        Store(url)
+
 
 def as_schema_1(url):
     "Take away what schema 2 brought."
     s = Store(url)
     with s._begin() as c:
-        for change in (*(f"ALTER TABLE results DROP COLUMN {n}" for n in NEW_IN_2), "DROP TABLE studies", "UPDATE meta SET schema_version = 1"): c.exec_driver_sql(change)
+        for change in (
+            *(f"ALTER TABLE results DROP COLUMN {n}" for n in NEW_IN_2),
+            "DROP TABLE studies",
+            "UPDATE meta SET schema_version = 1",
+        ):
+            c.exec_driver_sql(change)
     s.close()
+
 
 def shape(engine):
     "Version, tables and their columns, as the database tells them."
     with engine.connect() as c:
         look = sa.inspect(c)
-        return c.scalar(sa.select(META.c.schema_version)), {t: {(x["name"], str(x["type"]), x["nullable"]) for x in look.get_columns(t)} for t in look.get_table_names()}
+        return c.scalar(sa.select(META.c.schema_version)), {
+            t: {(x["name"], str(x["type"]), x["nullable"]) for x in look.get_columns(t)}
+            for t in look.get_table_names()
+        }
+
 
 def test_a_store_of_schema_1_is_brought_up_to_date_in_place(store, url, tmp_path):
-    finished(store, "a"); before = (store.rows("a"), store.result("a"), store.experiment("a"), shape(store.engine))
-    exported = files(export_experiment(store, "a", tmp_path/"1"))
+    finished(store, "a")
+    before = (store.rows("a"), store.result("a"), store.experiment("a"), shape(store.engine))
+    exported = files(export_experiment(store, "a", tmp_path / "1"))
     store.claim(make(store, "b"), owner="elsewhere:1:ab")
     as_schema_1(url)
     assert shape(store.engine)[0] == 1 and "studies" not in shape(store.engine)[1]
     s = Store(url)
     assert (s.rows("a"), s.result("a"), s.experiment("a"), shape(s.engine)) == before
-    assert s.experiment("b").lease_owner == "elsewhere:1:ab" and files(export_experiment(s, "a", tmp_path/"2")) == exported
+    assert (
+        s.experiment("b").lease_owner == "elsewhere:1:ab"
+        and files(export_experiment(s, "a", tmp_path / "2")) == exported
+    )
     assert s.freeze_plan("x", {"a": 1}).intact
-    s.close(); Store(url).close()
+    s.close()
+    Store(url).close()
+
 
 def test_code_of_schema_1_goes_on_in_a_store_that_was_brought_up_to_date(store):
     "A process that opened the store before knows none of the new columns."
     lease = store.claim(make(store))
-    with store._begin() as c: c.exec_driver_sql("INSERT INTO results (experiment_id, n, accuracy, summary) VALUES ('naive-1', 0, 0.5, '{}')")
-    assert store.result("naive-1") == {**dict.fromkeys(store.result("naive-1")), "n": 0, "accuracy": .5, "summary": {}} and lease.fence == 1
+    with store._begin() as c:
+        c.exec_driver_sql(
+            "INSERT INTO results (experiment_id, n, accuracy, summary) VALUES ('naive-1', 0, 0.5, '{}')"
+        )
+    assert (
+        store.result("naive-1")
+        == {**dict.fromkeys(store.result("naive-1")), "n": 0, "accuracy": 0.5, "summary": {}}
+        and lease.fence == 1
+    )
+
 
 def test_an_upgrade_that_breaks_off_leaves_schema_1(url, monkeypatch):
     as_schema_1(url)
-    def boom(c): raise sa.exc.OperationalError("CREATE TABLE studies", {}, Exception("disk full"))
+
+    def boom(c):
+        raise sa.exc.OperationalError("CREATE TABLE studies", {}, Exception("disk full"))
+
     with monkeypatch.context() as m:
         m.setattr(STUDIES.metadata, "create_all", boom)
-        with pytest.raises(StoreError, match="disk full"): Store(url)
+        with pytest.raises(StoreError, match="disk full"):
+            Store(url)
     engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
     version, tables = shape(engine)
     engine.dispose()
     assert version == 1 and "studies" not in tables and not {n for n, *_ in tables["results"]} & set(NEW_IN_2)
-    s = Store(url); assert shape(s.engine)[0] == SCHEMA_VERSION; s.close()
+    s = Store(url)
+    assert shape(s.engine)[0] == SCHEMA_VERSION
+    s.close()
+
 
 def test_of_processes_that_bring_a_store_up_to_date_at_once_all_succeed(url):
     as_schema_1(url)
-    assert last_words(workers(4, """
+    assert last_words(
+        workers(
+            4,
+            """
         s = Store(url)
         print(s.freeze_plan("study", {"by": sys.argv[1][-3:]}).plan_hash)
         s.create_experiment("e", "e", {}); s.close()
-    """, url))
-    s = Store(url); assert shape(s.engine)[0] == SCHEMA_VERSION and list(s.experiments().id) == ["e"]; s.close()
+    """,
+            url,
+        )
+    )
+    s = Store(url)
+    assert shape(s.engine)[0] == SCHEMA_VERSION and list(s.experiments().id) == ["e"]
+    s.close()
+
 
 def test_a_foreign_database_is_left_alone(tmp_path):
-    with sqlite3.connect(tmp_path/"x.db") as c: c.execute("CREATE TABLE runs (x)")
-    with pytest.raises(StoreError, match="schema version 0"): Store(f"sqlite:///{tmp_path}/x.db")
-    with sqlite3.connect(tmp_path/"x.db") as c: assert [n for n, in c.execute("SELECT name FROM sqlite_master")] == ["runs"]
-    (tmp_path/"text.db").write_text("not a database, but long enough to look at " * 100)
-    with pytest.raises(StoreError, match="not a database"): Store(f"sqlite:///{tmp_path}/text.db")
+    with sqlite3.connect(tmp_path / "x.db") as c:
+        c.execute("CREATE TABLE runs (x)")
+    with pytest.raises(StoreError, match="schema version 0"):
+        Store(f"sqlite:///{tmp_path}/x.db")
+    with sqlite3.connect(tmp_path / "x.db") as c:
+        assert [n for (n,) in c.execute("SELECT name FROM sqlite_master")] == ["runs"]
+    (tmp_path / "text.db").write_text("not a database, but long enough to look at " * 100)
+    with pytest.raises(StoreError, match="not a database"):
+        Store(f"sqlite:///{tmp_path}/text.db")
+
 
 def test_the_default_is_the_project_s_store(tmp_path, monkeypatch):
     monkeypatch.delenv("LLMFORGE_STORE", raising=False)
-    monkeypatch.setenv("LLMFORGE_OUTPUTS", str(tmp_path/"out put?#%20"))
-    s = Store(); make(s); s.close()
-    assert (tmp_path/"out put?#%20"/"llmforge.db").is_file()
+    monkeypatch.setenv("LLMFORGE_OUTPUTS", str(tmp_path / "out put?#%20"))
+    s = Store()
+    make(s)
+    s.close()
+    assert (tmp_path / "out put?#%20" / "llmforge.db").is_file()
     monkeypatch.setenv("LLMFORGE_STORE", f"sqlite:///{tmp_path}/other.db")
-    s = Store(); assert s.experiments().empty; s.close()
+    s = Store()
+    assert s.experiments().empty
+    s.close()
+
 
 def test_bad_urls_and_secrets(tmp_path):
-    for bad, message in (("nonsense", "not a store URL"), ("mysql://h/x", "unknown kind of store 'mysql'"), (f"sqlite:///{tmp_path}/no/such/dir/x.db", "unable to open")):
-        with pytest.raises(StoreError, match=message): Store(bad)
-    for bad in ("postgresql://me:hunter2@127.0.0.1:1/x", "postgresql://me:a@hunter2@127.0.0.1:1/x", "postgresql:/me:hunter2@127.0.0.1/x", "postgresql://127.0.0.1:1/x?user=me&password=hunter2",
-                "postgresql://me:hunter2@127.0.0.1:port/x", "me:hunter2@127.0.0.1"):
-        with pytest.raises((StoreError, MissingExtra)) as e: Store(bad)
+    for bad, message in (
+        ("nonsense", "not a store URL"),
+        ("mysql://h/x", "unknown kind of store 'mysql'"),
+        (f"sqlite:///{tmp_path}/no/such/dir/x.db", "unable to open"),
+    ):
+        with pytest.raises(StoreError, match=message):
+            Store(bad)
+    for bad in (
+        "postgresql://me:hunter2@127.0.0.1:1/x",
+        "postgresql://me:a@hunter2@127.0.0.1:1/x",
+        "postgresql:/me:hunter2@127.0.0.1/x",
+        "postgresql://127.0.0.1:1/x?user=me&password=hunter2",
+        "postgresql://me:hunter2@127.0.0.1:port/x",
+        "me:hunter2@127.0.0.1",
+    ):
+        with pytest.raises((StoreError, MissingExtra)) as e:
+            Store(bad)
         said = str(e.value) + "".join(traceback.format_exception(e.value))
         assert "hunter2" not in said.replace(bad, "") and "\n" not in str(e.value), bad
+
 
 def test_sqlite_is_in_wal_mode_and_readers_see_while_a_writer_writes(tmp_path):
     url = f"sqlite:///{tmp_path}/s.db"
@@ -438,168 +826,294 @@ def test_sqlite_is_in_wal_mode_and_readers_see_while_a_writer_writes(tmp_path):
     with a._begin() as c:
         a._hold(c, lease)
         assert b.experiment("naive-1").status == "RUNNING" and b.rows("naive-1") == []
-    with a._begin() as c: assert c.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal" and c.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
-    a.close(); b.close()
+    with a._begin() as c:
+        assert (
+            c.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+            and c.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+        )
+    a.close()
+    b.close()
+
 
 # --- export and import
 
 NAMES = {"config.yaml", "runs.jsonl", "result.json"}
-def files(folder): return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def files(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
 
 def test_export_import_export_is_byte_stable(store, tmp_path):
     id = make(store, label="exp_001", corpus_fingerprint="c1")
     lease = store.claim(id)
-    store.add_runs(lease, [a_row(2, "line\nbreak \u2028 – é"), dict(example_id="q1", position=1, error_type="EngineError", error="x"), a_row(0)])
-    store.complete(lease, a_result(3, throughput=1/3), {"z": 1, "a": {"commit": "abc"}})
-    one, two = files(export_experiment(store, id, tmp_path/"1")), files(export_experiment(store, id, tmp_path/"2"))
-    assert one == two and set(one) == NAMES and all(b"\r" not in t and t.endswith(b"\n") for t in one.values())
-    assert one["runs.jsonl"].count(b"\n") == 3 and list(d := json.loads(one["runs.jsonl"].split(b"\n")[0])) == sorted(d) and d["example_id"] == "q0"
+    store.add_runs(
+        lease,
+        [
+            a_row(2, "line\nbreak \u2028 – é"),
+            dict(example_id="q1", position=1, error_type="EngineError", error="x"),
+            a_row(0),
+        ],
+    )
+    store.complete(lease, a_result(3, throughput=1 / 3), {"z": 1, "a": {"commit": "abc"}})
+    one, two = (
+        files(export_experiment(store, id, tmp_path / "1")),
+        files(export_experiment(store, id, tmp_path / "2")),
+    )
+    assert (
+        one == two and set(one) == NAMES and all(b"\r" not in t and t.endswith(b"\n") for t in one.values())
+    )
+    assert (
+        one["runs.jsonl"].count(b"\n") == 3
+        and list(d := json.loads(one["runs.jsonl"].split(b"\n")[0])) == sorted(d)
+        and d["example_id"] == "q0"
+    )
     assert not {b"lease", b"fence"} & {w for w in (b"lease", b"fence") if w in one["result.json"]}
     other = Store(f"sqlite:///{tmp_path}/other.db")
-    for _ in range(2): assert import_experiment(other, tmp_path/"1") == id
-    assert files(export_experiment(other, id, tmp_path/"3")) == one
+    for _ in range(2):
+        assert import_experiment(other, tmp_path / "1") == id
+    assert files(export_experiment(other, id, tmp_path / "3")) == one
     assert other.rows(id) == store.rows(id) and other.result(id) == store.result(id)
     mine, theirs = asdict(store.experiment(id)), asdict(other.experiment(id))
-    assert {k: v for k, v in mine.items() if k not in ("fence", "lease_owner")} == {k: v for k, v in theirs.items() if k not in ("fence", "lease_owner")}
+    assert {k: v for k, v in mine.items() if k not in ("fence", "lease_owner")} == {
+        k: v for k, v in theirs.items() if k not in ("fence", "lease_owner")
+    }
     other.close()
+
 
 def test_an_exported_config_can_be_run_again(tmp_path):
     from llmforge.config import load_config
+
     config = load_config({"experiment": {"name": "again"}})
     s = Store("sqlite://")
     id = s.create_experiment("again-1", "again", config)
     s.complete(s.claim(id), a_result(0))
-    assert load_config(export_experiment(s, id, tmp_path/"x")/"config.yaml") == config
-    import_experiment(Store("sqlite://"), tmp_path/"x")
+    assert load_config(export_experiment(s, id, tmp_path / "x") / "config.yaml") == config
+    import_experiment(Store("sqlite://"), tmp_path / "x")
+
 
 def test_only_completed_experiments_are_exported(store, tmp_path):
     make(store)
-    with pytest.raises(StoreError, match="is PENDING; only a COMPLETED"): export_experiment(store, "naive-1", tmp_path/"x")
+    with pytest.raises(StoreError, match="is PENDING; only a COMPLETED"):
+        export_experiment(store, "naive-1", tmp_path / "x")
     store.claim("naive-1")
-    with pytest.raises(StoreError, match="is RUNNING; only a COMPLETED"): export_experiment(store, "naive-1", tmp_path/"x")
+    with pytest.raises(StoreError, match="is RUNNING; only a COMPLETED"):
+        export_experiment(store, "naive-1", tmp_path / "x")
 
-def edit(name, old, new): return lambda d: (d/name).write_text((d/name).read_text().replace(old, new))
+
+def edit(name, old, new):
+    return lambda d: (d / name).write_text((d / name).read_text().replace(old, new))
+
+
 def twice(d):
-    lines = (d/"runs.jsonl").read_text().split("\n")
-    (d/"runs.jsonl").write_text("\n".join([lines[0], lines[0], *lines[2:]]))
+    lines = (d / "runs.jsonl").read_text().split("\n")
+    (d / "runs.jsonl").write_text("\n".join([lines[0], lines[0], *lines[2:]]))
 
-@pytest.mark.parametrize("damage, message", [
-    (lambda d: (d/"result.json").unlink(), "not an exported experiment.*result.json"),
-    (edit("runs.jsonl", "Paris", "London"), "not what result.json was computed from"),
-    (lambda d: (d/"runs.jsonl").write_text("".join((d/"runs.jsonl").read_text().splitlines(True)[:2])), "runs.jsonl"),
-    (twice, "runs.jsonl"),
-    (edit("config.yaml", "seed: 0", "seed: 1"), "config.yaml is not the config that ran"),
-    (edit("result.json", '"schema": 1', '"schema": 99'), "schema is 99"),
-    (edit("result.json", '"n": 3', '"n": 4'), "over 4 examples"),
-    (edit("result.json", "COMPLETED", "RUNNING"), "status is not COMPLETED"),
-    (lambda d: (d/"result.json").write_text("{}"), "not an exported experiment.*KeyError"),
-    (lambda d: (d/"result.json").write_text("[]"), "not an exported experiment"),
-    (lambda d: (d/"runs.jsonl").write_text("{broken\n"), "not an exported experiment.*JSONDecodeError"),
-    (lambda d: (d/"config.yaml").write_text("- 1\n"), "not an exported experiment"),
-    (lambda d: (d/"config.yaml").write_text("a: &x [1]\nb: *x\n"), "aliases"),
-    (lambda d: (d/"config.yaml").write_bytes(b"\xff\xfe"), "not an exported experiment"),
-    (edit("result.json", '"accuracy": 1.0,\n  "answered"', '"acc": 1.0,\n  "answered"'), "no column 'acc'"),
-    (edit("result.json", '"label"', '"lebel"'), "must say of the experiment: id, name, label"),
-])
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda d: (d / "result.json").unlink(), "not an exported experiment.*result.json"),
+        (edit("runs.jsonl", "Paris", "London"), "not what result.json was computed from"),
+        (
+            lambda d: (d / "runs.jsonl").write_text(
+                "".join((d / "runs.jsonl").read_text().splitlines(True)[:2])
+            ),
+            "runs.jsonl",
+        ),
+        (twice, "runs.jsonl"),
+        (edit("config.yaml", "seed: 0", "seed: 1"), "config.yaml is not the config that ran"),
+        (edit("result.json", '"schema": 1', '"schema": 99'), "schema is 99"),
+        (edit("result.json", '"n": 3', '"n": 4'), "over 4 examples"),
+        (edit("result.json", "COMPLETED", "RUNNING"), "status is not COMPLETED"),
+        (lambda d: (d / "result.json").write_text("{}"), "not an exported experiment.*KeyError"),
+        (lambda d: (d / "result.json").write_text("[]"), "not an exported experiment"),
+        (lambda d: (d / "runs.jsonl").write_text("{broken\n"), "not an exported experiment.*JSONDecodeError"),
+        (lambda d: (d / "config.yaml").write_text("- 1\n"), "not an exported experiment"),
+        (lambda d: (d / "config.yaml").write_text("a: &x [1]\nb: *x\n"), "aliases"),
+        (lambda d: (d / "config.yaml").write_bytes(b"\xff\xfe"), "not an exported experiment"),
+        (
+            edit("result.json", '"accuracy": 1.0,\n  "answered"', '"acc": 1.0,\n  "answered"'),
+            "no column 'acc'",
+        ),
+        (edit("result.json", '"label"', '"lebel"'), "must say of the experiment: id, name, label"),
+    ],
+)
 def test_damaged_exports_are_refused_and_leave_no_trace(tmp_path, damage, message):
     s, other = Store("sqlite://"), Store("sqlite://")
-    folder = export_experiment(s, finished(s), tmp_path/"x")
+    folder = export_experiment(s, finished(s), tmp_path / "x")
     damage(folder)
-    with pytest.raises((StoreError, ConfigError), match=message): import_experiment(other, folder)
+    with pytest.raises((StoreError, ConfigError), match=message):
+        import_experiment(other, folder)
     assert other.experiments().empty
-    with other._begin() as c: assert c.scalar(sa.select(sa.func.count()).select_from(RUNS)) == 0
+    with other._begin() as c:
+        assert c.scalar(sa.select(sa.func.count()).select_from(RUNS)) == 0
+
 
 def test_an_import_never_overwrites(store, tmp_path):
     s = Store("sqlite://")
-    folder = export_experiment(s, finished(s, n=2), tmp_path/"x")
+    folder = export_experiment(s, finished(s, n=2), tmp_path / "x")
     finished(store, n=3)
-    with pytest.raises(StoreError, match="other content; neither was changed"): import_experiment(store, folder)
+    with pytest.raises(StoreError, match="other content; neither was changed"):
+        import_experiment(store, folder)
     assert len(store.rows("naive-1")) == 3
-    make(store, "naive-1b"); make(s2 := Store("sqlite://"))
-    with pytest.raises(StoreError, match="is PENDING"): import_experiment(s2, folder)
+    make(store, "naive-1b")
+    make(s2 := Store("sqlite://"))
+    with pytest.raises(StoreError, match="is PENDING"):
+        import_experiment(s2, folder)
+
 
 def test_an_export_says_the_oldest_schema_that_holds_it(store, tmp_path):
-    for id, more in (("plain", {}), ("scored", {"faithfulness": .75, "hallucination_rate": .25}), ("half", {"hallucination_rate": 0.0})):
+    for id, more in (
+        ("plain", {}),
+        ("scored", {"faithfulness": 0.75, "hallucination_rate": 0.25}),
+        ("half", {"hallucination_rate": 0.0}),
+    ):
         make(store, id)
         store.complete(store.claim(id), a_result(0, **more))
-        text = files(export_experiment(store, id, tmp_path/id))["result.json"]
+        text = files(export_experiment(store, id, tmp_path / id))["result.json"]
         assert json.loads(text)["schema"] == (2 if more else 1) and (b"faithfulness" in text) == bool(more)
         other = Store("sqlite://")
-        for _ in range(2): assert import_experiment(other, tmp_path/id) == id
+        for _ in range(2):
+            assert import_experiment(other, tmp_path / id) == id
         assert other.result(id) == store.result(id) == {**store.result(id), **dict.fromkeys(NEW_IN_2), **more}
-        assert files(export_experiment(other, id, tmp_path/f"{id}2"))["result.json"] == text
+        assert files(export_experiment(other, id, tmp_path / f"{id}2"))["result.json"] == text
     row = store.experiments().set_index("id").loc["scored"]
-    assert (row.faithfulness, row.hallucination_rate) == (.75, .25)
+    assert (row.faithfulness, row.hallucination_rate) == (0.75, 0.25)
+
 
 def test_a_result_of_schema_2_with_nothing_new_in_it_is_the_same_result(tmp_path):
     s = Store("sqlite://")
-    folder = export_experiment(s, finished(s), tmp_path/"x")
-    about = json.loads((folder/"result.json").read_text())
-    (folder/"result.json").write_text(json.dumps({**about, "schema": 2, "result": {**about["result"], **dict.fromkeys(NEW_IN_2)}}))
+    folder = export_experiment(s, finished(s), tmp_path / "x")
+    about = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(
+        json.dumps({**about, "schema": 2, "result": {**about["result"], **dict.fromkeys(NEW_IN_2)}})
+    )
     assert import_experiment(s, folder) == "naive-1"
+
 
 # --- plans of studies
 
-PLAN = {"hypotheses": [{"id": "h1", "claim": "Ünïcode “claims” too", "min_effect": 0.1 + 0.2, "margin": None}], "alpha": 0.05, "seeds": (0, 1)}
+PLAN = {
+    "hypotheses": [{"id": "h1", "claim": "Ünïcode “claims” too", "min_effect": 0.1 + 0.2, "margin": None}],
+    "alpha": 0.05,
+    "seeds": (0, 1),
+}
+
 
 def test_the_first_plan_stays(store, url):
     assert store.frozen_plan("s") is None
     first = store.freeze_plan("s", PLAN)
-    assert first.intact and first.plan_json == json.loads(json.dumps(PLAN)) and first.name == "s" and first.frozen_at.endswith("+00:00")
-    time.sleep(.005)
-    for plan in (PLAN, {"alpha": .2}, {}): assert store.freeze_plan("s", plan) == store.frozen_plan("s") == first
-    assert store.freeze_plan("t", {**PLAN, "alpha": .2}).plan_hash != first.plan_hash == store.freeze_plan("u", dict(reversed(PLAN.items()))).plan_hash
-    again = Store(url); assert again.frozen_plan("s") == first; again.close()
+    assert (
+        first.intact
+        and first.plan_json == json.loads(json.dumps(PLAN))
+        and first.name == "s"
+        and first.frozen_at.endswith("+00:00")
+    )
+    time.sleep(0.005)
+    for plan in (PLAN, {"alpha": 0.2}, {}):
+        assert store.freeze_plan("s", plan) == store.frozen_plan("s") == first
+    assert (
+        store.freeze_plan("t", {**PLAN, "alpha": 0.2}).plan_hash
+        != first.plan_hash
+        == store.freeze_plan("u", dict(reversed(PLAN.items()))).plan_hash
+    )
+    again = Store(url)
+    assert again.frozen_plan("s") == first
+    again.close()
+
 
 def test_a_plan_is_there_before_what_starts_afterwards(store):
     frozen = store.freeze_plan("s", PLAN)
     store.claim(id := make(store))
     assert store.experiment(id).started_at >= frozen.frozen_at
 
+
 def test_of_processes_that_freeze_at_once_one_wins_and_all_see_it(store, url):
-    said = [w for words in last_words(workers(4, """
+    said = [
+        w
+        for words in last_words(
+            workers(
+                4,
+                """
         import os
         s = Store(url)
         for i in range(10): print(s.freeze_plan(f"s{i}", {"by": os.getpid()}).plan_hash)
-    """, url)) for w in [words]]
-    assert len({tuple(w) for w in said}) == 1 and said[0] == [store.frozen_plan(f"s{i}").plan_hash for i in range(10)]
+    """,
+                url,
+            )
+        )
+        for w in [words]
+    ]
+    assert len({tuple(w) for w in said}) == 1 and said[0] == [
+        store.frozen_plan(f"s{i}").plan_hash for i in range(10)
+    ]
+
 
 def test_a_plan_rewritten_in_the_database_is_known(store, tmp_path):
     frozen = store.freeze_plan("s", PLAN)
-    with store._begin() as c: c.execute(STUDIES.update().values(plan_json={**frozen.plan_json, "alpha": .2}))
+    with store._begin() as c:
+        c.execute(STUDIES.update().values(plan_json={**frozen.plan_json, "alpha": 0.2}))
     assert not store.frozen_plan("s").intact and not store.freeze_plan("s", PLAN).intact
     assert "changed since" in store.frozen_plan("s")._repr_markdown_()
-    with pytest.raises(StoreError, match="not the one that was frozen.*cannot be exported"): export_plan(store, "s", tmp_path)
-    assert not (tmp_path/"plan.json").exists()
+    with pytest.raises(StoreError, match="not the one that was frozen.*cannot be exported"):
+        export_plan(store, "s", tmp_path)
+    assert not (tmp_path / "plan.json").exists()
+
 
 def test_a_plan_must_be_json(store):
     for bad in ({"alpha": float("nan")}, {"x": object()}):
-        with pytest.raises(StoreError, match="not a JSON value"): store.freeze_plan("s", bad)
+        with pytest.raises(StoreError, match="not a JSON value"):
+            store.freeze_plan("s", bad)
     assert store.frozen_plan("s") is None
+
 
 def test_plans_travel_as_text(store, tmp_path):
     frozen = store.freeze_plan("s", PLAN)
-    one = (export_plan(store, "s", tmp_path/"1")/"plan.json").read_bytes()
+    one = (export_plan(store, "s", tmp_path / "1") / "plan.json").read_bytes()
     other = Store("sqlite://")
-    for _ in range(2): assert import_plan(other, tmp_path/"1") == frozen == other.frozen_plan("s")
-    assert (export_plan(other, "s", tmp_path/"2")/"plan.json").read_bytes() == one and b"\r" not in one and one.endswith(b"}\n")
-    with pytest.raises(StoreError, match="no plan of a study 'sz'"): export_plan(store, "sz", tmp_path/"3")
-    theirs = Store("sqlite://"); time.sleep(.005); mine = theirs.freeze_plan("s", PLAN)
-    with pytest.raises(StoreError, match="has another plan of 's'.*neither was changed"): import_plan(theirs, tmp_path/"1")
+    for _ in range(2):
+        assert import_plan(other, tmp_path / "1") == frozen == other.frozen_plan("s")
+    assert (
+        (export_plan(other, "s", tmp_path / "2") / "plan.json").read_bytes() == one
+        and b"\r" not in one
+        and one.endswith(b"}\n")
+    )
+    with pytest.raises(StoreError, match="no plan of a study 'sz'"):
+        export_plan(store, "sz", tmp_path / "3")
+    theirs = Store("sqlite://")
+    time.sleep(0.005)
+    mine = theirs.freeze_plan("s", PLAN)
+    with pytest.raises(StoreError, match="has another plan of 's'.*neither was changed"):
+        import_plan(theirs, tmp_path / "1")
     assert theirs.frozen_plan("s") == mine != frozen and mine.plan_hash == frozen.plan_hash
 
-@pytest.mark.parametrize("old, new, message", [
-    ('"alpha": 0.05', '"alpha": 0.5', "not the one that was hashed"), ('"schema": 2', '"schema": 3', "schema is 3, this LlmForge needs 2"),
-    ('"schema": 2', '"schema": 2, "more": 1', "not an exported plan: TypeError"), ('"name": "s"', '"name": ""', "must be text"), ('"plan_json": {', '"plan_json": [', "not an exported plan"),
-    ('"frozen_at": "', '"frozen_at": "x', "not an exported plan: ValueError"), ("+00:00", "+02:00", "no time in UTC"), ("+00:00", "", "no time in UTC"), ("{", "", "not an exported plan")])
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ('"alpha": 0.05', '"alpha": 0.5', "not the one that was hashed"),
+        ('"schema": 2', '"schema": 3', "schema is 3, this LlmForge needs 2"),
+        ('"schema": 2', '"schema": 2, "more": 1', "not an exported plan: TypeError"),
+        ('"name": "s"', '"name": ""', "must be text"),
+        ('"plan_json": {', '"plan_json": [', "not an exported plan"),
+        ('"frozen_at": "', '"frozen_at": "x', "not an exported plan: ValueError"),
+        ("+00:00", "+02:00", "no time in UTC"),
+        ("+00:00", "", "no time in UTC"),
+        ("{", "", "not an exported plan"),
+    ],
+)
 def test_damaged_plans_are_refused(tmp_path, old, new, message):
     s, other = Store("sqlite://"), Store("sqlite://")
     s.freeze_plan("s", PLAN)
     folder = export_plan(s, "s", tmp_path)
     edit("plan.json", old, new)(folder)
-    with pytest.raises(StoreError, match=message): import_plan(other, folder)
-    with pytest.raises(StoreError, match="not an exported plan"): import_plan(other, tmp_path/"nowhere")
+    with pytest.raises(StoreError, match=message):
+        import_plan(other, folder)
+    with pytest.raises(StoreError, match="not an exported plan"):
+        import_plan(other, tmp_path / "nowhere")
     assert other.frozen_plan("s") is None
+
 
 def test_importing_needs_no_pandas():
     code = "import sys, llmforge.store; assert not {'torch', 'pandas', 'scipy', 'psutil'} & set(sys.modules), sys.modules.keys() & {'torch', 'pandas', 'scipy', 'psutil'}"

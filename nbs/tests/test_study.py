@@ -1,9 +1,20 @@
 "Studies: checked before anything runs, frozen before anything is scored, resumed without a trace of the interruption."
-import json, os, random, re, signal, sqlite3, subprocess, sys, time
+
+import json
+import os
+import random
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
 from pathlib import Path
+
 import pytest
 import yaml
 from typer.testing import CliRunner
+
 from llmforge.cli import app
 from llmforge.config import load_config
 from llmforge.core import ConfigError, metrics, project_root
@@ -13,16 +24,52 @@ from llmforge.metrics import AGENT_SCORES, contains
 from llmforge.store import Store
 from llmforge.study import load_study, open_study, plan_table, planned, run_study, stored_study, unmeasured
 
-STUDY = {"study": {
-    "name": "four_arms", "question": "Which retrieval?", "alpha": 0.05,
-    "base": {"engine": {"name": "slow", "batch_size": 8}, "method": {"shots": 0}, "retrieval": {"name": "sparse", "top_k": 1}},
-    "datasets": {"almanac": {"dataset": {"name": "almanac", "limit": 50}}, "meridia": {"dataset": {"name": "meridia", "limit": 50}}},
-    "arms": {"none": {"retrieval": "none"}, "one": {}, "three": {"retrieval": {"top_k": 3}}, "five": {"retrieval": {"top_k": 5}}},
-    "hypotheses": [{"id": "H1", "claim": "Reading helps", "treatment": "one", "control": "none", "min_effect": 0.05},
-                   {"id": "H2", "claim": "Five passages are better than three", "treatment": "five", "control": "three"},
-                   {"id": "H3", "claim": "One passage is not worse than three by more than 20 points", "treatment": "one", "control": "three", "margin": 0.2},
-                   {"id": "H4", "claim": "Three passages hold an answer more often than one", "metric": "mrr", "treatment": "three", "control": "one"}],
-    "exploratory": ["accuracy", "f1"]}}
+STUDY = {
+    "study": {
+        "name": "four_arms",
+        "question": "Which retrieval?",
+        "alpha": 0.05,
+        "base": {
+            "engine": {"name": "slow", "batch_size": 8},
+            "method": {"shots": 0},
+            "retrieval": {"name": "sparse", "top_k": 1},
+        },
+        "datasets": {
+            "almanac": {"dataset": {"name": "almanac", "limit": 50}},
+            "meridia": {"dataset": {"name": "meridia", "limit": 50}},
+        },
+        "arms": {
+            "none": {"retrieval": "none"},
+            "one": {},
+            "three": {"retrieval": {"top_k": 3}},
+            "five": {"retrieval": {"top_k": 5}},
+        },
+        "hypotheses": [
+            {"id": "H1", "claim": "Reading helps", "treatment": "one", "control": "none", "min_effect": 0.05},
+            {
+                "id": "H2",
+                "claim": "Five passages are better than three",
+                "treatment": "five",
+                "control": "three",
+            },
+            {
+                "id": "H3",
+                "claim": "One passage is not worse than three by more than 20 points",
+                "treatment": "one",
+                "control": "three",
+                "margin": 0.2,
+            },
+            {
+                "id": "H4",
+                "claim": "Three passages hold an answer more often than one",
+                "metric": "mrr",
+                "treatment": "three",
+                "control": "one",
+            },
+        ],
+        "exploratory": ["accuracy", "f1"],
+    }
+}
 
 # A scripted engine that reads: it answers rightly, with some noise, where an accepted answer stands in its prompt.
 SCRIPT = """
@@ -44,30 +91,56 @@ def slow(config): return FakeEngine(reply, delay=float(__import__("os").environ.
 """
 exec(SCRIPT)
 
-CHILD = SCRIPT + f"""
+CHILD = (
+    SCRIPT
+    + f"""
 from llmforge.study import load_study, run_study
 run_study(load_study({STUDY!r}), show=False)
 """
+)
+
 
 def said(study):
     "Everything a study says that does not depend on the clock, to the last digit."
     when = re.compile(r"frozen [\d :-]+ UTC")
-    return [repr(v) for v in verdicts(study)], when.sub("", verdict_table(study)), exploratory_table(study), arms_table(study, costs=False)
+    return (
+        [repr(v) for v in verdicts(study)],
+        when.sub("", verdict_table(study)),
+        exploratory_table(study),
+        arms_table(study, costs=False),
+    )
+
 
 def count(path, table):
-    if not path.exists(): return 0
-    try: return sqlite3.connect(f"file:{path}?mode=ro", uri=True).execute(f"SELECT count(*) FROM {table}").fetchone()[0]
-    except sqlite3.Error: return 0
+    if not path.exists():
+        return 0
+    try:
+        return (
+            sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+            .execute(f"SELECT count(*) FROM {table}")
+            .fetchone()[0]
+        )
+    except sqlite3.Error:
+        return 0
+
 
 def test_sigkill_leaves_no_trace_in_the_verdicts(tmp_path, outputs, monkeypatch):
     "Kill a study at six random moments, let it end: the same verdicts as an undisturbed run, to the last digit."
-    undisturbed = said(run_study(load_study(STUDY), Store(f"sqlite:///{tmp_path}/undisturbed.db"), show=False))
-    (outputs/"generations.db").unlink()
-    rng, db = random.Random(6), outputs/"llmforge.db"
+    undisturbed = said(
+        run_study(load_study(STUDY), Store(f"sqlite:///{tmp_path}/undisturbed.db"), show=False)
+    )
+    (outputs / "generations.db").unlink()
+    rng, db = random.Random(6), outputs / "llmforge.db"
     for _ in range(6):
         before = count(db, "runs")
-        p = subprocess.Popen([sys.executable, "-c", CHILD], env={**os.environ, "DELAY": "0.05"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        while p.poll() is None and count(db, "runs") <= before: time.sleep(0.005)
+        p = subprocess.Popen(
+            [sys.executable, "-c", CHILD],
+            env={**os.environ, "DELAY": "0.05"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        while p.poll() is None and count(db, "runs") <= before:
+            time.sleep(0.005)
         time.sleep(rng.random() * 0.4)
         p.send_signal(signal.SIGKILL)
         p.communicate()
@@ -77,9 +150,13 @@ def test_sigkill_leaves_no_trace_in_the_verdicts(tmp_path, outputs, monkeypatch)
     assert said(study) == undisturbed
     assert {v.verdict for v in verdicts(study)} >= {"supported"}
 
+
 def test_second_run_asks_nobody_and_an_edit_is_tampering(outputs):
     first = run_study(load_study(STUDY), show=False)
-    def forbidden(config): pytest.fail("an engine was made")
+
+    def forbidden(config):
+        pytest.fail("an engine was made")
+
     again = run_study(load_study(STUDY), make=forbidden, show=False)
     assert again.ids == first.ids and said(again) == said(first)
     edited = json.loads(json.dumps(STUDY))
@@ -87,13 +164,18 @@ def test_second_run_asks_nobody_and_an_edit_is_tampering(outputs):
     later = run_study(load_study(edited), make=forbidden, show=False)
     assert later.frozen == first.frozen and any("min_effect: was 0.05, is 0.01" in t for t in later.tampered)
     assert {v.verdict for v in verdicts(later)} == {"tampered"} and "tampered" in plan_table(later)
-    assert {v.verdict for v in verdicts(run_study(load_study(STUDY), show=False))} != {"tampered"}, "the plan as it was is still the plan"
+    assert {v.verdict for v in verdicts(run_study(load_study(STUDY), show=False))} != {"tampered"}, (
+        "the plan as it was is still the plan"
+    )
+
 
 def test_a_plan_changed_in_the_store_is_tampering(outputs):
     run_study(load_study(STUDY), show=False)
-    with sqlite3.connect(outputs/"llmforge.db") as db: db.execute("UPDATE studies SET plan_json = replace(plan_json, '0.05', '0.01')")
+    with sqlite3.connect(outputs / "llmforge.db") as db:
+        db.execute("UPDATE studies SET plan_json = replace(plan_json, '0.05', '0.01')")
     study = open_study(load_study(STUDY))
     assert study.tampered and not study.frozen.intact and {v.verdict for v in verdicts(study)} == {"tampered"}
+
 
 def test_a_plan_frozen_after_the_runs_is_post_hoc(outputs):
     "An arm that another study ran before this plan was frozen is shared, and named."
@@ -104,32 +186,117 @@ def test_a_plan_frozen_after_the_runs_is_post_hoc(outputs):
     assert set(early.ids.values()) <= set(late.ids.values()) and set(late.late) == set(early.ids.values())
     assert "post hoc" in plan_table(late) and "post hoc" in verdicts(late)[0].sentence()
 
+
 def test_thirty_per_cent_failures(outputs):
     "Failures count as wrong, every table says how many there were, bounds are printed, and nothing is NaN."
-    study = run_study(load_study(STUDY), make=lambda c: FakeEngine(reply, faults=[Fault(share=0.3)], batch_size=8), show=False)
-    text = arms_table(study) + verdict_table(study) + exploratory_table(study) + "".join(v.sentence() for v in verdicts(study))
+    study = run_study(
+        load_study(STUDY),
+        make=lambda c: FakeEngine(reply, faults=[Fault(share=0.3)], batch_size=8),
+        show=False,
+    )
+    text = (
+        arms_table(study)
+        + verdict_table(study)
+        + exploratory_table(study)
+        + "".join(v.sentence() for v in verdicts(study))
+    )
     assert "nan" not in text.casefold().replace("finance", "")
     lost = [study.store.result(i)["failed"] for i in study.ids.values()]
     assert all(5 <= n <= 25 for n in lost)
     assert all(word in arms_table(study) for word in ("attempted", "answered", "failed", "best case"))
 
+
 BAD = {
     "one_arm": ({"arms": {"a": {}}}, ["study.arms"]),
     "unknown_key": ({"hypothesis": []}, ["study.hypothesis", "did you mean 'hypotheses'"]),
-    "unknown_arm": ({"hypotheses": [{"id": "H", "claim": "c", "treatment": "thre", "control": "one"}]}, ["hypotheses.0.treatment", "did you mean 'three'"]),
-    "same_arm": ({"hypotheses": [{"id": "H", "claim": "c", "treatment": "one", "control": "one"}]}, ["two arms"]),
-    "both": ({"hypotheses": [{"id": "H", "claim": "c", "treatment": "one", "control": "none", "min_effect": 0.1, "margin": 0.1}]}, ["exclude each other"]),
-    "metric": ({"hypotheses": [{"id": "H", "claim": "c", "treatment": "one", "control": "none", "metric": "acuracy"}]}, ["study.hypotheses.0.metric", "did you mean 'accuracy'"]),
-    "own_metric": ({"hypotheses": [{"id": "H", "claim": "c", "treatment": "one", "control": "none", "metric": "first_words"}]}, ["study.hypotheses.0.metric", "unknown metric 'first_words'", "add it to the arm's metrics.also"]),
-    "own_metric_of_one": ({"arms": {"none": {"retrieval": "none"}, "one": {"metrics": {"also": ["first_words"]}}},
-                           "hypotheses": [{"id": "H", "claim": "c", "treatment": "one", "control": "none", "metric": "first_words"}]}, ["arm 'none'", "unknown metric 'first_words'"]),
-    "own_metric_not_registered": ({"base": STUDY["study"]["base"] | {"metrics": {"also": ["first_words"]}}}, ["experiment.metrics.also: metric 'first_words' is not registered"]),
-    "not_judged": ({"hypotheses": [{"id": "H", "claim": "c", "treatment": "one", "control": "three", "metric": "groundedness"}]}, ["metrics.faithfulness"]),
-    "no_agent": ({"hypotheses": [{"id": "H", "claim": "c", "treatment": "one", "control": "three", "metric": "tool_calls"}]}, ["study.hypotheses.0.metric", "measured of an agent only (method react); the arm has method naive"]),
-    "nobody_has_it": ({"exploratory": ["f1", "first_tool"]}, ["study.exploratory.1: no arm has it: first_tool"]),
-    "no_such_k": ({"hypotheses": [{"id": "H", "claim": "c", "treatment": "one", "control": "three", "metric": "recall@3"}]}, ["recall@3 is not measured where top_k is 1"]),
-    "direction": ({"hypotheses": [{"id": "H", "claim": "c", "treatment": "one", "control": "none", "direction": "up"}]}, ["study.hypotheses.0.direction", "higher, lower"]),
-    "bad_arm": ({"arms": {"a": {}, "b": {"retrieval": "hybird"}}, "hypotheses": []}, ["arm 'b'", "did you mean 'hybrid'"]),
+    "unknown_arm": (
+        {"hypotheses": [{"id": "H", "claim": "c", "treatment": "thre", "control": "one"}]},
+        ["hypotheses.0.treatment", "did you mean 'three'"],
+    ),
+    "same_arm": (
+        {"hypotheses": [{"id": "H", "claim": "c", "treatment": "one", "control": "one"}]},
+        ["two arms"],
+    ),
+    "both": (
+        {
+            "hypotheses": [
+                {
+                    "id": "H",
+                    "claim": "c",
+                    "treatment": "one",
+                    "control": "none",
+                    "min_effect": 0.1,
+                    "margin": 0.1,
+                }
+            ]
+        },
+        ["exclude each other"],
+    ),
+    "metric": (
+        {
+            "hypotheses": [
+                {"id": "H", "claim": "c", "treatment": "one", "control": "none", "metric": "acuracy"}
+            ]
+        },
+        ["study.hypotheses.0.metric", "did you mean 'accuracy'"],
+    ),
+    "own_metric": (
+        {
+            "hypotheses": [
+                {"id": "H", "claim": "c", "treatment": "one", "control": "none", "metric": "first_words"}
+            ]
+        },
+        ["study.hypotheses.0.metric", "unknown metric 'first_words'", "add it to the arm's metrics.also"],
+    ),
+    "own_metric_of_one": (
+        {
+            "arms": {"none": {"retrieval": "none"}, "one": {"metrics": {"also": ["first_words"]}}},
+            "hypotheses": [
+                {"id": "H", "claim": "c", "treatment": "one", "control": "none", "metric": "first_words"}
+            ],
+        },
+        ["arm 'none'", "unknown metric 'first_words'"],
+    ),
+    "own_metric_not_registered": (
+        {"base": STUDY["study"]["base"] | {"metrics": {"also": ["first_words"]}}},
+        ["experiment.metrics.also: metric 'first_words' is not registered"],
+    ),
+    "not_judged": (
+        {
+            "hypotheses": [
+                {"id": "H", "claim": "c", "treatment": "one", "control": "three", "metric": "groundedness"}
+            ]
+        },
+        ["metrics.faithfulness"],
+    ),
+    "no_agent": (
+        {
+            "hypotheses": [
+                {"id": "H", "claim": "c", "treatment": "one", "control": "three", "metric": "tool_calls"}
+            ]
+        },
+        ["study.hypotheses.0.metric", "measured of an agent only (method react); the arm has method naive"],
+    ),
+    "nobody_has_it": (
+        {"exploratory": ["f1", "first_tool"]},
+        ["study.exploratory.1: no arm has it: first_tool"],
+    ),
+    "no_such_k": (
+        {
+            "hypotheses": [
+                {"id": "H", "claim": "c", "treatment": "one", "control": "three", "metric": "recall@3"}
+            ]
+        },
+        ["recall@3 is not measured where top_k is 1"],
+    ),
+    "direction": (
+        {"hypotheses": [{"id": "H", "claim": "c", "treatment": "one", "control": "none", "direction": "up"}]},
+        ["study.hypotheses.0.direction", "higher, lower"],
+    ),
+    "bad_arm": (
+        {"arms": {"a": {}, "b": {"retrieval": "hybird"}}, "hypotheses": []},
+        ["arm 'b'", "did you mean 'hybrid'"],
+    ),
     "grid_and_arms": ({"grid": {"seed": [1, 2]}}, ["study.grid", "not both"]),
     "bad_name": ({"name": "../x"}, ["study.name"]),
     "no_base": ({"base": "no_such.yaml"}, ["no_such.yaml", "does not exist"]),
@@ -137,55 +304,121 @@ BAD = {
     "data": ({"datasets": {"x": {"dataset": {"name": "almanac", "skip": 5000}}}}, ["dataset.skip", "5000"]),
 }
 
+
 @pytest.mark.parametrize("name", BAD)
 def test_bad_study(name, tmp_path, outputs):
     "One clear error, exit code 2, nothing written."
     change, words = BAD[name]
-    (tmp_path/"s.yaml").write_text(yaml.safe_dump({"study": STUDY["study"] | change}))
-    result = CliRunner().invoke(app, ["study", str(tmp_path/"s.yaml")])
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"study": STUDY["study"] | change}))
+    result = CliRunner().invoke(app, ["study", str(tmp_path / "s.yaml")])
     assert result.exit_code == 2, result.output
     assert all(w in result.output for w in words) and "Traceback" not in result.output
-    assert count(outputs/"llmforge.db", "studies") == 0
+    assert count(outputs / "llmforge.db", "studies") == 0
+
 
 def test_which_arms_have_a_metric():
     "Tokens are measured everywhere, an agent's doings of an agent only; what is not a share has no effect size in points."
     plain = load_config({"experiment": {"name": "x", "engine": "fake"}})
     agent = plain.model_copy(update={"method": plain.method.model_copy(update={"name": "react"})})
-    for metric in AGENT_SCORES: assert unmeasured(metric, agent) == "" and metric in unmeasured(metric, plain)
-    for metric in ("tokens", "latency", "failed", "accuracy"): assert unmeasured(metric, plain) == unmeasured(metric, agent) == ""
-    assert "did you mean 'tool_calls'" in unmeasured("tool_cals", agent) and "did you mean 'tokens'" in unmeasured("token", plain)
+    for metric in AGENT_SCORES:
+        assert unmeasured(metric, agent) == "" and metric in unmeasured(metric, plain)
+    for metric in ("tokens", "latency", "failed", "accuracy"):
+        assert unmeasured(metric, plain) == unmeasured(metric, agent) == ""
+    assert "did you mean 'tool_calls'" in unmeasured(
+        "tool_cals", agent
+    ) and "did you mean 'tokens'" in unmeasured("token", plain)
     study = load_study(STUDY)
-    def least(metric): return planned(study, 100, study.hypotheses[0].model_copy(update={"metric": metric}))[0]
-    assert all(least(m) is None for m in ("tokens", "latency", "steps", "tool_calls", "failed_calls")) and all(least(m) for m in ("accuracy", "first_tool", "forced"))
+
+    def least(metric):
+        return planned(study, 100, study.hypotheses[0].model_copy(update={"metric": metric}))[0]
+
+    assert all(
+        least(m) is None for m in ("tokens", "latency", "steps", "tool_calls", "failed_calls")
+    ) and all(least(m) for m in ("accuracy", "first_tool", "forced"))
+
 
 def test_a_claim_about_a_metric_of_ones_own(outputs, monkeypatch):
     "Supported by a paired test over all questions, failed ones as wrong; every table has it; and the plan is read without the metric's code."
-    monkeypatch.setitem(metrics._entries, "stated", lambda prediction, answers, style: contains(prediction, answers, style) and "not" not in prediction)
+    monkeypatch.setitem(
+        metrics._entries,
+        "stated",
+        lambda prediction, answers, style: contains(prediction, answers, style) and "not" not in prediction,
+    )
     mine = json.loads(json.dumps(STUDY))
     mine["study"]["base"]["metrics"] = {"also": ["stated"]}
-    mine["study"] |= {"hypotheses": [{"id": "H1", "claim": "Reading helps", "metric": "stated", "treatment": "one", "control": "none", "min_effect": 0.05}], "exploratory": ["stated"]}
-    study = run_study(load_study(mine), make=lambda c: FakeEngine(reply, faults=[Fault(share=0.1)], batch_size=8), show=False)
+    mine["study"] |= {
+        "hypotheses": [
+            {
+                "id": "H1",
+                "claim": "Reading helps",
+                "metric": "stated",
+                "treatment": "one",
+                "control": "none",
+                "min_effect": 0.05,
+            }
+        ],
+        "exploratory": ["stated"],
+    }
+    study = run_study(
+        load_study(mine),
+        make=lambda c: FakeEngine(reply, faults=[Fault(share=0.1)], batch_size=8),
+        show=False,
+    )
     (v,) = verdicts(study)
     assert v.verdict == "supported" and v.n == 100 and v.contrast.left_out == 0 and sum(v.contrast.failed) > 0
-    assert "| stated |" in arms_table(study) and "stated: it has no metric card" in arms_table(study) and "stated" in exploratory_table(study) and "raises stated by" in verdict_table(study)
+    assert (
+        "| stated |" in arms_table(study)
+        and "stated: it has no metric card" in arms_table(study)
+        and "stated" in exploratory_table(study)
+        and "raises stated by" in verdict_table(study)
+    )
     monkeypatch.delitem(metrics._entries, "stated")
     assert [repr(x) for x in verdicts(stored_study("four_arms"))] == [repr(v)]
 
+
 def test_shipped_studies_are_valid():
-    for path in sorted((project_root()/"configs"/"studies").glob("*.yaml")): assert load_study(path).hypotheses
+    for path in sorted((project_root() / "configs" / "studies").glob("*.yaml")):
+        assert load_study(path).hypotheses
+
 
 def test_the_command_on_the_embedded_model(tmp_path, outputs):
     "`llmforge study` with real parts: reranked against hybrid retrieval, judged for groundedness; the notebook is kept."
-    small = {"study": {"name": "small", "question": "Does it run?", "base": {"dataset": {"name": "meridia", "limit": 6}, "method": {"shots": 1}, "sampling": {"max_tokens": 12},
-                       "retrieval": {"name": "hybrid", "top_k": 1}, "metrics": {"faithfulness": "groundedness"}, "engine": {"batch_size": 3}},
-             "arms": {"hybrid": {}, "reranked": {"retrieval": "reranked"}},
-             "hypotheses": [{"id": "H1", "claim": "Reranking lowers the share of ungrounded claims", "metric": "ungrounded_rate", "treatment": "reranked", "control": "hybrid", "direction": "lower"}],
-             "exploratory": ["accuracy"]}}
-    (tmp_path/"small.yaml").write_text(yaml.safe_dump(small))
-    p = subprocess.run([str(Path(sys.executable).parent/"llmforge"), "study", str(tmp_path/"small.yaml")], cwd=project_root(), capture_output=True, text=True)
+    small = {
+        "study": {
+            "name": "small",
+            "question": "Does it run?",
+            "base": {
+                "dataset": {"name": "meridia", "limit": 6},
+                "method": {"shots": 1},
+                "sampling": {"max_tokens": 12},
+                "retrieval": {"name": "hybrid", "top_k": 1},
+                "metrics": {"faithfulness": "groundedness"},
+                "engine": {"batch_size": 3},
+            },
+            "arms": {"hybrid": {}, "reranked": {"retrieval": "reranked"}},
+            "hypotheses": [
+                {
+                    "id": "H1",
+                    "claim": "Reranking lowers the share of ungrounded claims",
+                    "metric": "ungrounded_rate",
+                    "treatment": "reranked",
+                    "control": "hybrid",
+                    "direction": "lower",
+                }
+            ],
+            "exploratory": ["accuracy"],
+        }
+    }
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
+    p = subprocess.run(
+        [str(Path(sys.executable).parent / "llmforge"), "study", str(tmp_path / "small.yaml")],
+        cwd=project_root(),
+        capture_output=True,
+        text=True,
+    )
     assert p.returncode == 0, p.stdout + p.stderr
     assert "H1" in p.stdout and any(v in p.stdout for v in ("supported", "refuted", "inconclusive"))
-    assert {"plan.json", "study.ipynb"} <= set(os.listdir(outputs/"study-small"))
+    assert {"plan.json", "study.ipynb"} <= set(os.listdir(outputs / "study-small"))
     store = Store()
     rows = [r for i in store.experiments().id for r in store.rows(i)]
     reranked = [r for r in rows if any(c.get("children") for c in r["trace"]["children"])]
