@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['engines', 'methods', 'datasets', 'corpora', 'tools', 'metrics', 'LlmForgeError', 'ConfigError', 'DataError',
            'MissingExtra', 'RetrievalError', 'StoreError', 'AlreadyRunning', 'LeaseLost', 'EngineError', 'BreakerOpen',
-           'closest', 'in_turn', 'Registry', 'need', 'project_root', 'outputs_dir', 'cache_dir', 'find_file',
-           'canonical', 'fingerprint', 'redact', 'cell', 'table']
+           'closest', 'round_robin', 'Registry', 'require', 'project_root', 'outputs_dir', 'cache_dir', 'find_file',
+           'field_marks', 'later_at_default', 'canonical', 'fingerprint', 'redact', 'cell', 'table']
 
 # %% ../nbs/00_core.ipynb #4f23840c
 import dataclasses
@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain, zip_longest
 from pathlib import Path
+from typing import Any
 
 # %% ../nbs/00_core.ipynb #341d7106
 class LlmForgeError(Exception):
@@ -78,7 +79,7 @@ def closest(
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 # %% ../nbs/00_core.ipynb #25d85bf0
-def in_turn(
+def round_robin(
     groups: Iterable[Iterable],
 ) -> list:
     "The first of every group, then the second of every group, and so on."
@@ -162,7 +163,7 @@ tools = Registry(
 metrics = Registry("metric", {name: f"llmforge.metrics:{name}" for name in ["exact_match", "f1", "contains"]})
 
 # %% ../nbs/00_core.ipynb #d070c2d8
-def need(
+def require(
     module: str,  # the module to import, e.g. "torch"
     extra: str,  # the extra in settings.ini that installs it, e.g. "local"
 ):  # the imported module
@@ -230,12 +231,42 @@ def find_file(
         + (" and in LLMFORGE_DATA" if len(roots) > 1 else " (LLMFORGE_DATA may name a further folder)")
     )
 
+# %% ../nbs/00_core.ipynb #growth-marks
+def field_marks(
+    field: object,  # a dataclass's field, or a pydantic model's
+) -> Mapping[str, object]:  # e.g. {"since": "2026-12-01"}
+    "What a field says of itself in its metadata."
+    if isinstance(field, dataclasses.Field):
+        return field.metadata
+    marks = getattr(field, "json_schema_extra", None)
+    return marks if isinstance(marks, Mapping) else {}
+
+
+def _default(field: Any) -> object:
+    if not isinstance(field, dataclasses.Field):
+        return field.get_default(call_default_factory=True)
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+# %% ../nbs/00_core.ipynb #growth-rule
+def later_at_default(
+    obj: Any,  # a dataclass or a pydantic model
+) -> set[str]:  # names of fields
+    "The fields that came later (`since` in their metadata) and are at their default: they are part of no name."
+    fields = dataclasses.fields(obj) if dataclasses.is_dataclass(obj) else type(obj).model_fields.values()
+    names = [f.name for f in fields] if dataclasses.is_dataclass(obj) else list(type(obj).model_fields)
+    return {
+        name
+        for name, f in zip(names, fields)
+        if "since" in field_marks(f) and getattr(obj, name) == _default(f)
+    }
+
 # %% ../nbs/00_core.ipynb #36d280fe
 def _plain(obj):
     if hasattr(obj, "model_dump"):
         return obj.model_dump(mode="json")
     if dataclasses.is_dataclass(obj):
-        return {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj)}
+        later = later_at_default(obj)
+        return {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj) if f.name not in later}
     if isinstance(obj, Path):
         return str(obj)
     raise TypeError(f"{type(obj).__name__} has no canonical form")

@@ -44,7 +44,7 @@ PAGES = [
     f"compare.html#a={NONE}&b={NAIVE}",
     "cards/index.html",
     "learn/index.html",
-    "learn/26_logs.html",
+    "learn/54_logs.html",
     "learn/tutorials/first_experiment.html",
     "api/index.html",
     "api/config.html",
@@ -200,8 +200,8 @@ def test_the_switch_between_light_and_dark(visit):
         ("paired_difference", "api/stats.html#llmforge.stats.paired_difference"),
         ("squad_retrieval", "findings/squad_retrieval.html"),
         ("chunk_size", "findings/chunk_size.html"),
-        ("reciprocal rank fusion", "learn/14_retrieval.html"),
-        ("bootstrap", "learn/16_stats.html"),
+        ("reciprocal rank fusion", "learn/32_retrieval.html"),
+        ("bootstrap", "learn/10_stats.html"),
     ],
 )
 def test_search_finds(words, address, visit):

@@ -136,24 +136,24 @@ BAD = {  # name: (file content, words that the message must hold)
         ["experiment.hyperparameters"],
     ),
     "also_built_in": (
-        f"experiment: {{{OK}, metrics: {{also: [f1]}}}}\n",
-        ["experiment.metrics.also", "'f1' is always reported"],
+        f"experiment: {{{OK}, metrics: {{extra: [f1]}}}}\n",
+        ["experiment.metrics.extra", "'f1' is always reported"],
     ),
     "also_taken": (
-        f"experiment: {{{OK}, metrics: {{also: [tokens_saved]}}}}\n",
-        ["experiment.metrics.also", "'tokens_saved' is the name of another measure"],
+        f"experiment: {{{OK}, metrics: {{extra: [tokens_saved]}}}}\n",
+        ["experiment.metrics.extra", "'tokens_saved' is the name of another measure"],
     ),
     "also_twice": (
-        f"experiment: {{{OK}, metrics: {{also: [mine, mine]}}}}\n",
-        ["experiment.metrics.also", "'mine' is named twice"],
+        f"experiment: {{{OK}, metrics: {{extra: [mine, mine]}}}}\n",
+        ["experiment.metrics.extra", "'mine' is named twice"],
     ),
     "also_not_a_name": (
-        f"experiment: {{{OK}, metrics: {{also: ['../Mine']}}}}\n",
-        ["experiment.metrics.also.0", "'../Mine'"],
+        f"experiment: {{{OK}, metrics: {{extra: ['../Mine']}}}}\n",
+        ["experiment.metrics.extra.0", "'../Mine'"],
     ),
     "also_not_registered": (
-        f"experiment: {{{OK}, metrics: {{also: [no_such_metric]}}}}\n",
-        ["experiment.metrics.also", "'no_such_metric' is not registered", "import the module"],
+        f"experiment: {{{OK}, metrics: {{extra: [no_such_metric]}}}}\n",
+        ["experiment.metrics.extra", "'no_such_metric' is not registered", "import the module"],
     ),
     "too_many_shots": (
         "experiment: {name: t, engine: fake, dataset: meridia, method: {shots: 64}}\n",
@@ -242,19 +242,19 @@ def test_own_metrics_take_no_name_that_means_something():
         *summarise([], load_config({"experiment": {"name": "t", "engine": "fake"}}))["metrics"],
     }
     for word in words:
-        with pytest.raises(ConfigError, match="experiment.metrics.also"):
-            load_config({"experiment": {"name": "t", "metrics": {"also": [word]}}})
+        with pytest.raises(ConfigError, match="experiment.metrics.extra"):
+            load_config({"experiment": {"name": "t", "metrics": {"extra": [word]}}})
     assert load_config(
-        {"experiment": {"name": "t", "metrics": {"also": ["recalled", "first_words"]}}}
-    ).metrics.also == ("recalled", "first_words")
+        {"experiment": {"name": "t", "metrics": {"extra": ["recalled", "first_words"]}}}
+    ).metrics.extra == ("recalled", "first_words")
 
 
 def test_own_metrics_are_a_part_of_the_id_and_their_absence_is_not():
     plain = load_config({"experiment": {"name": "t"}})
-    own = load_config({"experiment": {"name": "t", "metrics": {"also": ["first_words"]}}})
+    own = load_config({"experiment": {"name": "t", "metrics": {"extra": ["first_words"]}}})
     assert (
-        "also" not in to_yaml(plain)
-        and "also" not in str(plain.model_dump(mode="json"))
+        "extra" not in to_yaml(plain)
+        and "extra" not in str(plain.model_dump(mode="json"))
         and experiment_id(plain, "d") != experiment_id(own, "d")
     )
     assert load_config(read_yaml(to_yaml(own))) == own and load_config(read_yaml(to_yaml(plain))) == plain

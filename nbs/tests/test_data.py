@@ -65,7 +65,7 @@ def test_a_pool_file_gives_up_questions_that_are_asked(folder):
         folder / "pool.jsonl",
         [{"id": "p0", "question": "0?", "answers": ["0"]}, {"id": "p9", "question": "9?", "answers": ["9"]}],
     )
-    assert [e.id for e in load_dataset(DatasetConfig(name="q.jsonl", pool="pool.jsonl")).pool] == ["p9"]
+    assert [e.id for e in load_dataset(DatasetConfig(name="q.jsonl", exemplars="pool.jsonl")).pool] == ["p9"]
 
 
 def test_gzip_and_odd_line_separators(folder):
@@ -87,7 +87,7 @@ def test_gzip_and_odd_line_separators(folder):
 def test_bad_records_are_named(folder, line, words):
     (folder / "q.jsonl").write_text(json.dumps(questions(1)[0]) + "\n" + line + "\n")
     with pytest.raises(DataError, match=words):
-        load_dataset(DatasetConfig(name="q.jsonl", pool="q.jsonl"))
+        load_dataset(DatasetConfig(name="q.jsonl", exemplars="q.jsonl"))
 
 
 def test_not_gzip_is_one_clear_error(folder):

@@ -94,7 +94,7 @@ def stored(store, name, rows, scorer=None, data="data", accuracy="exact_match", 
     )
     id = store.create_experiment(name, name, config.model_dump(mode="json"), data)
     lease = store.claim(id)
-    store.add_runs(lease, rows)
+    store.add_rows(lease, rows)
     store.complete(
         lease,
         result_row(summarise(store.rows(id), config) | ({"scorer": scorer} if scorer else {}) | more),
@@ -153,7 +153,7 @@ def test_failures_are_said_everywhere_and_nothing_is_nan(store):
                 "experiment": {
                     "name": name,
                     "engine": "fake",
-                    "breaker": 1000,
+                    "max_consecutive_failures": 1000,
                     "method": {"shots": 0},
                     "dataset": {"name": "meridia", "limit": 60},
                 }
@@ -167,7 +167,7 @@ def test_failures_are_said_everywhere_and_nothing_is_nan(store):
     a, b = arm("whole", []), arm("broken", [Fault(share=0.3)])
     lost = b.result["failed"]
     assert 8 <= lost <= 28 and b.result["answered"] == 60 - lost
-    right = sum(r["scores"]["exact_match"] for r in b.runs if not r["error_type"])
+    right = sum(r["scores"]["exact_match"] for r in b.rows if not r["error_type"])
     assert b.result["accuracy"]["value"] == pytest.approx(right / 60), "a failure is a wrong answer"
     said = f"60 attempted, {60 - lost} answered, 0 abstained, {lost} failed; accuracy lies between {right / 60:.3f} and {(right + lost) / 60:.3f}"
     study = study_of(
@@ -542,7 +542,7 @@ def test_what_is_not_done_or_was_normalised_otherwise(store):
         "other", "other", config | {"metrics": config["metrics"] | {"normalization": "trivia_qa"}}, "data"
     )
     lease = store.claim(id)
-    store.add_runs(lease, [row(i, 1.0) for i in range(4)])
+    store.add_rows(lease, [row(i, 1.0) for i in range(4)])
     store.complete(lease, result_row(summarise(store.rows(id), a.config)), {})
     with pytest.raises(StoreError, match="normalised differently"):
         compare(a, Experiment(id, store))
@@ -932,7 +932,7 @@ def test_tokens_that_were_not_counted(store):
     config = load_config({"experiment": {"name": "log", "engine": "fake", "dataset": {"name": "meridia"}}})
     id = store.create_experiment("log", "log", config.model_dump(mode="json"), "data")
     lease = store.claim(id)
-    store.add_runs(lease, [r | {"tokens_in": None, "tokens_out": None} for r in bare])
+    store.add_rows(lease, [r | {"tokens_in": None, "tokens_out": None} for r in bare])
     store.complete(lease, result_row(summarise(bare, config)), {})
     study = study_of(store, {"a": stored(store, "a", bare), "b": Experiment(id, store)})
     assert (

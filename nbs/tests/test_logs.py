@@ -123,7 +123,7 @@ def test_two_models_on_a_generated_task_are_paired(store, tmp_path):
         and a.record.name == "small_sums_strict-match"
     )
     assert (
-        [r["example_id"] for r in a.runs] == [r["example_id"] for r in b.runs] == [str(i) for i in range(80)]
+        [r["example_id"] for r in a.rows] == [r["example_id"] for r in b.rows] == [str(i) for i in range(80)]
     )
     d = compare(a, b).differences["exact_match"]
     wins = sum(y > x for x, y in zip(*right.values()))
@@ -148,7 +148,7 @@ def test_two_models_on_a_multiple_choice_are_paired(store, tmp_path):
     assert {n: (x.wins, x.losses, x.ties) for n, x in d.items()} == dict.fromkeys(
         ("exact_match", "f1", "contains"), (2, 1, 3)
     )
-    row = a.runs[1]
+    row = a.rows[1]
     assert (row["input_text"], row["answer"], row["correct"], row["abstained"]) == (
         "Colour 1?",
         "green",

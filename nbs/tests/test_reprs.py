@@ -13,7 +13,7 @@ from llmforge.contrasts import Experiment, contrast
 from llmforge.core import fingerprint
 from llmforge.data import Corpus, Dataset, Example, Passage
 from llmforge.findings import Traces, compare
-from llmforge.runner import Work, plan, result_row, summarise
+from llmforge.runner import Work, prepare, result_row, summarise
 from llmforge.store import FrozenPlan, Store
 from llmforge.study import Hypothesis, Study, StudyConfig
 from llmforge.trace import span, to_dict
@@ -127,7 +127,7 @@ def row(i, score, **scores):
 def completed(store, config, name, score):
     id = store.create_experiment(name, name, config.model_dump(mode="json"), "data")
     lease = store.claim(id)
-    store.add_runs(lease, [row(i, score, **{f"{HOSTILE}@1": 0.5}) for i in range(3)])
+    store.add_rows(lease, [row(i, score, **{f"{HOSTILE}@1": 0.5}) for i in range(3)])
     scorer = {"name": HOSTILE, "version": HOSTILE, "threshold": 0.5, "card": None}
     store.complete(
         lease,
@@ -161,7 +161,7 @@ def test_an_experiment_without_results_says_why(store, config, capfd):
     )
     says(e, "is PENDING")
     lease = store.claim(e.id)
-    store.add_runs(lease, [row(i, 1.0) for i in range(2)])
+    store.add_rows(lease, [row(i, 1.0) for i in range(2)])
     says(e, "is RUNNING", "questions with a row: 2")
     store.fail(lease, f"run inference loop: EngineError: {HOSTILE}")
     says(e, "FAILED: run inference loop: EngineError", "alert")
@@ -173,7 +173,7 @@ def test_an_experiment_that_was_looked_at_while_it_ran(store, config, capfd):
     id = store.create_experiment("e", "e", config.model_dump(mode="json"), "data")
     e, lease = Experiment(id, store), store.claim(id)
     displayed(e, capfd)
-    store.add_runs(lease, [row(0, 1.0)])
+    store.add_rows(lease, [row(0, 1.0)])
     store.complete(lease, result_row(summarise(store.rows(id), config)), {})
     assert "1 attempted" in displayed(e, capfd)["text/markdown"] and e.result["attempted"] == 1
 
@@ -240,7 +240,7 @@ def test_data_and_work(config, capfd):
     )
     for x in (questions, corpus, Work(config, questions, corpus, (), f"id {HOSTILE}")):
         assert "alert" in displayed(x, capfd)["text/markdown"]
-    assert repr(w := plan(config)) == f"Work({w.id!r}, {len(w.data)} questions)"
+    assert repr(w := prepare(config)) == f"Work({w.id!r}, {len(w.data)} questions)"
 
 
 def test_a_trace(capfd):

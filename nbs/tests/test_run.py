@@ -18,7 +18,7 @@ from llmforge.core import ConfigError, LlmForgeError, engines, metrics, project_
 from llmforge.engine import FakeEngine, Fault
 from llmforge.findings import arms_table, compare, results_table
 from llmforge.metrics import contains
-from llmforge.runner import plan, run_experiment
+from llmforge.runner import prepare, run_experiment
 from llmforge.store import Status, Store
 
 BIN = Path(sys.executable).parent
@@ -151,7 +151,7 @@ def test_a_notebook_that_fails_says_why(outputs, tmp_path):
 # a metric of one's own
 
 
-def own(name="own", also=("half_right",), **more):
+def own(name="own", extra=("half_right",), **more):
     return load_config(
         {
             "experiment": {
@@ -159,7 +159,7 @@ def own(name="own", also=("half_right",), **more):
                 "engine": "fake",
                 "dataset": {"name": "meridia", "limit": 12},
                 "method": {"shots": 0},
-                "metrics": {"also": list(also)},
+                "metrics": {"extra": list(extra)},
                 **more,
             }
         }
@@ -187,11 +187,11 @@ def test_an_own_metric_is_stored_compared_and_carries_its_card(outputs, monkeypa
         ),
         store,
     )
-    lost = sum(r["error_type"] is not None for r in b.runs)
-    assert 0 < lost < 12 and all(("half_right" in r["scores"]) == (r["error_type"] is None) for r in b.runs)
+    lost = sum(r["error_type"] is not None for r in b.rows)
+    assert 0 < lost < 12 and all(("half_right" in r["scores"]) == (r["error_type"] is None) for r in b.rows)
     e = b.estimate("half_right")
     assert e.n == 12 and e.value == pytest.approx(
-        sum(r["scores"]["half_right"] for r in b.runs if not r["error_type"]) / 12
+        sum(r["scores"]["half_right"] for r in b.rows if not r["error_type"]) / 12
     )
     assert list(b.result["cards"]) == [
         "half_right"
@@ -209,7 +209,7 @@ def test_an_own_metric_is_stored_compared_and_carries_its_card(outputs, monkeypa
     monkeypatch.delitem(metrics._entries, "half_right")
     again = Experiment(b.id, Store())
     assert (
-        again.config.metrics.also == ("half_right",)
+        again.config.metrics.extra == ("half_right",)
         and compare(a, again).contrasts.keys() == compare(a, b).contrasts.keys()
     ), "what is stored is read without the code"
     assert "cards" not in store.result(run_experiment(own("c", ()), store, FakeEngine(" x"), show=False))
@@ -226,14 +226,14 @@ def test_an_own_metric_is_stored_compared_and_carries_its_card(outputs, monkeypa
 )
 def test_a_metric_that_cannot_work_is_refused_before_anything_runs(outputs, monkeypatch, metric, words):
     monkeypatch.setitem(metrics._entries, "half_right", metric)
-    with pytest.raises(ConfigError, match="experiment.metrics.also: metric 'half_right'") as e:
+    with pytest.raises(ConfigError, match="experiment.metrics.extra: metric 'half_right'") as e:
         run_experiment(own(), show=False)
     assert words in str(e.value) and not (outputs / "llmforge.db").exists()
     monkeypatch.delitem(metrics._entries, "half_right")
     with pytest.raises(
         ConfigError, match="'half_right' is not registered; registered: .*import the module, or run the cell"
     ):
-        plan(own())
+        prepare(own())
 
 
 def test_a_metric_that_fails_in_the_middle_stops_the_run_and_the_same_call_goes_on(outputs, monkeypatch):

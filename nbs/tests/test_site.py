@@ -125,7 +125,7 @@ def test_hostile_text_is_text(pages, built, p):
         assert not page.find_all("img", src="x"), name
     table = pages[f"experiments/{id}.html"].find(id="rows-table")
     assert (
-        len(table.tbody.find_all("tr")) == len(p.experiments[id].runs) >= 4
+        len(table.tbody.find_all("tr")) == len(p.experiments[id].rows) >= 4
         and "javascript:alert(1)" in table.get_text()
         and not table.find_all(["b", "i", "script"])
     )
@@ -183,15 +183,15 @@ def test_search_knows_functions_studies_and_lessons(built):
         found = [index[part].get(term, []) for part in ("terms", "titleterms")]
         return {index["docnames"][i] for f in found for i in (f if isinstance(f, list) else [f])}
 
-    assert "learn/16_stats" in where("bootstrap") and "findings/retrieval" in where("rerank")
+    assert "learn/10_stats" in where("bootstrap") and "findings/retrieval" in where("rerank")
     assert any(o[4] == "paired_difference" for o in index["objects"]["llmforge.stats"])
 
 
 def test_lessons_show_their_code(pages):
     "Exported cells are visible, directives are not, stored outputs are."
-    text = pages["learn/16_stats.html"].article.get_text()
+    text = pages["learn/10_stats.html"].article.get_text()
     assert "def paired_difference(" in text and "#| export" not in text
-    assert pages["learn/31_plots.html"].select("article img")
+    assert pages["learn/68_plots.html"].select("article img")
 
 
 def test_api_has_signatures_and_docments(pages):

@@ -193,7 +193,7 @@ def a_result(n, **more):
 def finished(store, id="naive-1", n=3, **more):
     make(store, id, **more)
     lease = store.claim(id)
-    store.add_runs(lease, [a_row(i) for i in range(n)])
+    store.add_rows(lease, [a_row(i) for i in range(n)])
     store.complete(lease, a_result(n))
     return id
 
@@ -221,7 +221,7 @@ def test_the_life_of_an_experiment(store):
         and e.started_at >= e.created_at
     )
     assert store.result(id) is None
-    store.add_runs(lease, [a_row(0)])
+    store.add_rows(lease, [a_row(0)])
     store.complete(lease, a_result(1, peak_memory_mb=512.5))
     e = store.experiment(id)
     assert (e.status, e.lease_expires, e.error) == (
@@ -254,7 +254,7 @@ def test_no_way_out_of_an_end(store):
         for action in (
             lambda: store.claim(id),
             lambda: store.heartbeat(lease),
-            lambda: store.add_runs(lease, [a_row(0)]),
+            lambda: store.add_rows(lease, [a_row(0)]),
             lambda: store.release(lease),
             lambda: store.complete(lease, a_result(0)),
             lambda: store.fail(lease, "again"),
@@ -288,7 +288,7 @@ def test_creating_is_idempotent_and_a_failure_is_followed_by_an_attempt(store):
     assert make(store) == make(store) == "naive-1"
     lease = store.claim("naive-1")
     assert make(store) == "naive-1"
-    store.add_runs(lease, [a_row(0)])
+    store.add_rows(lease, [a_row(0)])
     store.fail(lease, "loading the model: 401 for hf_abcdefghijklmnop")
     assert "hf_abc" not in store.experiment("naive-1").error
     assert make(store) == make(store) == "naive-1.2" and store.experiment("naive-1.2").attempt == 2
@@ -304,7 +304,7 @@ def test_unknown_ids_are_told(store):
     for action in (
         lambda: store.experiment("naive-2"),
         lambda: store.claim("naive-2"),
-        lambda: store.runs("naive-2"),
+        lambda: store.dataframe("naive-2"),
     ):
         with pytest.raises(StoreError, match="no experiment 'naive-2'.*did you mean 'naive-1'"):
             action()
@@ -324,12 +324,12 @@ def test_a_live_lease_is_respected(store):
 
 def test_an_expired_lease_is_taken_over_and_the_old_owner_fenced_off(store):
     old = store.claim(make(store), owner="elsewhere:1:ab", ttl=0.05)
-    store.add_runs(old, [a_row(0)])
+    store.add_rows(old, [a_row(0)])
     time.sleep(0.1)
     new = store.claim("naive-1", owner="here:2:cd")
     assert (new.fence, store.experiment("naive-1").status) == (2, "RUNNING")
     for action in (
-        lambda: store.add_runs(old, [a_row(1)]),
+        lambda: store.add_rows(old, [a_row(1)]),
         lambda: store.heartbeat(old),
         lambda: store.release(old),
         lambda: store.complete(old, a_result(1)),
@@ -338,14 +338,14 @@ def test_an_expired_lease_is_taken_over_and_the_old_owner_fenced_off(store):
         with pytest.raises(LeaseLost, match="taken over by here:2:cd .fence 2, ours is 1."):
             action()
     assert store.done("naive-1") == {"q0"}
-    store.add_runs(new, [a_row(1)])
+    store.add_rows(new, [a_row(1)])
     store.complete(new, a_result(2))
 
 
 def test_an_expired_lease_that_nobody_took_still_holds(store):
     lease = store.claim(make(store), ttl=0.05)
     time.sleep(0.1)
-    store.add_runs(lease, [a_row(0)])
+    store.add_rows(lease, [a_row(0)])
     assert store.done("naive-1") == {"q0"}
 
 
@@ -353,7 +353,7 @@ def test_every_write_and_heartbeat_renews(store):
     lease = store.claim(make(store), owner="elsewhere:1:ab", ttl=0.6)
     for _ in range(4):
         time.sleep(0.3)
-        store.heartbeat(lease) if _ % 2 else store.add_runs(lease, [a_row(_)])
+        store.heartbeat(lease) if _ % 2 else store.add_rows(lease, [a_row(_)])
     with pytest.raises(AlreadyRunning):
         store.claim("naive-1")
 
@@ -372,7 +372,7 @@ def test_a_renewal_between_look_and_claim_wins(store, monkeypatch):
     def slow_look(self, id):
         e = look(self, id)
         if not looks:
-            store.add_runs(owner.__class__(owner.experiment_id, owner.owner, owner.fence, 60), [a_row(0)])
+            store.add_rows(owner.__class__(owner.experiment_id, owner.owner, owner.fence, 60), [a_row(0)])
         looks.append(e)
         return e
 
@@ -481,7 +481,7 @@ def test_kill_minus_nine_while_writing_then_continue_at_once(store, url):
             """
             s = Store(url); lease = s.claim("naive-1", ttl=600); done = s.done("naive-1")
             for i in range(1000):
-                if f"q{i}" not in done: s.add_runs(lease, [a_row(i)]); print(f"q{i}", flush=True)
+                if f"q{i}" not in done: s.add_rows(lease, [a_row(i)]); print(f"q{i}", flush=True)
         """,
             url,
         )
@@ -491,7 +491,7 @@ def test_kill_minus_nine_while_writing_then_continue_at_once(store, url):
         assert told <= store.done("naive-1")
     lease = store.claim("naive-1")
     assert lease.fence == 4
-    store.add_runs(lease, [a_row(i) for i in range(1000)])
+    store.add_rows(lease, [a_row(i) for i in range(1000)])
     assert [r["example_id"] for r in store.rows("naive-1")] == [f"q{i}" for i in range(1000)]
     store.complete(lease, a_result(1000))
 
@@ -502,7 +502,7 @@ def test_a_sleeper_wakes_up_to_a_lost_lease(store, url):
         """
         s = Store(url); s.create_experiment("naive-1", "naive", {}); lease = s.claim("naive-1", ttl=.05)
         print("claimed", flush=True); sys.stdin.readline()
-        try: s.add_runs(lease, [a_row(i) for i in range(5)])
+        try: s.add_rows(lease, [a_row(i) for i in range(5)])
         except LeaseLost: print("lost")
     """,
         url,
@@ -510,7 +510,7 @@ def test_a_sleeper_wakes_up_to_a_lost_lease(store, url):
     assert p.stdout.readline() == "claimed\n"
     time.sleep(0.1)
     lease = store.claim("naive-1")
-    store.add_runs(lease, [a_row(0, "ours")])
+    store.add_rows(lease, [a_row(0, "ours")])
     p.stdin.write("wake\n")
     p.stdin.flush()
     assert last_words([p]) == [["lost"]] and [r["answer"] for r in store.rows("naive-1")] == ["ours"]
@@ -521,9 +521,9 @@ def test_a_sleeper_wakes_up_to_a_lost_lease(store, url):
 
 def test_rows_are_stored_once_and_the_first_stays(store):
     lease = store.claim(make(store))
-    store.add_runs(lease, [a_row(1), a_row(0)])
-    store.add_runs(lease, [a_row(1, "other"), a_row(2)])
-    store.add_runs(lease, [])
+    store.add_rows(lease, [a_row(1), a_row(0)])
+    store.add_rows(lease, [a_row(1, "other"), a_row(2)])
+    store.add_rows(lease, [])
     rows = store.rows("naive-1")
     assert [(r["example_id"], r["answer"]) for r in rows] == [
         ("q0", "Paris"),
@@ -531,7 +531,7 @@ def test_rows_are_stored_once_and_the_first_stays(store):
         ("q2", "Paris"),
     ]
     assert rows[0] == dict(a_row(0), error_type=None, error=None) and rows[0]["cached"] is False
-    table = store.runs("naive-1")
+    table = store.dataframe("naive-1")
     assert (
         list(table.example_id) == ["q0", "q1", "q2"]
         and table.scores[0]["f1"] == 0.5
@@ -541,8 +541,8 @@ def test_rows_are_stored_once_and_the_first_stays(store):
 
 def test_the_same_example_may_be_in_two_experiments(store):
     for id in ("a", "b"):
-        store.add_runs(store.claim(make(store, id)), [a_row(0)])
-    assert store.done("a") == store.done("b") == {"q0"} and store.runs(make(store, "c")).empty
+        store.add_rows(store.claim(make(store, id)), [a_row(0)])
+    assert store.done("a") == store.done("b") == {"q0"} and store.dataframe(make(store, "c")).empty
 
 
 def test_a_batch_is_stored_whole_or_not_at_all(store):
@@ -558,14 +558,14 @@ def test_a_batch_is_stored_whole_or_not_at_all(store):
     ]
     for row, message in bad:
         with pytest.raises(StoreError, match=message):
-            store.add_runs(lease, [a_row(1), row])
+            store.add_rows(lease, [a_row(1), row])
     assert store.rows("naive-1") == []
 
 
 def test_a_failed_row_and_awkward_text(store):
     lease = store.claim(make(store))
     odd = "NUL \0, half \ud83d, whole 😀, line \u2028 and \r\n, accents é"
-    store.add_runs(
+    store.add_rows(
         lease,
         [
             dict(example_id="q0", position=0, error_type="EngineError", error=odd),
@@ -618,7 +618,7 @@ def test_an_experiment_runs_into_every_store(store, tmp_path):
 
 def test_numpy_scalars_are_numbers(store):
     lease = store.claim(make(store))
-    store.add_runs(
+    store.add_rows(
         lease,
         [
             dict(
@@ -636,7 +636,7 @@ def test_numpy_scalars_are_numbers(store):
 
 def test_a_result_must_be_over_the_rows_that_are_there(store):
     lease = store.claim(make(store))
-    store.add_runs(lease, [a_row(0), a_row(1)])
+    store.add_rows(lease, [a_row(0), a_row(1)])
     for wrong in (a_result(3), a_result(1), {"accuracy": 1.0}):
         with pytest.raises(StoreError, match="but 2 rows are stored"):
             store.complete(lease, wrong)
@@ -847,7 +847,7 @@ def files(folder):
 def test_export_import_export_is_byte_stable(store, tmp_path):
     id = make(store, label="exp_001", corpus_fingerprint="c1")
     lease = store.claim(id)
-    store.add_runs(
+    store.add_rows(
         lease,
         [
             a_row(2, "line\nbreak \u2028 – é"),

@@ -246,11 +246,11 @@ BAD = {
                 {"id": "H", "claim": "c", "treatment": "one", "control": "none", "metric": "first_words"}
             ]
         },
-        ["study.hypotheses.0.metric", "unknown metric 'first_words'", "add it to the arm's metrics.also"],
+        ["study.hypotheses.0.metric", "unknown metric 'first_words'", "add it to the arm's metrics.extra"],
     ),
     "own_metric_of_one": (
         {
-            "arms": {"none": {"retrieval": "none"}, "one": {"metrics": {"also": ["first_words"]}}},
+            "arms": {"none": {"retrieval": "none"}, "one": {"metrics": {"extra": ["first_words"]}}},
             "hypotheses": [
                 {"id": "H", "claim": "c", "treatment": "one", "control": "none", "metric": "first_words"}
             ],
@@ -258,8 +258,8 @@ BAD = {
         ["arm 'none'", "unknown metric 'first_words'"],
     ),
     "own_metric_not_registered": (
-        {"base": STUDY["study"]["base"] | {"metrics": {"also": ["first_words"]}}},
-        ["experiment.metrics.also: metric 'first_words' is not registered"],
+        {"base": STUDY["study"]["base"] | {"metrics": {"extra": ["first_words"]}}},
+        ["experiment.metrics.extra: metric 'first_words' is not registered"],
     ),
     "not_judged": (
         {
@@ -267,7 +267,7 @@ BAD = {
                 {"id": "H", "claim": "c", "treatment": "one", "control": "three", "metric": "groundedness"}
             ]
         },
-        ["metrics.faithfulness"],
+        ["metrics.judge"],
     ),
     "no_agent": (
         {
@@ -345,7 +345,7 @@ def test_a_claim_about_a_metric_of_ones_own(outputs, monkeypatch):
         lambda prediction, answers, style: contains(prediction, answers, style) and "not" not in prediction,
     )
     mine = json.loads(json.dumps(STUDY))
-    mine["study"]["base"]["metrics"] = {"also": ["stated"]}
+    mine["study"]["base"]["metrics"] = {"extra": ["stated"]}
     mine["study"] |= {
         "hypotheses": [
             {
