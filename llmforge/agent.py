@@ -24,8 +24,9 @@ from .core import ConfigError, EngineError, methods, round_robin, tools
 from .data import Example
 from .engine import Engine, Message, ToolCall, ToolMessage
 from .methods import Kit, after_reasoning, first_line
+from .text import clip
 from .tools import ToolResult, call_tool
-from .trace import clip, span, walk
+from .trace import span, walk
 
 # %% ../nbs/45_agent.ipynb #c5ea6190
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ __all__ = ['OUTSIDE', 'ANSWER_VERSION', 'EARNED', 'OWN_WORDS', 'Labelled', 'labe
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -33,11 +33,13 @@ from llmforge.almanac import (
     say,
     show,
 )
-from .core import ConfigError, DataError, cell, find_file, fingerprint, outputs_dir, table
+from .core import ConfigError, DataError, fingerprint
 from .data import read_jsonl
 from .faithfulness import Scorer
+from .files import find_file, outputs_dir
 from .metrics import registered_score
 from .stats import Estimate
+from .text import cell, table
 
 # %% ../nbs/37_cards.ipynb #264261a0
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ from llmforge.core import (
     MissingExtra,
     StoreError,
     closest,
-    outputs_dir,
     redact,
 )
+from .files import outputs_dir
 
 # %% ../nbs/90_cli.ipynb #7eacf266
 app = typer.Typer(
@@ -278,7 +278,8 @@ def trace(
 ):
     "Every step of one answer: prompts, replies, tool calls, passages, tokens, times, errors."
     from llmforge.findings import find_experiment
-    from llmforge.trace import from_dict, render, visible
+    from llmforge.text import visible
+    from llmforge.trace import from_dict, render
 
     with sentences():
         row = find_example(find_experiment(id).rows, example)

@@ -40,9 +40,9 @@ from llmforge.core import (
     fingerprint,
     later_at_default,
     methods,
-    project_root,
     tools,
 )
+from .files import project_root
 
 # %% ../nbs/04_config.ipynb #4ee8e7f8
 Count = Annotated[int, Field(strict=True, ge=1)]

@@ -16,11 +16,11 @@ from functools import cached_property
 from fastcore.basics import patch
 
 from .config import ExperimentConfig, load_config
-from .core import LlmForgeError, StoreError, cell, closest
-from .faithfulness import JUDGED
-from .metrics import ALIASES, OUTCOMES, SCORES, UNITS, failed, right, unit_of, value_of
+from .core import LlmForgeError, StoreError, closest
+from .metrics import ALIASES, JUDGED, OUTCOMES, SCORES, UNITS, failed, right, unit_of, value_of
 from .stats import Estimate, PairedDifference, bounds, estimate, paired_difference
 from .store import Record, Status, Store
+from .text import cell
 
 # %% ../nbs/63_contrasts.ipynb #aa3bb931
 @dataclass(frozen=True)

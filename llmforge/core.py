@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['engines', 'methods', 'datasets', 'corpora', 'tools', 'metrics', 'LlmForgeError', 'ConfigError', 'DataError',
            'MissingExtra', 'RetrievalError', 'StoreError', 'AlreadyRunning', 'LeaseLost', 'EngineError', 'BreakerOpen',
-           'closest', 'round_robin', 'Registry', 'require', 'project_root', 'outputs_dir', 'cache_dir', 'find_file',
-           'field_marks', 'later_at_default', 'canonical', 'fingerprint', 'redact', 'cell', 'table']
+           'closest', 'round_robin', 'Registry', 'require', 'field_marks', 'later_at_default', 'canonical',
+           'fingerprint', 'redact']
 
 # %% ../nbs/00_core.ipynb #4f23840c
 import dataclasses
@@ -14,7 +14,6 @@ import difflib
 import hashlib
 import importlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain, zip_longest
@@ -177,60 +176,6 @@ def require(
             f"{module} is not installed; run: pip install 'llmforge[{extra}]'", name=e.name
         ) from e
 
-# %% ../nbs/00_core.ipynb #e306f0b6
-def _is_root(folder: Path) -> bool:
-    return (folder / "settings.ini").is_file() and (folder / "configs").is_dir()
-
-
-def project_root() -> Path:
-    "The project's folder: `LLMFORGE_HOME`, else the nearest one upwards, else the checkout this module lies in, else the current one."
-    if home := os.environ.get("LLMFORGE_HOME"):
-        return Path(home).resolve()
-    here = Path.cwd().resolve()
-    checkout = Path(importlib.import_module("llmforge").__file__).resolve().parents[1]
-    candidates = [here, *here.parents, checkout]
-    return next((p for p in candidates if _is_root(p)), here)
-
-# %% ../nbs/00_core.ipynb #b8997e34
-def outputs_dir() -> Path:
-    "Where results live: `LLMFORGE_OUTPUTS`, else `outputs/` in the project. Made if missing."
-    folder = Path(os.environ.get("LLMFORGE_OUTPUTS") or project_root() / "outputs")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def cache_dir(
-    kind: str,  # what is cached there: "models" or "indexes"
-) -> Path:
-    "Where what can be made again lives: `LLMFORGE_CACHE`, else `~/.cache/llmforge`. Made if missing."
-    folder = Path(os.environ.get("LLMFORGE_CACHE") or Path.home() / ".cache" / "llmforge") / kind
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-# %% ../nbs/00_core.ipynb #82e50c9d
-def find_file(
-    path: str,  # a relative path from a config
-    what: str = "file",  # what it is, for the error message
-    roots: list[Path] | None = None,  # folders to look in (default: the project, then LLMFORGE_DATA)
-    folder: bool = False,  # find a folder, not a file
-) -> Path:  # the existing file or folder, resolved
-    "Find a file that a config names, without leaving the allowed roots; raises `ConfigError`."
-    if roots is None:
-        roots = [project_root(), *(Path(d) for d in [os.environ.get("LLMFORGE_DATA")] if d)]
-    places = [(root.resolve(), (root / path).resolve()) for root in roots]
-    if found := next(
-        (p for root, p in places if p.is_relative_to(root) and (p.is_dir() if folder else p.is_file())), None
-    ):
-        return found
-    if not all(p.is_relative_to(root) for root, p in places):
-        raise ConfigError(
-            f"{what} {path!r} lies outside the project; allowed: a path below the project's folder, or below the folder that LLMFORGE_DATA names"
-        )
-    raise ConfigError(
-        f"{what} {path!r} does not exist; looked in the project"
-        + (" and in LLMFORGE_DATA" if len(roots) > 1 else " (LLMFORGE_DATA may name a further folder)")
-    )
-
 # %% ../nbs/00_core.ipynb #growth-marks
 def field_marks(
     field: object,  # a dataclass's field, or a pydantic model's
@@ -297,27 +242,3 @@ def redact(
 ) -> str:  # the same with each replaced by ***
     "Blank out tokens and passwords in a text."
     return _SECRET.sub("***", text)
-
-# %% ../nbs/00_core.ipynb #e33402f4
-_MARKUP = re.compile(r"[&<>|`*_\[\]()!#$\\~{}\"^=]")
-
-
-def cell(
-    value: object,  # a text from anywhere, or a value
-    width: int = 80,  # longest result; the rest becomes …
-) -> str:
-    "One line that Markdown and HTML show as it is; control characters are dropped."
-    text = " ".join("".join(c if c.isprintable() or c.isspace() else "·" for c in str(value)).split())
-    text = text if len(text) <= width else text[: width - 1] + "…"
-    return _MARKUP.sub(lambda m: f"&#{ord(m[0])};", text)
-
-
-def table(
-    columns: Iterable[str],  # headings, trusted
-    rows: Iterable[
-        Iterable[object]
-    ],  # cells: strings as they are (use `cell` for foreign text), anything else by str
-) -> str:
-    "A Markdown table."
-    head = list(columns)
-    return "\n".join(f"| {' | '.join(map(str, r))} |" for r in [head, ["---"] * len(head), *rows])

@@ -20,18 +20,9 @@ from itertools import islice
 from pathlib import Path
 
 from .config import CorpusConfig, DatasetConfig
-from llmforge.core import (
-    DataError,
-    MissingExtra,
-    cell,
-    corpora,
-    datasets,
-    find_file,
-    fingerprint,
-    redact,
-    require,
-    table,
-)
+from .core import DataError, MissingExtra, corpora, datasets, fingerprint, redact, require
+from .files import find_file
+from .text import cell, table
 
 # %% ../nbs/05_data.ipynb #756be59a
 @dataclass(frozen=True)

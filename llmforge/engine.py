@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,7 +25,9 @@ from typing import Protocol, runtime_checkable
 
 from fastcore.basics import patch
 
-from .core import EngineError, canonical, cell, engines, fingerprint, outputs_dir
+from .core import EngineError, canonical, engines, fingerprint
+from .files import outputs_dir
+from .text import cell
 
 # %% ../nbs/20_engine.ipynb #ec140595
 @dataclass(frozen=True)

@@ -38,9 +38,8 @@ from llmforge.contrasts import (
     state_line,
     total_line,
 )
-from .core import StoreError, cell, closest, round_robin, table
-from .faithfulness import JUDGED
-from .metrics import AGENT_SCORES, COSTS, OUTCOMES, SCORES, failed, right, unit_of, value_of
+from .core import StoreError, closest, round_robin
+from .metrics import AGENT_SCORES, COSTS, JUDGED, OUTCOMES, SCORES, failed, right, unit_of, value_of
 from llmforge.stats import (
     Estimate,
     PairedDifference,
@@ -52,7 +51,8 @@ from llmforge.stats import (
     non_inferiority,
 )
 from .store import Status, Store
-from .trace import clip, from_dict, walk
+from .text import cell, clip, table
+from .trace import from_dict, walk
 from .tradeoffs import agent_arms_table, agent_table
 
 # %% ../nbs/67_findings.ipynb #2e49e874
@@ -651,7 +651,7 @@ def _missing(v: Verdict) -> str:
 @patch
 def sentence(
     self: Verdict,
-    shown: Callable[[str], str] = str,  # how the arms' names are shown, e.g. `llmforge.core.cell` in Markdown
+    shown: Callable[[str], str] = str,  # how the arms' names are shown, e.g. `llmforge.text.cell` in Markdown
 ) -> str:
     "The verdict in one sentence."
     h, stamp = self.hypothesis, f"{self.verdict}{' (post hoc)' * self.post_hoc}"

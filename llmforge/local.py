@@ -37,7 +37,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.cache_utils import Cache, DynamicLayer
 
 from . import __version__
-from .core import ConfigError, EngineError, MissingExtra, cache_dir, closest, fingerprint, redact
+from .core import ConfigError, EngineError, MissingExtra, closest, fingerprint, redact
 from llmforge.engine import (
     BatchedEngine,
     Generation,
@@ -49,6 +49,7 @@ from llmforge.engine import (
     cut_at_stop,
     parse_tool_calls,
 )
+from .files import cache_dir
 
 # %% ../nbs/25_local.ipynb #35eaf664
 EMBEDDED = "smollm2-135m-instruct"

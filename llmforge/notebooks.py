@@ -18,7 +18,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import llmforge.core
-from .core import LlmForgeError, project_root, redact
+from .core import LlmForgeError, redact
+from .files import project_root
 
 # %% ../nbs/70_notebooks.ipynb #44658fe5
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")

@@ -33,8 +33,10 @@ import numpy as np
 from fastcore.basics import patch
 
 from .config import RetrievalConfig
-from .core import ConfigError, RetrievalError, cache_dir, cell, fingerprint, redact, require, table
+from .core import ConfigError, RetrievalError, fingerprint, redact, require
 from .data import Corpus, Passage
+from .files import cache_dir
+from .text import cell, table
 from .trace import span
 
 log = logging.getLogger(__name__)

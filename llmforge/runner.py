@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['log', 'PACKAGES', 'TTL', 'phase', 'Work', 'check_metrics', 'prepare', 'answer_one', 'example_seed', 'Progress',
-           'answer_all', 'kind_of', 'summarise', 'result_row', 'provenance', 'kept_lease', 'own_folder',
-           'record_folder', 'run_experiment']
+           'answer_all', 'summarise', 'result_row', 'provenance', 'kept_lease', 'own_folder', 'record_folder',
+           'run_experiment']
 
 # %% ../nbs/52_runner.ipynb #acf5b9f2
 import asyncio
@@ -35,24 +35,22 @@ from llmforge.core import (
     ConfigError,
     LeaseLost,
     LlmForgeError,
-    cell,
     closest,
     fingerprint,
     methods,
     metrics,
-    outputs_dir,
-    project_root,
     redact,
-    table,
 )
 from .data import Corpus, Dataset, Example, load_corpus, load_dataset
 from .engine import Engine, make_engine, peak_memory_mb
 from .faithfulness import Scorer, make_scorer
+from .files import outputs_dir, project_root
 from .methods import Exemplar, Kit, abstains, choose_exemplars, usable_exemplars
 from llmforge.metrics import (
     SCORES,
     counts,
     failed,
+    kind_of,
     registered_score,
     retrieval_scores,
     run_values,
@@ -62,6 +60,7 @@ from llmforge.metrics import (
 from .retrieval import Retriever, make_retriever
 from .stats import estimate
 from .store import Status, Store, export_experiment
+from .text import cell, table
 from .trace import span, to_dict, walk
 
 # %% ../nbs/52_runner.ipynb #3723e45d
@@ -344,11 +343,6 @@ def _run_async(coroutine, stop: threading.Event) -> None:
             raise
 
 # %% ../nbs/52_runner.ipynb #8d179ffc
-def kind_of(row: dict) -> str:
-    "The kind of question that a stored run answered."
-    return row["trace"].get("attributes", {}).get("kind", "")
-
-
 def summarise(
     rows: list[dict],  # of `runs`
     config: ExperimentConfig,  # which score is accuracy; confidence, resamples

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OUTCOMES', 'WRITERS', 'Published', 'published', 'experiment_page', 'pair_page', 'anchor', 'bound', 'repository_link',
-           'esc', 'fenced', 'raw', 'linked', 'Source', 'write_page', 'picture', 'toctree', 'as_html', 'title_of',
-           'lessons', 'write_learn', 'write_notebook', 'docments_hook', 'skip_hook', 'setup', 'write_api', 'outcome',
+           'fenced', 'raw', 'linked', 'Source', 'write_page', 'picture', 'toctree', 'as_html', 'title_of', 'lessons',
+           'write_learn', 'write_notebook', 'docments_hook', 'skip_hook', 'setup', 'write_api', 'outcome',
            'instructive', 'grid', 'rows_table', 'reproduce', 'setting', 'safe_html', 'executed', 'write_experiment',
            'by_questions', 'write_experiments', 'pairs', 'pair_table', 'claims', 'linked_arms', 'write_pair',
            'write_study', 'write_findings', 'write_compare', 'imports', 'reduced', 'diagram', 'write_architecture',
@@ -43,18 +43,8 @@ from llmforge.contrasts import (
     noun,
     pooled,
 )
-from llmforge.core import (
-    ConfigError,
-    DataError,
-    LlmForgeError,
-    cell,
-    closest,
-    outputs_dir,
-    project_root,
-    require,
-    round_robin,
-    table,
-)
+from .core import ConfigError, DataError, LlmForgeError, closest, require, round_robin
+from .files import outputs_dir, project_root
 from llmforge.findings import (
     Verdict,
     arms_table,
@@ -72,6 +62,7 @@ from .plots import ablation_curve, arms_plot, interaction_plot, pareto_plot, sco
 from .stats import Estimate
 from .store import Store, import_experiment, import_plan
 from .study import Study, differences, load_study, plan_table, stored_study, study_json
+from .text import cell, esc, table
 from .trace import from_dict, render, walk
 from .tradeoffs import agent_arms_table, costs_table, interaction, trade_off
 
@@ -303,14 +294,6 @@ def _why(p: Published, subject: str) -> str:
     )
 
 # %% ../nbs/79_site.ipynb #93c21e1e
-def esc(
-    text: object,  # from anywhere
-) -> str:  # HTML without a line break or backtick in it
-    "Text that shows as it is."
-    plain = "".join(c if c.isprintable() or c in "\n\t" else "·" for c in str(text))
-    return html.escape(plain).replace("\n", "&#10;").replace("`", "&#96;")
-
-
 def fenced(
     text: str,  # anything
     info: str = "",  # a language, or a directive such as {raw} html

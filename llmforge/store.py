@@ -34,13 +34,13 @@ from llmforge.core import (
     LeaseLost,
     StoreError,
     canonical,
-    cell,
     closest,
     fingerprint,
-    outputs_dir,
     redact,
     require,
 )
+from .files import outputs_dir
+from .text import cell
 
 # %% ../nbs/15_store.ipynb #5e6ba71d
 class Status(str, Enum):
@@ -528,7 +528,7 @@ def rows(
 
 
 @patch
-def runs(
+def dataframe(
     self: Store,
     id: str,  # of an experiment
 ):  # pandas DataFrame

@@ -33,13 +33,13 @@ from llmforge.config import (
     read_yaml,
     validate,
 )
-from .core import ConfigError, StoreError, cell, closest, table
+from .core import ConfigError, StoreError, closest
 from .engine import Engine
-from .faithfulness import JUDGED
-from .metrics import AGENT_SCORES, MEASURES, unit_of
+from .metrics import AGENT_SCORES, JUDGED, MEASURES, unit_of
 from .runner import Work, own_folder, prepare, run_experiment
 from .stats import discordant_sd, smallest_effect
 from .store import FrozenPlan, Status, Store, export_plan
+from .text import cell, table
 
 # %% ../nbs/53_study.ipynb #631ee337
 Name = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.=-]{0,39}$")]

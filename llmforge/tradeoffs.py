@@ -34,10 +34,9 @@ from llmforge.contrasts import (
     pooled,
     shown,
 )
-from .core import cell, table
-from .metrics import SCORES, failed, right, tokens_of
-from .runner import kind_of
+from .metrics import SCORES, failed, kind_of, right, tokens_of
 from .stats import Estimate, estimate
+from .text import cell, table
 
 # %% ../nbs/65_tradeoffs.ipynb #63f47254
 def ratio(
@@ -331,7 +330,7 @@ def _price(t: TradeOff) -> str:
 @patch
 def sentence(
     self: TradeOff,
-    say: Callable[[str], str] = str,  # how the arms' names are shown, e.g. `llmforge.core.cell` in Markdown
+    say: Callable[[str], str] = str,  # how the arms' names are shown, e.g. `llmforge.text.cell` in Markdown
 ) -> str:
     "The finding in one sentence, whichever way it falls."
     said, lost = _change(self.gain, say(self.treatment), say(self.control)), sum(self.gain.failed)
@@ -478,7 +477,7 @@ def interaction(
 @patch
 def sentence(
     self: Interaction,
-    say: Callable[[str], str] = str,  # how names are shown, e.g. `llmforge.core.cell` in Markdown
+    say: Callable[[str], str] = str,  # how names are shown, e.g. `llmforge.text.cell` in Markdown
     alpha: float = 0.05,  # p at or below it counts as shown
 ) -> str:
     "Whether the difference depends on the kind of question, in one sentence."

@@ -94,7 +94,7 @@ def hostile_experiment(folder, name, skip=0):
 
 def build_with_hostile(work):
     "What is published, with two hostile experiments beside it, as a site in a folder; their ids."
-    from llmforge.core import project_root
+    from llmforge.files import project_root
     from llmforge.site import build_site
 
     root = project_root()

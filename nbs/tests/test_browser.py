@@ -7,7 +7,7 @@ import pytest
 from conftest import HOSTILE
 from playwright.sync_api import expect, sync_playwright
 
-from llmforge.core import project_root
+from llmforge.files import project_root
 
 FLAGS = [
     "--no-sandbox",

@@ -10,7 +10,6 @@ import pytest
 from llmforge.almanac import almanac_corpus
 from llmforge.cards import (
     Card,
-    LabelledAnswer,
     answers_of,
     auroc,
     judge_metric,

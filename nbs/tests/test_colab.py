@@ -16,7 +16,7 @@ import papermill
 import pytest
 
 from llmforge.config import load_config
-from llmforge.core import project_root
+from llmforge.files import project_root
 from llmforge.notebooks import (
     EXTRAS,
     MODEL,

@@ -1,6 +1,5 @@
 "Bad input: one clear error with the field's path, exit code 2, nothing written, no traceback."
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,8 @@ from typer.testing import CliRunner
 
 from llmforge.cli import app
 from llmforge.config import experiment_id, load_config, read_yaml, to_yaml
-from llmforge.core import ConfigError, project_root
+from llmforge.core import ConfigError
+from llmforge.files import project_root
 from llmforge.metrics import ALIASES, UNITS
 from llmforge.runner import summarise
 from llmforge.study import KNOWN

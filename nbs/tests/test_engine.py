@@ -1,7 +1,6 @@
 "The engine's promises that a notebook page cannot show: several processes, SIGKILL, cancellation, arrival order."
 
 import asyncio
-import os
 import random
 import signal
 import sqlite3
@@ -13,7 +12,6 @@ import pytest
 
 from llmforge.core import EngineError
 from llmforge.engine import (
-    BatchedEngine,
     CachedEngine,
     FakeEngine,
     Fault,

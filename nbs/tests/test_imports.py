@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import llmforge
-from llmforge.core import project_root
+from llmforge.files import project_root
 
 MODULES = sorted(
     p.stem

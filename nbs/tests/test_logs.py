@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
+from llmforge.contrasts import Experiment
 from llmforge.core import ConfigError, DataError, StoreError
 from llmforge.findings import (
-    Experiment,
     compare,
     cost_line,
     experiments_table,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmforge.core import project_root
+from llmforge.files import project_root
 
 ROOT, BIN = project_root(), Path(sys.executable).parent
 LESSONS = sorted(p.name for p in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")) + ["index.ipynb"]

@@ -3,14 +3,12 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from llmforge.core import project_root
+from llmforge.files import project_root
 from llmforge.store import Store, export_experiment, import_experiment, import_plan
 
 OUTPUTS = project_root() / "outputs"

@@ -2,7 +2,7 @@
 
 import re
 
-from llmforge.core import project_root
+from llmforge.files import project_root
 from llmforge.notebooks import readme_text
 
 

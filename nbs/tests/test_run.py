@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
@@ -13,10 +12,11 @@ import pytest
 
 from llmforge.cards import make_card, save_card
 from llmforge.config import load_config
-from llmforge.contrasts import Experiment, contrast
-from llmforge.core import ConfigError, LlmForgeError, engines, metrics, project_root
+from llmforge.contrasts import Experiment
+from llmforge.core import ConfigError, LlmForgeError, engines, metrics
 from llmforge.engine import FakeEngine, Fault
-from llmforge.findings import arms_table, compare, results_table
+from llmforge.files import project_root
+from llmforge.findings import compare, results_table
 from llmforge.metrics import contains
 from llmforge.runner import prepare, run_experiment
 from llmforge.store import Status, Store
@@ -98,7 +98,6 @@ def test_rerun_asks_no_engine(outputs, monkeypatch):
     "A completed experiment is only read: no engine is made for it."
     from llmforge import runner
     from llmforge.config import load_config
-    from llmforge.engine import FakeEngine
 
     config = load_config(
         {

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from llmforge.cards import make_card, save_card
 from llmforge.cli import app
 from llmforge.contrasts import arm_lines, arms_of
-from llmforge.core import DataError, project_root
+from llmforge.core import DataError
+from llmforge.files import project_root
 from llmforge.site import bound, check_links, published
 
 ROOT = project_root()

@@ -28,7 +28,6 @@ from llmforge.store import (
     RUNS,
     SCHEMA_VERSION,
     STUDIES,
-    FrozenPlan,
     Status,
     Store,
     export_experiment,

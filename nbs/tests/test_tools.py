@@ -3,7 +3,6 @@
 import asyncio
 import gzip
 import json
-import os
 import subprocess
 import sys
 import threading

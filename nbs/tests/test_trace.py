@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import html
 import json
 import os
 import socket
@@ -18,12 +17,13 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from llmforge.cli import app
-from llmforge.core import ConfigError, DataError, LlmForgeError, MissingExtra, cache_dir, project_root
+from llmforge.core import ConfigError, DataError, LlmForgeError, MissingExtra
+from llmforge.files import cache_dir
+from llmforge.text import clip
 from llmforge.trace import (
     KINDS,
     MAX_SPANS,
     Span,
-    clip,
     export_traces,
     from_dict,
     otel_spans,
