@@ -1,0 +1,14 @@
+# What a change has to pass before it is committed; the whole suite is the README's test command.
+.PHONY: check test site
+
+check:  ## layout, lint, types, fast tests: about a minute
+	ruff format --check nbs
+	ruff check nbs llmforge
+	mypy
+	pytest -q -n auto -m "not slow"
+
+test:  ## everything, as CI runs it
+	pytest -n auto
+
+site:  ## the pages, in _site
+	llmforge site
