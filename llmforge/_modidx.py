@@ -223,7 +223,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'llmforge/contrasts.py'),
                                     'llmforge.contrasts.Experiment.record': ('contrasts.html#experiment.record', 'llmforge/contrasts.py'),
                                     'llmforge.contrasts.Experiment.result': ('contrasts.html#experiment.result', 'llmforge/contrasts.py'),
-                                    'llmforge.contrasts.Experiment.runs': ('contrasts.html#experiment.runs', 'llmforge/contrasts.py'),
+                                    'llmforge.contrasts.Experiment.rows': ('contrasts.html#experiment.rows', 'llmforge/contrasts.py'),
                                     'llmforge.contrasts._both': ('contrasts.html#_both', 'llmforge/contrasts.py'),
                                     'llmforge.contrasts._bounds': ('contrasts.html#_bounds', 'llmforge/contrasts.py'),
                                     'llmforge.contrasts._limits': ('contrasts.html#_limits', 'llmforge/contrasts.py'),

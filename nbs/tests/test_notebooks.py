@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from executing import run_as_stored
 
 from llmforge.files import project_root
 
@@ -17,17 +18,15 @@ LESSONS = sorted(p.name for p in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")) + ["
 TUTORIALS = sorted(f"tutorials/{p.name}" for p in (ROOT / "nbs" / "tutorials").glob("*.ipynb"))
 
 
-@pytest.fixture
-def copy(tmp_path):
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
     "A copy of the project to export and execute in, so that a test never changes the checkout."
-    shutil.copytree(
-        ROOT,
-        tmp_path / "project",
-        ignore=shutil.ignore_patterns(
-            ".git", ".venv", "__pycache__", "_docs", "_proc", "*.egg-info", "*.db*"
-        ),
+    project = tmp_path_factory.mktemp("copy") / "project"
+    left_out = shutil.ignore_patterns(
+        ".git", ".venv", "_site", "__pycache__", "_docs", "_proc", "*.egg-info", "*.db*"
     )
-    return tmp_path / "project"
+    shutil.copytree(ROOT, project, ignore=left_out)
+    return project
 
 
 def call(*args, cwd):
@@ -45,12 +44,12 @@ def test_modules_are_exported(copy):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LESSONS + TUTORIALS)
-def test_notebook_runs_as_stored(name, copy):
+def test_notebook_runs_as_stored(name, copy, tmp_path):
     "Drift gate 2: executing and cleaning a lesson or tutorial leaves it as it is, outputs included."
     before = (ROOT / "nbs" / name).read_text()
-    call("nbdev-test", f"nbs/{name}", "--save", cwd=copy)
-    call("nbdev-clean", "--fname", f"nbs/{name}", cwd=copy)
+    run_as_stored(copy / "nbs" / name, copy, tmp_path / "log")
     assert (copy / "nbs" / name).read_text() == before, (
         f"{name}: outputs have drifted: nbdev-test nbs/{name} --save && nbdev-clean"
     )
