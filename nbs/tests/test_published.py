@@ -1,4 +1,4 @@
-"What is published is what the store says: exported rows import, and the executed notebooks show the same again."
+"What is published is what the store says: exported rows import, executed notebooks show the same again."
 
 import json
 import os
