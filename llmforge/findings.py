@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from fastcore.basics import patch
 
-from .cards import Card
+from .card import Card
 from llmforge.contrasts import (
     Contrast,
     Experiment,

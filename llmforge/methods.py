@@ -18,7 +18,8 @@ from .core import ConfigError, methods
 from .data import Corpus, Dataset, Example, Passage
 from .engine import Engine, Generation, Message, Prompt, Sampling
 from .metrics import has_answer
-from .retrieval import Chunk, Hit, Retriever
+from .embedding import Chunk
+from .retriever import Hit, Retriever
 from .trace import span
 
 # %% ../nbs/40_methods.ipynb #156c831a

@@ -28,7 +28,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from .agent import agent_scores, check_engine, demonstrations
-from .cards import ANSWER_VERSION, load_card
+from .card import load_card
+from .metrics import ANSWER_VERSION
 from .config import ExperimentConfig, experiment_id
 from llmforge.core import (
     BreakerOpen,
@@ -43,7 +44,8 @@ from llmforge.core import (
 )
 from .data import Corpus, Dataset, Example, load_corpus, load_dataset
 from .engine import Engine, make_engine, peak_memory_mb
-from .faithfulness import Scorer, make_scorer
+from .faithfulness import make_scorer
+from .scorer import Scorer
 from .files import outputs_dir, project_root
 from .methods import Exemplar, Kit, abstains, choose_exemplars, usable_exemplars
 from llmforge.metrics import (
@@ -57,7 +59,7 @@ from llmforge.metrics import (
     score_answer,
     throughput,
 )
-from .retrieval import Retriever, make_retriever
+from .retriever import make_retriever, Retriever
 from .stats import estimate
 from .store import Status, Store, export_experiment
 from .text import cell, table
