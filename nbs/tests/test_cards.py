@@ -331,6 +331,7 @@ def test_the_stored_card_of_groundedness_is_of_these_coefficients():
     )
 
 
+@pytest.mark.slow
 def test_some_of_the_card_of_groundedness_measured_again():
     pytest.importorskip("torch")
     import importlib.util

@@ -311,6 +311,7 @@ def half_built():
     return list(cache_dir("indexes").glob(".*-*"))
 
 
+@pytest.mark.slow
 def test_two_builders_make_one_intact_index():
     a, b = start(), start()
     out = [finish(a), finish(b)]
@@ -326,6 +327,7 @@ def test_two_builders_make_one_intact_index():
     )
 
 
+@pytest.mark.slow
 def test_sigkill_while_building_leaves_nothing_broken():
     "Killed at several moments: the next builder takes up what was embedded, and the last index is whole."
     total = 1100
@@ -350,6 +352,7 @@ def test_sigkill_while_building_leaves_nothing_broken():
     assert np.array_equal(open_index(cache_dir("indexes") / fp).vectors, vectors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["index.Bm25.save", "np.save", "os.replace"])
 def test_sigkill_at_each_step(moment):
     "Killed as it starts to write the words or the vectors, or to rename the finished folder."
@@ -413,6 +416,7 @@ print(json.dumps([both(i) for i in range(0, 200, 5)]))
 """
 
 
+@pytest.mark.slow
 def test_many_processes_search_one_index(monkeypatch):
     monkeypatch.setattr(embedding, "embed", lambda texts, model, long: unit_rows(len(texts)))
     folder = cache_dir("indexes") / build_index(Corpus("c", passages(200)), DENSE).fingerprint
