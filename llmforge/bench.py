@@ -16,13 +16,14 @@ from statistics import median
 
 import numpy as np
 import pandas as pd
+from .index import Bm25, Bm25Reference, EdgeVectors
+from .retriever import make_retriever, rrf
 
 from .config import CorpusConfig, load_config
 from .core import ConfigError
 from .data import load_corpus, load_dataset
 from .engine import Sampling
 from .methods import build_prompt, choose_exemplars, usable_exemplars
-from .retrieval import Bm25, Bm25Reference, EdgeVectors, make_retriever, rrf
 
 # %% ../nbs/55_bench.ipynb #c9b53d35
 def in_turns(

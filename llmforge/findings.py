@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from fastcore.basics import patch
+from .card import Card
 
-from .cards import Card
 from llmforge.contrasts import (
     Contrast,
     Experiment,

@@ -25,10 +25,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from .card import load_card
+from .retriever import Retriever, make_retriever
+from .scorer import Scorer
 from tqdm import tqdm
 
 from .agent import agent_scores, check_engine, demonstrations
-from .cards import ANSWER_VERSION, load_card
 from .config import ExperimentConfig, experiment_id
 from llmforge.core import (
     BreakerOpen,
@@ -43,10 +45,11 @@ from llmforge.core import (
 )
 from .data import Corpus, Dataset, Example, load_corpus, load_dataset
 from .engine import Engine, make_engine, peak_memory_mb
-from .faithfulness import Scorer, make_scorer
+from .faithfulness import make_scorer
 from .files import outputs_dir, project_root
 from .methods import Exemplar, Kit, abstains, choose_exemplars, usable_exemplars
 from llmforge.metrics import (
+    ANSWER_VERSION,
     SCORES,
     counts,
     failed,
@@ -57,7 +60,6 @@ from llmforge.metrics import (
     score_answer,
     throughput,
 )
-from .retrieval import Retriever, make_retriever
 from .stats import estimate
 from .store import Status, Store, export_experiment
 from .text import cell, table

@@ -29,7 +29,8 @@ from itertools import combinations, product, repeat
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from .cards import Card
+from .card import Card
+
 from .config import to_yaml
 from llmforge.contrasts import (
     Experiment,

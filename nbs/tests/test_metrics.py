@@ -1,4 +1,5 @@
-"""Answer scores against results known from the official SQuAD 1.1/2.0 and TriviaQA scripts; retrieval scores and run sums by hand."""
+"""Answer scores against results known from the official SQuAD 1.1/2.0 and TriviaQA scripts;
+retrieval scores and run sums by hand."""
 
 import random
 import re
@@ -213,11 +214,16 @@ def official(prediction, answers, style):
     return max(float(" ".join(p) == " ".join(g)) for g in golds), max(overlap(p, g, style) for g in golds)
 
 
-TRICKY = """a an the The AN A'a THE. the-fox fox-the -a- a_b _the_ the_end U.S.A. u.s. O'Neill O’Neill O‘Neill O´Neill O`Neill rock’n’roll “the” ”a“ «an» 1,000 1000 1.000 3.14 -5 −5 50% $5 £5 5€ ½ ² ①
-    7 seven VII 1914–1918 1914-18 1914—18 Beyoncé Beyonce\u0301 ÉCOLE école straße STRASSE ẞ İstanbul istanbul ΣΑΣ σας Ωmega Ω ﬁne fine ｔｈｅ ａ the\u200bend a\u00adb the\u00a0the \u2028 \u3000 \x1c \x85 \ufeff \u0301a 東京 東京・大阪 北京市 ١٢٣ १२३
-    хлеб а о АН А ไทย שלום العربية 😀 👨\u200d👩\u200d👧 a😀the <b>the</b> &amp; AT&T C++ C# .NET node.js e=mc^2 x_1 __init__ `code` ~a~ (the) [an] {a} a/b and/or http://a.b/c?d=e#f me@a.b ... --- ??? ' " \\ | ! theatre another anthem ana thea \ud83d""".split(
-    " "
-)
+TRICKY = (
+    "a an the The AN A'a THE. the-fox fox-the -a- a_b _the_ the_end U.S.A. u.s. O'Neill O’Neill "
+    "O‘Neill O´Neill O`Neill rock’n’roll “the” ”a“ «an» 1,000 1000 1.000 3.14 -5 −5 50% $5 £5 5€ ½ ² "
+    "①\n    7 seven VII 1914–1918 1914-18 1914—18 Beyoncé Beyonce\u0301 ÉCOLE école straße STRASSE ẞ "
+    "İstanbul istanbul ΣΑΣ σας Ωmega Ω ﬁne fine ｔｈｅ ａ the\u200bend a\u00adb the\u00a0the \u2028 "
+    "\u3000 \x1c \x85 \ufeff \u0301a 東京 東京・大阪 北京市 ١٢٣ १२३\n    хлеб а о АН А ไทย שלום العربية 😀 "
+    "👨\u200d👩\u200d👧 a😀the <b>the</b> &amp; AT&T C++ C# .NET node.js e=mc^2 x_1 __init__ `code` ~a~ "
+    "(the) [an] {a} a/b and/or http://a.b/c?d=e#f me@a.b ... --- ??? ' \" \\ | ! theatre another "
+    "anthem ana thea \ud83d"
+).split(" ")
 
 
 def random_text(rng, alphabet):
@@ -232,7 +238,7 @@ def random_text(rng, alphabet):
 def test_every_score_is_the_official_one():
     rng, alphabet = random.Random(3), "aAnNtThHeE  ..,-_'’‘´`“12éßσΣ\u00a0\u0301😀"
     seen = set()
-    for _ in range(20_000):
+    for _ in range(8_000):
         answers = [random_text(rng, alphabet) for _ in range(rng.choice([1, 1, 2, 3, 8]))]
         prediction = rng.choice(
             [
@@ -514,7 +520,8 @@ def test_anything_else_is_refused(value, monkeypatch):
     monkeypatch.setitem(metrics._entries, "mine", lambda prediction, answers, style: value)
     with pytest.raises(
         LlmForgeError,
-        match="metric 'mine' gave .* for the prediction 'x' and the answers .'y'.; allowed: a number from 0 to 1",
+        match="metric 'mine' gave .* for the prediction 'x' and the answers .'y'.; "
+        "allowed: a number from 0 to 1",
     ):
         registered_score("mine", "x", ("y",))
 

@@ -5,9 +5,9 @@ from html.parser import HTMLParser
 
 import pytest
 from IPython.core.formatters import DisplayFormatter
+from llmforge.retriever import Hits, make_retriever
 from markdown_it import MarkdownIt
 
-import llmforge.retrieval as R
 from llmforge.config import RetrievalConfig, load_config
 from llmforge.contrasts import Experiment, contrast
 from llmforge.core import fingerprint
@@ -213,7 +213,7 @@ def test_what_is_searched_and_what_is_found(how, capfd, tmp_path, monkeypatch):
     monkeypatch.setenv("LLMFORGE_CACHE", str(tmp_path / "cache"))
     if "url" in how:
         pytest.importorskip("qdrant_client")
-    retriever = R.make_retriever(RetrievalConfig(top_k=2, **how), Corpus(HOSTILE, PASSAGES))
+    retriever = make_retriever(RetrievalConfig(top_k=2, **how), Corpus(HOSTILE, PASSAGES))
     hits = retriever.find("oak", 2)
     assert len(hits) == 2 and isinstance(hits, list)
     shown = displayed(retriever, capfd)
@@ -229,7 +229,7 @@ def test_what_is_searched_and_what_is_found(how, capfd, tmp_path, monkeypatch):
             and "seconds" not in shown["text/markdown"]
             and len(shown["text/plain"]) < 1000
         )
-    assert displayed(R.Hits(), capfd)["text/markdown"] == "No hits."
+    assert displayed(Hits(), capfd)["text/markdown"] == "No hits."
     retriever.close()
 
 

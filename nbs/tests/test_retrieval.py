@@ -1,4 +1,5 @@
-"Retrieval: chunks cover the text, BM25 agrees with its reference, and an index survives crashes, rivals and many readers."
+"""Chunks cover the text, BM25 agrees with its reference, an index survives crashes, rivals and many readers,
+and searching leaves the engine its threads."""
 
 import asyncio
 import json
@@ -8,18 +9,37 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 
 import numpy as np
 import pytest
+from llmforge.embedding import (
+    chunk_passages,
+    embed,
+    embed_cached,
+    embedding_files,
+    embedding_model,
+    positions,
+    tokenizer,
+    windows,
+)
+from llmforge.index import Bm25, Bm25Reference, EdgeVectors, ServerVectors, build_index, open_index
+from llmforge.retriever import make_retriever, maxsim, rrf
 
-import llmforge.retrieval as R
+from llmforge import embedding, index
 from llmforge.config import RetrievalConfig
 from llmforge.core import ConfigError, MissingExtra, RetrievalError
 from llmforge.data import Corpus, Passage
 from llmforge.files import cache_dir
 from llmforge.trace import span
 
-WORDS = "amber anvil barge beacon bishop brass cable canal cedar chapel copper cradle crown dock ember falcon ferry flint forge garnet glass gorge grain harbour hazel heron iron ivory jade kiln lantern larch ledger linen marble mill mint moor oak otter pearl pine plover quarry quay raven reed rope saddle salt silk silver slate spire thorn tide timber tower vale velvet walnut weir willow wool".split()
+WORDS = (
+    "amber anvil barge beacon bishop brass cable canal cedar chapel copper cradle crown dock ember "
+    "falcon ferry flint forge garnet glass gorge grain harbour hazel heron iron ivory jade kiln lantern "
+    "larch ledger linen marble mill mint moor oak otter pearl pine plover quarry quay raven reed rope "
+    "saddle salt silk silver slate spire thorn tide timber tower vale velvet walnut weir willow wool"
+).split()
 
 
 def passages(n, words=40, seed=0):
@@ -49,7 +69,7 @@ SPARSE, DENSE, HYBRID = (RetrievalConfig(name=n) for n in ("sparse", "dense", "h
 def test_windows_have_exact_length_overlap_and_reach():
     for n in (0, 1, 15, 16, 17, 28, 29, 100, 257):
         for tokens, overlap in ((16, 0), (16, 4), (16, 15), (5, 2)):
-            w = list(R.windows(range(n), n, tokens, overlap))
+            w = list(windows(range(n), n, tokens, overlap))
             assert w[0][0] == 0 and w[-1][1] == n
             assert all(end - start == count == tokens for start, end, count in w[:-1]) and w[-1][2] <= tokens
             assert all(a[1] - b[0] == overlap for a, b in zip(w, w[1:]))
@@ -69,9 +89,9 @@ TEXTS = [
 @pytest.mark.parametrize("text", TEXTS)
 def test_chunks_cover_the_text_verbatim(text):
     p = Passage("p", "T", text)
-    assert "".join(c.text for c in R.chunk_passages([p], 32, 0)) == text
-    whole = R.tokenizer().encode(text, add_special_tokens=False)
-    chunks, at = R.chunk_passages([p], 32, 8), 0
+    assert "".join(c.text for c in chunk_passages([p], 32, 0)) == text
+    whole = tokenizer().encode(text, add_special_tokens=False)
+    chunks = chunk_passages([p], 32, 8)
     for i, c in enumerate(chunks):
         assert (c.id, c.position, c.passage_id, c.title) == (f"p#{i}", i, "p", "T")
         first = i * (32 - 8)
@@ -81,7 +101,7 @@ def test_chunks_cover_the_text_verbatim(text):
 
 
 def test_long_passage_in_256s_with_50_overlap():
-    chunks = R.chunk_passages([Passage("p", "", "the quick brown fox jumps . " * 200)])
+    chunks = chunk_passages([Passage("p", "", "the quick brown fox jumps . " * 200)])
     assert [c.tokens for c in chunks[:-1]] == [256] * (len(chunks) - 1) and len(chunks) == 6
 
 
@@ -92,7 +112,7 @@ def test_fast_bm25_ranks_as_the_reference():
     "300 random queries, with repeated and unknown words, over chunks of which some are equal and so tie."
     texts = [p.text for p in passages(300)]
     texts += texts[:40] + ["", "the of and"]
-    fast, slow = R.Bm25.build(texts), R.Bm25Reference(texts)
+    fast, slow = Bm25.build(texts), Bm25Reference(texts)
     r, tied = random.Random(1), 0
     for _ in range(300):
         query = " ".join(r.choices([*WORDS, "zebra", "the"], k=r.randint(1, 8)))
@@ -106,26 +126,26 @@ def test_fast_bm25_ranks_as_the_reference():
 
 
 def test_bm25_saved_and_loaded(tmp_path):
-    fast = R.Bm25.build([p.text for p in passages(50)])
+    fast = Bm25.build([p.text for p in passages(50)])
     fast.save(tmp_path / "b")
-    assert R.Bm25.load(tmp_path / "b").search("amber oak", 9) == fast.search("amber oak", 9) != []
+    assert Bm25.load(tmp_path / "b").search("amber oak", 9) == fast.search("amber oak", 9) != []
 
 
 def test_common_words_still_count():
     "A word in most chunks has a small positive weight (BM25Okapi would make it negative)."
-    assert [i for i, _ in R.Bm25.build(["oak ferry", "oak oak", "mill"]).search("oak", 3)] == [1, 0]
+    assert [i for i, _ in Bm25.build(["oak ferry", "oak oak", "mill"]).search("oak", 3)] == [1, 0]
 
 
 def test_no_words_is_a_clear_error():
     with pytest.raises(RetrievalError, match="no words to index"):
-        R.build_index(Corpus("c", (Passage("a", "", "the of"),)), SPARSE)
+        build_index(Corpus("c", (Passage("a", "", "the of"),)), SPARSE)
 
 
 # Fusion
 
 
 def test_rrf_by_hand():
-    fused = R.rrf({"dense": [7, 3, 5], "sparse": [3, 9]}, {"dense": 1.0, "sparse": 2.0}, k=60)
+    fused = rrf({"dense": [7, 3, 5], "sparse": [3, 9]}, {"dense": 1.0, "sparse": 2.0}, k=60)
     assert fused == [
         (3, 1 / 62 + 2 / 61, {"dense": 2, "sparse": 1}),
         (9, 2 / 62, {"sparse": 2}),
@@ -135,9 +155,9 @@ def test_rrf_by_hand():
 
 
 def test_rrf_ties_go_by_best_rank_then_item():
-    assert [i for i, *_ in R.rrf({"a": [1, 2], "b": [2, 1]})] == [1, 2]
-    assert [i for i, *_ in R.rrf({"a": [4], "b": [2]})] == [2, 4]
-    assert R.rrf({"a": [4], "b": []}, {"a": 0.0}) == []
+    assert [i for i, *_ in rrf({"a": [1, 2], "b": [2, 1]})] == [1, 2]
+    assert [i for i, *_ in rrf({"a": [4], "b": [2]})] == [2, 4]
+    assert rrf({"a": [4], "b": []}, {"a": 0.0}) == []
 
 
 # Vectors
@@ -149,9 +169,9 @@ def unit_rows(n, seed=0):
 
 
 def test_both_stores_agree_with_numpy(tmp_path, monkeypatch):
-    monkeypatch.setattr(R.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     x, queries = unit_rows(5000), unit_rows(20, 1)
-    stores = R.EdgeVectors(x), R.ServerVectors(x, ":memory:", "c")
+    stores = EdgeVectors(x), ServerVectors(x, ":memory:", "c")
     assert list(tmp_path.iterdir()) == []  # the shard's files are gone while it is in use
     for q in queries:
         for store in stores:
@@ -178,12 +198,12 @@ def test_server_collection_is_filled_once_and_completed(tmp_path, monkeypatch):
         ),
     )
     for _ in range(2):
-        R.ServerVectors(x, "http://server", "c").close()
+        ServerVectors(x, "http://server", "c").close()
     assert inserted == [60]
-    half = R.ServerVectors(x, "http://server", "c")  # another process was killed while filling
+    half = ServerVectors(x, "http://server", "c")  # another process was killed while filling
     half.client.delete("c", points_selector=list(range(20, 60)))
     half.close()
-    whole = R.ServerVectors(x, "http://server", "c")
+    whole = ServerVectors(x, "http://server", "c")
     assert inserted == [60, 60] and whole.client.count("c").count == 60
     whole.close()
 
@@ -192,16 +212,16 @@ def test_unreachable_server_is_a_clear_error():
     with pytest.raises(
         RetrievalError, match=r"server at http://\*\*\*@127.0.0.1:9 failed.*check retrieval.url"
     ) as e:
-        R.ServerVectors(unit_rows(3), "http://me:hunter2@127.0.0.1:9", "c")
+        ServerVectors(unit_rows(3), "http://me:hunter2@127.0.0.1:9", "c")
     assert "hunter2" not in str(e.value)
     corpus = Corpus("c", passages(3))
     with pytest.raises(RetrievalError, match="Qdrant server"):
-        R.make_retriever(RetrievalConfig(name="dense", url="http://127.0.0.1:9"), corpus)
+        make_retriever(RetrievalConfig(name="dense", url="http://127.0.0.1:9"), corpus)
 
 
 def test_url_finds_what_the_embedded_store_finds():
     corpus = Corpus("c", passages(30))
-    a, b = (R.make_retriever(RetrievalConfig(name="hybrid", url=url), corpus) for url in (None, ":memory:"))
+    a, b = (make_retriever(RetrievalConfig(name="hybrid", url=url), corpus) for url in (None, ":memory:"))
     for q in ("copper lantern", "a river of salt"):
         assert [h.chunk.id for h in a.find(q, 8)] == [h.chunk.id for h in b.find(q, 8)]
     assert a.fingerprint == b.fingerprint
@@ -213,36 +233,38 @@ def test_url_finds_what_the_embedded_store_finds():
 
 def test_index_is_built_once_and_keyed_by_content():
     corpus = Corpus("c", passages(20))
-    first = R.build_index(corpus, SPARSE)
+    first = build_index(corpus, SPARSE)
     stamp = {p: p.stat().st_mtime_ns for p in (cache_dir("indexes") / first.fingerprint).rglob("*")}
-    again = R.build_index(Corpus("renamed", corpus.passages), RetrievalConfig(name="sparse", top_k=9))
+    again = build_index(Corpus("renamed", corpus.passages), RetrievalConfig(name="sparse", top_k=9))
     assert again.fingerprint == first.fingerprint and {p: p.stat().st_mtime_ns for p in stamp} == stamp
     p = corpus.passages[0]
     changed = Corpus("c", (Passage(p.id, p.title, p.text + "!"), *corpus.passages[1:]))
     others = [
-        R.build_index(changed, SPARSE),
-        R.build_index(corpus, RetrievalConfig(name="sparse", chunk_tokens=64)),
-        R.build_index(corpus, RetrievalConfig(name="sparse", chunk_overlap=9)),
+        build_index(changed, SPARSE),
+        build_index(corpus, RetrievalConfig(name="sparse", chunk_tokens=64)),
+        build_index(corpus, RetrievalConfig(name="sparse", chunk_overlap=9)),
     ]
     assert len({first.fingerprint, *(i.fingerprint for i in others)}) == 4
 
 
 def test_only_new_texts_are_embedded(monkeypatch):
     embedded = []
-    monkeypatch.setattr(
-        R,
-        "embed",
-        lambda texts, model=R.EMBEDDED, long=False: (embedded.extend(texts), unit_rows(len(texts)))[1],
-    )
+
+    def embed(texts, model, long):
+        embedded.extend(texts)
+        return unit_rows(len(texts))
+
+    monkeypatch.setattr(embedding, "embed", embed)
     ps = passages(20)
-    R.build_index(Corpus("c", ps), DENSE)
-    R.build_index(Corpus("c", (*ps, Passage("new", "New", "A new passage."))), HYBRID)
+    build_index(Corpus("c", ps), DENSE)
+    build_index(Corpus("c", (*ps, Passage("new", "New", "A new passage."))), HYBRID)
     assert len(embedded) == 21 and embedded[-1] == "New\nA new passage."
 
 
 BUILD = """
 import sys, json
-import numpy as np, llmforge.retrieval as R
+import numpy as np
+from llmforge import embedding, index
 from llmforge.config import RetrievalConfig
 from llmforge.data import Corpus
 sys.path.insert(0, {here!r})
@@ -250,18 +272,22 @@ from test_retrieval import passages
 {patch}
 corpus = Corpus("c", passages({n}))
 print("ready", flush=True)
-index = R.build_index(corpus, RetrievalConfig(name={name!r}))
-print(json.dumps([index.fingerprint, len(index.chunks), index.bm25.search("amber oak", 3)[0][0], None if index.vectors is None else len(index.vectors)]))
+built = index.build_index(corpus, RetrievalConfig(name={name!r}))
+vectors = None if built.vectors is None else len(built.vectors)
+print(json.dumps([built.fingerprint, len(built.chunks), built.bm25.search("amber oak", 3)[0][0], vectors]))
 """
 FAKE_EMBED = """
 import hashlib, time
 class Model: max_seq_length = 256
-R.embedding_model, R.positions = lambda name: Model, lambda name: 512
+index.embedding_model, index.positions = lambda name: Model, lambda name: 512
+def vector(text):
+    seed = int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
+    return np.random.default_rng(seed).normal(size=16).astype(np.float32)
 def embed(texts, model=None, long=False):
     print("embedding", len(texts), flush=True)
     time.sleep({delay})
-    return np.stack([np.random.default_rng(int(hashlib.sha256(t.encode()).hexdigest()[:8], 16)).normal(size=16).astype(np.float32) for t in texts])
-R.embed = embed
+    return np.stack([vector(t) for t in texts])
+embedding.embed = embed
 """
 
 
@@ -280,6 +306,12 @@ def finish(p):
     return out.splitlines()
 
 
+def half_built():
+    "What builders that were killed left behind."
+    return list(cache_dir("indexes").glob(".*-*"))
+
+
+@pytest.mark.slow
 def test_two_builders_make_one_intact_index():
     a, b = start(), start()
     out = [finish(a), finish(b)]
@@ -289,15 +321,16 @@ def test_two_builders_make_one_intact_index():
         True,
     ]  # one built, one waited
     fp = json.loads(out[0][-1])[0]
-    assert R.open_index(cache_dir("indexes") / fp).vectors.shape == (400, 16)
+    assert open_index(cache_dir("indexes") / fp).vectors.shape == (400, 16)
     assert sorted(p.name for p in cache_dir("indexes").iterdir()) == sorted(
         [fp, fp + ".lock", "embeddings.db"]
     )
 
 
+@pytest.mark.slow
 def test_sigkill_while_building_leaves_nothing_broken():
-    "Killed at several moments; each next builder takes up what was embedded, and the last one's index is whole."
-    total, embedded = 1100, 0
+    "Killed at several moments: the next builder takes up what was embedded, and the last index is whole."
+    total = 1100
     for wait in (0, 1, 2):
         p = start(total, delay=0.3)
         while "embedding" not in (line := p.stdout.readline()):
@@ -306,22 +339,21 @@ def test_sigkill_while_building_leaves_nothing_broken():
             assert "embedding" in p.stdout.readline()
         p.send_signal(signal.SIGKILL)
         p.wait()
-        assert not [f for f in cache_dir("indexes").iterdir() if f.is_dir() and f.suffix != ".partial"]
+        assert half_built() == [f for f in cache_dir("indexes").iterdir() if f.is_dir()]
     out = finish(start(total, delay=0))
     fp, chunks, _, vectors = json.loads(out[-1])
     embedded = sum(int(line.split()[1]) for line in out if line.startswith("embedding"))
-    assert (chunks, vectors) == (
-        total,
-        total,
-    ) and embedded <= total - 3 * 256  # committed batches were not paid twice
-    assert not list(cache_dir("indexes").glob("*.partial"))
-    index = R.open_index(cache_dir("indexes") / fp)
+    assert (chunks, vectors) == (total, total)
+    assert embedded <= total - 3 * 256  # committed batches were not paid twice
+    assert not half_built()
+    vectors = open_index(cache_dir("indexes") / fp).vectors
     shutil.rmtree(cache_dir("indexes"))
     assert json.loads(finish(start(total, delay=0))[-1])[0] == fp
-    assert np.array_equal(R.open_index(cache_dir("indexes") / fp).vectors, index.vectors)
+    assert np.array_equal(open_index(cache_dir("indexes") / fp).vectors, vectors)
 
 
-@pytest.mark.parametrize("moment", ["R.Bm25.save", "R.np.save", "R.os.replace"])
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["index.Bm25.save", "np.save", "os.replace"])
 def test_sigkill_at_each_step(moment):
     "Killed as it starts to write the words or the vectors, or to rename the finished folder."
     p = start(
@@ -331,9 +363,11 @@ def test_sigkill_at_each_step(moment):
     )
     p.communicate(timeout=60)
     assert p.returncode == -signal.SIGKILL
-    assert [f.suffix for f in cache_dir("indexes").iterdir() if f.is_dir()] == [".partial"]
+    assert len(half_built()) == 1 and half_built() == [
+        f for f in cache_dir("indexes").iterdir() if f.is_dir()
+    ]
     assert json.loads(finish(start(20, delay=0))[-1])[1] == 20
-    assert not list(cache_dir("indexes").glob("*.partial"))
+    assert not half_built()
 
 
 @pytest.mark.parametrize(
@@ -341,37 +375,51 @@ def test_sigkill_at_each_step(moment):
     ["vectors.npy", "chunks.jsonl", "index.json", "bm25/vocab.index.json", "bm25/data.csc.index.npy"],
 )
 def test_damaged_index_is_a_clear_error(damage, monkeypatch):
-    monkeypatch.setattr(R, "embed", lambda texts, model=R.EMBEDDED, long=False: unit_rows(len(texts)))
+    monkeypatch.setattr(embedding, "embed", lambda texts, model, long: unit_rows(len(texts)))
     corpus = Corpus("c", passages(20))
-    folder = cache_dir("indexes") / R.build_index(corpus, DENSE).fingerprint
+    folder = cache_dir("indexes") / build_index(corpus, DENSE).fingerprint
     for content in (b"", (folder / damage).read_bytes()[:-40]):
         (folder / damage).write_bytes(content)
         with pytest.raises(RetrievalError, match="is damaged.*delete that folder"):
-            R.build_index(corpus, DENSE)
+            build_index(corpus, DENSE)
 
 
 def test_failed_build_leaves_no_index(monkeypatch):
     def boom(texts, model, long=False):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(R, "embed_cached", boom)
+    monkeypatch.setattr(index, "embed_cached", boom)
     with pytest.raises(RetrievalError, match="No space left.*LLMFORGE_CACHE"):
-        R.build_index(Corpus("c", passages(3)), DENSE)
+        build_index(Corpus("c", passages(3)), DENSE)
+    assert not [p for p in cache_dir("indexes").iterdir() if p.is_dir()]
+
+
+def test_an_interrupted_build_leaves_no_index(monkeypatch):
+    def interrupt(texts, model, long=False):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(index, "embed_cached", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        build_index(Corpus("c", passages(3)), DENSE)
     assert not [p for p in cache_dir("indexes").iterdir() if p.is_dir()]
 
 
 SEARCH = """
-import sys, json, llmforge.retrieval as R
+import sys, json
 from pathlib import Path
-index = R.open_index(Path(sys.argv[1]))
-vectors = R.EdgeVectors(index.vectors)
-print(json.dumps([[vectors.search(index.vectors[i], 3), index.bm25.search(index.chunks[i].text, 3)] for i in range(0, 200, 5)]))
+from llmforge.index import EdgeVectors, open_index
+index = open_index(Path(sys.argv[1]))
+vectors = EdgeVectors(index.vectors)
+def both(i):
+    return vectors.search(index.vectors[i], 3), index.bm25.search(index.chunks[i].text, 3)
+print(json.dumps([both(i) for i in range(0, 200, 5)]))
 """
 
 
+@pytest.mark.slow
 def test_many_processes_search_one_index(monkeypatch):
-    monkeypatch.setattr(R, "embed", lambda texts, model=R.EMBEDDED, long=False: unit_rows(len(texts)))
-    folder = cache_dir("indexes") / R.build_index(Corpus("c", passages(200)), DENSE).fingerprint
+    monkeypatch.setattr(embedding, "embed", lambda texts, model, long: unit_rows(len(texts)))
+    folder = cache_dir("indexes") / build_index(Corpus("c", passages(200)), DENSE).fingerprint
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
     found = {
         finish(p)[0]
@@ -394,14 +442,17 @@ def test_many_processes_search_one_index(monkeypatch):
 # The retriever
 
 CONFUSABLE = {
-    "Beacon of Orrin": "The Beacon of Orrin was lit in 1741 by the keeper Maud Tessel. Ships steer by it on their way into the bay.",
-    "Beacon of Orlin": "The Beacon of Orlin was lit in 1714 by the keeper Maud Tassel. It fell into the sea in a storm.",
+    "Beacon of Orrin": "The Beacon of Orrin was lit in 1741 by the keeper Maud Tessel. "
+    "Ships steer by it on their way into the bay.",
+    "Beacon of Orlin": "The Beacon of Orlin was lit in 1714 by the keeper Maud Tassel. "
+    "It fell into the sea in a storm.",
     "Beacon of Orrel": "The Beacon of Orrel was lit in 1747 by the keeper Matt Tessen. It burns whale oil.",
     "Pilot boat HK-417": "A pilot boat built at Orrin. Its hull is oak.",
     "Pilot boat HK-471": "A pilot boat built at Orlin. Its hull is iron.",
     "Pilot boat HK-741": "A pilot boat built at Orrel. Its hull is larch.",
     "The Orrin physicians": "The town's doctors are paid by the harbour. They treat sailors free of charge.",
-    "Bread of Orlin": "Bakers of the town mix seaweed into the dough, which keeps loaves fresh for a week at sea.",
+    "Bread of Orlin": "Bakers of the town mix seaweed into the dough, "
+    "which keeps loaves fresh for a week at sea.",
     "School of Orrel": "Children of the town learn to tie knots before they learn to write.",
 }
 QUESTIONS = [
@@ -423,7 +474,7 @@ def test_hybrid_is_at_least_as_good_as_either():
         {},
     )
     for name in ("dense", "sparse", "hybrid"):
-        r = R.make_retriever(RetrievalConfig(name=name), corpus)
+        r = make_retriever(RetrievalConfig(name=name), corpus)
         ids = [[h.chunk.passage_id for h in r.find(q, 9)] for q in QUESTIONS]
         mrr[name] = np.mean(
             [1 / (1 + found.index(f"p{i}")) if f"p{i}" in found else 0 for i, found in enumerate(ids)]
@@ -433,7 +484,7 @@ def test_hybrid_is_at_least_as_good_as_either():
 
 
 def test_search_ranks_and_traces():
-    r = R.make_retriever(SPARSE, Corpus("c", passages(30)))
+    r = make_retriever(SPARSE, Corpus("c", passages(30)))
 
     async def many():
         return await asyncio.gather(
@@ -460,18 +511,28 @@ def test_search_ranks_and_traces():
 def test_searching_leaves_torchs_threads_alone():
     import torch
 
+    def in_a_new_thread():
+        number = []
+        thread = threading.Thread(target=lambda: number.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        return number[0]
+
     before = torch.get_num_threads()
-    r = R.make_retriever(DENSE, Corpus("c", passages(3)))
+    torch.set_num_threads(3)  # so that one is not the default anyway
+    r = make_retriever(DENSE, Corpus("c", passages(3)))
     asyncio.run(r.search("oak"))
-    assert r._thread.submit(torch.get_num_threads).result() == 1 and torch.get_num_threads() == before
+    assert r._thread.submit(torch.get_num_threads).result() == 1
+    assert torch.get_num_threads() == 3 == in_a_new_thread()  # such as an engine's worker
     r.close()
+    torch.set_num_threads(before)
 
 
 def test_fingerprint_follows_what_matters():
     corpus = Corpus("c", passages(5))
 
     def fp(**kw):
-        r = R.make_retriever(RetrievalConfig(name="sparse", **kw), corpus)
+        r = make_retriever(RetrievalConfig(name="sparse", **kw), corpus)
         r.close()
         return r.fingerprint
 
@@ -484,7 +545,7 @@ RERANKED = RetrievalConfig(name="reranked", top_k=3, rerank=12, candidates=12)
 
 
 def searched(config, corpus, query):
-    r = R.make_retriever(config, corpus)
+    r = make_retriever(config, corpus)
 
     async def go():
         with span("chain", "test") as s:
@@ -504,15 +565,15 @@ def test_maxsim_is_the_mean_of_the_best_cosines():
 
     def tokens(t):
         return (
-            R.embedding_model()
+            embedding_model()
             .encode(t, output_value="token_embeddings", show_progress_bar=False)
             .numpy()[1:-1]
         )
 
     unit = lambda v: v / np.linalg.norm(v)
     by_hand = np.mean([max(float(unit(q) @ unit(d)) for d in tokens(text)) for q in tokens(query)])
-    assert R.maxsim(query, [text])[0] == pytest.approx(by_hand, abs=2e-3)
-    assert R.maxsim(query, [query])[0] == pytest.approx(1, abs=2e-3) and R.maxsim(query, ["", " "]) == [
+    assert maxsim(query, [text])[0] == pytest.approx(by_hand, abs=2e-3)
+    assert maxsim(query, [query])[0] == pytest.approx(1, abs=2e-3) and maxsim(query, ["", " "]) == [
         0.0,
         0.0,
     ]
@@ -549,7 +610,7 @@ def small_cross_encoder(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("cross-encoder")
     torch.manual_seed(0)
-    tok = AutoTokenizer.from_pretrained(R.embedding_files(R.EMBEDDED).source)
+    tok = AutoTokenizer.from_pretrained(embedding_files(embedding.MINILM).source)
     BertForSequenceClassification(
         BertConfig(
             vocab_size=len(tok),
@@ -571,7 +632,7 @@ def test_any_cross_encoder_can_rerank(small_cross_encoder):
     config = RERANKED.model_copy(update={"reranker": small_cross_encoder})
     hits, retriever = searched(config, corpus, "silver beacon")
     asked = [p for p in retriever.children[0].input]
-    chunks = {c.id: c for c in R.build_index(corpus, config).chunks}
+    chunks = {c.id: c for c in build_index(corpus, config).chunks}
     scores = CrossEncoder(small_cross_encoder).predict(
         [("silver beacon", chunks[i].searchable) for i in asked]
     )
@@ -580,19 +641,17 @@ def test_any_cross_encoder_can_rerank(small_cross_encoder):
 
 def test_a_reranker_that_cannot_be_had_says_so():
     with pytest.raises(RetrievalError, match="'no/such-reranker' cannot be loaded.*maxsim"):
-        R.make_retriever(
-            RERANKED.model_copy(update={"reranker": "no/such-reranker"}), Corpus("c", passages(5))
-        )
+        make_retriever(RERANKED.model_copy(update={"reranker": "no/such-reranker"}), Corpus("c", passages(5)))
 
 
 def test_chunks_beyond_the_usual_limit_are_read_to_their_end():
-    "Two texts of 400 tokens that differ in the last words only have different vectors where the model reads on."
+    "Two texts of 400 tokens that differ in the last words alone differ if the model reads on."
     a, b = (" ".join(["harbour"] * 380 + [end] * 15) for end in ("violin", "volcano"))
-    assert R.positions() == 512
-    usual, long = R.embed([a, b]), R.embed([a, b], long=True)
+    assert positions() == 512
+    usual, long = embed([a, b]), embed([a, b], long=True)
     assert np.allclose(usual[0], usual[1], atol=1e-5) and not np.allclose(long[0], long[1], atol=1e-3)
-    assert R.embedding_model().max_seq_length == 256 and not np.allclose(
-        R.embed_cached([a], long=True), R.embed_cached([a]), atol=1e-3
+    assert embedding_model().max_seq_length == 256 and not np.allclose(
+        embed_cached([a], long=True), embed_cached([a]), atol=1e-3
     )
 
 
@@ -600,27 +659,26 @@ def test_chunks_beyond_the_usual_limit_are_read_to_their_end():
 
 
 def test_wrong_use_is_a_clear_error():
-    assert R.make_retriever(RetrievalConfig(), None) is None
+    assert make_retriever(RetrievalConfig(), None) is None
     with pytest.raises(ConfigError, match="needs a corpus"):
-        R.make_retriever(SPARSE, None)
+        make_retriever(SPARSE, None)
     with pytest.raises(RetrievalError, match="'empty' has no passages"):
-        R.build_index(Corpus("empty", ()), SPARSE)
+        build_index(Corpus("empty", ()), SPARSE)
     with pytest.raises(ConfigError, match="unknown model 'minilm'"):
-        R.build_index(Corpus("c", passages(2)), RetrievalConfig(name="dense", embedding="minilm"))
+        build_index(Corpus("c", passages(2)), RetrievalConfig(name="dense", embedding="minilm"))
     with pytest.raises(RetrievalError, match="cannot be had from the hub"):
-        R.build_index(Corpus("c", passages(2)), RetrievalConfig(name="dense", embedding="no/such-model"))
+        build_index(Corpus("c", passages(2)), RetrievalConfig(name="dense", embedding="no/such-model"))
     with pytest.raises(RetrievalError, match="can read 512 tokens at once; received 600"):
-        R.build_index(Corpus("c", passages(2)), RetrievalConfig(name="dense", chunk_tokens=600))
+        build_index(Corpus("c", passages(2)), RetrievalConfig(name="dense", chunk_tokens=600))
 
 
 @pytest.mark.parametrize(
     "module, use",
     [
-        ("qdrant_edge", lambda: R.EdgeVectors(unit_rows(2))),
-        ("qdrant_client", lambda: R.ServerVectors(unit_rows(2), ":memory:", "c")),
-        ("bm25s", lambda: R.Bm25.build(["oak"])),
-        ("rank_bm25", lambda: R.Bm25Reference(["oak"])),
-        ("filelock", lambda: R.build_index(Corpus("c", passages(2)), SPARSE)),
+        ("qdrant_edge", lambda: EdgeVectors(unit_rows(2))),
+        ("qdrant_client", lambda: ServerVectors(unit_rows(2), ":memory:", "c")),
+        ("bm25s", lambda: Bm25.build(["oak"])),
+        ("rank_bm25", lambda: Bm25Reference(["oak"])),
     ],
 )
 def test_missing_extra_names_the_install_line(module, use, monkeypatch):

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from llmforge.card import save_card
 
-from llmforge.cards import make_card, save_card
+from llmforge.cards import make_card
 from llmforge.config import load_config
 from llmforge.contrasts import Experiment
 from llmforge.core import ConfigError, LlmForgeError, engines, metrics
