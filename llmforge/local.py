@@ -38,17 +38,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from . import __version__
 from .core import ConfigError, EngineError, MissingExtra, closest, fingerprint, redact
-from llmforge.engine import (
-    BatchedEngine,
-    Generation,
-    Prompt,
-    Sampling,
-    ToolCall,
-    as_tool_call,
-    choice_generation,
-    cut_at_stop,
-    parse_tool_calls,
-)
+from .batching import BatchedEngine
+from .engine import as_tool_call, choice_generation, cut_at_stop, Generation, parse_tool_calls, Prompt, Sampling, ToolCall
 from .files import cache_dir
 
 # %% ../nbs/25_local.ipynb #35eaf664

@@ -42,7 +42,8 @@ from llmforge.core import (
     redact,
 )
 from .data import Corpus, Dataset, Example, load_corpus, load_dataset
-from .engine import Engine, make_engine, peak_memory_mb
+from .caching import make_engine, peak_memory_mb
+from .engine import Engine
 from .faithfulness import Scorer, make_scorer
 from .files import outputs_dir, project_root
 from .methods import Exemplar, Kit, abstains, choose_exemplars, usable_exemplars

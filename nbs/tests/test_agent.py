@@ -30,7 +30,8 @@ from llmforge.bench import agent_speed
 from llmforge.config import load_config
 from llmforge.core import ConfigError, EngineError, tools
 from llmforge.data import Example
-from llmforge.engine import FakeEngine, ToolCall
+from llmforge.batching import FakeEngine
+from llmforge.engine import ToolCall
 from llmforge.local import load_model
 from llmforge.methods import Kit
 from llmforge.runner import run_experiment

@@ -11,7 +11,7 @@ from llmforge.cards import Card, Measure
 from llmforge.config import load_config
 from llmforge.contrasts import Experiment, counts_line, groups, shared_passage, shown, values
 from llmforge.core import StoreError, fingerprint
-from llmforge.engine import FakeEngine, Fault
+from llmforge.batching import FakeEngine, Fault
 from llmforge.findings import (
     arms_table,
     compare,

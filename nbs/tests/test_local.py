@@ -464,7 +464,7 @@ def test_choices_obey_context_and_memory(loaded, scores, monkeypatch):
 def test_scores_come_back_from_the_cache_as_they_were(loaded, tmp_path):
     import asyncio
 
-    from llmforge.engine import CachedEngine
+    from llmforge.caching import CachedEngine
 
     async def main():
         engine = CachedEngine(LocalEngine(loaded), tmp_path / "g.db")

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from llmforge.config import load_config
-from llmforge.engine import FakeEngine, Fault
+from llmforge.batching import FakeEngine, Fault
 from llmforge.runner import run_experiment
 from llmforge.store import Store
 

@@ -14,7 +14,7 @@ from llmforge.cards import make_card, save_card
 from llmforge.config import load_config
 from llmforge.contrasts import Experiment
 from llmforge.core import ConfigError, LlmForgeError, engines, metrics
-from llmforge.engine import FakeEngine, Fault
+from llmforge.batching import FakeEngine, Fault
 from llmforge.files import project_root
 from llmforge.findings import compare, results_table
 from llmforge.metrics import contains
