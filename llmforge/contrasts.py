@@ -18,7 +18,8 @@ from fastcore.basics import patch
 from .config import ExperimentConfig, load_config
 from .core import LlmForgeError, StoreError, closest
 from .metrics import ALIASES, JUDGED, OUTCOMES, SCORES, UNITS, failed, right, unit_of, value_of
-from .stats import Estimate, PairedDifference, bounds, estimate, paired_difference
+from .paired import paired_difference, PairedDifference
+from .stats import bounds, Estimate, estimate
 from .store import Record, Status, Store
 from .text import cell
 

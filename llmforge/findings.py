@@ -40,16 +40,8 @@ from llmforge.contrasts import (
 )
 from .core import StoreError, closest, round_robin
 from .metrics import AGENT_SCORES, COSTS, JUDGED, OUTCOMES, SCORES, failed, right, unit_of, value_of
-from llmforge.stats import (
-    Estimate,
-    PairedDifference,
-    benjamini_hochberg,
-    bounds,
-    corrected_rate,
-    estimate,
-    holm,
-    non_inferiority,
-)
+from .paired import benjamini_hochberg, holm, non_inferiority, PairedDifference
+from .stats import bounds, corrected_rate, Estimate, estimate
 from .store import Status, Store
 from .text import cell, clip, table
 from .trace import from_dict, walk

@@ -37,7 +37,7 @@ from .core import ConfigError, StoreError, closest
 from .engine import Engine
 from .metrics import AGENT_SCORES, JUDGED, MEASURES, unit_of
 from .runner import Work, own_folder, prepare, run_experiment
-from .stats import discordant_sd, smallest_effect
+from .paired import discordant_sd, smallest_effect
 from .store import FrozenPlan, Status, Store, export_plan
 from .text import cell, table
 
