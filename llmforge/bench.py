@@ -59,7 +59,7 @@ def few_shot_prompts(
 
 
 def engine_speed(
-    loaded,  # from `llmforge.local.load_model`
+    loaded,  # from `llmforge.model.load_model`
     prompts: Sequence[str],  # the same for all
     sampling: Sampling,  # greedy
     batch_sizes: Sequence[int] = (1, 4, 8, 16),
@@ -104,7 +104,7 @@ def engine_speed(
 
 # %% ../nbs/55_bench.ipynb #233c51e0
 def agent_speed(
-    loaded,  # from `llmforge.local.load_model`
+    loaded,  # from `llmforge.model.load_model`
     n: int = 16,  # questions
     batch_sizes: Sequence[int] = (1, 4, 16),  # the first is what the others are compared with
     choice: str = "constrained",  # of the agent

@@ -196,11 +196,11 @@ class Groundedness(Scorer):
     def __init__(
         self,
         threshold: float = 0.5,  # a claim less probable than this is not grounded
-        loaded=None,  # a causal model from `llmforge.local.load_model`; None: the embedded one
+        loaded=None,  # a causal model from `llmforge.model.load_model`; None: the embedded one
     ):
         super().__init__(threshold)
         if loaded is None:
-            loaded = require("llmforge.local", "local").load_model(ModelConfig())
+            loaded = require("llmforge.model", "local").load_model(ModelConfig())
         self.model, self.tokenizer, self._loaded_identity, self._read = (
             loaded.model,
             loaded.tokenizer,
@@ -385,7 +385,7 @@ class Faithfulness(Scorer):
 # %% ../nbs/35_faithfulness.ipynb #ebf53b95
 def _classifier(name: str):
     "A sequence classification model and its tokenizer; raises `EngineError`, or `MissingExtra`."
-    transformers, local = require("transformers", "local"), require("llmforge.local", "local")
+    transformers, local = require("transformers", "local"), require("llmforge.model", "local")
     try:
         with local.quiet():
             model = transformers.AutoModelForSequenceClassification.from_pretrained(name)

@@ -32,7 +32,7 @@ from llmforge.core import ConfigError, EngineError, tools
 from llmforge.data import Example
 from llmforge.batching import FakeEngine
 from llmforge.engine import ToolCall
-from llmforge.local import load_model
+from llmforge.model import load_model
 from llmforge.methods import Kit
 from llmforge.runner import run_experiment
 from llmforge.store import Store

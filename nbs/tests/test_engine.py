@@ -10,10 +10,10 @@ import time
 
 import pytest
 
-from llmforge.core import EngineError
 from llmforge.batching import FakeEngine, Fault
-from llmforge.caching import CachedEngine, generation_key, RetryingEngine
-from llmforge.engine import Generation, Message, parse_tool_calls, Sampling, ToolCall, ToolMessage
+from llmforge.caching import CachedEngine, RetryingEngine, generation_key
+from llmforge.core import EngineError
+from llmforge.engine import Generation, Message, Sampling, ToolCall, ToolMessage, parse_tool_calls
 
 GREEDY = Sampling()
 
