@@ -16,14 +16,14 @@ from statistics import median
 
 import numpy as np
 import pandas as pd
-from .index import Bm25, Bm25Reference, EdgeVectors
-from .retriever import make_retriever, rrf
 
 from .config import CorpusConfig, load_config
 from .core import ConfigError
 from .data import load_corpus, load_dataset
 from .engine import Sampling
+from .index import Bm25, Bm25Reference, EdgeVectors
 from .methods import build_prompt, choose_exemplars, usable_exemplars
+from .retriever import make_retriever, rrf
 
 # %% ../nbs/55_bench.ipynb #c9b53d35
 def in_turns(
@@ -60,7 +60,7 @@ def few_shot_prompts(
 
 
 def engine_speed(
-    loaded,  # from `llmforge.local.load_model`
+    loaded,  # from `llmforge.model.load_model`
     prompts: Sequence[str],  # the same for all
     sampling: Sampling,  # greedy
     batch_sizes: Sequence[int] = (1, 4, 8, 16),
@@ -105,7 +105,7 @@ def engine_speed(
 
 # %% ../nbs/55_bench.ipynb #233c51e0
 def agent_speed(
-    loaded,  # from `llmforge.local.load_model`
+    loaded,  # from `llmforge.model.load_model`
     n: int = 16,  # questions
     batch_sizes: Sequence[int] = (1, 4, 16),  # the first is what the others are compared with
     choice: str = "constrained",  # of the agent

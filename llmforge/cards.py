@@ -9,7 +9,9 @@ __all__ = ['EARNED', 'OWN_WORDS', 'auroc', 'measure', 'judge_scorer', 'judge_met
 from collections.abc import Sequence
 
 import numpy as np
+
 from .card import Card, Measure
+from .core import DataError
 from llmforge.labelled import (
     Labelled,
     LabelledAnswer,
@@ -18,10 +20,8 @@ from llmforge.labelled import (
     labelled_answers,
     outside,
 )
-from .scorer import Scorer
-
-from .core import DataError
 from .metrics import ANSWER_VERSION, registered_score
+from .scorer import Scorer
 from .stats import Estimate
 
 # %% ../nbs/38_cards.ipynb #6d554673

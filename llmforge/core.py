@@ -131,7 +131,9 @@ class Registry:
         )
 
 # %% ../nbs/00_core.ipynb #b07a55ea
-engines = Registry("engine", {"local": "llmforge.local:local_engine", "fake": "llmforge.engine:fake_engine"})
+engines = Registry(
+    "engine", {"local": "llmforge.local:local_engine", "fake": "llmforge.batching:fake_engine"}
+)
 methods = Registry(
     "method",
     {

@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .core import ConfigError, EngineError, require
 from .embedding import reason
 from .groundedness import Groundedness
 from .scorer import Scorer, claims
-
-from .core import ConfigError, EngineError, require
 
 # %% ../nbs/36_faithfulness.ipynb #2b64d006
 NLI_MODEL = "facebook/bart-large-mnli"
@@ -36,7 +35,7 @@ def entailment_label(
 # %% ../nbs/36_faithfulness.ipynb #ebf53b95
 def _classifier(name: str) -> tuple[Any, Any]:
     "A sequence classification model and its tokenizer; raises `EngineError`, or `MissingExtra`."
-    from llmforge.local import quiet
+    from llmforge.model import quiet
 
     transformers = require("transformers", "local")
     try:

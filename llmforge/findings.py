@@ -14,8 +14,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from fastcore.basics import patch
-from .card import Card
+from .paired import PairedDifference, benjamini_hochberg, holm, non_inferiority
 
+from .card import Card
 from llmforge.contrasts import (
     Contrast,
     Experiment,
@@ -40,16 +41,7 @@ from llmforge.contrasts import (
 )
 from .core import StoreError, closest, round_robin
 from .metrics import AGENT_SCORES, COSTS, JUDGED, OUTCOMES, SCORES, failed, right, unit_of, value_of
-from llmforge.stats import (
-    Estimate,
-    PairedDifference,
-    benjamini_hochberg,
-    bounds,
-    corrected_rate,
-    estimate,
-    holm,
-    non_inferiority,
-)
+from .stats import Estimate, bounds, corrected_rate, estimate
 from .store import Status, Store
 from .text import cell, clip, table
 from .trace import from_dict, walk

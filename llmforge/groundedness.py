@@ -12,10 +12,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from .config import ModelConfig
 from .index import terms
 from .scorer import Scorer, sentences
-
-from .config import ModelConfig
 
 # %% ../nbs/35_groundedness.ipynb #76999c12
 def _prompt(question: str, passages: Sequence[str]) -> str:
@@ -156,11 +155,11 @@ class Groundedness(Scorer):
     def __init__(
         self,
         threshold: float = 0.5,  # a claim less probable than this is not grounded
-        loaded: Any = None,  # a causal model from `llmforge.local.load_model`; None: the embedded one
+        loaded: Any = None,  # a causal model from `llmforge.model.load_model`; None: the embedded one
     ):
         super().__init__(threshold)
         if loaded is None:
-            from llmforge.local import load_model
+            from llmforge.model import load_model
 
             loaded = load_model(ModelConfig())
         self.tokenizer = loaded.tokenizer

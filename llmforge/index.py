@@ -23,6 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .config import RetrievalConfig
+from .core import RetrievalError, fingerprint, redact, require
+from .data import Corpus
 from llmforge.embedding import (
     Chunk,
     chunk_passages,
@@ -32,10 +36,6 @@ from llmforge.embedding import (
     positions,
     reason,
 )
-
-from .config import RetrievalConfig
-from .core import RetrievalError, fingerprint, redact, require
-from .data import Corpus
 from .files import build_once, cache_dir
 from .text import cell, table
 

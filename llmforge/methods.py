@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from fastcore.basics import patch
-from .embedding import Chunk
-from .retriever import Hit, Retriever
 
 from .config import ExperimentConfig, PromptConfig
 from .core import ConfigError, methods
 from .data import Corpus, Dataset, Example, Passage
+from .embedding import Chunk
 from .engine import Engine, Generation, Message, Prompt, Sampling
 from .metrics import has_answer
+from .retriever import Hit, Retriever
 from .trace import span
 
 # %% ../nbs/40_methods.ipynb #156c831a

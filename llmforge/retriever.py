@@ -17,12 +17,12 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
-from .embedding import MINILM, Chunk, embed, embedding_model, no_progress_bars, reason
-from .index import EdgeVectors, Index, ServerVectors, build_index
 
 from .config import RetrievalConfig
 from .core import ConfigError, RetrievalError, fingerprint, require
 from .data import Corpus
+from .embedding import MINILM, Chunk, embed, embedding_model, no_progress_bars, reason
+from .index import EdgeVectors, Index, ServerVectors, build_index
 from .text import cell, table
 from .trace import span
 

@@ -25,12 +25,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .card import load_card
-from .retriever import Retriever, make_retriever
-from .scorer import Scorer
+from .caching import make_engine, peak_memory_mb
 from tqdm import tqdm
 
 from .agent import agent_scores, check_engine, demonstrations
+from .card import load_card
 from .config import ExperimentConfig, experiment_id
 from llmforge.core import (
     BreakerOpen,
@@ -44,7 +43,7 @@ from llmforge.core import (
     redact,
 )
 from .data import Corpus, Dataset, Example, load_corpus, load_dataset
-from .engine import Engine, make_engine, peak_memory_mb
+from .engine import Engine
 from .faithfulness import make_scorer
 from .files import outputs_dir, project_root
 from .methods import Exemplar, Kit, abstains, choose_exemplars, usable_exemplars
@@ -60,6 +59,8 @@ from llmforge.metrics import (
     score_answer,
     throughput,
 )
+from .retriever import Retriever, make_retriever
+from .scorer import Scorer
 from .stats import estimate
 from .store import Status, Store, export_experiment
 from .text import cell, table

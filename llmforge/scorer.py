@@ -10,9 +10,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .embedding import embed
-
 from .core import ConfigError
+from .embedding import embed
 from .text import cell, table
 
 # %% ../nbs/34_scorer.ipynb #9aa1db76

@@ -30,7 +30,6 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from .card import Card
-
 from .config import to_yaml
 from llmforge.contrasts import (
     Experiment,

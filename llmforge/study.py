@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+from .paired import discordant_sd, smallest_effect
 from pydantic import Field, model_validator
 
 from llmforge.config import (
@@ -37,7 +38,6 @@ from .core import ConfigError, StoreError, closest
 from .engine import Engine
 from .metrics import AGENT_SCORES, JUDGED, MEASURES, unit_of
 from .runner import Work, own_folder, prepare, run_experiment
-from .stats import discordant_sd, smallest_effect
 from .store import FrozenPlan, Status, Store, export_plan
 from .text import cell, table
 

@@ -13,6 +13,8 @@ import time
 
 import pytest
 from fastcore.test import expect_fail
+from llmforge.batching import FakeEngine
+from llmforge.model import load_model
 
 from llmforge.agent import (
     ANSWER,
@@ -30,8 +32,7 @@ from llmforge.bench import agent_speed
 from llmforge.config import load_config
 from llmforge.core import ConfigError, EngineError, tools
 from llmforge.data import Example
-from llmforge.engine import FakeEngine, ToolCall
-from llmforge.local import load_model
+from llmforge.engine import ToolCall
 from llmforge.methods import Kit
 from llmforge.runner import run_experiment
 from llmforge.store import Store

@@ -197,7 +197,7 @@ def test_the_switch_between_light_and_dark(visit):
 @pytest.mark.parametrize(
     "words, address",
     [
-        ("paired_difference", "api/stats.html#llmforge.stats.paired_difference"),
+        ("paired_difference", "api/paired.html#llmforge.paired.paired_difference"),
         ("squad_retrieval", "findings/squad_retrieval.html"),
         ("chunk_size", "findings/chunk_size.html"),
         ("reciprocal rank fusion", "learn/33_retriever.html"),

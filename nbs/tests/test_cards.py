@@ -7,7 +7,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+
+from llmforge.almanac import almanac_corpus
 from llmforge.card import Card, load_card, save_card
+from llmforge.cards import auroc, judge_metric, judge_scorer, make_card, measure
+from llmforge.core import ConfigError, DataError, metrics
 from llmforge.groundedness import COEFFICIENTS, INTERCEPT, Groundedness
 from llmforge.labelled import (
     answers_of,
@@ -17,12 +21,8 @@ from llmforge.labelled import (
     labelled_nli,
     outside,
 )
-from llmforge.scorer import Scorer, claims
-
-from llmforge.almanac import almanac_corpus
-from llmforge.cards import auroc, judge_metric, judge_scorer, make_card, measure
-from llmforge.core import ConfigError, DataError, metrics
 from llmforge.metrics import ANSWER_SCORES
+from llmforge.scorer import Scorer, claims
 
 # measures
 

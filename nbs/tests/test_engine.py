@@ -9,21 +9,11 @@ import sys
 import time
 
 import pytest
+from llmforge.batching import FakeEngine, Fault
+from llmforge.caching import CachedEngine, RetryingEngine, generation_key
 
 from llmforge.core import EngineError
-from llmforge.engine import (
-    CachedEngine,
-    FakeEngine,
-    Fault,
-    Generation,
-    Message,
-    RetryingEngine,
-    Sampling,
-    ToolCall,
-    ToolMessage,
-    generation_key,
-    parse_tool_calls,
-)
+from llmforge.engine import Generation, Message, Sampling, ToolCall, ToolMessage, parse_tool_calls
 
 GREEDY = Sampling()
 
@@ -431,7 +421,9 @@ def test_a_batch_is_one_commit(tmp_path):
 CHILD = """
 import asyncio, os, sys
 from pathlib import Path
-from llmforge.engine import CachedEngine, FakeEngine, Sampling
+from llmforge.batching import FakeEngine
+from llmforge.caching import CachedEngine
+from llmforge.engine import Sampling
 folder, n, delay = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 def note(name, text):
     fd = os.open(folder/name, os.O_WRONLY | os.O_APPEND | os.O_CREAT)

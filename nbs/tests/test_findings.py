@@ -6,12 +6,12 @@ from html import unescape
 
 import numpy as np
 import pytest
-from llmforge.card import Card, Measure
+from llmforge.batching import FakeEngine, Fault
 
+from llmforge.card import Card, Measure
 from llmforge.config import load_config
 from llmforge.contrasts import Experiment, counts_line, groups, shared_passage, shown, values
 from llmforge.core import StoreError, fingerprint
-from llmforge.engine import FakeEngine, Fault
 from llmforge.findings import (
     arms_table,
     compare,

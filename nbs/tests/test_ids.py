@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from llmforge.caching import generation_key
 from pydantic import Field, create_model
 
 from llmforge import config as config_module
 from llmforge.config import ExperimentConfig, MetricsConfig, experiment_id, load_config, to_yaml
 from llmforge.core import fingerprint
-from llmforge.engine import Sampling, generation_key
+from llmforge.engine import Sampling
 from llmforge.files import project_root
 from llmforge.store import import_plan
 from llmforge.study import differences, load_study, stored_study, study_json

@@ -10,19 +10,15 @@ import time
 import pytest
 
 torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-from llmforge import local
-from llmforge.config import ExperimentConfig, ModelConfig
+from llmforge.model import EMBEDDED, Loaded, common_prefix, embedded_model, encode, load_model, writes_tools
+from llmforge.prefix import KVLayer, PrefixNode, PrefixTree, copy_prefix, new_cache
+from transformers.cache_utils import Cache
+
+from llmforge import model as model_module
+from llmforge.config import ModelConfig
 from llmforge.core import ConfigError, EngineError, MissingExtra
 from llmforge.engine import Message, Sampling, ToolCall, ToolMessage
-from llmforge.local import (
-    EMBEDDED,
-    LocalEngine,
-    common_prefix,
-    embedded_model,
-    encode,
-    load_model,
-    plain_generate,
-)
+from llmforge.local import ActiveRequest, LocalEngine, plain_generate
 
 SHOTS = "Question: What is the chemical symbol of gold?\nAnswer: Au\n\n"
 THINGS = [
@@ -58,13 +54,16 @@ def timed(tmp_path_factory):
         return load_model(ModelConfig(device="cpu")), time.perf_counter() - start
 
     (folder / "models").mkdir()
-    crashed = folder / "models" / (EMBEDDED + "-" + local._sha256([local.embedded_gguf()]) + ".part")
-    crashed.mkdir(), (crashed / "model.safetensors").write_text("half a file, left by a crash")
+    crashed = (
+        folder / "models" / f".{EMBEDDED}-{model_module._sha256([model_module.embedded_gguf()])}-12345678"
+    )
+    crashed.mkdir()
+    (crashed / "model.safetensors").write_text("half a file, left by a crash")
     first, slow = load()
     second, fast = load()
-    assert not crashed.exists()
     yield second, slow / fast
-    patch.undo(), torch.set_num_threads(threads)
+    patch.undo()
+    torch.set_num_threads(threads)
     shutil.rmtree(folder)
 
 
@@ -188,11 +187,11 @@ def test_what_is_known_is_what_was_run(loaded):
     node, known = engine._known.find(encode(loaded.tokenizer, text))
     assert (
         known == got[1].tokens_in + got[1].tokens_out - 1
-        and len(local.path(node)) >= 2
+        and len(node.path()) >= 2
         and engine._known.bytes == tree_bytes(engine._known)
     )
-    pad, cache = 3, local.new_cache(loaded.model, 1, known + 3)
-    local.pour(node, cache, 0, pad, pad + known)
+    pad, cache = 3, new_cache(loaded.model, 1, known + 3)
+    copy_prefix(node, cache, 0, pad, pad + known)
     with torch.inference_mode():
         plain = loaded.model(
             torch.tensor([encode(loaded.tokenizer, text)[:known]]), use_cache=True
@@ -207,11 +206,11 @@ def test_what_is_known_is_what_was_run(loaded):
 def test_the_tree_finds_the_longest_beginning_and_stays_within_its_bytes():
     import random
 
-    rng, tree, kept = random.Random(0), local.PrefixTree(40 * 8), []
-    free = local.PrefixTree(10**9)
+    rng, tree, kept = random.Random(0), PrefixTree(40 * 8), []
+    free = PrefixTree(10**9)
 
     def cache(ids):
-        x, made = torch.tensor([[[[float(i)] for i in [0, *ids]]]]), local.Cache(layers=[local.KV(1, 20)])
+        x, made = torch.tensor([[[[float(i)] for i in [0, *ids]]]]), Cache(layers=[KVLayer(1, 20)])
         made.layers[0].update(x, x)
         return made
 
@@ -224,16 +223,16 @@ def test_the_tree_finds_the_longest_beginning_and_stays_within_its_bytes():
         assert tree.find(ids)[1] == len(ids)  # the newest is never the one to go
         kept.append(ids)
         probe = [rng.randint(1, 3) for _ in range(12)]
-        assert free.find(probe)[1] == max(local.same(k, probe) for k in kept)
+        assert free.find(probe)[1] == max(common_prefix([k, probe]) for k in kept)
         node, known = tree.find(probe)
         if known:
-            local.pour(node, got := cache([0] * 14), 0, 2, 2 + known)
+            copy_prefix(node, got := cache([0] * 14), 0, 2, 2 + known)
             assert got.layers[0].k[0, 0, 2 : 2 + known, 0].tolist() == probe[:known]
-    assert len(local.path(free.find(kept[-1])[0])) > 1
-    deep = local.PrefixTree(10**9)
+    assert len(free.find(kept[-1])[0].path()) > 1
+    deep = PrefixTree(10**9)
     for n in range(1, 3000):
         node = deep.find([1] * n)[0]
-        node.children.append(local.Node(node, n - 1, [1]))
+        node.children.append(PrefixNode(node, n - 1, [1]))
     assert deep.find([1] * 5000)[1] == 2999  # a conversation of many turns is no recursion
 
 
@@ -401,7 +400,7 @@ def test_the_prompt_is_run_once_however_many_choices(loaded, monkeypatch):
 
 
 def test_a_choice_that_merges_with_the_prompt_is_scored_with_what_it_merges_with(loaded):
-    from llmforge.local import encode_choices
+    from llmforge.model import encode_choices
 
     before, (yes, seven) = encode_choices(loaded.tokenizer, "The answer is ", ["yes", "7"])
     decode = loaded.tokenizer.decode
@@ -464,7 +463,7 @@ def test_choices_obey_context_and_memory(loaded, scores, monkeypatch):
 def test_scores_come_back_from_the_cache_as_they_were(loaded, tmp_path):
     import asyncio
 
-    from llmforge.engine import CachedEngine
+    from llmforge.caching import CachedEngine
 
     async def main():
         engine = CachedEngine(LocalEngine(loaded), tmp_path / "g.db")
@@ -540,15 +539,17 @@ def tooled(loaded):
 
     tokenizer = copy.deepcopy(loaded.tokenizer)
     tokenizer.chat_template = TEMPLATE
-    return local.Loaded(loaded.model, tokenizer, loaded.identity)
+    return Loaded(loaded.model, tokenizer, loaded.identity)
 
 
 def finished(tokenizer, text):
-    "A row that has generated this text and the end marker."
-    row = local.Row(chat := (Message("user", "1 plus 0?"),), encode(tokenizer, chat, tools=WITH.tools), WITH)
+    "The result of a request that has generated this text and the end marker."
+    request = ActiveRequest(
+        chat := (Message("user", "1 plus 0?"),), encode(tokenizer, chat, tools=WITH.tools), WITH
+    )
     for token in [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]:
-        row.add(token, tokenizer, {tokenizer.eos_token_id})
-    return row.result()
+        request.append(token, tokenizer, {tokenizer.eos_token_id})
+    return request.result()
 
 
 def test_a_conversation_with_tools_is_written_by_the_template(loaded, tooled):
@@ -582,9 +583,9 @@ def test_a_conversation_with_tools_is_written_by_the_template(loaded, tooled):
         plain.generate_batch([(chat, Sampling(tools=[ADD]))])[0]
     )
     tooled.tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": TEMPLATE}
-    assert local.writes_tools(tooled.tokenizer)
+    assert writes_tools(tooled.tokenizer)
     tooled.tokenizer.chat_template = "the word tools in a text {# and tools in a comment #}{{ messages[0].content }}{% generation %}{% endgeneration %}"
-    assert not local.writes_tools(tooled.tokenizer)
+    assert not writes_tools(tooled.tokenizer)
 
 
 def test_calls_are_read_by_the_common_form_or_by_the_tokenizers_template(tooled):
@@ -626,11 +627,14 @@ def test_two_processes_convert_once(tmp_path, monkeypatch):
         time.sleep(0.2)
         (to / "config.json").write_text("{}")
 
-    monkeypatch.setattr(local, "_convert", slow)
+    monkeypatch.setattr(model_module, "_convert", slow)
     threads = [
         threading.Thread(target=embedded_model) for _ in range(3)
     ]  # FileLock holds between threads as between processes
-    [t.start() for t in threads], [t.join() for t in threads]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert len(converted) == 1 and (embedded_model() / "config.json").exists()
 
 
@@ -639,19 +643,18 @@ def test_a_model_without_keys_and_values_is_refused(loaded):
         transformers.MambaConfig(vocab_size=10, hidden_size=8, num_hidden_layers=1)
     )
     with pytest.raises(EngineError, match="cannot batch a 'mamba' model"):
-        LocalEngine(local.Loaded(model, loaded.tokenizer, {}))
+        LocalEngine(Loaded(model, loaded.tokenizer, {}))
 
 
 def test_identity_names_the_weights_and_half_precision_the_batch(loaded):
     import copy
 
-    config = ExperimentConfig(name="t")
     assert (
         loaded.identity["weights"].startswith(EMBEDDED)
         and {"torch", "transformers", "template", "dtype", "device", "llmforge"} <= loaded.identity.keys()
     )
     assert LocalEngine(loaded, 4).identity == LocalEngine(loaded, 8, False).identity
-    half = local.Loaded(copy.deepcopy(loaded.model).bfloat16(), loaded.tokenizer, loaded.identity)
+    half = Loaded(copy.deepcopy(loaded.model).bfloat16(), loaded.tokenizer, loaded.identity)
     assert LocalEngine(half, 4).identity != LocalEngine(half, 8).identity
 
 

@@ -5,7 +5,6 @@ from html.parser import HTMLParser
 
 import pytest
 from IPython.core.formatters import DisplayFormatter
-from llmforge.retriever import Hits, make_retriever
 from markdown_it import MarkdownIt
 
 from llmforge.config import RetrievalConfig, load_config
@@ -13,6 +12,7 @@ from llmforge.contrasts import Experiment, contrast
 from llmforge.core import fingerprint
 from llmforge.data import Corpus, Dataset, Example, Passage
 from llmforge.findings import Traces, compare
+from llmforge.retriever import Hits, make_retriever
 from llmforge.runner import Work, prepare, result_row, summarise
 from llmforge.store import FrozenPlan, Store
 from llmforge.study import Hypothesis, Study, StudyConfig

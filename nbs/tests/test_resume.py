@@ -10,9 +10,9 @@ import sys
 import time
 
 import pytest
+from llmforge.batching import FakeEngine, Fault
 
 from llmforge.config import load_config
-from llmforge.engine import FakeEngine, Fault
 from llmforge.runner import run_experiment
 from llmforge.store import Store
 

@@ -14,6 +14,11 @@ import threading
 
 import numpy as np
 import pytest
+
+from llmforge import embedding, index
+from llmforge.config import RetrievalConfig
+from llmforge.core import ConfigError, MissingExtra, RetrievalError
+from llmforge.data import Corpus, Passage
 from llmforge.embedding import (
     chunk_passages,
     embed,
@@ -24,14 +29,9 @@ from llmforge.embedding import (
     tokenizer,
     windows,
 )
+from llmforge.files import cache_dir
 from llmforge.index import Bm25, Bm25Reference, EdgeVectors, ServerVectors, build_index, open_index
 from llmforge.retriever import make_retriever, maxsim, rrf
-
-from llmforge import embedding, index
-from llmforge.config import RetrievalConfig
-from llmforge.core import ConfigError, MissingExtra, RetrievalError
-from llmforge.data import Corpus, Passage
-from llmforge.files import cache_dir
 from llmforge.trace import span
 
 WORDS = (

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from llmforge.card import save_card
+from llmforge.batching import FakeEngine, Fault
 
+from llmforge.card import save_card
 from llmforge.cards import make_card
 from llmforge.config import load_config
 from llmforge.contrasts import Experiment
 from llmforge.core import ConfigError, LlmForgeError, engines, metrics
-from llmforge.engine import FakeEngine, Fault
 from llmforge.files import project_root
 from llmforge.findings import compare, results_table
 from llmforge.metrics import contains

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 from bs4 import BeautifulSoup
-from llmforge.card import save_card
 from typer.testing import CliRunner
 
+from llmforge.card import save_card
 from llmforge.cards import make_card
 from llmforge.cli import app
 from llmforge.contrasts import arm_lines, arms_of

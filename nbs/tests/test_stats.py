@@ -11,24 +11,23 @@ from math import comb
 
 import numpy as np
 import pytest
-
-from llmforge import stats
-from llmforge.core import ConfigError, DataError
-from llmforge.metrics import percentiles
-from llmforge.stats import (
-    Estimate,
+from llmforge.paired import (
     PairedDifference,
     benjamini_hochberg,
-    bounds,
-    corrected_rate,
     discordant_sd,
-    estimate,
+    exact_mcnemar,
     holm,
     non_inferiority,
     paired_difference,
+    paired_permutation,
     pairs_needed,
     smallest_effect,
 )
+
+from llmforge import paired
+from llmforge.core import ConfigError, DataError
+from llmforge.metrics import percentiles
+from llmforge.stats import Estimate, bootstrap_interval, bounds, corrected_rate, estimate, wilson
 
 
 @pytest.fixture(autouse=True)
@@ -290,7 +289,7 @@ def test_importing_needs_no_scipy():
 )
 def test_wilson_as_in_newcombe(hits, n, low, high):
     "Newcombe, Statistics in Medicine 17:857 (1998), table I, method 3."
-    assert stats._wilson(hits, n, 0.95) == pytest.approx((low, high), abs=5e-5)
+    assert wilson(hits, n, 0.95) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_mcnemar_of_published_tables():
@@ -307,7 +306,7 @@ def test_approval_ratings_of_agresti():
         and ends(d.difference) == pytest.approx((-0.0587, -0.0213), abs=0.002)
         and d.p < 1e-4
     )
-    assert 2 * 64 / stats._null_variance(86, 150, 1600, 0) == pytest.approx(2 * 64 / 236), (
+    assert 2 * 64 / paired._null_variance(86, 150, 1600, 0) == pytest.approx(2 * 64 / 236), (
         "without a margin the variance is McNemar's"
     )
 
@@ -529,7 +528,7 @@ def test_the_null_variance_is_that_of_the_most_likely_null(wins, losses, n, marg
         wins * np.log(q - margin) + losses * np.log(q) + (n - wins - losses) * np.log(1 - 2 * q + margin)
     )
     best = q[likelihood.argmax()]
-    assert stats._null_variance(wins, losses, n, margin) == pytest.approx(
+    assert paired._null_variance(wins, losses, n, margin) == pytest.approx(
         n * (2 * best - margin - margin**2), rel=1e-3
     )
 
@@ -646,7 +645,7 @@ def test_exact_mcnemar_has_the_power_g_power_says():
     power = alpha = 0.0
     for n in range(51):
         wins = np.arange(n + 1)
-        found = np.array([2 * w > n and stats._mcnemar(int(w), int(n - w)) <= 0.1 for w in wins])
+        found = np.array([2 * w > n and exact_mcnemar(int(w), int(n - w)) <= 0.1 for w in wins])
         power += binom.pmf(n, 50, 0.4) * binom.pmf(wins, n, 0.8)[found].sum()
         alpha += binom.pmf(n, 50, 0.4) * binom.pmf(wins, n, 0.5)[found].sum()
     assert (power, alpha) == pytest.approx((0.8393, 0.0326), abs=1e-4)
@@ -672,7 +671,7 @@ def test_planned_studies_find_what_they_were_planned_for():
             .T
         )
         assert np.mean(
-            [stats._mcnemar(int(w), int(l)) <= 0.05 for w, l in zip(wins, losses)]
+            [exact_mcnemar(int(w), int(l)) <= 0.05 for w, l in zip(wins, losses)]
         ) == pytest.approx(0.8, abs=0.05)
 
 
@@ -795,7 +794,7 @@ def test_bounds():
 def test_mcnemar_cries_wolf_at_most_as_promised():
     for n, share in ((40, 0.5), (200, 0.3)):
         wins, losses, _ = np.random.default_rng(0).multinomial(n, [share / 2, share / 2, 1 - share], 2000).T
-        false = np.mean([stats._mcnemar(int(w), int(l)) <= 0.05 for w, l in zip(wins, losses)])
+        false = np.mean([exact_mcnemar(int(w), int(l)) <= 0.05 for w, l in zip(wins, losses)])
         assert 0.01 <= false <= 0.065, "exact: at most 5%, for p comes in steps"
 
 
@@ -803,21 +802,21 @@ def test_permutation_cries_wolf_as_promised():
     rng = np.random.default_rng(1)
     f1 = lambda: rng.choice([0, 0.4, 2 / 3, 1], 40)
     false = np.mean(
-        [stats._permutation(np.round(f1() - f1(), 12), 0, resamples=499) <= 0.05 for _ in range(2000)]
+        [paired_permutation(np.round(f1() - f1(), 12), 0, resamples=499) <= 0.05 for _ in range(2000)]
     )
     assert false == pytest.approx(0.05, abs=0.015)
 
 
 def test_clustered_permutation_cries_wolf_as_promised(monkeypatch):
     "Questions of a passage stand or fall together, one to six a passage: McNemar errs several times as often as it says."
-    monkeypatch.setattr(stats, "_permutation", partial(stats._permutation, resamples=499))
+    monkeypatch.setattr(paired, "paired_permutation", partial(paired_permutation, resamples=499))
     rng, clustered, naive = np.random.default_rng(2), 0, 0
     for _ in range(2000):
         g = np.repeat(np.arange(25), rng.choice([1, 2, 4, 6], 25))
         a, b = (((rng.random(25) < 0.5)[g] ^ (rng.random(len(g)) < 0.1)).astype(int) for _ in range(2))
         r = paired_difference(a, b, resamples=50, groups=g)
         clustered += r.p <= 0.05
-        naive += stats._mcnemar(r.wins, r.losses) <= 0.05
+        naive += exact_mcnemar(r.wins, r.losses) <= 0.05
     assert clustered / 2000 == pytest.approx(0.05, abs=0.015) and naive / 2000 > 0.15
 
 
@@ -872,7 +871,7 @@ def test_clustered_intervals_of_differences_and_of_rare_scores_hold_the_truth():
     for t in range(400):
         g = np.repeat(np.arange(40), rng.choice([1, 2, 3, 5], 40))
         a, b = ((rng.random(len(g)) < rng.beta(1, 1, 40)[g]).astype(int) for _ in range(2))
-        low, high = stats._clustered((b - a).astype(float), g, "mean", 0.95, 400, t)
+        low, high = bootstrap_interval((b - a).astype(float), resamples=400, seed=t, codes=g)
         kept += low <= 0 <= high
         x = (rng.random(len(g)) < rng.beta(0.3, 2.7, 40)[g]).astype(int)
         low, high = ends(estimate(x, resamples=400, seed=t, groups=g))

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from llmforge.batching import FakeEngine, Fault
 from typer.testing import CliRunner
 
 from llmforge.cli import app
 from llmforge.config import load_config
 from llmforge.core import metrics
-from llmforge.engine import FakeEngine, Fault
 from llmforge.files import project_root
 from llmforge.findings import arms_table, exploratory_table, verdict_table, verdicts
 from llmforge.metrics import AGENT_SCORES, contains

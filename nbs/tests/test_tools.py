@@ -1107,10 +1107,9 @@ def test_many_agents_ask_at_once(wiki):
 
 def test_retrieval_reads_the_experiments_index(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMFORGE_CACHE", str(tmp_path / "cache"))
+    from llmforge.config import RetrievalConfig
     from llmforge.index import build_index
     from llmforge.retriever import Retriever
-
-    from llmforge.config import RetrievalConfig
 
     sparse = RetrievalConfig(name="sparse")
     kit = Kit(retriever=Retriever(build_index(CORPUS, sparse), sparse))
