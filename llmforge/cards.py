@@ -34,10 +34,10 @@ from llmforge.almanac import (
     show,
 )
 from .core import ConfigError, DataError, fingerprint
-from .data import read_jsonl
 from .faithfulness import Scorer
 from .files import find_file, outputs_dir
 from .metrics import registered_score
+from .records import read_jsonl
 from .stats import Estimate
 from .text import cell, table
 

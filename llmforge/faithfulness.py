@@ -16,9 +16,9 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
-from .config import ModelConfig
 from .core import ConfigError, EngineError, redact, require
 from .retrieval import embed, terms
+from .sections import ModelConfig
 
 # %% ../nbs/35_faithfulness.ipynb #9aa1db76
 _END = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[A-Z0-9À-Þ])")

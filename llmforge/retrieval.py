@@ -32,10 +32,10 @@ from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
 
-from .config import RetrievalConfig
 from .core import ConfigError, RetrievalError, fingerprint, redact, require
-from .data import Corpus, Passage
 from .files import cache_dir
+from .records import Corpus, Passage
+from .sections import RetrievalConfig
 from .text import cell, table
 from .trace import span
 

@@ -41,7 +41,7 @@ from llmforge.core import (
     metrics,
     redact,
 )
-from .data import Corpus, Dataset, Example, load_corpus, load_dataset
+from .data import load_corpus, load_dataset
 from .engine import Engine, make_engine, peak_memory_mb
 from .faithfulness import Scorer, make_scorer
 from .files import outputs_dir, project_root
@@ -57,6 +57,7 @@ from llmforge.metrics import (
     score_answer,
     throughput,
 )
+from .records import Corpus, Dataset, Example
 from .retrieval import Retriever, make_retriever
 from .stats import estimate
 from .store import Status, Store, export_experiment

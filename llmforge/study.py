@@ -21,22 +21,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from llmforge.config import (
-    ExperimentConfig,
-    Section,
-    Text,
-    experiment_mapping,
-    find_config,
-    first_names,
-    merge,
-    read_config,
-    read_yaml,
-    validate,
-)
+from .config import ExperimentConfig, experiment_mapping, first_names, validate
+from .configfiles import check_section, find_config, merge, read_config, read_yaml
 from .core import ConfigError, StoreError, closest
 from .engine import Engine
 from .metrics import AGENT_SCORES, JUDGED, MEASURES, unit_of
 from .runner import Work, own_folder, prepare, run_experiment
+from .sections import Section, Text
 from .stats import discordant_sd, smallest_effect
 from .store import FrozenPlan, Status, Store, export_plan
 from .text import cell, table
@@ -280,7 +271,7 @@ def load_study(
         data["base"] = experiment_mapping(base, folder)[1]
     elif isinstance(base, Mapping):
         data["base"] = _spelled(base)
-    study = validate(data, where, StudyConfig, "study")
+    study = check_section(StudyConfig, data, where, "study")
     _check_metrics(study, experiments(study), where)
     return study
 

@@ -29,10 +29,10 @@ from llmforge.almanac import almanac, almanac_corpus
 from llmforge.bench import agent_speed
 from llmforge.config import load_config
 from llmforge.core import ConfigError, EngineError, tools
-from llmforge.data import Example
 from llmforge.engine import FakeEngine, ToolCall
 from llmforge.local import load_model
 from llmforge.methods import Kit
+from llmforge.records import Example
 from llmforge.runner import run_experiment
 from llmforge.store import Store
 from llmforge.tools import tool

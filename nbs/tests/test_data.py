@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from llmforge.config import CorpusConfig, DatasetConfig
 from llmforge.core import ConfigError, DataError, datasets
-from llmforge.data import HubDataset, load_corpus, load_dataset, read_jsonl
+from llmforge.data import HubDataset, load_corpus, load_dataset
+from llmforge.records import read_jsonl
+from llmforge.sections import CorpusConfig, DatasetConfig
 
 SHARED = os.environ.get("LLMFORGE_DATA") or next(
     (str(p) for p in [Path(__file__).resolve().parents[3] / "shared" / "data"] if p.is_dir()), None

@@ -4,11 +4,12 @@ import sys
 
 import pytest
 
-from llmforge.config import CorpusConfig, load_config
+from llmforge.config import load_config
 from llmforge.core import ConfigError, DataError, MissingExtra
 from llmforge.data import load_corpus, read_folder
 from llmforge.engine import FakeEngine
 from llmforge.runner import run_experiment
+from llmforge.sections import CorpusConfig
 from llmforge.store import Store
 
 

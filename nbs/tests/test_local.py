@@ -11,7 +11,7 @@ import pytest
 
 torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
 from llmforge import local
-from llmforge.config import ExperimentConfig, ModelConfig
+from llmforge.config import ExperimentConfig
 from llmforge.core import ConfigError, EngineError, MissingExtra
 from llmforge.engine import Message, Sampling, ToolCall, ToolMessage
 from llmforge.local import (
@@ -23,6 +23,7 @@ from llmforge.local import (
     load_model,
     plain_generate,
 )
+from llmforge.sections import ModelConfig
 
 SHOTS = "Question: What is the chemical symbol of gold?\nAnswer: Au\n\n"
 THINGS = [

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import llmforge.retrieval as R
-from llmforge.config import RetrievalConfig
 from llmforge.core import ConfigError, MissingExtra, RetrievalError
-from llmforge.data import Corpus, Passage
 from llmforge.files import cache_dir
+from llmforge.records import Corpus, Passage
+from llmforge.sections import RetrievalConfig
 from llmforge.trace import span
 
 WORDS = "amber anvil barge beacon bishop brass cable canal cedar chapel copper cradle crown dock ember falcon ferry flint forge garnet glass gorge grain harbour hazel heron iron ivory jade kiln lantern larch ledger linen marble mill mint moor oak otter pearl pine plover quarry quay raven reed rope saddle salt silk silver slate spire thorn tide timber tower vale velvet walnut weir willow wool".split()
