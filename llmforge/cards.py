@@ -19,26 +19,14 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from llmforge.almanac import (
-    ASKS,
-    PROSE,
-    YEAR,
-    Ask,
-    Row,
-    accepted,
-    almanac_corpus,
-    facts,
-    fill,
-    passage_id,
-    say,
-    show,
-)
+from .almanac import accepted, almanac_corpus, passage_id
 from .core import ConfigError, DataError, fingerprint
 from .faithfulness import Scorer
 from .files import find_file, outputs_dir
 from .metrics import registered_score
 from .records import read_jsonl
 from .stats import Estimate
+from .templates import PROSE, YEAR, Ask, Row, asks, facts, fill, say, show
 from .text import cell, table
 
 # %% ../nbs/37_cards.ipynb #264261a0
@@ -193,7 +181,7 @@ def labelled_almanac(
     if half not in ("test", "dev"):
         raise ConfigError(f"unknown half {half!r} of the labelled set; allowed: 'test', 'dev'")
     out = []
-    for ask in ASKS:
+    for ask in asks():
         if ask.via or ask.sign or ask.by != "name" or len(rows := _facts_of(ask)) < 6:
             continue
         row = rows[half == "test"]
@@ -508,7 +496,7 @@ def _aliases(c: Labelled) -> tuple[str, ...]:
     passage, column = c.group.rsplit(":", 1)
     return next(
         accepted(column, r[column])
-        for a in ASKS
+        for a in asks()
         if a.answer == column and not a.via and not a.sign
         for r in facts(a.table)
         if passage_id(a.table, r) == passage and c.answer in accepted(column, r[column])
