@@ -235,7 +235,7 @@ def test_shipped_configs(path):
 
 
 def test_own_metrics_take_no_name_that_means_something():
-    "Every word for a score or measure is refused, whichever module it comes from; other names pass, registered or not."
+    "Every word for a score or measure of any module is refused; other names pass, registered or not."
     words = {
         *KNOWN,
         *UNITS,
@@ -265,7 +265,8 @@ def test_own_metrics_are_a_part_of_the_id_and_their_absence_is_not():
 def test_the_blueprint_example(tmp_path):
     path = tmp_path / "blueprint.yaml"
     path.write_text(
-        'experiment: {id: "exp_001", name: "naive_vs_cot_trivia", model: "microsoft/phi-2", method: "chain_of_thought", dataset: "trivia_qa", '
+        'experiment: {id: "exp_001", name: "naive_vs_cot_trivia", model: "microsoft/phi-2", '
+        'method: "chain_of_thought", dataset: "trivia_qa", '
         "hyperparameters: {temperature: 0.7, max_tokens: 256, top_p: 0.9}, seed: 42}"
     )
     c = load_config(path)
