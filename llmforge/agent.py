@@ -19,11 +19,12 @@ from functools import cache, cached_property
 from fastcore.basics import patch
 
 from .almanac import almanac, almanac_corpus
-from .config import READERS, AgentConfig, ExperimentConfig, PromptConfig
+from .config import READERS, ExperimentConfig
 from .core import ConfigError, EngineError, methods, round_robin, tools
-from .data import Example
 from .engine import Engine, Message, ToolCall, ToolMessage
 from .methods import Kit, after_reasoning, first_line
+from .records import Example
+from .sections import AgentConfig, PromptConfig
 from .text import clip
 from .tools import ToolResult, call_tool
 from .trace import span, walk

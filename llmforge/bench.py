@@ -17,13 +17,14 @@ from statistics import median
 import numpy as np
 import pandas as pd
 
-from .config import CorpusConfig, load_config
+from .config import load_config
 from .core import ConfigError
 from .data import load_corpus, load_dataset
 from .engine import Sampling
 from .index import Bm25, Bm25Reference, EdgeVectors
 from .methods import build_prompt, choose_exemplars, usable_exemplars
 from .retriever import make_retriever, rrf
+from .sections import CorpusConfig
 
 # %% ../nbs/55_bench.ipynb #c9b53d35
 def in_turns(

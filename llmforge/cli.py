@@ -18,7 +18,8 @@ from typing import Annotated
 
 import typer
 
-from .config import find_config, load_config, read_config, read_yaml
+from .config import load_config
+from .configfiles import find_config, read_config, read_yaml
 from llmforge.core import (
     AlreadyRunning,
     ConfigError,

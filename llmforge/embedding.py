@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .core import ConfigError, RetrievalError, redact, require
-from .data import Passage
 from .files import cache_dir
+from .records import Passage
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from fastcore.basics import patch
-from .paired import PairedDifference, benjamini_hochberg, holm, non_inferiority
 
 from .card import Card
 from llmforge.contrasts import (
@@ -41,6 +40,7 @@ from llmforge.contrasts import (
 )
 from .core import StoreError, closest, round_robin
 from .metrics import AGENT_SCORES, COSTS, JUDGED, OUTCOMES, SCORES, failed, right, unit_of, value_of
+from .paired import PairedDifference, benjamini_hochberg, holm, non_inferiority
 from .stats import Estimate, bounds, corrected_rate, estimate
 from .store import Status, Store
 from .text import cell, clip, table

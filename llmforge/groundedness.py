@@ -12,9 +12,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from .config import ModelConfig
 from .index import terms
 from .scorer import Scorer, sentences
+from .sections import ModelConfig
 
 # %% ../nbs/35_groundedness.ipynb #76999c12
 def _prompt(question: str, passages: Sequence[str]) -> str:

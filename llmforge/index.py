@@ -24,9 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from .config import RetrievalConfig
 from .core import RetrievalError, fingerprint, redact, require
-from .data import Corpus
 from llmforge.embedding import (
     Chunk,
     chunk_passages,
@@ -37,6 +35,8 @@ from llmforge.embedding import (
     reason,
 )
 from .files import build_once, cache_dir
+from .records import Corpus
+from .sections import RetrievalConfig
 from .text import cell, table
 
 log = logging.getLogger(__name__)

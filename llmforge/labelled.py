@@ -12,23 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from llmforge.almanac import (
-    ASKS,
-    PROSE,
-    YEAR,
-    Ask,
-    Row,
-    accepted,
-    almanac_corpus,
-    facts,
-    fill,
-    passage_id,
-    say,
-    show,
-)
+from .almanac import accepted, almanac_corpus, passage_id
 from .core import ConfigError, fingerprint
-from .data import read_jsonl
 from .files import find_file
+from .records import read_jsonl
+from .templates import PROSE, YEAR, Ask, Row, asks, facts, fill, say, show
 
 # %% ../nbs/37_labelled.ipynb #264261a0
 @dataclass(frozen=True)
@@ -160,7 +148,7 @@ def labelled_almanac(
     if half not in ("test", "dev"):
         raise ConfigError(f"unknown half {half!r} of the labelled set; allowed: 'test', 'dev'")
     out: list[Labelled] = []
-    for ask in ASKS:
+    for ask in asks():
         if ask.via or ask.sign or ask.by != "name" or len(rows := _facts_of(ask)) < 6:
             continue
         row = rows[half == "test"]
@@ -208,7 +196,7 @@ def _aliases(c: Labelled) -> tuple[str, ...]:
     passage, column = c.group.rsplit(":", 1)
     return next(
         accepted(column, r[column])
-        for a in ASKS
+        for a in asks()
         if a.answer == column and not a.via and not a.sign
         for r in facts(a.table)
         if passage_id(a.table, r) == passage and c.answer in accepted(column, r[column])

@@ -18,10 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from .batching import BatchedEngine
-from .prefix import PrefixNode, PrefixTree, copy_prefix, new_cache, remove_row, repeat_rows
 from transformers.cache_utils import Cache
 
+from .batching import BatchedEngine
 from .config import ExperimentConfig
 from .core import EngineError, fingerprint
 from llmforge.engine import (
@@ -34,6 +33,7 @@ from llmforge.engine import (
     cut_at_stop,
     parse_tool_calls,
 )
+from .prefix import PrefixNode, PrefixTree, copy_prefix, new_cache, remove_row, repeat_rows
 
 # %% ../nbs/25_local.ipynb #6dd28406
 def random_stream(seed: int, prompt: Prompt) -> torch.Generator:

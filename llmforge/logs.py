@@ -17,9 +17,9 @@ from pathlib import Path
 
 from .config import load_config
 from .core import DataError, closest, fingerprint
-from .data import read_jsonl
 from .methods import abstains
 from .metrics import score_answer
+from .records import read_jsonl
 from .runner import result_row, summarise
 from .store import Status, Store
 from .trace import Span, to_dict

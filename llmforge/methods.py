@@ -13,13 +13,14 @@ from dataclasses import asdict, dataclass, field
 
 from fastcore.basics import patch
 
-from .config import ExperimentConfig, PromptConfig
+from .config import ExperimentConfig
 from .core import ConfigError, methods
-from .data import Corpus, Dataset, Example, Passage
 from .embedding import Chunk
 from .engine import Engine, Generation, Message, Prompt, Sampling
 from .metrics import has_answer
+from .records import Corpus, Dataset, Example, Passage
 from .retriever import Hit, Retriever
+from .sections import PromptConfig
 from .trace import span
 
 # %% ../nbs/40_methods.ipynb #156c831a

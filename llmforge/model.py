@@ -32,10 +32,10 @@ import jinja2
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from . import __version__
-from .config import ModelConfig
 from .core import ConfigError, EngineError, MissingExtra, closest, fingerprint, redact
 from .engine import Message, Prompt, ToolCall
 from .files import build_once, cache_dir
+from .sections import ModelConfig
 
 # %% ../nbs/23_model.ipynb #35eaf664
 EMBEDDED = "smollm2-135m-instruct"

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from .config import RetrievalConfig
 from .core import ConfigError, RetrievalError, fingerprint, require
-from .data import Corpus
 from .embedding import MINILM, Chunk, embed, embedding_model, no_progress_bars, reason
 from .index import EdgeVectors, Index, ServerVectors, build_index
+from .records import Corpus
+from .sections import RetrievalConfig
 from .text import cell, table
 from .trace import span
 

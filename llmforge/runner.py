@@ -25,10 +25,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .caching import make_engine, peak_memory_mb
 from tqdm import tqdm
 
 from .agent import agent_scores, check_engine, demonstrations
+from .caching import make_engine, peak_memory_mb
 from .card import load_card
 from .config import ExperimentConfig, experiment_id
 from llmforge.core import (
@@ -42,7 +42,7 @@ from llmforge.core import (
     metrics,
     redact,
 )
-from .data import Corpus, Dataset, Example, load_corpus, load_dataset
+from .data import load_corpus, load_dataset
 from .engine import Engine
 from .faithfulness import make_scorer
 from .files import outputs_dir, project_root
@@ -59,6 +59,7 @@ from llmforge.metrics import (
     score_answer,
     throughput,
 )
+from .records import Corpus, Dataset, Example
 from .retriever import Retriever, make_retriever
 from .scorer import Scorer
 from .stats import estimate

@@ -28,7 +28,7 @@ from fastcore.basics import patch
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
-from .config import read_yaml
+from .configfiles import read_yaml
 from llmforge.core import (
     AlreadyRunning,
     LeaseLost,

@@ -19,25 +19,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from .paired import discordant_sd, smallest_effect
 from pydantic import Field, model_validator
 
-from llmforge.config import (
-    ExperimentConfig,
-    Section,
-    Text,
-    experiment_mapping,
-    find_config,
-    first_names,
-    merge,
-    read_config,
-    read_yaml,
-    validate,
-)
+from .config import ExperimentConfig, experiment_mapping, first_names, validate
+from .configfiles import find_config, merge, read_config, read_yaml
 from .core import ConfigError, StoreError, closest
 from .engine import Engine
 from .metrics import AGENT_SCORES, JUDGED, MEASURES, unit_of
+from .paired import discordant_sd, smallest_effect
 from .runner import Work, own_folder, prepare, run_experiment
+from .sections import Section, Text
 from .store import FrozenPlan, Status, Store, export_plan
 from .text import cell, table
 

@@ -33,7 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, Validation
 
 from . import __version__
 from .core import ConfigError, LlmForgeError, closest, redact, require, tools
-from .data import Corpus, Passage
+from .records import Corpus, Passage
 from .trace import Span, span
 
 # %% ../nbs/41_tools.ipynb #1a6f0e53

@@ -34,7 +34,6 @@ HOSTILE = [
 def hostile_experiment(folder, name, skip=0):
     "An experiment on invented questions whose model, titles and notebook are all hostile; its id."
     from llmforge.batching import FakeEngine
-
     from llmforge.config import load_config
     from llmforge.runner import run_experiment
     from llmforge.store import Store, export_experiment

@@ -13,8 +13,6 @@ import time
 
 import pytest
 from fastcore.test import expect_fail
-from llmforge.batching import FakeEngine
-from llmforge.model import load_model
 
 from llmforge.agent import (
     ANSWER,
@@ -28,12 +26,14 @@ from llmforge.agent import (
     solved,
 )
 from llmforge.almanac import almanac, almanac_corpus
+from llmforge.batching import FakeEngine
 from llmforge.bench import agent_speed
 from llmforge.config import load_config
 from llmforge.core import ConfigError, EngineError, tools
-from llmforge.data import Example
 from llmforge.engine import ToolCall
 from llmforge.methods import Kit
+from llmforge.model import load_model
+from llmforge.records import Example
 from llmforge.runner import run_experiment
 from llmforge.store import Store
 from llmforge.tools import tool

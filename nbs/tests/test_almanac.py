@@ -7,11 +7,14 @@ import subprocess
 import sys
 from collections import Counter
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
-from llmforge.almanac import ARTICLES, ASKS, almanac, almanac_corpus, facts, meridia, passage_id
-from llmforge.core import corpora, datasets
+from llmforge.almanac import almanac, almanac_chapters, almanac_corpus, meridia, passage_id
+from llmforge.core import DataError, corpora, datasets
+from llmforge.files import project_root
+from llmforge.templates import WORLDS, articles, asks, facts, parse_texts, texts
 
 CORPUS = almanac_corpus()
 TEXT = {p.id: p.text for p in CORPUS.passages}
@@ -31,7 +34,7 @@ def states(passage, *values):
     return any(plain(v) in PLAIN[passage] for v in values)
 
 
-# ---- sizes ----------------------------------------------------------------------------------------------------------
+# ---- sizes ----
 
 
 def test_sizes():
@@ -61,7 +64,7 @@ def test_registered():
     )
 
 
-# ---- evidence -------------------------------------------------------------------------------------------------------
+# ---- evidence ----
 
 
 @pytest.mark.parametrize("kind", ["single_hop", "two_hop"])
@@ -93,7 +96,7 @@ def test_gold_passages_hold_the_operands_and_the_result_is_right():
 
 
 def test_every_fact_used_stands_in_its_passage():
-    rows = {passage_id(t, r): r for t in ARTICLES for r in facts(t)}
+    rows = {passage_id(t, r): r for t in articles() for r in facts(t)}
     for e in EVERY:
         for used in e.meta["facts"]:
             id, column = used.rsplit(":", 1)
@@ -112,7 +115,7 @@ def test_gold_passages_exist_and_are_about_the_question():
         assert all(g in TEXT for g in e.gold) and e.gold, e.id
 
 
-# ---- questions ------------------------------------------------------------------------------------------------------
+# ---- questions ----
 
 
 def test_ids_and_questions_are_unique():
@@ -152,7 +155,7 @@ def test_answers_are_clean():
         assert all(a == a.strip() and a for a in e.answers), e.id
 
 
-# ---- texts ----------------------------------------------------------------------------------------------------------
+# ---- texts ----
 
 
 def test_titles_are_unique_and_lengths_fit_a_chunk():
@@ -162,7 +165,8 @@ def test_titles_are_unique_and_lengths_fit_a_chunk():
 
 
 ARTEFACT = re.compile(
-    r"[{}|;]{2}|[{}|]|  | [,?]| \.(?!\w)|\.\.|\?\?|\b(None|nan|NaN|True|False)\b|\ba [aeio]\w|\ban [bcdfgjkpqtvwz]\w|\b(the the|and and|a the|an the|of of|in in)\b"
+    r"[{}|;]{2}|[{}|]|  | [,?]| \.(?!\w)|\.\.|\?\?|\b(None|nan|NaN|True|False)\b|\ba [aeio]\w"
+    r"|\ban [bcdfgjkpqtvwz]\w|\b(the the|and and|a the|an the|of of|in in)\b"
 )
 
 
@@ -186,17 +190,31 @@ def test_every_sentence_begins_with_a_capital():
 
 
 def test_wording_varies():
-    for table in ARTICLES:
+    for table in articles():
         rows, texts = facts(table), [p.text for p in CORPUS.passages if p.meta["table"] == table]
         openings = {" ".join(text.replace(r["name"][0], "X").split()[:5]) for r, text in zip(rows, texts)}
         assert len(set(texts)) == len(rows) and (len(openings) >= 2 or table == "planets"), table
 
 
-# ---- the same everywhere --------------------------------------------------------------------------------------------
+# ---- the same everywhere ----
+
+
+def test_published_content_stays():
+    "Ids of published experiments are made from these: a changed table or text makes another data set."
+    made = (almanac(), meridia(), almanac_corpus(), almanac_chapters())
+    assert [d.fingerprint for d in made] == [
+        "b1745ec579cdb641",
+        "d68ea78a87dcaf01",
+        "f8edb81207d8dbc5",
+        "3093733ace766a67",
+    ]
 
 
 def test_the_same_in_every_process():
-    code = "from llmforge.almanac import *; print(almanac().fingerprint, meridia().fingerprint, almanac_corpus().fingerprint)"
+    code = (
+        "from llmforge.almanac import *;"
+        "print(almanac().fingerprint, meridia().fingerprint, almanac_corpus().fingerprint)"
+    )
     prints = {
         subprocess.run(
             [sys.executable, "-c", code],
@@ -210,9 +228,9 @@ def test_the_same_in_every_process():
     assert prints == {f"{almanac().fingerprint} {meridia().fingerprint} {CORPUS.fingerprint}"}
 
 
-# ---- the fact tables ------------------------------------------------------------------------------------------------
+# ---- the fact tables ----
 
-TABLES = {t: [{k: "; ".join(v) for k, v in r.items()} for r in facts(t)] for t in ARTICLES}
+TABLES = {t: [{k: "; ".join(v) for k, v in r.items()} for r in facts(t)] for t in articles()}
 
 
 def column(table, name):
@@ -223,7 +241,7 @@ def names(table):
     return {r["name"][0] for r in facts(table)}
 
 
-@pytest.mark.parametrize("table", sorted(ARTICLES))
+@pytest.mark.parametrize("table", sorted(articles()))
 def test_a_table_is_well_formed(table):
     with (files("llmforge") / "facts" / f"{table}.csv").open(encoding="utf-8", newline="") as f:
         cells = list(csv.reader(f))
@@ -239,12 +257,47 @@ def test_a_table_is_well_formed(table):
         assert 10 <= len(note.split()) <= 45 and note[-1] in '."', r[0]
 
 
-def test_every_packaged_table_is_used():
-    assert {f.name.removesuffix(".csv") for f in (files("llmforge") / "facts").iterdir()} == set(ARTICLES)
+def test_every_packaged_file_is_used():
+    "Each table has an article, each file of texts belongs to a world, and setup.py ships them all."
+    packaged = {f.name for f in (files("llmforge") / "facts").iterdir()}
+    tables = {f"{t}.csv" for t in articles()}
+    parts = {f"{name}.yaml" for w in WORLDS for name in (w, *texts(w).texts)}
+    assert packaged == tables | parts
+    patterns = re.findall(r'"facts/\*(\.\w+)"', (project_root() / "setup.py").read_text())
+    assert {Path(name).suffix for name in packaged} == set(patterns)
+    manifest = re.search(r"llmforge/facts (.*)", (project_root() / "MANIFEST.in").read_text())[1]
+    assert manifest.split() == [f"*{p}" for p in patterns]
+
+
+COUNTRIES_YAML = (files("llmforge") / "facts" / "countries.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "old, new, words",
+    [
+        ("{capital}", "{capitol}", "articles.countries: no column 'capitol'; allowed: name,"),
+        ("{currency|low}", "{currency|lower}", "no filter 'lower'; allowed: and, or"),
+        ("answer: tld", "answer: domain", "questions.countries.domain: no column 'domain'"),
+        ("by: capital", "by: capitol", "questions.countries.name: no column 'capitol'"),
+        ("opening:", "openings:", "articles.countries.openings: unknown key; .*did you mean 'opening'"),
+        ("limit: 32", "limit: many", r"questions.countries.0.limit: .*received 'many'"),
+        ("sign: '-'", "sign: minus", r"questions.countries.8.sign: must be one of , -, \+; received 'minus'"),
+        (
+            "  countries:\n    - answer",
+            "  lands:\n    - answer",
+            "countries.yaml: questions.lands: no article for this table",
+        ),
+        ("noun: country", "noun: country\n    noun: land", "'noun' is given twice"),
+    ],
+)
+def test_a_mistake_in_the_texts_is_one_clear_error(old, new, words):
+    assert old in COUNTRIES_YAML
+    with pytest.raises(DataError, match=words):
+        parse_texts(COUNTRIES_YAML.replace(old, new), "countries.yaml")
 
 
 def test_questions_name_columns_that_exist():
-    for ask in ASKS:
+    for ask in asks():
         header = set(facts(ask.table)[0]) | {f"to_{c}" for c in facts(ask.to or ask.table)[0]}
         for t in (*ask.questions, ask.because):
             assert set(re.findall(r"\{(\w+)", t)) <= header, t

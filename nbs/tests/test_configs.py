@@ -8,12 +8,14 @@ import pytest
 from typer.testing import CliRunner
 
 from llmforge.cli import app
-from llmforge.config import experiment_id, load_config, read_yaml, to_yaml
+from llmforge.config import ExperimentConfig, experiment_id, load_config, to_yaml
+from llmforge.configfiles import read_yaml
 from llmforge.core import ConfigError
 from llmforge.files import project_root
 from llmforge.metrics import ALIASES, UNITS
 from llmforge.runner import summarise
-from llmforge.study import KNOWN
+from llmforge.sections import DatasetConfig, RetrievalConfig
+from llmforge.study import KNOWN, load_study
 
 OK = "name: t, engine: fake, dataset: {name: meridia, limit: 4}, method: {shots: 0}"
 BOMB = (
@@ -233,7 +235,7 @@ def test_shipped_configs(path):
 
 
 def test_own_metrics_take_no_name_that_means_something():
-    "Every word for a score or measure is refused, whichever module it comes from; other names pass, registered or not."
+    "Every word for a score or measure of any module is refused; other names pass, registered or not."
     words = {
         *KNOWN,
         *UNITS,
@@ -263,7 +265,8 @@ def test_own_metrics_are_a_part_of_the_id_and_their_absence_is_not():
 def test_the_blueprint_example(tmp_path):
     path = tmp_path / "blueprint.yaml"
     path.write_text(
-        'experiment: {id: "exp_001", name: "naive_vs_cot_trivia", model: "microsoft/phi-2", method: "chain_of_thought", dataset: "trivia_qa", '
+        'experiment: {id: "exp_001", name: "naive_vs_cot_trivia", model: "microsoft/phi-2", '
+        'method: "chain_of_thought", dataset: "trivia_qa", '
         "hyperparameters: {temperature: 0.7, max_tokens: 256, top_p: 0.9}, seed: 42}"
     )
     c = load_config(path)
@@ -276,3 +279,98 @@ def test_the_blueprint_example(tmp_path):
         c.sampling.max_tokens,
         c.seed,
     ) == ("exp_001", "microsoft/phi-2", "chain_of_thought", "trivia_qa", 0.7, 256, 42)
+
+
+def test_a_mapping_may_use_one_object_twice():
+    "In a notebook one list may serve in two places; only YAML text is refused its aliases."
+    both, section = ["two_hop"], {"limit": 4, "kinds": ["two_hop"]}
+    made = load_config(
+        {"experiment": {"name": "x", "metrics": {"also": both}, "dataset": {"kinds": both}, "corpus": None}}
+    )
+    assert made.metrics.extra == made.dataset.kinds == ("two_hop",)
+    base = {"engine": "fake", "dataset": section}
+    study = {"name": "x", "question": "?", "base": base, "arms": {"a": {"dataset": section}, "b": {}}}
+    assert load_study({"study": study}).arms["a"] == {"dataset": section}
+    assert experiment_id(made, "d") == experiment_id(load_config(read_yaml(to_yaml(made))), "d")
+
+
+def test_a_mapping_may_hold_tuples_and_sections():
+    "They count as what they are in a file, and the rules about several sections hold for them as well."
+    written = {"name": "x", "dataset": {"name": "meridia", "kinds": ["two_hop"]}, "retrieval": "dense"}
+    built = {
+        **written,
+        "dataset": DatasetConfig(name="meridia", kinds=("two_hop",)),
+        "retrieval": RetrievalConfig(name="dense"),
+    }
+    assert load_config({"experiment": written}) == load_config({"experiment": built})
+    assert ExperimentConfig(**built).corpus.name == "almanac"
+    with pytest.raises(ConfigError, match="experiment.corpus: is missing"):
+        load_config({"experiment": {**built, "dataset": DatasetConfig(name="squad")}})
+
+
+def test_values_that_no_file_could_hold_are_named():
+    "Objects and endless nesting are refused with a path, never with a traceback."
+    with pytest.raises(ConfigError, match="experiment.model.revision.*received Path"):
+        load_config({"experiment": {"name": "x", "model": {"revision": Path("main")}}})
+    endless: list = []
+    endless.append(endless)
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        load_config({"experiment": {"name": "x", "dataset": {"kinds": endless}}})
+
+
+ODD = [
+    "yes",
+    "no",
+    "null",
+    "1e3",
+    "0x1f",
+    "2026-12-01",
+    "1:30",
+    "=",
+    "<<",
+    "~",
+    "*x",
+    "&x",
+    "!x",
+    "- x",
+    "a: b",
+]
+ODD += [
+    "# x",
+    " x ",
+    "\tx",
+    "x\n",
+    "\n",
+    "it's",
+    '"',
+    "\x07",
+    "\x85",
+    "\u2028",
+    "\ufeff",
+    "é 漢 🙂",
+    "{",
+    "%",
+    "@",
+    "`",
+]
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_the_resolved_config_is_a_config(text):
+    "What `to_yaml` writes means the same when it is read back, whatever stands in its texts."
+    prompt = {"system": text, "template": text.replace("{", "{{") + "{question}", "stop": [text, text]}
+    changes = {
+        "id": text,
+        "method": {"prompt": prompt},
+        "model": {"name": text},
+        "dataset": {"kinds": [text]},
+    }
+    config = load_config({"experiment": {"name": "x", **changes}})
+    assert load_config(read_yaml(to_yaml(config))) == config
+
+
+def test_every_shipped_config_is_read_back():
+    for path in sorted((project_root() / "configs").rglob("*.yaml")):
+        if path.parent.name != "studies":
+            config = load_config(path)
+            assert load_config(read_yaml(to_yaml(config))) == config

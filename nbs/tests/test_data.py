@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from llmforge.config import CorpusConfig, DatasetConfig
 from llmforge.core import ConfigError, DataError, datasets
-from llmforge.data import HubDataset, load_corpus, load_dataset, read_jsonl
+from llmforge.data import HubDataset, load_corpus, load_dataset
+from llmforge.records import read_jsonl, to_example
+from llmforge.sections import CorpusConfig, DatasetConfig
 
 SHARED = os.environ.get("LLMFORGE_DATA") or next(
     (str(p) for p in [Path(__file__).resolve().parents[3] / "shared" / "data"] if p.is_dir()), None
@@ -82,6 +83,11 @@ def test_gzip_and_odd_line_separators(folder):
         ('{"id": "a", "question": "?"}', "record 2: field 'answers' is missing"),
         ('{"id": 7, "question": "?", "answers": []}', "field 'id' must be a str"),
         ('{"id": "q0", "question": "?", "answers": ["x"]}', "'q0' occurs twice"),
+        (
+            '{"id": "a", "question": "?", "answers": [], "gold": "p1"}',
+            "field 'gold' must be a list; received str",
+        ),
+        ('{"id": "a", "question": "?", "answers": [], "meta": []}', "field 'meta' must be a dict"),
     ],
 )
 def test_bad_records_are_named(folder, line, words):
@@ -143,3 +149,11 @@ def test_public_collections_load(monkeypatch, name, n):
 def test_public_corpus_loads(monkeypatch):
     monkeypatch.setenv("LLMFORGE_DATA", SHARED)
     assert len(load_corpus(CorpusConfig(name="corpus/wikipedia_passages.jsonl.gz"))) == 15658
+
+
+def test_fields_that_are_null_count_as_not_given(folder):
+    "Public collections write null where they know nothing."
+    write(folder / "q.jsonl", questions(1, gold=None, type=None, rationale=None, meta=None))
+    write(folder / "c.jsonl", [{"id": "p", "title": None, "text": "x"}])
+    assert load_dataset(DatasetConfig(name="q.jsonl")).examples == (to_example(questions(1)[0]),)
+    assert load_corpus(CorpusConfig(name="c.jsonl")).passages[0].title == ""

@@ -3,12 +3,13 @@
 import sys
 
 import pytest
-from llmforge.batching import FakeEngine
 
-from llmforge.config import CorpusConfig, load_config
+from llmforge.batching import FakeEngine
+from llmforge.config import load_config
 from llmforge.core import ConfigError, DataError, MissingExtra
 from llmforge.data import load_corpus, read_folder
 from llmforge.runner import run_experiment
+from llmforge.sections import CorpusConfig
 from llmforge.store import Store
 
 
@@ -46,7 +47,8 @@ def test_every_kind_of_file_is_a_passage(docs):
     (docs / "c.MARKDOWN").write_text("\ufeff# Travel\n\nBy train.\n")
     (docs / "deep" / "er").mkdir(parents=True)
     (docs / "deep" / "er" / "d.html").write_text(
-        "<!doctype html><head><title>Site</title><style>p{}</style></head><body><h1>The <i>old</i>\n bridge</h1><p>Built in <b>18</b>64.<br>By hand.<script>x()</script>"
+        "<!doctype html><head><title>Site</title><style>p{}</style></head>"
+        "<body><h1>The <i>old</i>\n bridge</h1><p>Built in <b>18</b>64.<br>By hand.<script>x()</script>"
         "<!-- no --><table><tr><td>a</td><td>b</td></tr></table>"
     )
     (docs / "e.htm").write_text("<title>Only a title</title><p>Caf&eacute; &lt;b&gt;")
@@ -166,7 +168,8 @@ def test_an_experiment_reads_a_folder(docs):
     (docs / "ferry.md").write_text("# The ferry\n\nThe ferry to Ulvo leaves at nine.\n")
     pdf(docs / "museum.pdf", "The museum is closed on Mondays.")
     (docs.parent / "q.jsonl").write_text(
-        '{"id": "q1", "question": "When is the museum closed?", "answers": ["Mondays"], "gold": ["museum.pdf"]}\n'
+        '{"id": "q1", "question": "When is the museum closed?", "answers": ["Mondays"],'
+        ' "gold": ["museum.pdf"]}\n'
     )
     config = load_config(
         {

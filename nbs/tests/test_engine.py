@@ -9,9 +9,9 @@ import sys
 import time
 
 import pytest
+
 from llmforge.batching import FakeEngine, Fault
 from llmforge.caching import CachedEngine, RetryingEngine, generation_key
-
 from llmforge.core import EngineError
 from llmforge.engine import Generation, Message, Sampling, ToolCall, ToolMessage, parse_tool_calls
 

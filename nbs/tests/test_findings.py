@@ -6,8 +6,8 @@ from html import unescape
 
 import numpy as np
 import pytest
-from llmforge.batching import FakeEngine, Fault
 
+from llmforge.batching import FakeEngine, Fault
 from llmforge.card import Card, Measure
 from llmforge.config import load_config
 from llmforge.contrasts import Experiment, counts_line, groups, shared_passage, shown, values

@@ -1,18 +1,19 @@
-"Names that survive growth: what was published keeps its id and its plan's hash when fields are added or renamed."
+"Names that survive growth: what was published keeps its id and hash when fields are added or renamed."
 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from llmforge.caching import generation_key
 from pydantic import Field, create_model
 
 from llmforge import config as config_module
-from llmforge.config import ExperimentConfig, MetricsConfig, experiment_id, load_config, to_yaml
+from llmforge.caching import generation_key
+from llmforge.config import ExperimentConfig, experiment_id, load_config, to_yaml
 from llmforge.core import fingerprint
 from llmforge.engine import Sampling
 from llmforge.files import project_root
+from llmforge.sections import MetricsConfig
 from llmforge.store import import_plan
 from llmforge.study import differences, load_study, stored_study, study_json
 

@@ -1,11 +1,12 @@
 "Importing is instant, and every module but the three that run a model imports where torch is not installed."
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import llmforge
-from llmforge.files import project_root
+from llmforge.files import VARIABLES, project_root
 
 NEED_TORCH = {"model", "prefix", "local"}
 MODULES = sorted(
@@ -36,7 +37,8 @@ def test_no_module_needs_torch():
 import sys
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in {BLOCKED!r}: raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
+        if name.split('.')[0] in {BLOCKED!r}:
+            raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
 sys.meta_path.insert(0, Block())
 import importlib
 for m in {MODULES!r}: importlib.import_module(f'llmforge.{{m}}')
@@ -61,3 +63,15 @@ def test_layers():
     assert set(MODULES) | NEED_TORCH == set(graph)
     for name, used in graph.items():
         assert all(order[m] < order[name] for m in used), f"{name} imports {used}"
+
+
+def test_every_environment_variable_is_in_the_table():
+    "What the package reads is in `VARIABLES`, what is there is read, and no text names any other."
+    code = "\n".join(p.read_text() for p in Path(llmforge.__file__).parent.glob("*.py"))
+    read = set(re.findall(r"environ(?:\.get\(|\[)\s*[\"'](LLMFORGE_\w+)", code))
+    named = {v.name for v in VARIABLES}
+    assert read == named
+    texts = [
+        p.read_text() for p in (project_root() / "nbs").rglob("*") if p.suffix in (".ipynb", ".py", ".md")
+    ]
+    assert set(re.findall(r"\bLLMFORGE_[A-Z_]+\b", "\n".join([code, *texts]))) == named

@@ -10,15 +10,15 @@ import time
 import pytest
 
 torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-from llmforge.model import EMBEDDED, Loaded, common_prefix, embedded_model, encode, load_model, writes_tools
-from llmforge.prefix import KVLayer, PrefixNode, PrefixTree, copy_prefix, new_cache
 from transformers.cache_utils import Cache
 
 from llmforge import model as model_module
-from llmforge.config import ModelConfig
 from llmforge.core import ConfigError, EngineError, MissingExtra
 from llmforge.engine import Message, Sampling, ToolCall, ToolMessage
 from llmforge.local import ActiveRequest, LocalEngine, plain_generate
+from llmforge.model import EMBEDDED, Loaded, common_prefix, embedded_model, encode, load_model, writes_tools
+from llmforge.prefix import KVLayer, PrefixNode, PrefixTree, copy_prefix, new_cache
+from llmforge.sections import ModelConfig
 
 SHOTS = "Question: What is the chemical symbol of gold?\nAnswer: Au\n\n"
 THINGS = [

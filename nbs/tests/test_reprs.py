@@ -7,13 +7,14 @@ import pytest
 from IPython.core.formatters import DisplayFormatter
 from markdown_it import MarkdownIt
 
-from llmforge.config import RetrievalConfig, load_config
+from llmforge.config import load_config
 from llmforge.contrasts import Experiment, contrast
 from llmforge.core import fingerprint
-from llmforge.data import Corpus, Dataset, Example, Passage
 from llmforge.findings import Traces, compare
+from llmforge.records import Corpus, Dataset, Example, Passage
 from llmforge.retriever import Hits, make_retriever
 from llmforge.runner import Work, prepare, result_row, summarise
+from llmforge.sections import RetrievalConfig
 from llmforge.store import FrozenPlan, Store
 from llmforge.study import Hypothesis, Study, StudyConfig
 from llmforge.trace import span, to_dict

@@ -10,8 +10,8 @@ import sys
 import time
 
 import pytest
-from llmforge.batching import FakeEngine, Fault
 
+from llmforge.batching import FakeEngine, Fault
 from llmforge.config import load_config
 from llmforge.runner import run_experiment
 from llmforge.store import Store

@@ -16,9 +16,7 @@ import numpy as np
 import pytest
 
 from llmforge import embedding, index
-from llmforge.config import RetrievalConfig
 from llmforge.core import ConfigError, MissingExtra, RetrievalError
-from llmforge.data import Corpus, Passage
 from llmforge.embedding import (
     chunk_passages,
     embed,
@@ -31,7 +29,9 @@ from llmforge.embedding import (
 )
 from llmforge.files import cache_dir
 from llmforge.index import Bm25, Bm25Reference, EdgeVectors, ServerVectors, build_index, open_index
+from llmforge.records import Corpus, Passage
 from llmforge.retriever import make_retriever, maxsim, rrf
+from llmforge.sections import RetrievalConfig
 from llmforge.trace import span
 
 WORDS = (

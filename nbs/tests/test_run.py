@@ -9,8 +9,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from llmforge.batching import FakeEngine, Fault
 
+from llmforge.batching import FakeEngine, Fault
 from llmforge.card import save_card
 from llmforge.cards import make_card
 from llmforge.config import load_config

@@ -11,6 +11,10 @@ from math import comb
 
 import numpy as np
 import pytest
+
+from llmforge import paired
+from llmforge.core import ConfigError, DataError
+from llmforge.metrics import percentiles
 from llmforge.paired import (
     PairedDifference,
     benjamini_hochberg,
@@ -23,10 +27,6 @@ from llmforge.paired import (
     pairs_needed,
     smallest_effect,
 )
-
-from llmforge import paired
-from llmforge.core import ConfigError, DataError
-from llmforge.metrics import percentiles
 from llmforge.stats import Estimate, bootstrap_interval, bounds, corrected_rate, estimate, wilson
 
 

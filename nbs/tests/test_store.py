@@ -584,7 +584,6 @@ def test_a_failed_row_and_awkward_text(store):
 def test_an_experiment_runs_into_every_store(store, tmp_path):
     "The runner's own rows, right, wrong, abstained and failed, not rows that a test wrote by hand; and they travel."
     from llmforge.batching import FakeEngine, Fault
-
     from llmforge.config import load_config
     from llmforge.runner import run_experiment
 

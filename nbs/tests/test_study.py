@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from llmforge.batching import FakeEngine, Fault
 from typer.testing import CliRunner
 
+from llmforge.batching import FakeEngine, Fault
 from llmforge.cli import app
 from llmforge.config import load_config
 from llmforge.core import metrics

@@ -18,7 +18,7 @@ from pydantic import Field
 
 import llmforge.tools as T
 from llmforge.core import ConfigError, tools
-from llmforge.data import Corpus, Passage
+from llmforge.records import Corpus, Passage
 from llmforge.tools import ToolResult, call_tool, tool
 from llmforge.trace import span, to_dict, walk
 
@@ -1107,9 +1107,9 @@ def test_many_agents_ask_at_once(wiki):
 
 def test_retrieval_reads_the_experiments_index(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMFORGE_CACHE", str(tmp_path / "cache"))
-    from llmforge.config import RetrievalConfig
     from llmforge.index import build_index
     from llmforge.retriever import Retriever
+    from llmforge.sections import RetrievalConfig
 
     sparse = RetrievalConfig(name="sparse")
     kit = Kit(retriever=Retriever(build_index(CORPUS, sparse), sparse))
