@@ -332,6 +332,7 @@ def test_the_kept_prefix_changes_nothing(grounded):
     assert p() == first == again
 
 
+@pytest.mark.slow
 def test_long_contexts_are_windowed(grounded):
     far = [
         PASSAGE,
