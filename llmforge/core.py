@@ -157,7 +157,12 @@ corpora = Registry(
     },
 )
 tools = Registry(
-    "tool", {name: f"llmforge.tools:{name}" for name in ["calculator", "wikipedia_search", "retrieval"]}
+    "tool",
+    {
+        "calculator": "llmforge.calculator:calculator",
+        "wikipedia_search": "llmforge.lookup:wikipedia_search",
+        "retrieval": "llmforge.lookup:retrieval",
+    },
 )
 metrics = Registry("metric", {name: f"llmforge.metrics:{name}" for name in ["exact_match", "f1", "contains"]})
 

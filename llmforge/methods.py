@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['Exemplar', 'passages_text', 'build_prompt', 'usable_exemplars', 'choose_exemplars', 'clean_answer', 'first_line',
-           'after_reasoning', 'abstains', 'Kit', 'naive', 'chain_of_thought']
+           'after_reasoning', 'abstains', 'Context', 'naive', 'chain_of_thought']
 
 # %% ../nbs/40_methods.ipynb #e89a7f90
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-
-from fastcore.basics import patch
+from typing import Any
 
 from .config import ExperimentConfig, PromptConfig
 from .core import ConfigError, methods
@@ -21,7 +20,7 @@ from .metrics import has_answer
 from .retrieval import Chunk, Hit, Retriever
 from .trace import span
 
-# %% ../nbs/40_methods.ipynb #156c831a
+# %% ../nbs/40_methods.ipynb #methods-exemplar
 @dataclass(frozen=True)
 class Exemplar:
     "A solved question to show: an example of the pool, with passages where retrieval is on."
@@ -30,7 +29,7 @@ class Exemplar:
     answer: str  # the accepted answer to show
     passages: str = ""  # from `passages_text`
 
-
+# %% ../nbs/40_methods.ipynb #methods-passages
 def passages_text(
     hits: Sequence[Hit],  # best first
     prompt: PromptConfig,  # its `passage` template
@@ -40,6 +39,15 @@ def passages_text(
     ordered = list(reversed(hits)) if order == "best_last" else list(hits)
     return "".join(prompt.passage.format(title=h.chunk.title, text=h.chunk.text) for h in ordered)
 
+# %% ../nbs/40_methods.ipynb #156c831a
+def _solved(exemplar: Exemplar, prompt: PromptConfig) -> tuple[str, str]:
+    "An exemplar as it is shown: its question and its reply."
+    e = exemplar.example
+    return (
+        prompt.template.format(question=e.question, passages=exemplar.passages),
+        prompt.reply.format(answer=exemplar.answer, rationale=e.rationale),
+    )
+
 
 def build_prompt(
     question: str,  # what is asked
@@ -48,20 +56,15 @@ def build_prompt(
     passages: str = "",  # from `passages_text`
 ) -> Prompt:  # a string to continue, or messages
     "Exemplars, then the question, as text or as turns."
-    shown = [
-        (
-            prompt.template.format(question=x.example.question, passages=x.passages),
-            prompt.reply.format(answer=x.answer, rationale=x.example.rationale),
-        )
-        for x in exemplars
-    ]
+    shown = [_solved(x, prompt) for x in exemplars]
     asked = prompt.template.format(question=question, passages=passages)
     if prompt.format == "completion":
-        return "\n\n".join([*filter(None, [prompt.system]), *(q + a for q, a in shown), asked])
-    turns = [m for q, a in shown for m in (Message("user", q), Message("assistant", a.strip()))]
-    return tuple(
-        [*([Message("system", prompt.system)] if prompt.system else []), *turns, Message("user", asked)]
-    )
+        blocks = [prompt.system] if prompt.system else []
+        return "\n\n".join([*blocks, *(q + a for q, a in shown), asked])
+    turns = [Message("system", prompt.system)] if prompt.system else []
+    for q, a in shown:
+        turns += [Message("user", q), Message("assistant", a.strip())]
+    return (*turns, Message("user", asked))
 
 # %% ../nbs/40_methods.ipynb #4d56eaeb
 def usable_exemplars(
@@ -71,44 +74,49 @@ def usable_exemplars(
     "The exemplars of the pool that fit the reply template; raises `ConfigError` where they are too few."
     needs_rationale = "{rationale}" in config.method.prompt.reply
     usable = [e for e in data.pool if e.answers and (e.rationale or not needs_rationale)]
-    if len(usable) < config.method.shots:
-        which = "exemplars with a rationale" if needs_rationale else "exemplars"
-        raise ConfigError(
-            f"experiment.method.shots: is {config.method.shots}, but the pool of {data.name!r} has {len(usable)} {which}; "
-            f"allowed: 0 to {len(usable)}"
-            + (
-                "; or a method.prompt.reply without {rationale}"
-                if needs_rationale and len(data.pool) > len(usable)
-                else ""
-            )
-        )
-    return tuple(usable)
+    if len(usable) >= config.method.shots:
+        return tuple(usable)
+    which = "exemplars with a rationale" if needs_rationale else "exemplars"
+    others = needs_rationale and len(data.pool) > len(usable)
+    raise ConfigError(
+        f"experiment.method.shots: is {config.method.shots}, "
+        f"but the pool of {data.name!r} has {len(usable)} {which}; allowed: 0 to {len(usable)}"
+        + ("; or a method.prompt.reply without {rationale}" if others else "")
+    )
 
 # %% ../nbs/40_methods.ipynb #c0e2b23a
+def _in_passages(answer: str, hits: Sequence[Hit]) -> bool:
+    return any(has_answer(h.chunk.text, [answer]) for h in hits)
+
+
 def choose_exemplars(
     config: ExperimentConfig,  # shots, passage template and order
     usable: Sequence[Example],  # from `usable_exemplars`
     retriever: Retriever | None,  # finds their passages
 ) -> tuple[Exemplar, ...]:  # as many as `shots`
-    "The exemplars to show: the first ones that the retriever finds an answer for, then the others."
+    "The exemplars to show: first those whose answer the retriever finds, then the others."
     shots = config.method.shots
     if retriever is None or not shots:
         return tuple(Exemplar(e, e.answers[0]) for e in usable[:shots])
-
-    def _with_passages(e):
+    answered, others = [], []
+    for e in usable:
         hits = retriever.find(e.question, config.retrieval.top_k)
-        read = [a for a in e.answers if any(has_answer(h.chunk.text, [a]) for h in hits)]
-        return not read, Exemplar(
-            e, (read or e.answers)[0], passages_text(hits, config.method.prompt, config.retrieval.order)
-        )
-
-    return tuple(x for _, x in sorted(map(_with_passages, usable), key=lambda u: u[0])[:shots])
+        passages = passages_text(hits, config.method.prompt, config.retrieval.order)
+        answers = [a for a in e.answers if _in_passages(a, hits)]
+        if answers:
+            answered.append(Exemplar(e, answers[0], passages))
+        else:
+            others.append(Exemplar(e, e.answers[0], passages))
+    return tuple([*answered, *others][:shots])
 
 # %% ../nbs/40_methods.ipynb #d42d5707
 _LEAD = re.compile(
-    r"^\s*(?:(?:final |short )?answer\s*(?:is)?\s*[:\-–]\s*|a:\s*|(?:so |therefore,? |thus,? )?the (?:final |correct )?answer is:?\s*)",
+    r"^\s*(?:(?:final |short )?answer\s*(?:is)?\s*[:\-–]\s*"
+    r"|a:\s*"
+    r"|(?:so |therefore,? |thus,? )?the (?:final |correct )?answer is:?\s*)",
     re.I,
 )
+_QUOTES = ('""', "''", "“”", "‘’")
 
 
 def clean_answer(
@@ -118,14 +126,15 @@ def clean_answer(
     text = _LEAD.sub("", text.strip()).strip("*_` ")
     if text.endswith(".") and not re.search(r"\b[A-Z]\.$", text):
         text = text[:-1].rstrip("*_` ")
-    return text[1:-1] if len(text) > 1 and text[0] + text[-1] in ('""', "''", "“”", "‘’") else text
+    quoted = len(text) > 1 and text[0] + text[-1] in _QUOTES
+    return text[1:-1] if quoted else text
 
-
+# %% ../nbs/40_methods.ipynb #methods-first-line
 def first_line(
     text: str,  # what a model wrote
 ) -> str:
-    "The first line that is not blank, as a bare answer."
-    return next((clean_answer(l) for l in text.splitlines() if clean_answer(l)), "")
+    "The first line that holds an answer, as a bare answer; an empty text where none does."
+    return next(filter(None, map(clean_answer, text.splitlines())), "")
 
 # %% ../nbs/40_methods.ipynb #cbedb90a
 _MARKER = re.compile(r"(?:^|[\s*(])(?:final )?answer\s*(?:\*\*)?\s*(?:is\s*:?|:)\s*|####\s*", re.I)
@@ -136,16 +145,19 @@ def after_reasoning(
 ) -> str:
     "What follows the last 'answer:' or 'answer is' (or ####); without one, the last sentence."
     before, *after = _MARKER.split(text)
-    if found := next((a for a in map(first_line, reversed(after)) if a), ""):
-        return found
+    if answer := next(filter(None, map(first_line, reversed(after))), ""):
+        return answer
     sentences = [s for s in re.split(r"(?<=[.!?])\s+|\n+", before) if s.strip()]
     return clean_answer(sentences[-1]) if sentences else ""
 
 # %% ../nbs/40_methods.ipynb #ad0e5bdc
 _ABSTAIN = re.compile(
-    r"(?:sorry,? |unfortunately,? )*(?:i (?:do not|don.?t|cannot|can.?t|am not able to|am unable to|am not sure)\b"
-    r"|(?:the )?(?:passages?|text|context|information|answer|question)[^.]{0,40}\b(?:do(?:es)? not|doesn.?t|don.?t|is not|isn.?t|are not|cannot|can.?t)\b"
-    r"|(?:it )?(?:is )?(?:not (?:known|mentioned|stated|given|specified|provided|available)|impossible to (?:say|know|tell)|un(?:known|answerable|clear|sure))\W*$"
+    r"(?:sorry,? |unfortunately,? )*"
+    r"(?:i (?:do not|don.?t|cannot|can.?t|am not able to|am unable to|am not sure)\b"
+    r"|(?:the )?(?:passages?|text|context|information|answer|question)[^.]{0,40}"
+    r"\b(?:do(?:es)? not|doesn.?t|don.?t|is not|isn.?t|are not|cannot|can.?t)\b"
+    r"|(?:it )?(?:is )?(?:not (?:known|mentioned|stated|given|specified|provided|available)"
+    r"|impossible to (?:say|know|tell)|un(?:known|answerable|clear|sure))\W*$"
     r"|(?:there is )?no (?:answer|information)|cannot be (?:determined|answered)|n/?a\W*$|none\W*$)",
     re.I,
 )
@@ -159,144 +171,110 @@ def abstains(
 
 # %% ../nbs/40_methods.ipynb #794da8c3
 @dataclass
-class Kit:
-    "Everything that a method needs to answer one question."
+class Context:
+    "Everything that a method works with to answer one question."
 
     config: ExperimentConfig
     engine: Engine
     retriever: Retriever | None = None
     exemplars: tuple[Exemplar, ...] = ()
     seed: int = 0  # of this example
-    corpus: Corpus | None = None  # what the retriever searches
-    example: Example | None = None  # for an oracle's choices; a method that looks is none
+    corpus: Corpus | None = None  # the documents that the retriever searches
+    example: Example | None = None  # for an oracle; no method reads it
     hits: list[Hit] = field(default_factory=list)  # all that was read, in order
-    generations: list[Generation] = field(default_factory=list)
+    generations: list[Generation] = field(default_factory=list)  # charged to this question
 
-    def prompt(
-        self,
-        question: str,  # what is asked
-        hits: Sequence[Hit],  # from `search`
-    ) -> Prompt:
+    def prompt(self, question: str, hits: Sequence[Hit]) -> Prompt:
         "The prompt that the config describes."
         p = self.config.method.prompt
         return build_prompt(question, p, self.exemplars, passages_text(hits, p, self.config.retrieval.order))
 
-# %% ../nbs/40_methods.ipynb #e5dfed88
-@patch
-async def search(
-    self: Kit,
-    query: str,  # usually the question
-    k: int | None = None,  # passages (default: the config's top_k)
-) -> list[Hit]:  # best first; none without retrieval
-    "Find passages."
-    if self.retriever is None:
-        return []
-    found = await self.retriever.search(query, k)
-    self.hits += found
-    return found
+    async def search(
+        self,
+        query: str,
+        k: int | None = None,  # passages (default: the config's)
+    ) -> list[Hit]:  # best first; none without retrieval
+        "Find passages."
+        if self.retriever is None:
+            return []
+        hits = await self.retriever.search(query, k)
+        self.hits += hits
+        return hits
 
+    def note(self, passage: Passage) -> None:
+        "Remember a passage, as far as it was read, that was found without a search."
+        chunk = Chunk(f"{passage.id}#0", passage.id, passage.title, passage.text, 0, 0)
+        self.hits.append(Hit(chunk, 0.0, len(self.hits) + 1))
 
-@patch
-def note(
-    self: Kit,
-    passage: Passage,  # as far as it was read
-) -> None:
-    "Remember a passage that was read without a search."
-    self.hits.append(
-        Hit(Chunk(f"{passage.id}#0", passage.id, passage.title, passage.text, 0, 0), 0.0, len(self.hits) + 1)
-    )
+    async def reply(
+        self,
+        prompt: Prompt,  # text or messages
+        stop: Sequence[str] | None = None,  # strings that end the text (default: the config's)
+        tools: Sequence[str] = (),  # JSON schemas of functions that the model may call
+    ) -> Generation:
+        "Ask the model to go on; the question is charged for it."
+        s, p = self.config.sampling, self.config.method.prompt
+        end = p.stop if stop is None else tuple(stop)
+        sampling = Sampling(s.temperature, s.top_p, s.max_tokens, end, self.seed, tools=tuple(tools))
+        g = await _ask(self, prompt, sampling)
+        self.generations.append(g)
+        return g
+
+    async def generate(self, prompt: Prompt, stop: Sequence[str] | None = None) -> str:
+        "The text of the model's reply."
+        return (await self.reply(prompt, stop)).text
+
+    async def choose(
+        self,
+        prompt: Prompt,  # text or messages
+        choices: Sequence[str],  # what may come next
+        count: bool = True,  # False: the question is not charged for it
+        shown: str | None = None,  # the prompt in the trace (default: as it is)
+    ) -> tuple[float, ...]:  # natural log-probability of each
+        "Ask the model how likely each continuation is."
+        g = await _ask(self, prompt, Sampling(choices=tuple(choices)), shown, choices=list(choices))
+        if count:
+            self.generations.append(g)
+        return g.logprobs
 
 # %% ../nbs/40_methods.ipynb #dc3bf353
-@patch
-async def ask(
-    self: Kit,
-    prompt: Prompt,  # text or messages
-    sampling: Sampling,
-    said: str | None = None,  # what the span shows (default: the prompt)
-    **about,  # attributes of the span
+async def _ask(
+    context: Context, prompt: Prompt, sampling: Sampling, shown: str | None = None, **attributes: Any
 ) -> Generation:
     "Ask the model, as a span."
-    said = said or (prompt if isinstance(prompt, str) else [asdict(m) for m in prompt])
-    with span("llm", self.config.model.name, said, **about) as s:
-        g = await self.engine.generate(prompt, sampling)
+    given: Any = shown or (prompt if isinstance(prompt, str) else [asdict(m) for m in prompt])
+    with span("llm", context.config.model.name, given, **attributes) as s:
+        g = await context.engine.generate(prompt, sampling)
+        s.output = g.text
         s.set(
             tokens_in=g.tokens_in,
             tokens_out=g.tokens_out,
             finish_reason=g.finish_reason,
             cached=g.cached,
             queue_ms=round(g.queue_ms, 3),
-        ).output = g.text
+        )
         if g.tool_calls:
             s.set(tool_calls=[asdict(c) for c in g.tool_calls])
     return g
-
-# %% ../nbs/40_methods.ipynb #9fcd897d
-@patch
-async def reply(
-    self: Kit,
-    prompt: Prompt,  # text or messages
-    stop: Sequence[str] | None = None,  # strings that end the text (default: the config's)
-    tools: Sequence[str | dict] = (),  # JSON schemas of functions that the model may call
-) -> Generation:
-    "Ask the model to go on, at this question's expense."
-    s, p = self.config.sampling, self.config.method.prompt
-    g = await self.ask(
-        prompt,
-        Sampling(
-            s.temperature,
-            s.top_p,
-            s.max_tokens,
-            p.stop if stop is None else tuple(stop),
-            self.seed,
-            tools=tuple(tools),
-        ),
-    )
-    self.generations.append(g)
-    return g
-
-
-@patch
-async def generate(
-    self: Kit,
-    prompt: Prompt,  # text or messages
-    stop: Sequence[str] | None = None,  # strings that end the text (default: the config's)
-) -> str:  # what the model wrote
-    "The text of the model's reply."
-    return (await self.reply(prompt, stop)).text
-
-# %% ../nbs/40_methods.ipynb #16a8912d
-@patch
-async def choose(
-    self: Kit,
-    prompt: Prompt,  # text or messages
-    choices: Sequence[str],  # what may come next
-    count: bool = True,  # False: not at this question's expense
-    said: str | None = None,  # what the span shows (default: the prompt)
-) -> tuple[float, ...]:  # natural log-probability of each
-    "Ask the model how likely each continuation is."
-    g = await self.ask(prompt, Sampling(choices=tuple(choices)), said, choices=list(choices))
-    if count:
-        self.generations.append(g)
-    return g.logprobs
 
 # %% ../nbs/40_methods.ipynb #38a6163e
 @methods.register("naive")
 async def naive(
     question: str,  # what is asked
-    kit: Kit,  # to search and generate with
+    context: Context,  # to search and generate with
 ) -> str:  # the bare answer
     "Answer at once."
-    hits = await kit.search(question)
-    reply = await kit.generate(kit.prompt(question, hits))
+    hits = await context.search(question)
+    reply = await context.generate(context.prompt(question, hits))
     return first_line(reply)
 
-
+# %% ../nbs/40_methods.ipynb #methods-cot
 @methods.register("chain_of_thought")
 async def chain_of_thought(
     question: str,  # what is asked
-    kit: Kit,  # to search and generate with
+    context: Context,  # to search and generate with
 ) -> str:  # the bare answer
     "Reason first, then answer."
-    hits = await kit.search(question)
-    reasoning = await kit.generate(kit.prompt(question, hits))
+    hits = await context.search(question)
+    reasoning = await context.generate(context.prompt(question, hits))
     return after_reasoning(reasoning)
