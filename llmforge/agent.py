@@ -23,7 +23,8 @@ from .exemplars import ANSWER, conversations, episodes, last_thought, needs, ser
 from .methods import Context, after_reasoning, first_line
 from .text import clip
 from .tools import ToolResult, call_tool
-from .trace import span, walk
+from .trace import span
+from .traceview import walk
 
 # %% ../nbs/45_agent.ipynb #c5ea6190
 @dataclass(frozen=True)

@@ -308,7 +308,7 @@ def export_traces_(
 ):
     "Export an experiment's traces as OpenTelemetry (gen_ai and OpenInference), one trace an example."
     from llmforge.findings import find_experiment
-    from llmforge.trace import export_traces, shown_address
+    from llmforge.otel import export_traces, shown_address
 
     with sentences():
         e = find_experiment(id)

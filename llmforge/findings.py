@@ -52,7 +52,8 @@ from llmforge.stats import (
 )
 from .store import Status, Store
 from .text import cell, clip, table
-from .trace import from_dict, walk
+from .trace import from_dict
+from .traceview import walk
 from .tradeoffs import agent_arms_table, agent_table
 
 # %% ../nbs/67_findings.ipynb #2e49e874

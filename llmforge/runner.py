@@ -62,7 +62,8 @@ from .retrieval import Retriever, make_retriever
 from .stats import estimate
 from .store import Status, Store, export_experiment
 from .text import cell, table
-from .trace import span, to_dict, walk
+from .trace import span, to_dict
+from .traceview import walk
 
 # %% ../nbs/52_runner.ipynb #3723e45d
 log = logging.getLogger("llmforge")

@@ -63,7 +63,8 @@ from .stats import Estimate
 from .store import Store, import_experiment, import_plan
 from .study import Study, differences, load_study, plan_table, stored_study, study_json
 from .text import cell, esc, table
-from .trace import from_dict, render, walk
+from .trace import from_dict, render
+from .traceview import walk
 from .tradeoffs import agent_arms_table, costs_table, interaction, trade_off
 
 # %% ../nbs/79_site.ipynb #9d4db91b

@@ -27,7 +27,8 @@ from llmforge.methods import Context
 from llmforge.runner import run_experiment
 from llmforge.store import Store
 from llmforge.tools import tool
-from llmforge.trace import from_dict, span, to_dict, walk
+from llmforge.trace import from_dict, span, to_dict
+from llmforge.traceview import walk
 
 
 def config(*overrides, tools=("wikipedia_search", "calculator"), **agent):

@@ -23,7 +23,8 @@ from llmforge.core import ConfigError, tools
 from llmforge.data import Corpus, Passage
 from llmforge.lookup import find_title
 from llmforge.tools import ToolResult, call_tool, tool
-from llmforge.trace import span, to_dict, walk
+from llmforge.trace import span, to_dict
+from llmforge.traceview import walk
 
 
 def call(*args, **kwargs):
