@@ -643,6 +643,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'llmforge.methods.Exemplar': ('methods.html#exemplar', 'llmforge/methods.py'),
                                   'llmforge.methods._ask': ('methods.html#_ask', 'llmforge/methods.py'),
                                   'llmforge.methods._in_passages': ('methods.html#_in_passages', 'llmforge/methods.py'),
+                                  'llmforge.methods._sampling': ('methods.html#_sampling', 'llmforge/methods.py'),
                                   'llmforge.methods._solved': ('methods.html#_solved', 'llmforge/methods.py'),
                                   'llmforge.methods.abstains': ('methods.html#abstains', 'llmforge/methods.py'),
                                   'llmforge.methods.after_reasoning': ('methods.html#after_reasoning', 'llmforge/methods.py'),

@@ -29,7 +29,7 @@ from .traceview import walk
 # %% ../nbs/45_agent.ipynb #c5ea6190
 @dataclass(frozen=True)
 class Step:
-    "What the model wrote in one turn: an action, an answer, or neither."
+    "One turn of the model: an action, an answer, or neither."
 
     text: str  # as written, up to an observation of its own
     tool: str = ""  # the action's tool
@@ -77,7 +77,7 @@ def parse_step(
 class Episode:
     "One question on its way through the loop: what a text and a conversation have in common."
 
-    grammar = ""  # what a model is told that wrote neither an action nor an answer
+    grammar = ""  # told to a model that wrote neither an action nor an answer
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Episode:
         context: Context,  # whose config has an agent
     ):
         method = context.config.method
-        assert method.agent is not None
+        assert method.agent is not None, "the config's method has no agent"
         self.question, self.context = question, context
         self.agent, self.prompt, self.shots = method.agent, method.prompt, method.shots
         self.asked = self.prompt.template.format(question=question, passages="")
@@ -99,7 +99,7 @@ class Episode:
         return sum(g.tokens_in + g.tokens_out for g in self.context.generations)
 
     def stopped(self) -> str:
-        'Why the episode cannot go on; "" as long as it can.'
+        'The reason to stop: budget, max_steps, parse_error or tool_error; "" as long as there is none.'
         if self.wrong > 1:
             return self.trouble
         if self.steps >= self.agent.max_steps:
@@ -161,7 +161,7 @@ class ChoosingEpisode(Episode):
         return episodes(self.agent, self.prompt, self.shots)
 
     async def _prior(self, question: str, openings: Sequence[str]) -> list[float]:
-        "How likely each opening is at this point of an episode about a content-free question."
+        "The probability of each opening at this point of an episode about a content-free question."
         blank = self.prompt.template.format(question=question, passages="")
         blank += "".join(turn(tool, question, question) for tool in self.trail) + "Thought:"
         return _shares(await self.context.choose(self.shown + blank, openings, False, f"… {blank}"))
@@ -170,7 +170,7 @@ class ChoosingEpisode(Episode):
         self,
         openings: Sequence[str],  # how a thought may begin
     ) -> list[float]:  # adds up to 1
-        "How likely each opening is at this point of an episode about nothing."
+        "The probability of each opening at this point of an episode about nothing."
         priors = await asyncio.gather(*(self._prior(question, openings) for question in CONTENT_FREE))
         return [sum(p) / len(p) for p in zip(*priors)]
 
@@ -313,7 +313,7 @@ def agent_scores(
     trace: Mapping,  # as `trace.to_dict` wrote it
     example: Example,  # the question
 ) -> dict[str, float]:  # {} where no agent was at work
-    "Counts of an episode, and whether the first tool was right where the data says which one is."
+    "Counts of an episode: steps, tool_calls, failed_calls, forced; first_tool where the data knows it."
     if not (agent := next(walk(trace, "agent"), None)):
         return {}
     attributes, calls, needed = agent.get("attributes", {}), list(walk(agent, "tool")), needs(example)

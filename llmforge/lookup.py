@@ -28,7 +28,7 @@ _ARTICLES = ("the", "a", "an")
 
 
 def _words(text: str) -> tuple[str, ...]:
-    "What counts in a title: its words without accents, case and articles."
+    "The words that count in a title, without accents, case and articles."
     plain = "".join(c for c in normalize("NFKD", text) if not "\u0300" <= c <= "\u036f")
     words = tuple(w for w in re.findall(r"\w+", plain.casefold()) if w not in _ARTICLES)
     return words or (plain.casefold().strip(),)
@@ -130,7 +130,7 @@ def _first_paragraph(text: str) -> str:
 def _observation(
     query: str, passage: Passage | None, near: list[str], source: str, context: Context
 ) -> ToolResult:
-    "What the model reads: the passage's first paragraph, or the titles that come near."
+    "The first paragraph of a passage; without a passage, the titles that come near."
     if passage is None:
         similar = f" Similar: [{', '.join(near)}]." if near else ""
         return ToolResult(f"Could not find [{' '.join(query.split())[:80]}].{similar}", source=source)
@@ -146,7 +146,7 @@ def _best(query: str, pages: list[Passage]) -> Passage | None:
 
 
 def _reason(e: Exception) -> str:
-    "Why Wikipedia gave no answer; only our own errors are quoted."
+    "The reason of an error, for `source`; only our own errors are quoted."
     return f"{type(e).__name__}: {e}" if type(e) is ValueError else type(e).__name__
 
 # %% ../nbs/43_lookup.ipynb #f9629583

@@ -33,7 +33,7 @@ def _is_label(value: Any) -> bool:
 
 
 def _may_go_out(key: str, value: Any) -> bool:
-    "Whether an attribute quotes nobody."
+    "True where an attribute quotes nobody."
     return isinstance(value, int | float) or key in _LABELS and _is_label(value)
 
 
@@ -56,7 +56,7 @@ def _own(d: Mapping, content: bool) -> dict:
 
 # %% ../nbs/69_otel.ipynb #13f1266d
 def _of_call(d: Mapping, name: str) -> dict:
-    "What the conventions say of a call of a model."
+    "The attributes of a call of a model, without its texts."
     a = d.get("attributes", {})
     read, written, reason = _count(a.get("tokens_in")), _count(a.get("tokens_out")), a.get("finish_reason")
     return {
@@ -85,7 +85,7 @@ _NAMED: dict[str, tuple[tuple[str, ...], str | None]] = {
 
 
 def _described(d: Mapping, name: str) -> dict:
-    "What the conventions say of a span, without its texts."
+    "The attributes that the conventions have for a kind of span, without its texts."
     if d["kind"] == "llm":
         return _of_call(d, name)
     keys, operation = _NAMED.get(d["kind"], ((), None))
@@ -170,7 +170,7 @@ def _of_tool(d: Mapping) -> dict:
 
 
 def _of_retriever(d: Mapping) -> dict:
-    "What was searched for, and what was found."
+    "The query and the passages found."
     documents = _documents(d.get("output"), "document.content")
     scores = [{"id": f.get("document.id"), "score": f.get("document.score")} for f in documents]
     return _numbered("retrieval.documents", documents) | {
@@ -382,7 +382,7 @@ def _check_listening(endpoint: str) -> None:
 # %% ../nbs/69_otel.ipynb #otel-overheard
 @contextmanager
 def _overheard() -> Iterator[list[logging.LogRecord]]:
-    "What the SDK's exporters log; nothing of it is printed, since it quotes headers that it cannot read."
+    "Keep the log of the SDK's exporters, and print none of it: it quotes headers that it cannot read."
     log, handler = logging.getLogger("opentelemetry"), BufferingHandler(1_000)
     handler.addFilter(logging.Filter("opentelemetry.exporter"))
     before, log.propagate = log.propagate, False

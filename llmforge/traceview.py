@@ -72,7 +72,7 @@ def tokens(
 def failed_call(
     span: Mapping,  # a stored span
 ) -> bool:
-    "Whether a span is a tool call that failed."
+    "True where a span is a tool call that failed."
     return span["kind"] == "tool" and span.get("attributes", {}).get("failed") is True
 
 # %% ../nbs/08_traceview.ipynb #697bc763
@@ -153,7 +153,7 @@ _TRACK = (
 
 
 def _bar(d: Mapping, root: Mapping) -> str:
-    "When a span ran, within the time of the root."
+    "A bar from the start of a span to its end, within the time of the root."
     took, whole = number(d["duration_ms"]), number(root["duration_ms"])
     begin = number(d["start_ms"]) - number(root["start_ms"])
     left, waited = _share(begin, whole), _share(_waited(d), took)
@@ -215,7 +215,7 @@ _ROW = "display:inline-flex;width:calc(100% - 1.4em);gap:.6em;align-items:baseli
 
 
 def _headline(d: Mapping, root: Mapping, times: bool) -> str:
-    "What a folded span shows."
+    "The line that a folded span shows."
     error, result = d.get("error"), ""
     text = error or d.get("output")
     if text is not None:
@@ -237,7 +237,7 @@ def _facts(d: Mapping, times: bool) -> str:
 
 
 def _in_headline(d: Mapping, key: str) -> bool:
-    "Whether the headline holds all of a text."
+    "True where the headline holds all of a text."
     text = as_text(d[key])
     return key == ("error" if d.get("error") else "output") and len(text) <= WIDTH and "\n" not in text
 
@@ -249,7 +249,7 @@ def _texts(d: Mapping) -> list[str]:
 
 # %% ../nbs/08_traceview.ipynb #view-legend
 def _legend(root: Mapping) -> str:
-    "How to read the bars."
+    "A line that explains the bars."
     whole, waits, shared = number(root["duration_ms"]), "", ""
     if any(_share(_waited(s), whole) >= 1 for s in walk(root)):
         waits = "; waiting for a turn is pale"
