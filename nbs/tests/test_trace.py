@@ -781,3 +781,26 @@ def test_headers_reach_the_endpoint(monkeypatch):
         export_traces(ROWS, EXPERIMENT, endpoint=f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
     assert [g[:2] for g in got] == [("/v1/traces", "Bearer geheim")] * 2 and min(g[2] for g in got) > 1000
+
+
+@pytest.mark.parametrize("headers", ["authorization=Bearer%20geheim", "Authorization: Bearer geheim"])
+def test_a_collector_that_refuses(headers, monkeypatch, capfd, caplog):
+    "As with Phoenix above, from a server of two lines: the reason is in the error, the headers are nowhere."
+    import http.server
+    import threading
+
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_error(404)
+
+        def log_message(self, *a):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", headers)
+        with pytest.raises(LlmForgeError, match=r"did not take the traces \(after 0 of them\).*404") as e:
+            export_traces(ROWS, EXPERIMENT, endpoint=f"http://127.0.0.1:{server.server_port}/no/such")
+        server.shutdown()
+    assert "geheim" not in str(e.value) + caplog.text + "".join(capfd.readouterr())
