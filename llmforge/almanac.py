@@ -77,7 +77,7 @@ def _also(row: Row) -> tuple[str, ...]:
 # %% ../nbs/31_almanac.ipynb #ceddb84e
 def render(
     table: str,  # e.g. "countries"
-    row: Row,
+    row: Row,  # of that table
     n: int = 3,  # related rows of each sort to mention
 ) -> str:  # at least 60 words long where there are enough relatives
     "The article about a row."
@@ -97,7 +97,7 @@ def render(
 # %% ../nbs/31_almanac.ipynb #c3ed2ae1
 def passage_id(
     table: str,  # e.g. "countries"
-    row: Row,
+    row: Row,  # of that table
 ) -> str:
     "E.g. almanac/countries/japan or meridia/towns/kelvarrin."
     world = "meridia" if table.startswith("meridia_") else "almanac"

@@ -308,8 +308,9 @@ def export_traces_(
     ] = True,
 ):
     "Export an experiment's traces as OpenTelemetry (gen_ai and OpenInference), one trace an example."
+    from llmforge.otel import export_traces, shown_address
+
     from llmforge.findings import find_experiment
-    from llmforge.trace import export_traces, shown_address
 
     with sentences():
         e = find_experiment(id)

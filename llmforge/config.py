@@ -132,10 +132,12 @@ class ExperimentConfig(Section):
     method: MethodConfig = Field(default_factory=lambda: MethodConfig.model_validate({}))
     retrieval: RetrievalConfig = RetrievalConfig()
     dataset: DatasetConfig = DatasetConfig()
-    corpus: CorpusConfig | None = Field(None, description="default: the corpus that belongs to the data set")
+    corpus: CorpusConfig | None = Field(
+        None, description="the documents (default: the corpus that belongs to the data set)"
+    )
     sampling: SamplingConfig = SamplingConfig()
     metrics: MetricsConfig = MetricsConfig()
-    seed: Whole = Field(0, ge=0, lt=2**32, description="of sampling and of the bootstrap")
+    seed: Whole = Field(0, ge=0, lt=2**32, description="seed of sampling and of the bootstrap")
     max_consecutive_failures: Count = Field(
         10,
         description="stop after that many permanent failures in a row",
@@ -259,7 +261,7 @@ def load_config(
 
 # %% ../nbs/05_config.ipynb #config-work
 def _work(config: ExperimentConfig) -> dict[str, Any]:
-    "What determines an experiment's results, under the first names of its fields."
+    "The part of a config that determines results, under the first names of its fields."
     work = first_names(ExperimentConfig, config.model_dump(mode="json"))
     for name in ("id", "name", "breaker"):
         del work[name]

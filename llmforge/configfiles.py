@@ -196,7 +196,7 @@ def read_override(
 
 # %% ../nbs/04_configfiles.ipynb #configfiles-section
 def section_of(
-    field: FieldInfo,
+    field: FieldInfo,  # of a pydantic model
 ) -> type[Section] | None:
     "The section that a field holds, alone, in a list or a mapping, or as an alternative to None."
     note = getattr(field, "annotation", None)

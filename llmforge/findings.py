@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from fastcore.basics import patch
+from .traceview import walk
 
 from .card import Card
 from llmforge.contrasts import (
@@ -44,7 +45,7 @@ from .paired import PairedDifference, benjamini_hochberg, holm, non_inferiority
 from .stats import Estimate, bounds, corrected_rate, estimate
 from .store import Status, Store
 from .text import cell, clip, table
-from .trace import from_dict, walk
+from .trace import from_dict
 from .tradeoffs import agent_arms_table, agent_table
 
 # %% ../nbs/67_findings.ipynb #2e49e874

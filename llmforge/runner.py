@@ -25,9 +25,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from .exemplars import demonstrations
+from .traceview import walk
 from tqdm import tqdm
 
-from .agent import agent_scores, check_engine, demonstrations
+from .agent import agent_scores, check_engine
 from .caching import make_engine, peak_memory_mb
 from .card import load_card
 from .config import ExperimentConfig, experiment_id
@@ -46,7 +48,7 @@ from .data import load_corpus, load_dataset
 from .engine import Engine
 from .faithfulness import make_scorer
 from .files import outputs_dir, project_root
-from .methods import Exemplar, Kit, abstains, choose_exemplars, usable_exemplars
+from .methods import Context, Exemplar, abstains, choose_exemplars, usable_exemplars
 from llmforge.metrics import (
     ANSWER_VERSION,
     SCORES,
@@ -65,7 +67,7 @@ from .scorer import Scorer
 from .stats import estimate
 from .store import Status, Store, export_experiment
 from .text import cell, table
-from .trace import span, to_dict, walk
+from .trace import span, to_dict
 
 # %% ../nbs/52_runner.ipynb #3723e45d
 log = logging.getLogger("llmforge")
@@ -173,21 +175,21 @@ def _own_scores(example: Example, said: str, config: ExperimentConfig) -> dict[s
         ) from e
 
 
-def _scores(example: Example, answer: str, kit: Kit, lost: bool = False) -> dict[str, float]:
+def _scores(example: Example, answer: str, context: Context, lost: bool = False) -> dict[str, float]:
     'Every score of one answer. To a question without an answer any abstention is the empty, right one; elsewhere what was said counts: "none" may be right.'
     said = "" if abstains(answer) and not example.answers else answer
-    scores = score_answer(said, example.answers, kit.config.metrics.normalization)
+    scores = score_answer(said, example.answers, context.config.metrics.normalization)
     if not lost:
-        scores |= _own_scores(example, said, kit.config)
-    if kit.retriever is None:
+        scores |= _own_scores(example, said, context.config)
+    if context.retriever is None:
         return scores
     k, gold = (
-        kit.config.retrieval.top_k,
-        example.gold if kit.retriever.passage_ids.intersection(example.gold) else (),
+        context.config.retrieval.top_k,
+        example.gold if context.retriever.passage_ids.intersection(example.gold) else (),
     )
     return scores | retrieval_scores(
-        [h.chunk.passage_id for h in kit.hits],
-        [h.chunk.text for h in kit.hits],
+        [h.chunk.passage_id for h in context.hits],
+        [h.chunk.text for h in context.hits],
         gold,
         example.answers,
         ks=sorted({1, k}),
@@ -199,23 +201,29 @@ _judges = ThreadPoolExecutor(
 )  # one at a time: a scorer is one model, and two threads on it only wait for each other
 
 
-async def _judge(question: str, answer: str, kit: Kit, scorer: Scorer) -> dict[str, float]:
+async def _judge(question: str, answer: str, context: Context, scorer: Scorer) -> dict[str, float]:
     "What the scorer says of an answer, given the passages read; its claims are in the trace."
     with span("evaluator", scorer.name, answer, threshold=scorer.threshold) as s:
         claim = "" if abstains(answer) else answer
         judgement = await asyncio.get_running_loop().run_in_executor(
-            _judges, scorer.judge, question, claim, [h.chunk.searchable for h in kit.hits]
+            _judges, scorer.judge, question, claim, [h.chunk.searchable for h in context.hits]
         )
         s.output = [{"claim": c, "probability": round(p, 5)} for c, p in judgement.claims]
     return judgement.scores
 
 
 def _row(
-    example: Example, position: int, kit: Kit, answer: str, judged: dict, trace: dict, error: Exception | None
+    example: Example,
+    position: int,
+    context: Context,
+    answer: str,
+    judged: dict,
+    trace: dict,
+    error: Exception | None,
 ) -> dict:
     "A row of `runs`. Latency is time at work on this question: searching, generating and using tools, without waiting for a turn, and without judging."
-    scores = _scores(example, answer, kit, error is not None) | judged | agent_scores(trace, example)
-    g = kit.generations
+    scores = _scores(example, answer, context, error is not None) | judged | agent_scores(trace, example)
+    g = context.generations
     cached = any(x.cached for x in g)
     return dict(
         example_id=example.id,
@@ -230,7 +238,7 @@ def _row(
         + sum(s["attributes"]["search_ms"] for s in walk(trace, "retriever"))
         + sum(s["attributes"]["work_ms"] for s in walk(trace, "tool")),
         queue_ms=sum(x.queue_ms for x in g),
-        correct=error is None and scores[kit.config.metrics.accuracy] >= 1,
+        correct=error is None and scores[context.config.metrics.accuracy] >= 1,
         abstained=error is None and abstains(answer) and not (example.answers and scores["exact_match"]),
         error_type=type(error).__name__ if error else None,
         error=redact(str(error)) if error else None,
@@ -242,7 +250,7 @@ def _row(
 async def answer_one(
     example: Example,  # the question
     position: int,  # its place in the data set
-    kit: Kit,  # what the method works with
+    context: Context,  # what the method works with
     scorer: Scorer | None = None,  # judges answers against the passages read
 ) -> dict:  # a row of `runs`
     "Run the method on one example; an exception becomes part of the row."
@@ -250,16 +258,16 @@ async def answer_one(
     about = dict(
         example=example.id, kind=example.kind, expected=list(example.answers[:5]), gold=list(example.gold)
     )
-    with span("chain", kit.config.method.name, example.question, **about) as root:
+    with span("chain", context.config.method.name, example.question, **about) as root:
         try:
-            root.output = answer = await methods.get(kit.config.method.name)(example.question, kit)
+            root.output = answer = await methods.get(context.config.method.name)(example.question, context)
             if scorer:
-                judged = await _judge(example.question, answer, kit, scorer)
+                judged = await _judge(example.question, answer, context, scorer)
         except Exception as e:
             error = e
     if error:
         root.error = redact(f"{type(error).__name__}: {error}")
-    return _row(example, position, kit, answer, judged, to_dict(root), error)
+    return _row(example, position, context, answer, judged, to_dict(root), error)
 
 # %% ../nbs/52_runner.ipynb #f2b39c2c
 def example_seed(
@@ -312,7 +320,7 @@ async def answer_all(
         for i, example in todo:
             if stop.is_set():
                 return
-            kit = Kit(
+            context = Context(
                 config,
                 engine,
                 retriever,
@@ -322,7 +330,7 @@ async def answer_all(
                 example,
             )
             with engine.running():
-                row = await answer_one(example, i, kit, scorer)
+                row = await answer_one(example, i, context, scorer)
             save(row)
             progress.note(row)
             if progress.in_a_row >= config.max_consecutive_failures:

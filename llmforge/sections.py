@@ -44,7 +44,7 @@ class Section(BaseModel):
 
 # %% ../nbs/03_sections.ipynb #2d13ef23
 class ModelConfig(Section):
-    "Which weights answer."
+    "The weights that answer."
 
     name: Text = Field(
         "smollm2-135m-instruct", description="the embedded model, or a hub id such as microsoft/phi-2"
@@ -61,20 +61,18 @@ class ModelConfig(Section):
 
 # %% ../nbs/03_sections.ipynb #sections-engine
 class EngineConfig(Section):
-    "What runs the model, how many prompts it takes at once, and what it may use again."
+    "The program that runs the model, its batch size and its caches."
 
     name: Text = Field("local", description="a registered engine")
     batch_size: Whole = Field(16, ge=1, le=4096, description="prompts generated at once")
-    prefix_cache: bool = Field(
-        True, description="compute the key/value cache of the prompts' common beginning once, and reuse it"
-    )
+    prefix_cache: bool = Field(True, description="reuse the key/value cache of the prompts' common beginning")
     cache: bool = Field(
         True, description="never generate the same thing twice: keep generations in outputs/generations.db"
     )
 
 # %% ../nbs/03_sections.ipynb #sections-sampling
 class SamplingConfig(Section):
-    "How the next token is chosen."
+    "The choice of the next token, and the longest answer."
 
     temperature: float = Field(0.0, ge=0, le=5, allow_inf_nan=False, description="0 is greedy decoding")
     top_p: Share = Field(
@@ -147,7 +145,7 @@ def check_template(
 
 # %% ../nbs/03_sections.ipynb #b1b12786
 class PromptConfig(Section):
-    "What the model is shown; whatever is not given is filled in for the method and the format."
+    "The texts that the model is shown; what is not given is filled in for method and format."
 
     format: Literal["completion", "chat"] = Field(
         "completion", description="plain text to be continued, or turns through the model's chat template"
@@ -177,7 +175,7 @@ class PromptConfig(Section):
 
 # %% ../nbs/03_sections.ipynb #cf5ea31e
 class AgentConfig(Section):
-    "What a ReAct agent may do."
+    "Tools and limits of a ReAct agent."
 
     tools: tuple[Text, ...] = Field(
         ("wikipedia_search", "retrieval", "calculator"),
@@ -191,9 +189,7 @@ class AgentConfig(Section):
         " question is shown instead of content-free text; oracle: the data set's own evidence, as a ceiling",
     )
     max_steps: Whole = Field(4, ge=1, le=64, description="actions before an answer is forced")
-    max_tokens: Whole = Field(
-        16000, ge=1, description="tokens, in and out, that an episode may use before an answer is forced"
-    )
+    max_tokens: Whole = Field(16000, ge=1, description="tokens, in and out, before an answer is forced")
     observation: Whole = Field(1200, ge=100, le=100_000, description="longest observation, in characters")
     timeout: float = Field(10.0, gt=0, le=600, description="seconds that a tool may take")
     wikipedia: Literal["corpus", "live"] = Field(
@@ -227,7 +223,7 @@ def _with_defaults(data: dict[str, Any]) -> dict[str, Any]:
 
 
 class MethodConfig(Section):
-    "How the question is put."
+    "The way a question is put: method, exemplars, prompt, agent."
 
     name: Text = Field("naive", description="a registered method")
     shots: Whole = Field(
@@ -275,7 +271,7 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 # %% ../nbs/03_sections.ipynb #1ea5ce60
 class RetrievalConfig(Section):
-    "Which passages are put before the question, if any."
+    "The search for passages that are put before the question."
 
     name: Literal["none", "dense", "sparse", "hybrid", "reranked"] = Field(
         "none",
@@ -351,12 +347,10 @@ class DatasetConfig(Section):
     )
     split: Text | None = Field(None, description="split on the hub (default: the one with public answers)")
     limit: Count | None = Field(None, description="how many questions: a stable sample")
-    skip: Whole = Field(
-        0, ge=0, description="questions to leave out at the sample's beginning: those seen before"
-    )
+    skip: Whole = Field(0, ge=0, description="questions to leave out at the beginning of the sample")
     kinds: tuple[Text, ...] = Field((), description="only questions of these kinds")
     revision: Text | None = Field(
-        None, description="hub revision (default: the one this release was written for)"
+        None, description="hub revision (default: the one tested with this release)"
     )
 
     @field_validator("name", "exemplars")
@@ -406,7 +400,7 @@ def _check_own(name: str) -> None:
 
 # %% ../nbs/03_sections.ipynb #ab87708e
 class MetricsConfig(Section):
-    "What counts as right, and how wide the intervals are."
+    "Scores, judge and intervals."
 
     accuracy: Literal["exact_match", "contains", "f1"] = Field(
         "exact_match", description="the score that tables call accuracy; all three are always reported"

@@ -29,6 +29,8 @@ from itertools import combinations, product, repeat
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
+from .traceview import walk
+
 from .card import Card
 from .config import to_yaml
 from llmforge.contrasts import (
@@ -63,7 +65,7 @@ from .stats import Estimate
 from .store import Store, import_experiment, import_plan
 from .study import Study, differences, load_study, plan_table, stored_study, study_json
 from .text import cell, esc, table
-from .trace import from_dict, render, walk
+from .trace import from_dict, render
 from .tradeoffs import agent_arms_table, costs_table, interaction, trade_off
 
 # %% ../nbs/79_site.ipynb #9d4db91b

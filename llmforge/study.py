@@ -22,7 +22,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from .config import ExperimentConfig, experiment_mapping, first_names, validate
-from .configfiles import find_config, merge, read_config, read_yaml
+from .configfiles import check_section, find_config, merge, read_config, read_yaml
 from .core import ConfigError, StoreError, closest
 from .engine import Engine
 from .metrics import AGENT_SCORES, JUDGED, MEASURES, unit_of
@@ -271,7 +271,7 @@ def load_study(
         data["base"] = experiment_mapping(base, folder)[1]
     elif isinstance(base, Mapping):
         data["base"] = _spelled(base)
-    study = validate(data, where, StudyConfig, "study")
+    study = check_section(StudyConfig, data, where, "study")
     _check_metrics(study, experiments(study), where)
     return study
 

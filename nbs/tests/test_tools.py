@@ -1,4 +1,4 @@
-"Tools: hostile expressions, hostile arguments, hostile tools and a Wikipedia that misbehaves each cost one observation."
+"Tools: hostile expressions, arguments and tools, and a Wikipedia that misbehaves, each cost one observation."
 
 import asyncio
 import gzip
@@ -7,20 +7,24 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
-from typing import Annotated, Callable, Literal
+from typing import Annotated, Literal
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from llmforge.calculator import calculator
+from llmforge.lookup import find_title
+from llmforge.traceview import walk
 from pydantic import Field
 
-import llmforge.tools as T
+from llmforge import lookup
 from llmforge.core import ConfigError, tools
 from llmforge.records import Corpus, Passage
 from llmforge.tools import ToolResult, call_tool, tool
-from llmforge.trace import span, to_dict, walk
+from llmforge.trace import span, to_dict
 
 
 def call(*args, **kwargs):
@@ -353,7 +357,7 @@ def test_most_hostile_expressions_are_refused():
     }.items(),
 )
 def test_arithmetic(expression, value):
-    assert T.calculator(expression) == value
+    assert calculator(expression) == value
 
 
 def test_arithmetic_agrees_with_python():
@@ -376,7 +380,7 @@ def test_arithmetic_agrees_with_python():
         except ZeroDivisionError:
             assert call("calculator", {"expression": text}).failed
             continue
-        shown = Fraction(T.calculator(text))
+        shown = Fraction(calculator(text))
         assert (
             shown == expected
             if expected.denominator == 1
@@ -395,12 +399,12 @@ def test_schema_comes_from_the_function():
         digits: Annotated[int, Field(ge=0, le=9)] = 2,  # after the point
         json: list[str] | None = None,
         *,
-        kit,
+        context,
     ) -> str:
         """Convert a length.
 
         More about it."""
-        return f"{amount} {unit} {digits} {kit}"
+        return f"{amount} {unit} {digits} {context}"
 
     assert (
         tools.get("convert") is convert
@@ -421,7 +425,7 @@ def test_schema_comes_from_the_function():
     json_ = __import__("json")
     json_.dumps(convert.input_schema)
     assert call("convert", {"amount": "3.5", "json": ["a"]}, "K").text == "3.5 km 2 K"
-    assert convert(1, kit=0) == "1 km 2 0"
+    assert convert(1, context=0) == "1 km 2 0"
 
 
 def test_opening_has_a_default():
@@ -453,11 +457,13 @@ def bad_declarations():
     def positional(a: str, /):
         "Doc."
 
-    def plain_kit(kit):
+    def plain_context(context):
         "Doc."
 
-    def unknown_type(a: "Nowhere"):
+    def unknown_type(a):
         "Doc."
+
+    unknown_type.__annotations__["a"] = "Nowhere"  # as in a file whose import was forgotten
 
     def no_schema(a: Callable):
         "Doc."
@@ -471,7 +477,7 @@ def bad_declarations():
         star,
         stars,
         positional,
-        plain_kit,
+        plain_context,
         unknown_type,
         no_schema,
         arbitrary,
@@ -503,7 +509,7 @@ def test_bad_declarations_are_refused_at_once(f):
         (None, "received NoneType"),
         ([1], "received list"),
         ({"arg_expression": "1"}, "unknown argument"),
-        ({"kit": 1, "expression": "1"}, "unknown argument 'kit'"),
+        ({"context": 1, "expression": "1"}, "unknown argument 'context'"),
         ({f"k{i}": i for i in range(10_000)}, "unknown argument 'k0'"),
         ({"x" * 1_000_000: 1}, "unknown argument"),
         ({"\x1b[31m\ud800": "\x00"}, "unknown argument"),
@@ -548,7 +554,8 @@ def test_numbers_that_json_cannot_hold():
 def test_unknown_names():
     assert (
         call("calculater", {}).text
-        == "error: unknown tool 'calculater'; allowed: calculator, retrieval, wikipedia_search (did you mean 'calculator'?)"
+        == "error: unknown tool 'calculater'; allowed: calculator, retrieval, wikipedia_search "
+        "(did you mean 'calculator'?)"
     )
     assert (
         call("calculator", {"expression": "1"}, allowed=["retrieval"]).text
@@ -739,7 +746,17 @@ def test_hanging_tools_cost_their_timeout_and_nothing_else():
 
 
 def test_a_hanging_tool_does_not_keep_the_process_alive():
-    code = "import asyncio, time\nfrom llmforge.tools import tool, call_tool\n@tool\ndef stuck() -> str:\n    'Hang.'\n    time.sleep(60)\nprint(asyncio.run(call_tool('stuck', {}, timeout=0.1)).text)"
+    code = """
+import asyncio, time
+from llmforge.tools import tool, call_tool
+
+@tool
+def stuck() -> str:
+    "Hang."
+    time.sleep(60)
+
+print(asyncio.run(call_tool("stuck", {}, timeout=0.1)).text)
+"""
     p = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert p.stdout == "error: stuck gave no result within 0.1 s\n" and not p.stderr
 
@@ -850,8 +867,8 @@ CORPUS = Corpus(
 )
 
 
-class Kit:
-    "The parts of a method's kit that tools use."
+class Context:
+    "The parts of a method's context that tools use."
 
     def __init__(self, corpus=CORPUS, wikipedia="corpus", retriever=None):
         self.corpus, self.retriever, self.notes = corpus, retriever, []
@@ -879,46 +896,46 @@ class Kit:
     ],
 )
 def test_titles(query, title):
-    kit = Kit()
-    r = call("wikipedia_search", {"query": query}, kit)
+    context = Context()
+    r = call("wikipedia_search", {"query": query}, context)
     assert r == ToolResult(f"{title}: {title} is first.\nSame paragraph.", source="corpus small")
-    assert [(p.title, p.text) for p in kit.notes] == [
+    assert [(p.title, p.text) for p in context.notes] == [
         (title, f"{title} is first.\nSame paragraph.")
     ] and CORPUS.passages[0].text.startswith("\n\nZ")
 
 
 def test_what_is_not_there_is_no_failure():
-    kit = Kit()
+    context = Context()
     assert (
-        call("wikipedia_search", {"query": "the composer called Bach"}, kit).text
+        call("wikipedia_search", {"query": "the composer called Bach"}, context).text
         == "Could not find [the composer called Bach]. Similar: [Bach, Johann Sebastian Bach]."
     )
-    assert call("wikipedia_search", {"query": "Atlantis"}, kit) == ToolResult(
+    assert call("wikipedia_search", {"query": "Atlantis"}, context) == ToolResult(
         "Could not find [Atlantis].", source="corpus small"
     )
     for query in ["", " ", "!!", "\x00", "x" * 1_000_000, "of"]:
-        assert "Could not find" in call("wikipedia_search", {"query": query}, kit).text
-    assert not kit.notes
+        assert "Could not find" in call("wikipedia_search", {"query": query}, context).text
+    assert not context.notes
 
 
 def test_without_a_corpus_it_fails():
     assert (
-        call("wikipedia_search", {"query": "Bach"}, Kit(corpus=None)).text
+        call("wikipedia_search", {"query": "Bach"}, Context(corpus=None)).text
         == "error: there is no corpus to look in"
     )
 
 
 def test_titles_are_indexed_once(monkeypatch):
-    monkeypatch.setattr(T, "_titles", {})
+    monkeypatch.setattr(lookup, "_titles", {})
     big = Corpus("big", tuple(Passage(str(i), f"Title {i}", "x") for i in range(50_000)))
-    T.find_title("Title 1", big)
+    find_title("Title 1", big)
     start = time.perf_counter()
     for i in range(1000):
-        assert T.find_title(f"title {i}", big)[0].id == str(i)
-    assert time.perf_counter() - start < 0.5 and len(T._titles) == 1
+        assert find_title(f"title {i}", big)[0].id == str(i)
+    assert time.perf_counter() - start < 0.5 and len(lookup._titles) == 1
     for i in range(9):
-        T.find_title("x", Corpus("c", (Passage(str(i), "x", "x"),)))
-    assert len(T._titles) <= 4
+        find_title("x", Corpus("c", (Passage(str(i), "x", "x"),)))
+    assert len(lookup._titles) <= 4
 
 
 # Wikipedia over HTTP
@@ -1018,16 +1035,16 @@ def wiki(monkeypatch):
 
 
 def test_live_pages_are_read(wiki):
-    kit = Kit(wikipedia="live")
-    r = call("wikipedia_search", {"query": "bern"}, kit)
+    context = Context(wikipedia="live")
+    r = call("wikipedia_search", {"query": "bern"}, context)
     assert r == ToolResult(
         "Bern: Bern is a city.\nIt is the federal city.", source="https://en.wikipedia.org/wiki/Bern"
     )
-    assert [(p.id, p.title, p.text) for p in kit.notes] == [
+    assert [(p.id, p.title, p.text) for p in context.notes] == [
         ("https://en.wikipedia.org/wiki/Bern", "Bern", "Bern is a city.\nIt is the federal city.")
     ]
     assert (
-        call("wikipedia_search", {"query": "where Swiss bears live"}, kit).text
+        call("wikipedia_search", {"query": "where Swiss bears live"}, context).text
         == "Canton of Bern: The canton."
     )
     path, q, headers = wiki.asked[0]
@@ -1041,7 +1058,7 @@ def test_live_pages_are_read(wiki):
 
 
 def test_a_live_miss_is_no_failure(wiki):
-    assert call("wikipedia_search", {"query": "nothing"}, Kit(wikipedia="live")) == ToolResult(
+    assert call("wikipedia_search", {"query": "nothing"}, Context(wikipedia="live")) == ToolResult(
         "Could not find [nothing].", source="Wikipedia"
     )
 
@@ -1065,10 +1082,10 @@ def test_a_live_miss_is_no_failure(wiki):
 )
 def test_where_wikipedia_does_not_answer_the_corpus_does(query, why, wiki, monkeypatch):
     if query in ("slow", "drip"):
-        monkeypatch.setattr(T, "_SECONDS", 0.8)
+        monkeypatch.setattr(lookup, "_SECONDS", 0.8)
     corpus = Corpus("small", (Passage("p", query, "From the corpus."),))
     start = time.perf_counter()
-    r = call("wikipedia_search", {"query": query}, Kit(corpus, "live"))
+    r = call("wikipedia_search", {"query": query}, Context(corpus, "live"))
     assert query == "bomb" or time.perf_counter() - start < 2  # unpacking takes its time on a busy machine
     if query == "odd":
         assert r == ToolResult("Could not find [odd].", source="Wikipedia")
@@ -1084,11 +1101,11 @@ def test_where_wikipedia_does_not_answer_the_corpus_does(query, why, wiki, monke
 def test_without_network_or_corpus(wiki, monkeypatch):
     monkeypatch.setenv("LLMFORGE_WIKIPEDIA", "http://127.0.0.1:9/w/api.php")
     assert (
-        call("wikipedia_search", {"query": "Bach"}, Kit(wikipedia="live")).source
+        call("wikipedia_search", {"query": "Bach"}, Context(wikipedia="live")).source
         == "corpus small (Wikipedia did not answer: ConnectError)"
     )
     assert (
-        call("wikipedia_search", {"query": "Bach"}, Kit(None, "live")).text
+        call("wikipedia_search", {"query": "Bach"}, Context(None, "live")).text
         == "error: there is no corpus to look in (Wikipedia did not answer: ConnectError)"
     )
 
@@ -1096,7 +1113,7 @@ def test_without_network_or_corpus(wiki, monkeypatch):
 def test_many_agents_ask_at_once(wiki):
     async def run():
         return await asyncio.gather(
-            *(call_tool("wikipedia_search", {"query": "bern"}, Kit(wikipedia="live")) for _ in range(30))
+            *(call_tool("wikipedia_search", {"query": "bern"}, Context(wikipedia="live")) for _ in range(30))
         )
 
     assert {r.text for r in asyncio.run(run())} == {"Bern: Bern is a city.\nIt is the federal city."}
@@ -1112,11 +1129,11 @@ def test_retrieval_reads_the_experiments_index(tmp_path, monkeypatch):
     from llmforge.sections import RetrievalConfig
 
     sparse = RetrievalConfig(name="sparse")
-    kit = Kit(retriever=Retriever(build_index(CORPUS, sparse), sparse))
+    context = Context(retriever=Retriever(build_index(CORPUS, sparse), sparse))
     with span("chain", "x") as s:
-        r = call("retrieval", {"query": "Johann Bach", "k": 2}, kit)
+        r = call("retrieval", {"query": "Johann Bach", "k": 2}, context)
     assert (
-        [l.split(":")[0] for l in r.text.splitlines()] == ["Johann Sebastian Bach", "Bach"]
+        [line.split(":")[0] for line in r.text.splitlines()] == ["Johann Sebastian Bach", "Bach"]
         and r.source == "index of small"
         and not r.failed
     )
@@ -1127,10 +1144,10 @@ def test_retrieval_reads_the_experiments_index(tmp_path, monkeypatch):
         and found.attributes["top_k"] == 2
         and t.attributes["work_ms"] <= t.duration_ms - found.attributes["search_ms"] + 0.001
     )
-    assert call("retrieval", {"query": " "}, kit).failed
+    assert call("retrieval", {"query": " "}, context).failed
     for k in (0, 11, -1, "many", 1.5):
-        assert "argument 'k'" in call("retrieval", {"query": "Bach", "k": k}, kit).text
+        assert "argument 'k'" in call("retrieval", {"query": "Bach", "k": k}, context).text
     assert (
-        call("retrieval", {"query": "Bach"}, Kit()).text
+        call("retrieval", {"query": "Bach"}, Context()).text
         == "error: there is no index to search: the experiment has retrieval: none"
     )

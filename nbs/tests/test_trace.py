@@ -1,4 +1,4 @@
-"Traces: hostile texts stay texts, an export is the same each time and silent where it must be, and a real consumer reads what was sent."
+"Traces: hostile texts stay texts, an export is the same each time, and a real consumer reads what was sent."
 
 import copy
 import hashlib
@@ -14,24 +14,15 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from llmforge.otel import export_traces, otel_spans
+from llmforge.traceview import MAX_SPANS, walk
 from typer.testing import CliRunner
 
 from llmforge.cli import app
 from llmforge.core import ConfigError, DataError, LlmForgeError, MissingExtra
 from llmforge.files import cache_dir
 from llmforge.text import clip
-from llmforge.trace import (
-    KINDS,
-    MAX_SPANS,
-    Span,
-    export_traces,
-    from_dict,
-    otel_spans,
-    render,
-    render_html,
-    to_dict,
-    walk,
-)
+from llmforge.trace import KINDS, Span, from_dict, render, render_html, to_dict
 
 SECRET = "Ethel Smyth"  # in every text of `sample`, and nowhere else in it
 T0 = 1_790_000_000_000.25
@@ -189,9 +180,10 @@ def values(attributes):
 def exported(path, rows=ROWS, **kw):
     "The spans of each line of an exported file."
     counts = export_traces(rows, EXPERIMENT, path=path, **kw)
-    lines = [json.loads(l) for l in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    requests = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
     traces = [
-        [s for r in l["resourceSpans"] for scope in r["scopeSpans"] for s in scope["spans"]] for l in lines
+        [s for r in request["resourceSpans"] for scope in r["scopeSpans"] for s in scope["spans"]]
+        for request in requests
     ]
     assert counts == (len(traces), sum(map(len, traces)))
     return traces
@@ -253,7 +245,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_is_only_text(text, tmp_path):
-    "In names, inputs, outputs, errors, attributes: nothing of it is markup, nothing of it reaches a terminal, and the export takes it."
+    "Wherever it stands: nothing of it is markup, nothing reaches a terminal, and the export takes it."
     s = span_(
         "chain",
         text,
@@ -293,7 +285,8 @@ def test_hostile_text_is_only_text(text, tmp_path):
     if text.isprintable():
         assert shown.count(text) >= 8
     assert len(render(s).split("\n")) == 3
-    assert all(l.lstrip().startswith(("│", "chain", "tool", "llm")) for l in render(s, full=True).split("\n"))
+    begins = ("│", "chain", "tool", "llm")
+    assert all(line.lstrip().startswith(begins) for line in render(s, full=True).split("\n"))
     row = {"example_id": text, "trace": to_dict(s)}
     (spans,) = exported(tmp_path / "t.jsonl", [row])
     assert len(spans) == 3 and not any(c in json.dumps(spans, ensure_ascii=False) for c in ("\0", "\ud800"))
@@ -356,7 +349,7 @@ def test_a_broken_trace_is_drawn():
 
 
 def test_the_drawing_says_what_happened():
-    "Bars lie where the spans were, tokens add up, errors and failed calls are marked, times=False leaves times out."
+    "Bars lie where the spans were, tokens add up, failures are marked, times=False leaves times out."
     s = from_dict(sample())
     page = render_html(s)
     text = "".join(Page(page).text)
@@ -382,7 +375,7 @@ def test_the_drawing_says_what_happened():
 
 
 def test_file_is_otlp_json(tmp_path):
-    "Ids in hexadecimal, times in nanoseconds as text, parents first; OpenTelemetry's own classes read a line back."
+    "Ids in hexadecimal, nanoseconds as text, parents first; OpenTelemetry's own classes read a line back."
     traces = exported(tmp_path / "t.jsonl")
     assert len(traces) == 2 and len({s["traceId"] for t in traces for s in t}) == 2
     stored = list(walk(sample()))
@@ -569,7 +562,7 @@ LOCK = Path(__file__).parent / "phoenix.txt"
 
 
 def phoenix_python() -> Path:
-    "Phoenix's interpreter, in an environment that is made once in the cache: its dependencies contradict those of this project."
+    "Phoenix's interpreter, in an environment of its own: its dependencies contradict those of this project."
     folder = (
         cache_dir("phoenix")
         / f"{sys.version_info[0]}.{sys.version_info[1]}-{hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]}"
@@ -609,7 +602,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def phoenix(tmp_path_factory):
-    "The address of an Arize Phoenix of this session's own: own home, own ports, telemetry off, and a dead proxy to the world."
+    "The address of an Arize Phoenix of our own: own home and ports, no telemetry, a dead proxy to the world."
     home, port = tmp_path_factory.mktemp("phoenix"), free_port()
     env = {
         "PATH": os.environ["PATH"],
@@ -669,6 +662,7 @@ def arrived(url, project, n):
     return spans
 
 
+@pytest.mark.slow
 def test_phoenix_reads_what_was_sent(phoenix, monkeypatch):
     "Kinds, names, parents, times, tokens, texts, documents, outcomes; and sent twice it is there once."
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-test=1")
@@ -724,6 +718,7 @@ def test_phoenix_reads_what_was_sent(phoenix, monkeypatch):
     assert wrong == f"{SECRET} is too long"
 
 
+@pytest.mark.slow
 def test_phoenix_gets_no_text_without_content(phoenix):
     rows, project = [{"example_id": "q/1", "trace": sample()}], "silent-1"
     traces, n = export_traces(rows, project, endpoint=phoenix + "/v1/traces", content=False)
@@ -732,6 +727,7 @@ def test_phoenix_gets_no_text_without_content(phoenix):
     assert sum(s["attributes"].get("llm.token_count.prompt", 0) for s in spans) == 161
 
 
+@pytest.mark.slow
 def test_phoenix_takes_hostile_text(phoenix):
     "Every hostile text arrives as the text it is."
     rows = [
@@ -745,6 +741,7 @@ def test_phoenix_takes_hostile_text(phoenix):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("headers", ["authorization=Bearer%20geheim", "Authorization: Bearer geheim"])
 def test_an_endpoint_that_refuses(phoenix, headers, monkeypatch, capfd, caplog):
     "The reason is in the error, and where it was; the headers are nowhere, not even malformed ones."
@@ -784,3 +781,26 @@ def test_headers_reach_the_endpoint(monkeypatch):
         export_traces(ROWS, EXPERIMENT, endpoint=f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
     assert [g[:2] for g in got] == [("/v1/traces", "Bearer geheim")] * 2 and min(g[2] for g in got) > 1000
+
+
+@pytest.mark.parametrize("headers", ["authorization=Bearer%20geheim", "Authorization: Bearer geheim"])
+def test_a_collector_that_refuses(headers, monkeypatch, capfd, caplog):
+    "As with Phoenix above, from a server of two lines: the reason is in the error, the headers are nowhere."
+    import http.server
+    import threading
+
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_error(404)
+
+        def log_message(self, *a):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", headers)
+        with pytest.raises(LlmForgeError, match=r"did not take the traces \(after 0 of them\).*404") as e:
+            export_traces(ROWS, EXPERIMENT, endpoint=f"http://127.0.0.1:{server.server_port}/no/such")
+        server.shutdown()
+    assert "geheim" not in str(e.value) + caplog.text + "".join(capfd.readouterr())
