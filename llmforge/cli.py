@@ -143,7 +143,8 @@ def run(
     from llmforge.findings import find_experiment
     from llmforge.notebooks import execute_notebook
     from llmforge.runner import prepare, record_folder, run_experiment
-    from llmforge.store import Status, Store
+    from llmforge.store import Store
+    from llmforge.tables import Status
 
     with sentences():
         resolved = load_config(config, override)
@@ -330,8 +331,8 @@ def export_(
     ] = True,
 ):
     "Write an experiment's config, result and rows as text files."
+    from llmforge.exports import export_experiment
     from llmforge.findings import find_experiment
-    from llmforge.store import export_experiment
 
     with sentences():
         e = find_experiment(id)
@@ -358,8 +359,9 @@ def import_(
     ] = None,
 ):
     "Read exported experiments, plans of studies, or logs of lm-evaluation-harness into the store."
+    from llmforge.exports import import_experiment, import_plan
     from llmforge.logs import import_lm_eval, sample_logs
-    from llmforge.store import Store, import_experiment, import_plan
+    from llmforge.store import Store
 
     with sentences():
         store = Store()

@@ -19,7 +19,8 @@ from .config import ExperimentConfig, load_config
 from .core import LlmForgeError, StoreError, closest
 from .metrics import ALIASES, JUDGED, OUTCOMES, SCORES, UNITS, failed, right, unit_of, value_of
 from .stats import Estimate, PairedDifference, bounds, estimate, paired_difference
-from .store import Record, Status, Store
+from .store import Record, Store
+from .tables import Status
 from .text import cell
 
 # %% ../nbs/63_contrasts.ipynb #aa3bb931

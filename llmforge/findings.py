@@ -50,7 +50,8 @@ from llmforge.stats import (
     holm,
     non_inferiority,
 )
-from .store import Status, Store
+from .store import Store
+from .tables import Status
 from .text import cell, clip, table
 from .trace import from_dict, walk
 from .tradeoffs import agent_arms_table, agent_table

@@ -21,7 +21,8 @@ from .data import read_jsonl
 from .methods import abstains
 from .metrics import score_answer
 from .runner import result_row, summarise
-from .store import Status, Store
+from .store import Store
+from .tables import Status
 from .trace import Span, to_dict
 
 # %% ../nbs/54_logs.ipynb #0c6d97d8

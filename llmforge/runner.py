@@ -43,6 +43,7 @@ from llmforge.core import (
 )
 from .data import Corpus, Dataset, Example, load_corpus, load_dataset
 from .engine import Engine, make_engine, peak_memory_mb
+from .exports import export_experiment
 from .faithfulness import Scorer, make_scorer
 from .files import outputs_dir, project_root
 from .methods import Exemplar, Kit, abstains, choose_exemplars, usable_exemplars
@@ -59,7 +60,8 @@ from llmforge.metrics import (
 )
 from .retrieval import Retriever, make_retriever
 from .stats import estimate
-from .store import Status, Store, export_experiment
+from .store import Store
+from .tables import Status
 from .text import cell, table
 from .trace import span, to_dict, walk
 

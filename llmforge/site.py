@@ -44,6 +44,7 @@ from llmforge.contrasts import (
     pooled,
 )
 from .core import ConfigError, DataError, LlmForgeError, closest, require, round_robin
+from .exports import import_experiment, import_plan
 from .files import outputs_dir, project_root
 from llmforge.findings import (
     Verdict,
@@ -60,7 +61,7 @@ from .metrics import SCORES, failed, right, unit_of, value_of
 from .notebooks import executable, tutorials
 from .plots import ablation_curve, arms_plot, interaction_plot, pareto_plot, score_plot, verdict_plot
 from .stats import Estimate
-from .store import Store, import_experiment, import_plan
+from .store import Store
 from .study import Study, differences, load_study, plan_table, stored_study, study_json
 from .text import cell, esc, table
 from .trace import from_dict, render, walk

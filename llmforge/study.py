@@ -35,10 +35,12 @@ from llmforge.config import (
 )
 from .core import ConfigError, StoreError, closest
 from .engine import Engine
+from .exports import export_plan
 from .metrics import AGENT_SCORES, JUDGED, MEASURES, unit_of
 from .runner import Work, own_folder, prepare, run_experiment
 from .stats import discordant_sd, smallest_effect
-from .store import FrozenPlan, Status, Store, export_plan
+from .store import FrozenPlan, Store
+from .tables import Status
 from .text import cell, table
 
 # %% ../nbs/53_study.ipynb #631ee337

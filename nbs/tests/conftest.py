@@ -35,8 +35,9 @@ def hostile_experiment(folder, name, skip=0):
     "An experiment on invented questions whose model, titles and notebook are all hostile; its id."
     from llmforge.config import load_config
     from llmforge.engine import FakeEngine
+    from llmforge.exports import export_experiment
     from llmforge.runner import run_experiment
-    from llmforge.store import Store, export_experiment
+    from llmforge.store import Store
 
     data = folder.parent / "hostile.jsonl"
     data.write_text(

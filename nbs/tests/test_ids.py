@@ -11,8 +11,8 @@ from llmforge import config as config_module
 from llmforge.config import ExperimentConfig, MetricsConfig, experiment_id, load_config, to_yaml
 from llmforge.core import fingerprint
 from llmforge.engine import Sampling, generation_key
+from llmforge.exports import import_plan
 from llmforge.files import project_root
-from llmforge.store import import_plan
 from llmforge.study import differences, load_study, stored_study, study_json
 
 OUTPUTS = project_root() / "outputs"

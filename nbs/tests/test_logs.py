@@ -12,6 +12,7 @@ import pytest
 
 from llmforge.contrasts import Experiment
 from llmforge.core import ConfigError, DataError, StoreError
+from llmforge.exports import export_experiment, import_experiment
 from llmforge.findings import (
     compare,
     cost_line,
@@ -22,7 +23,8 @@ from llmforge.findings import (
     worst_examples,
 )
 from llmforge.logs import import_lm_eval, read_samples, sample_logs
-from llmforge.store import Status, Store, export_experiment, import_experiment
+from llmforge.store import Store
+from llmforge.tables import Status
 
 
 def as_text(x):

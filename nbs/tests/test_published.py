@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
+from llmforge.exports import export_experiment, import_experiment, import_plan
 from llmforge.files import project_root
-from llmforge.store import Store, export_experiment, import_experiment, import_plan
+from llmforge.store import Store
 
 OUTPUTS = project_root() / "outputs"
 SHARED = os.environ.get("LLMFORGE_DATA") or next(
