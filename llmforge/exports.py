@@ -47,12 +47,14 @@ def _with_later(values: Mapping, table: sa.Table) -> dict:
 # %% ../nbs/16_exports.ipynb #exports-write
 def _write_together(folder: Path, texts: Mapping[str, str]) -> None:
     "Write files that belong together; the last of them is there only while all of them fit together."
-    last = folder / list(texts)[-1]
+    paths = [folder / name for name in texts]
+    if all(p.is_file() and p.read_bytes() == text.encode() for p, text in zip(paths, texts.values())):
+        return
     with ExitStack() as places:  # left in the order of the texts, since the last one entered is left first
         for name, text in reversed(list(texts.items())):
             aside = places.enter_context(build_aside(folder / name))
             aside.write_text(text, encoding="utf-8", newline="\n")
-        last.unlink(missing_ok=True)
+        paths[-1].unlink(missing_ok=True)
 
 # %% ../nbs/16_exports.ipynb #b230cfe3
 _FIELDS = (
@@ -238,7 +240,7 @@ def _plan_faults(schema: object, plan: FrozenPlan) -> Iterator[str]:
     if not plan.intact:
         yield "the plan is not the one that was hashed"
 
-
+# %% ../nbs/16_exports.ipynb #exports-read-plan
 def _read_plan(path: Path) -> FrozenPlan:
     "The plan in a file; raises `StoreError` where it is damaged."
     try:

@@ -1236,6 +1236,44 @@ def test_an_export_that_breaks_off_leaves_no_mixture(tmp_path, monkeypatch, mome
     )
 
 
+def test_a_kill_in_the_middle_of_an_export_leaves_no_mixture(tmp_path):
+    "Killed before one of the three files takes its place; the next export repairs what is missing."
+    s, other = Store("sqlite://"), Store(f"sqlite:///{tmp_path}/other.db")
+    export_experiment(s, finished(s, n=2), tmp_path / "x")
+    new = files(export_experiment(other, finished(other, n=3), tmp_path / "y"))
+    for moment in range(3):
+        shutil.copytree(tmp_path / "x", folder := tmp_path / f"x{moment}")
+        [p] = workers(
+            1,
+            f"""
+            import os, signal
+            from llmforge.exports import export_experiment
+            replace, places = os.replace, []
+            def dying(*a):
+                if len(places) == {moment}: os.kill(os.getpid(), signal.SIGKILL)
+                places.append(a); replace(*a)
+            os.replace = dying
+            export_experiment(Store(url), "naive-1", {str(folder)!r})
+            """,
+            f"sqlite:///{tmp_path}/other.db",
+        )
+        p.communicate(timeout=60)
+        assert p.returncode == -signal.SIGKILL and not (folder / "result.json").exists()
+        with pytest.raises(StoreError, match="not an exported experiment.*result.json"):
+            import_experiment(s, folder)
+        export_experiment(other, "naive-1", folder)
+        assert new.items() <= files(folder).items()
+    other.close()
+
+
+def test_an_export_that_is_there_is_left_alone(tmp_path):
+    s = Store("sqlite://")
+    folder = export_experiment(s, finished(s), tmp_path / "x")
+    before = {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in folder.iterdir()}
+    export_experiment(s, "naive-1", folder)
+    assert {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in folder.iterdir()} == before
+
+
 def test_an_export_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     s, other = Store("sqlite://"), Store("sqlite://")
     folder = export_experiment(s, finished(s, n=2), tmp_path / "x")
