@@ -174,6 +174,7 @@ _BACKENDS = {"sqlite": _sqlite, "postgresql": _postgresql, "postgres": _postgres
 
 
 def _parsed(url: str | sa.URL) -> sa.URL | None:
+    "A URL taken apart; None where it is none."
     try:
         parsed = sa.make_url(url)
     except (SQLAlchemyError, ValueError):
@@ -267,10 +268,8 @@ MIGRATIONS = [
     ),
     Migration("0003_names_of_migrations", schema=2, tables=(APPLIED,), run=_number_3),
 ]
-_BY_NUMBER = {
-    1: ["0001_experiments"],
-    2: ["0001_experiments", "0002_studies"],
-}  # what `meta` said before 0003
+# What the number in `meta` stood for before the names came.
+_BY_NUMBER = {1: ["0001_experiments"], 2: ["0001_experiments", "0002_studies"]}
 READABLE = {m.schema for m in MIGRATIONS}  # schemas of exports
 
 for _migration in MIGRATIONS:
@@ -343,8 +342,8 @@ def _free(path: Path) -> Path:
 
 def _copy_of(c: sa.Connection, name: str) -> Path | None:  # None in memory
     "Copy a SQLite store, as it was last committed, beside it; raises `StoreError`."
-    files = {name: file for _, name, file in c.exec_driver_sql("PRAGMA database_list")}
-    file = files["main"]
+    databases = {schema: file for _, schema, file in c.exec_driver_sql("PRAGMA database_list")}
+    file = databases["main"]
     if not file:
         return None
     copy = _free(Path(f"{file}.before-{name}"))
