@@ -16,7 +16,7 @@ import textwrap
 import time
 import traceback
 import uuid
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ import sqlalchemy as sa
 from llmforge.core import AlreadyRunning, ConfigError, LeaseLost, MissingExtra, StoreError
 from llmforge.exports import export_experiment, export_plan, import_experiment, import_plan
 from llmforge.leases import Lease, hold_lease, new_owner, owner_gone
-from llmforge.store import Store
+from llmforge.store import Record, Store
 from llmforge.tables import (
     APPLIED,
     EXPERIMENTS,
@@ -408,7 +408,7 @@ def test_dead_owners_on_this_machine_are_known():
 
 WORKER = """
     import sys, time
-    from llmforge.store import Store
+    from llmforge.store import Record, Store
     from llmforge.core import AlreadyRunning, LeaseLost
     sys.path.insert(0, {tests!r})
     from test_store import a_row
@@ -930,6 +930,10 @@ def test_of_processes_that_open_an_old_store_at_once_one_migrates(url, tmp_path)
     assert len(copies(tmp_path)) == url.startswith("sqlite")
 
 
+def test_a_record_has_the_columns_of_its_table():
+    assert [f.name for f in fields(Record)] == EXPERIMENTS.columns.keys()
+
+
 def test_migrations_only_add():
     "Old code goes on writing: new columns may be empty. Names are unique and in order, schemas never fall."
     names, schemas = [m.name for m in MIGRATIONS], [m.schema for m in MIGRATIONS]
@@ -1179,7 +1183,7 @@ def test_a_column_that_comes_later_is_one_entry(tmp_path):
     more = t.Migration("0999_energy", schema=9, columns=columns)
     t.MIGRATIONS.append(more); t.READABLE.add(9); more.declare()
     from pathlib import Path
-    from llmforge.store import Store
+    from llmforge.store import Record, Store
     from llmforge.exports import export_experiment, import_experiment
     s, other, out = Store("sqlite:///{tmp_path}/s.db"), Store("sqlite://"), Path("{tmp_path}")
     for n in (1, 2):
