@@ -15,17 +15,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from .exemplars import ANSWER, conversations, episodes, last_thought, needs, serves, turn
-from .traceview import walk
-
 from .config import ExperimentConfig
 from .core import EngineError, methods, tools
 from .engine import Engine, Message, ToolCall, ToolMessage
+from .exemplars import ANSWER, conversations, episodes, last_thought, needs, serves, turn
 from .methods import Context, after_reasoning, first_line
 from .records import Example
 from .text import clip
 from .tools import ToolResult, call_tool
 from .trace import span
+from .traceview import walk
 
 # %% ../nbs/45_agent.ipynb #c5ea6190
 @dataclass(frozen=True)

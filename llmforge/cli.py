@@ -141,10 +141,12 @@ def run(
 ):
     "Run an experiment, or go on with it; a completed one is only shown."
     _logging(verbose)
+    from llmforge.tables import Status
+
     from llmforge.findings import find_experiment
     from llmforge.notebooks import execute_notebook
     from llmforge.runner import prepare, record_folder, run_experiment
-    from llmforge.store import Status, Store
+    from llmforge.store import Store
 
     with sentences():
         resolved = load_config(config, override)
@@ -308,9 +310,8 @@ def export_traces_(
     ] = True,
 ):
     "Export an experiment's traces as OpenTelemetry (gen_ai and OpenInference), one trace an example."
-    from llmforge.otel import export_traces, shown_address
-
     from llmforge.findings import find_experiment
+    from llmforge.otel import export_traces, shown_address
 
     with sentences():
         e = find_experiment(id)
@@ -332,8 +333,9 @@ def export_(
     ] = True,
 ):
     "Write an experiment's config, result and rows as text files."
+    from llmforge.exports import export_experiment
+
     from llmforge.findings import find_experiment
-    from llmforge.store import export_experiment
 
     with sentences():
         e = find_experiment(id)
@@ -360,8 +362,10 @@ def import_(
     ] = None,
 ):
     "Read exported experiments, plans of studies, or logs of lm-evaluation-harness into the store."
+    from llmforge.exports import import_experiment, import_plan
+
     from llmforge.logs import import_lm_eval, sample_logs
-    from llmforge.store import Store, import_experiment, import_plan
+    from llmforge.store import Store
 
     with sentences():
         store = Store()

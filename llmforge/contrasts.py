@@ -14,13 +14,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from fastcore.basics import patch
+from .tables import Status
 
 from .config import ExperimentConfig, load_config
 from .core import LlmForgeError, StoreError, closest
 from .metrics import ALIASES, JUDGED, OUTCOMES, SCORES, UNITS, failed, right, unit_of, value_of
 from .paired import PairedDifference, paired_difference
 from .stats import Estimate, bounds, estimate
-from .store import Record, Status, Store
+from .store import Record, Store
 from .text import cell
 
 # %% ../nbs/63_contrasts.ipynb #aa3bb931

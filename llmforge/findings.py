@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from fastcore.basics import patch
-from .traceview import walk
+from .tables import Status
 
 from .card import Card
 from llmforge.contrasts import (
@@ -43,9 +43,10 @@ from .core import StoreError, closest, round_robin
 from .metrics import AGENT_SCORES, COSTS, JUDGED, OUTCOMES, SCORES, failed, right, unit_of, value_of
 from .paired import PairedDifference, benjamini_hochberg, holm, non_inferiority
 from .stats import Estimate, bounds, corrected_rate, estimate
-from .store import Status, Store
+from .store import Store
 from .text import cell, clip, table
 from .trace import from_dict
+from .traceview import walk
 from .tradeoffs import agent_arms_table, agent_table
 
 # %% ../nbs/67_findings.ipynb #2e49e874

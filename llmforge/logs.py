@@ -15,13 +15,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from .tables import Status
+
 from .config import load_config
 from .core import DataError, closest, fingerprint
 from .methods import abstains
 from .metrics import score_answer
 from .records import read_jsonl
 from .runner import result_row, summarise
-from .store import Status, Store
+from .store import Store
 from .trace import Span, to_dict
 
 # %% ../nbs/54_logs.ipynb #0c6d97d8

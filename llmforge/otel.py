@@ -19,10 +19,9 @@ from logging.handlers import BufferingHandler
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from .traceview import as_json, as_text, failed_call, number
-
 from .core import ConfigError, DataError, LlmForgeError, fingerprint, redact, require
 from .text import clip
+from .traceview import as_json, as_text, failed_call, number
 
 # %% ../nbs/69_otel.ipynb #c05aa47f
 _LABELS = ("kind", "finish_reason", "stop_reason", "choice")

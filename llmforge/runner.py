@@ -25,8 +25,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .exemplars import demonstrations
-from .traceview import walk
+from .exports import export_experiment
+from .tables import Status
 from tqdm import tqdm
 
 from .agent import agent_scores, check_engine
@@ -46,6 +46,7 @@ from llmforge.core import (
 )
 from .data import load_corpus, load_dataset
 from .engine import Engine
+from .exemplars import demonstrations
 from .faithfulness import make_scorer
 from .files import outputs_dir, project_root
 from .methods import Context, Exemplar, abstains, choose_exemplars, usable_exemplars
@@ -65,9 +66,10 @@ from .records import Corpus, Dataset, Example
 from .retriever import Retriever, make_retriever
 from .scorer import Scorer
 from .stats import estimate
-from .store import Status, Store, export_experiment
+from .store import Store
 from .text import cell, table
 from .trace import span, to_dict
+from .traceview import walk
 
 # %% ../nbs/52_runner.ipynb #3723e45d
 log = logging.getLogger("llmforge")

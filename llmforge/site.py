@@ -29,7 +29,7 @@ from itertools import combinations, product, repeat
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from .traceview import walk
+from .exports import import_experiment, import_plan
 
 from .card import Card
 from .config import to_yaml
@@ -62,10 +62,11 @@ from .metrics import SCORES, failed, right, unit_of, value_of
 from .notebooks import executable, tutorials
 from .plots import ablation_curve, arms_plot, interaction_plot, pareto_plot, score_plot, verdict_plot
 from .stats import Estimate
-from .store import Store, import_experiment, import_plan
+from .store import Store
 from .study import Study, differences, load_study, plan_table, stored_study, study_json
 from .text import cell, esc, table
 from .trace import from_dict, render
+from .traceview import walk
 from .tradeoffs import agent_arms_table, costs_table, interaction, trade_off
 
 # %% ../nbs/79_site.ipynb #9d4db91b

@@ -19,6 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+from .exports import export_plan
+from .tables import Status
 from pydantic import Field, model_validator
 
 from .config import ExperimentConfig, experiment_mapping, first_names, validate
@@ -29,7 +31,7 @@ from .metrics import AGENT_SCORES, JUDGED, MEASURES, unit_of
 from .paired import discordant_sd, smallest_effect
 from .runner import Work, own_folder, prepare, run_experiment
 from .sections import Section, Text
-from .store import FrozenPlan, Status, Store, export_plan
+from .store import FrozenPlan, Store
 from .text import cell, table
 
 # %% ../nbs/53_study.ipynb #631ee337

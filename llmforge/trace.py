@@ -13,9 +13,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from .traceview import number, tree_html, tree_text
-
 from .core import redact
+from .traceview import number, tree_html, tree_text
 
 # %% ../nbs/09_trace.ipynb #e5a58f9f
 KINDS = ("agent", "chain", "llm", "retriever", "reranker", "tool", "embedding", "evaluator")

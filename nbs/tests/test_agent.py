@@ -13,8 +13,6 @@ import time
 
 import pytest
 from fastcore.test import expect_fail
-from llmforge.exemplars import ANSWER, demonstrations, episodes, needs, solved
-from llmforge.traceview import walk
 
 from llmforge.agent import CONTENT_FREE, agent_scores, parse_step, react
 from llmforge.almanac import almanac, almanac_corpus
@@ -23,6 +21,7 @@ from llmforge.bench import agent_speed
 from llmforge.config import load_config
 from llmforge.core import ConfigError, EngineError, tools
 from llmforge.engine import ToolCall
+from llmforge.exemplars import ANSWER, demonstrations, episodes, needs, solved
 from llmforge.methods import Context
 from llmforge.model import load_model
 from llmforge.records import Example
@@ -30,6 +29,7 @@ from llmforge.runner import run_experiment
 from llmforge.store import Store
 from llmforge.tools import tool
 from llmforge.trace import from_dict, span, to_dict
+from llmforge.traceview import walk
 
 
 def config(*overrides, tools=("wikipedia_search", "calculator"), **agent):

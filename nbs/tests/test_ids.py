@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from llmforge.exports import import_plan
 from pydantic import Field, create_model
 
 from llmforge import config as config_module
@@ -14,7 +15,6 @@ from llmforge.core import fingerprint
 from llmforge.engine import Sampling
 from llmforge.files import project_root
 from llmforge.sections import MetricsConfig
-from llmforge.store import import_plan
 from llmforge.study import differences, load_study, stored_study, study_json
 
 OUTPUTS = project_root() / "outputs"

@@ -9,6 +9,8 @@ import subprocess
 import sys
 
 import pytest
+from llmforge.exports import export_experiment, import_experiment
+from llmforge.tables import Status
 
 from llmforge.contrasts import Experiment
 from llmforge.core import ConfigError, DataError, StoreError
@@ -22,7 +24,7 @@ from llmforge.findings import (
     worst_examples,
 )
 from llmforge.logs import import_lm_eval, read_samples, sample_logs
-from llmforge.store import Status, Store, export_experiment, import_experiment
+from llmforge.store import Store
 
 
 def as_text(x):

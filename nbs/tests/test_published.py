@@ -8,9 +8,10 @@ import subprocess
 import sys
 
 import pytest
+from llmforge.exports import export_experiment, import_experiment, import_plan
 
 from llmforge.files import project_root
-from llmforge.store import Store, export_experiment, import_experiment, import_plan
+from llmforge.store import Store
 
 pytestmark = pytest.mark.slow
 ROOT = project_root()

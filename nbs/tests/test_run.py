@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from llmforge.tables import Status
 
 from llmforge.batching import FakeEngine, Fault
 from llmforge.card import save_card
@@ -20,7 +21,7 @@ from llmforge.files import project_root
 from llmforge.findings import compare, results_table
 from llmforge.metrics import contains
 from llmforge.runner import prepare, run_experiment
-from llmforge.store import Status, Store
+from llmforge.store import Store
 
 BIN = Path(sys.executable).parent
 SMALL = "dataset=meridia dataset.limit=6 method.shots=2 retrieval.top_k=1 engine.batch_size=3"

@@ -1,4 +1,6 @@
-"""State machine, leases and fencing, exactly-once rows, export and import: on SQLite, and on PostgreSQL where a server and psycopg are installed."""
+"""State machine, leases and fencing, exactly-once rows, migrations, export and import.
+
+On SQLite, and on PostgreSQL where a server and psycopg are installed."""
 
 import glob
 import json
@@ -14,30 +16,34 @@ import textwrap
 import time
 import traceback
 import uuid
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from pathlib import Path
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
-
-from llmforge.core import AlreadyRunning, ConfigError, LeaseLost, MissingExtra, StoreError
-from llmforge.store import (
+from llmforge.exports import export_experiment, export_plan, import_experiment, import_plan
+from llmforge.leases import Lease, hold_lease, new_owner, owner_gone
+from llmforge.tables import (
+    APPLIED,
     EXPERIMENTS,
     META,
-    NEW_IN_2,
+    MIGRATIONS,
+    READABLE,
     RUNS,
-    SCHEMA_VERSION,
     STUDIES,
+    Migration,
     Status,
-    Store,
-    export_experiment,
-    export_plan,
-    import_experiment,
-    import_plan,
-    new_owner,
-    owner_gone,
+    migrate,
+    open_engine,
     sources,
 )
+
+from llmforge.core import AlreadyRunning, ConfigError, LeaseLost, MissingExtra, StoreError
+from llmforge.store import Record, Store
+
+TESTS = Path(__file__).parent
+NEW_IN_2 = ("faithfulness", "hallucination_rate")
 
 # --- a PostgreSQL of our own, on a free loopback port, ended with the tests
 
@@ -57,7 +63,8 @@ def postgres():
     initdb = next((os.path.realpath(p) for p in found if p), None)
     if not initdb:
         pytest.skip(
-            "no PostgreSQL server is installed (initdb not found): the PostgreSQL half of these tests is skipped"
+            "no PostgreSQL server is installed (initdb not found): "
+            "the PostgreSQL half of these tests is skipped"
         )
     folder, port = tempfile.mkdtemp(prefix="llmforge-pg-"), _free_port()
     user = {}
@@ -244,41 +251,42 @@ def test_the_transition_table():
     }
 
 
-def test_no_way_out_of_an_end(store):
-    for ending in ("complete", "fail"):
-        id = make(store, ending)
-        lease = store.claim(id)
-        store.complete(lease, a_result(0)) if ending == "complete" else store.fail(lease, "boom")
-        before = store.experiment(id)
-        for action in (
-            lambda: store.claim(id),
-            lambda: store.heartbeat(lease),
-            lambda: store.add_rows(lease, [a_row(0)]),
-            lambda: store.release(lease),
-            lambda: store.complete(lease, a_result(0)),
-            lambda: store.fail(lease, "again"),
-        ):
-            with pytest.raises(StoreError, match="is (COMPLETED|FAILED)"):
-                action()
-        assert store.experiment(id) == before and store.rows(id) == []
-
-
-def test_no_end_without_a_start(store):
-    from llmforge.store import Lease
-
+@pytest.mark.parametrize("ending", ["complete", "fail"])
+def test_no_way_out_of_an_end(store, ending):
     id = make(store)
-    for fence in (0, 1):
-        forged = Lease(id, "me", fence, 60)
-        for action in (lambda: store.complete(forged, a_result(0)), lambda: store.fail(forged, "x")):
-            with pytest.raises(StoreError):
-                action()
+    lease = store.claim(id)
+    if ending == "complete":
+        store.complete(lease, a_result(0))
+    else:
+        store.fail(lease, "boom")
+    before = store.experiment(id)
+    for action in (
+        lambda: store.claim(id),
+        lambda: store.heartbeat(lease),
+        lambda: store.add_rows(lease, [a_row(0)]),
+        lambda: store.release(lease),
+        lambda: store.complete(lease, a_result(0)),
+        lambda: store.fail(lease, "again"),
+    ):
+        with pytest.raises(StoreError, match="is (COMPLETED|FAILED)"):
+            action()
+    assert store.experiment(id) == before and store.rows(id) == []
+
+
+@pytest.mark.parametrize("fence", [0, 1])
+def test_no_end_without_a_start(store, fence):
+    id = make(store)
+    forged = Lease(id, "me", fence, 60)
+    for action in (lambda: store.complete(forged, a_result(0)), lambda: store.fail(forged, "x")):
+        with pytest.raises(StoreError):
+            action()
     assert store.experiment(id).status == "PENDING" and store.result(id) is None
 
 
 def test_the_database_itself_knows_the_states(store):
     id = make(store)
     with pytest.raises(StoreError):
-        with store._begin() as c:
+        with store.transaction() as c:
             c.execute(EXPERIMENTS.update().values(status="DONE"))
     assert store.experiment(id).status == "PENDING"
 
@@ -400,7 +408,7 @@ def test_dead_owners_on_this_machine_are_known():
 
 WORKER = """
     import sys, time
-    from llmforge.store import Store
+    from llmforge.store import Record, Store
     from llmforge.core import AlreadyRunning, LeaseLost
     sys.path.insert(0, {tests!r})
     from test_store import a_row
@@ -474,7 +482,7 @@ def test_of_two_processes_that_take_over_at_once_one_wins(store, url):
 def test_kill_minus_nine_while_writing_then_continue_at_once(store, url):
     "Every row whose write had returned is there, once; the successor need not wait for the lease."
     make(store)
-    for round in range(3):
+    for _ in range(3):
         [p] = workers(
             1,
             """
@@ -582,7 +590,7 @@ def test_a_failed_row_and_awkward_text(store):
 
 
 def test_an_experiment_runs_into_every_store(store, tmp_path):
-    "The runner's own rows, right, wrong, abstained and failed, not rows that a test wrote by hand; and they travel."
+    "The runner's own rows, not rows that a test wrote by hand: right, wrong, abstained and failed."
     from llmforge.batching import FakeEngine, Fault
     from llmforge.config import load_config
     from llmforge.runner import run_experiment
@@ -663,54 +671,91 @@ def test_the_list_of_experiments(store):
 # --- opening
 
 
-def test_reopening_keeps_everything_and_other_schemas_are_refused(url):
+def test_reopening_keeps_everything(url):
     s = Store(url)
     finished(s)
     s.close()
     s = Store(url)
     assert s.experiment("naive-1").status == "COMPLETED"
-    with s._begin() as c:
-        c.execute(META.update().values(schema_version=SCHEMA_VERSION + 1))
+    s.close()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ("UPDATE meta SET schema_version = 7", "schema version 7, which this one does not know"),
+        (
+            "INSERT INTO migrations VALUES ('0999_later', 'x')",
+            "migration '0999_later', which this one does not know",
+        ),
+    ],
+)
+def test_a_newer_store_is_refused_and_left_alone(url, tmp_path, change, message):
+    s = Store(url)
+    finished(s)
+    with s.transaction() as c:
+        c.exec_driver_sql(change)
+    before = shape(s.engine)
     s.close()
     with pytest.raises(
-        StoreError,
-        match=f"schema version {SCHEMA_VERSION + 1}, this LlmForge needs {SCHEMA_VERSION}.*export.*LLMFORGE_STORE",
+        StoreError, match=f"newer LlmForge .{message}.: update LlmForge, or set LLMFORGE_STORE"
     ):
         Store(url)
+    engine = open_engine(url)
+    assert shape(engine) == before and not copies(tmp_path)
+    engine.dispose()
 
 
-def as_schema_1(url):
-    "Take away what schema 2 brought."
+TAKEN_AWAY = {
+    2: ("DROP TABLE migrations", "UPDATE meta SET schema_version = 2"),
+    1: (
+        *(f"ALTER TABLE results DROP COLUMN {n}" for n in NEW_IN_2),
+        "DROP TABLE studies",
+        "DROP TABLE migrations",
+        "UPDATE meta SET schema_version = 1",
+    ),
+}
+
+
+def made_old(url, schema=1):
+    "Take away what came after a schema."
     s = Store(url)
-    with s._begin() as c:
-        for change in (
-            *(f"ALTER TABLE results DROP COLUMN {n}" for n in NEW_IN_2),
-            "DROP TABLE studies",
-            "UPDATE meta SET schema_version = 1",
-        ):
+    with s.transaction() as c:
+        for change in TAKEN_AWAY[schema]:
             c.exec_driver_sql(change)
     s.close()
 
 
 def shape(engine):
-    "Version, tables and their columns, as the database tells them."
+    "What the database says of itself: number, names of migrations, tables and their columns."
     with engine.connect() as c:
         look = sa.inspect(c)
-        return c.scalar(sa.select(META.c.schema_version)), {
+        tables = {
             t: {(x["name"], str(x["type"]), x["nullable"]) for x in look.get_columns(t)}
             for t in look.get_table_names()
         }
+        names = sorted(c.scalars(sa.select(APPLIED.c.name))) if "migrations" in tables else None
+        return c.scalar(sa.select(META.c.schema_version)), names, tables
 
 
-def test_a_store_of_schema_1_is_brought_up_to_date_in_place(store, url, tmp_path):
+def copies(folder):
+    return sorted(p for p in folder.iterdir() if ".before-" in p.name)
+
+
+TODAY = (3, [m.name for m in MIGRATIONS])
+
+
+@pytest.mark.parametrize("schema", TAKEN_AWAY)
+def test_an_old_store_is_brought_up_to_date_in_place(store, url, tmp_path, schema):
     finished(store, "a")
     before = (store.rows("a"), store.result("a"), store.experiment("a"), shape(store.engine))
     exported = files(export_experiment(store, "a", tmp_path / "1"))
     store.claim(make(store, "b"), owner="elsewhere:1:ab")
-    as_schema_1(url)
-    assert shape(store.engine)[0] == 1 and "studies" not in shape(store.engine)[1]
+    made_old(url, schema)
+    assert shape(store.engine)[:2] == (schema, None)
     s = Store(url)
     assert (s.rows("a"), s.result("a"), s.experiment("a"), shape(s.engine)) == before
+    assert before[-1][:2] == TODAY
     assert (
         s.experiment("b").lease_owner == "elsewhere:1:ab"
         and files(export_experiment(s, "a", tmp_path / "2")) == exported
@@ -720,10 +765,95 @@ def test_a_store_of_schema_1_is_brought_up_to_date_in_place(store, url, tmp_path
     Store(url).close()
 
 
+@pytest.fixture(params=[1, 2])
+def old(request, tmp_path):
+    "A store that the LlmForge of schema 1 or 2 wrote: its schema and its file."
+    file = tmp_path / "llmforge.db"
+    with sqlite3.connect(file) as c:
+        c.executescript((TESTS / "stores" / f"schema-{request.param}.sql").read_text())
+    c.close()
+    return request.param, file
+
+
+def dump(file):
+    "All that is in a SQLite file, as SQL."
+    c = sqlite3.connect(file)
+    try:
+        return list(c.iterdump())
+    finally:
+        c.close()
+
+
+def test_a_store_that_an_old_llmforge_wrote(old, tmp_path, caplog):
+    "It is copied once, brought up to date once, holds what it held, and then is a store like any other."
+    schema, file = old
+    before = dump(file)
+    s = Store(f"sqlite:///{file}")
+    first = {1: "0002_studies", 2: "0003_names_of_migrations"}[schema]
+    [copy] = copies(tmp_path)
+    assert copy.name == f"llmforge.db.before-{first}" and dump(copy) == before
+    [message] = [r.getMessage() for r in caplog.records if r.name == "llmforge.tables"]
+    assert "older LlmForge" in message and first in message and str(copy) in message
+    assert shape(s.engine)[:2] == TODAY and set(s.experiments().status) == {"COMPLETED", "RUNNING"}
+    assert [r["example_id"] for r in s.rows(f"old-{schema}")] == ["q0", "q1"]
+    assert s.plan_names() == (["study"] if schema == 2 else [])
+    exported = TESTS / "exports" / f"schema-{schema}"
+    assert files(export_experiment(s, f"old-{schema}", tmp_path / "x")).items() <= files(exported).items()
+    with s.transaction() as c:
+        c.execute(EXPERIMENTS.update().where(EXPERIMENTS.c.id == "unfinished").values(lease_expires=0.0))
+    s.complete(s.claim("unfinished"), a_result(0))
+    s.close()
+    after, caplog_before = dump(file), len(caplog.records)
+    Store(f"sqlite:///{file}").close()
+    assert dump(file) == after and copies(tmp_path) == [copy] and len(caplog.records) == caplog_before
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")], "nothing is left beside"
+
+
+def test_the_copy_is_a_way_back(old, tmp_path):
+    "A store in whose place the copy was put is migrated again; a copy that is there is not overwritten."
+    schema, file = old
+    Store(f"sqlite:///{file}").close()
+    [copy] = copies(tmp_path)
+    kept = copy.read_bytes()
+    shutil.copyfile(copy, file)
+    s = Store(f"sqlite:///{file}")
+    assert shape(s.engine)[:2] == TODAY and len(s.rows(f"old-{schema}")) == 2
+    s.close()
+    assert copies(tmp_path) == [copy, copy.with_name(f"{copy.name}.2")] and copy.read_bytes() == kept
+
+
+def test_without_room_for_the_copy_nothing_is_changed(old, tmp_path, monkeypatch):
+    _, file = old
+    before = dump(file)
+
+    def full(*a):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as m:
+        m.setattr("llmforge.files.os.replace", full)
+        with pytest.raises(StoreError, match="cannot be copied to .*before-.*: No space left"):
+            Store(f"sqlite:///{file}")
+    assert dump(file) == before and not copies(tmp_path)
+    Store(f"sqlite:///{file}").close()
+
+
+def test_a_new_store_and_one_in_memory_are_not_copied(url, tmp_path, caplog):
+    Store(url).close()
+    Store("sqlite://").close()
+    assert not copies(tmp_path) and not [r for r in caplog.records if r.name == "llmforge.tables"]
+
+
+def test_a_new_store_and_an_old_one_end_the_same(old, tmp_path):
+    a, b = Store(f"sqlite:///{old[1]}"), Store(f"sqlite:///{tmp_path}/new.db")
+    assert shape(a.engine) == shape(b.engine)
+    a.close()
+    b.close()
+
+
 def test_code_of_schema_1_goes_on_in_a_store_that_was_brought_up_to_date(store):
     "A process that opened the store before knows none of the new columns."
     lease = store.claim(make(store))
-    with store._begin() as c:
+    with store.transaction() as c:
         c.exec_driver_sql(
             "INSERT INTO results (experiment_id, n, accuracy, summary) VALUES ('naive-1', 0, 0.5, '{}')"
         )
@@ -734,47 +864,87 @@ def test_code_of_schema_1_goes_on_in_a_store_that_was_brought_up_to_date(store):
     )
 
 
-def test_an_upgrade_that_breaks_off_leaves_schema_1(url, monkeypatch):
-    as_schema_1(url)
+def energy(run=None):
+    "A migration that a later LlmForge may bring."
+    return Migration("0999_energy", schema=9, columns={"results": [sa.Column("joules", sa.Float)]}, run=run)
+
+
+def test_a_migration_that_fails_leaves_the_old_store(url):
+    made_old(url)
 
     def boom(c):
-        raise sa.exc.OperationalError("CREATE TABLE studies", {}, Exception("disk full"))
+        raise sa.exc.OperationalError("ALTER TABLE", {}, Exception("disk full"))
 
-    with monkeypatch.context() as m:
-        m.setattr(STUDIES.metadata, "create_all", boom)
-        with pytest.raises(StoreError, match="disk full"):
-            Store(url)
-    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
-    version, tables = shape(engine)
+    engine = open_engine(url)
+    with pytest.raises(StoreError, match="disk full"):
+        migrate(engine, [*MIGRATIONS, energy(boom)])
+    number, names, tables = shape(engine)
+    assert (number, names) == (1, None) and "studies" not in tables
+    assert not {n for n, *_ in tables["results"]} & {*NEW_IN_2, "joules"}
+    assert migrate(engine) == [m.name for m in MIGRATIONS[1:]] and shape(engine)[:2] == TODAY
+    assert migrate(engine, [*MIGRATIONS, energy()]) == ["0999_energy"]
+    assert "joules" in {n for n, *_ in shape(engine)[2]["results"]}
     engine.dispose()
-    assert version == 1 and "studies" not in tables and not {n for n, *_ in tables["results"]} & set(NEW_IN_2)
+
+
+def test_a_kill_in_the_middle_of_a_migration_leaves_the_old_store(url):
+    made_old(url)
+    [p] = workers(
+        1,
+        """
+        import os, signal, sqlalchemy as sa
+        from llmforge.tables import MIGRATIONS, Migration, migrate, open_engine
+        def die(c): print("changed", flush=True); os.kill(os.getpid(), signal.SIGKILL)
+        migrate(open_engine(url), [*MIGRATIONS, Migration("0999_energy", 9, run=die)])
+    """,
+        url,
+    )
+    assert p.communicate(timeout=60)[0] == "changed\n" and p.returncode == -signal.SIGKILL
+    engine = open_engine(url)
+    assert shape(engine)[:2] == (1, None) and "studies" not in shape(engine)[2]
+    engine.dispose()
     s = Store(url)
-    assert shape(s.engine)[0] == SCHEMA_VERSION
+    assert shape(s.engine)[:2] == TODAY and finished(s)
     s.close()
 
 
-def test_of_processes_that_bring_a_store_up_to_date_at_once_all_succeed(url):
-    as_schema_1(url)
-    assert last_words(
+def test_of_processes_that_open_an_old_store_at_once_one_migrates(url, tmp_path):
+    made_old(url)
+    opened = last_words(
         workers(
             4,
             """
+        from llmforge.tables import migrate, open_engine
+        print(len(migrate(open_engine(url))))
         s = Store(url)
-        print(s.freeze_plan("study", {"by": sys.argv[1][-3:]}).plan_hash)
+        s.freeze_plan("study", {"by": sys.argv[1][-3:]})
         s.create_experiment("e", "e", {}); s.close()
     """,
             url,
         )
     )
+    assert sorted(opened) == [["0"], ["0"], ["0"], [str(len(MIGRATIONS) - 1)]]
     s = Store(url)
-    assert shape(s.engine)[0] == SCHEMA_VERSION and list(s.experiments().id) == ["e"]
+    assert shape(s.engine)[:2] == TODAY and list(s.experiments().id) == ["e"]
     s.close()
+    assert len(copies(tmp_path)) == url.startswith("sqlite")
+
+
+def test_a_record_has_the_columns_of_its_table():
+    assert [f.name for f in fields(Record)] == EXPERIMENTS.columns.keys()
+
+
+def test_migrations_only_add():
+    "Old code goes on writing: new columns may be empty. Names are unique and in order, schemas never fall."
+    names, schemas = [m.name for m in MIGRATIONS], [m.schema for m in MIGRATIONS]
+    assert names == sorted(set(names)) and schemas == sorted(schemas) and set(schemas) == READABLE
+    assert all(c.nullable for m in MIGRATIONS for columns in m.columns.values() for c in columns)
 
 
 def test_a_foreign_database_is_left_alone(tmp_path):
     with sqlite3.connect(tmp_path / "x.db") as c:
         c.execute("CREATE TABLE runs (x)")
-    with pytest.raises(StoreError, match="schema version 0"):
+    with pytest.raises(StoreError, match="is not a store: it has the table 'runs', but not 'meta'"):
         Store(f"sqlite:///{tmp_path}/x.db")
     with sqlite3.connect(tmp_path / "x.db") as c:
         assert [n for (n,) in c.execute("SELECT name FROM sqlite_master")] == ["runs"]
@@ -822,10 +992,10 @@ def test_sqlite_is_in_wal_mode_and_readers_see_while_a_writer_writes(tmp_path):
     url = f"sqlite:///{tmp_path}/s.db"
     a, b = Store(url), Store(url)
     lease = a.claim(make(a))
-    with a._begin() as c:
-        a._hold(c, lease)
+    with a.transaction() as c:
+        hold_lease(c, lease)
         assert b.experiment("naive-1").status == "RUNNING" and b.rows("naive-1") == []
-    with a._begin() as c:
+    with a.transaction() as c:
         assert (
             c.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
             and c.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
@@ -945,7 +1115,7 @@ def test_damaged_exports_are_refused_and_leave_no_trace(tmp_path, damage, messag
     with pytest.raises((StoreError, ConfigError), match=message):
         import_experiment(other, folder)
     assert other.experiments().empty
-    with other._begin() as c:
+    with other.transaction() as c:
         assert c.scalar(sa.select(sa.func.count()).select_from(RUNS)) == 0
 
 
@@ -989,6 +1159,141 @@ def test_a_result_of_schema_2_with_nothing_new_in_it_is_the_same_result(tmp_path
         json.dumps({**about, "schema": 2, "result": {**about["result"], **dict.fromkeys(NEW_IN_2)}})
     )
     assert import_experiment(s, folder) == "naive-1"
+
+
+@pytest.mark.parametrize("schema", sorted(READABLE))
+def test_every_schema_ever_exported_can_be_imported(store, tmp_path, schema):
+    "There is an export of each, as it was written then; imported and exported again it is the same."
+    folder = TESTS / "exports" / f"schema-{schema}"
+    assert json.loads((folder / "result.json").read_text())["schema"] == schema
+    id = import_experiment(store, folder)
+    assert import_experiment(store, folder) == id
+    again = files(export_experiment(store, id, tmp_path / "again"))
+    if (folder / "plan.json").exists():
+        plan = import_plan(store, folder)
+        again |= files(export_plan(store, plan.name, tmp_path / "plan"))
+    assert again == files(folder)
+
+
+def test_a_column_that_comes_later_is_one_entry(tmp_path):
+    "With one more entry in the list, old exports stay as they are, and new ones say the new schema."
+    code = f"""
+    import json, sqlalchemy as sa, llmforge.tables as t
+    columns = {{"results": [sa.Column("joules", sa.Float)], "runs": [sa.Column("watts", sa.Float)]}}
+    more = t.Migration("0999_energy", schema=9, columns=columns)
+    t.MIGRATIONS.append(more); t.READABLE.add(9); more.declare()
+    from pathlib import Path
+    from llmforge.store import Record, Store
+    from llmforge.exports import export_experiment, import_experiment
+    s, other, out = Store("sqlite:///{tmp_path}/s.db"), Store("sqlite://"), Path("{tmp_path}")
+    for n in (1, 2):
+        id = import_experiment(s, f"{TESTS}/exports/schema-{{n}}")
+        again = export_experiment(s, id, out / id)
+        old = Path(f"{TESTS}/exports/schema-{{n}}")
+        for p in again.iterdir(): assert p.read_bytes() == (old / p.name).read_bytes()
+    for i, (row, result) in enumerate([({{"watts": 3.5}}, {{}}), ({{}}, {{"joules": 7.0}})]):
+        id = f"new{{i}}"
+        lease = s.claim(s.create_experiment(id, "new", {{}}))
+        s.add_rows(lease, [dict(example_id="q0", position=0, **row)])
+        s.complete(lease, dict(n=1, summary={{}}, **result))
+        folder = export_experiment(s, id, out / id)
+        about = json.loads((folder / "result.json").read_text())
+        assert about["schema"] == 9 and about["result"]["joules"] == result.get("joules")
+        assert json.loads((folder / "runs.jsonl").read_text())["watts"] == row.get("watts")
+        import_experiment(other, folder)
+        assert other.rows(id) == s.rows(id) and other.result(id) == s.result(id)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+    with pytest.raises(StoreError, match="migration '0999_energy', which this one does not know"):
+        Store(f"sqlite:///{tmp_path}/s.db")
+    with pytest.raises(StoreError, match="schema is 9, this LlmForge reads 1 and 2"):
+        import_experiment(Store("sqlite://"), tmp_path / "new0")
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_an_export_that_breaks_off_leaves_no_mixture(tmp_path, monkeypatch, moment):
+    "The old export, the new one, or none: never the rows of one beside the result of the other."
+    s, other = Store("sqlite://"), Store("sqlite://")
+    folder = export_experiment(s, finished(s, n=2), tmp_path / "x")
+    (folder / "experiment.ipynb").write_text("{}")
+    old = files(folder)
+    new = files(export_experiment(other, finished(other, n=3), tmp_path / "y"))
+    places = iter([True] * moment + [False] * 9)
+    replace = os.replace
+
+    def maybe(*a):
+        if not next(places):
+            raise OSError("killed")
+        replace(*a)
+
+    monkeypatch.setattr("llmforge.files.os.replace", maybe)
+    if moment < 3:
+        with pytest.raises(OSError, match="killed"):
+            export_experiment(other, "naive-1", folder)
+        assert "result.json" not in files(folder) or files(folder) == old
+    else:
+        export_experiment(other, "naive-1", folder)
+        assert files(folder) == {**new, "experiment.ipynb": b"{}"}
+    assert set(files(folder)) <= {*NAMES, "experiment.ipynb"}, "nothing is left beside"
+    assert all(text in (old[name], new.get(name)) for name, text in files(folder).items()), (
+        "each file is whole"
+    )
+
+
+def test_a_kill_in_the_middle_of_an_export_leaves_no_mixture(tmp_path):
+    "Killed before one of the three files takes its place; the next export repairs what is missing."
+    s, other = Store("sqlite://"), Store(f"sqlite:///{tmp_path}/other.db")
+    export_experiment(s, finished(s, n=2), tmp_path / "x")
+    new = files(export_experiment(other, finished(other, n=3), tmp_path / "y"))
+    for moment in range(3):
+        shutil.copytree(tmp_path / "x", folder := tmp_path / f"x{moment}")
+        [p] = workers(
+            1,
+            f"""
+            import os, signal
+            from llmforge.exports import export_experiment
+            replace, places = os.replace, []
+            def dying(*a):
+                if len(places) == {moment}: os.kill(os.getpid(), signal.SIGKILL)
+                places.append(a); replace(*a)
+            os.replace = dying
+            export_experiment(Store(url), "naive-1", {str(folder)!r})
+            """,
+            f"sqlite:///{tmp_path}/other.db",
+        )
+        p.communicate(timeout=60)
+        assert p.returncode == -signal.SIGKILL and not (folder / "result.json").exists()
+        with pytest.raises(StoreError, match="not an exported experiment.*result.json"):
+            import_experiment(s, folder)
+        export_experiment(other, "naive-1", folder)
+        assert new.items() <= files(folder).items()
+    other.close()
+
+
+def test_an_export_that_is_there_is_left_alone(tmp_path):
+    s = Store("sqlite://")
+    folder = export_experiment(s, finished(s), tmp_path / "x")
+    before = {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in folder.iterdir()}
+    export_experiment(s, "naive-1", folder)
+    assert {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in folder.iterdir()} == before
+
+
+def test_an_export_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    s, other = Store("sqlite://"), Store("sqlite://")
+    folder = export_experiment(s, finished(s, n=2), tmp_path / "x")
+    old = files(folder)
+    finished(other, n=3)
+    write = Path.write_text
+
+    def full(self, text, **more):
+        if self.suffix == ".jsonl":
+            raise OSError("No space left on device")
+        return write(self, text, **more)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        export_experiment(other, "naive-1", folder)
+    assert files(folder) == old
 
 
 # --- plans of studies
@@ -1051,7 +1356,7 @@ def test_of_processes_that_freeze_at_once_one_wins_and_all_see_it(store, url):
 
 def test_a_plan_rewritten_in_the_database_is_known(store, tmp_path):
     frozen = store.freeze_plan("s", PLAN)
-    with store._begin() as c:
+    with store.transaction() as c:
         c.execute(STUDIES.update().values(plan_json={**frozen.plan_json, "alpha": 0.2}))
     assert not store.frozen_plan("s").intact and not store.freeze_plan("s", PLAN).intact
     assert "changed since" in store.frozen_plan("s")._repr_markdown_()
@@ -1115,5 +1420,6 @@ def test_damaged_plans_are_refused(tmp_path, old, new, message):
 
 
 def test_importing_needs_no_pandas():
-    code = "import sys, llmforge.store; assert not {'torch', 'pandas', 'scipy', 'psutil'} & set(sys.modules), sys.modules.keys() & {'torch', 'pandas', 'scipy', 'psutil'}"
+    heavy = {"torch", "pandas", "scipy", "psutil"}
+    code = f"import sys, llmforge.exports; assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

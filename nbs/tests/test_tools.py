@@ -15,16 +15,16 @@ from typing import Annotated, Literal
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from llmforge.calculator import calculator
-from llmforge.lookup import find_title
-from llmforge.traceview import walk
 from pydantic import Field
 
 from llmforge import lookup
+from llmforge.calculator import calculator
 from llmforge.core import ConfigError, tools
+from llmforge.lookup import find_title
 from llmforge.records import Corpus, Passage
 from llmforge.tools import ToolResult, call_tool, tool
 from llmforge.trace import span, to_dict
+from llmforge.traceview import walk
 
 
 def call(*args, **kwargs):

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from llmforge.otel import export_traces, otel_spans
-from llmforge.traceview import MAX_SPANS, walk
 from typer.testing import CliRunner
 
 from llmforge.cli import app
 from llmforge.core import ConfigError, DataError, LlmForgeError, MissingExtra
 from llmforge.files import cache_dir
+from llmforge.otel import export_traces, otel_spans
 from llmforge.text import clip
 from llmforge.trace import KINDS, Span, from_dict, render, render_html, to_dict
+from llmforge.traceview import MAX_SPANS, walk
 
 SECRET = "Ethel Smyth"  # in every text of `sample`, and nowhere else in it
 T0 = 1_790_000_000_000.25
