@@ -140,7 +140,7 @@ def run(
 ):
     "Run an experiment, or go on with it; a completed one is only shown."
     _logging(verbose)
-    from llmforge.findings import find_experiment
+    from llmforge.results import find_experiment
     from llmforge.notebooks import execute_notebook
     from llmforge.runner import prepare, record_folder, run_experiment
     from llmforge.store import Status, Store
@@ -200,7 +200,7 @@ def study(
 @app.command("list")
 def list_experiments():
     "All experiments in the store."
-    from llmforge.findings import experiments_table
+    from llmforge.results import experiments_table
     from llmforge.store import Store
 
     with sentences():
@@ -212,15 +212,8 @@ def show(
     id: Annotated[str, typer.Argument(help="an experiment's id, or the beginning of one")],
 ):
     "Results, worst answers and provenance of one experiment."
-    from llmforge.findings import (
-        cost_line,
-        find_experiment,
-        kinds_table,
-        provenance_table,
-        results_table,
-        retrieval_table,
-        worst_examples,
-    )
+    from llmforge.experiment import results_table
+    from llmforge.results import cost_line, find_experiment, kinds_table, provenance_table, retrieval_table, worst_examples
 
     with sentences():
         e = find_experiment(id)
@@ -241,8 +234,8 @@ def compare(
     b: Annotated[str, typer.Argument(help="the treatment")],
 ):
     "The paired difference between two experiments on the same questions."
-    from llmforge.findings import compare as paired
-    from llmforge.findings import find_experiment
+    from llmforge.comparison import compare as paired
+    from llmforge.results import find_experiment
 
     with sentences():
         say(paired(find_experiment(a), find_experiment(b))._repr_markdown_())
@@ -277,7 +270,7 @@ def trace(
     ],
 ):
     "Every step of one answer: prompts, replies, tool calls, passages, tokens, times, errors."
-    from llmforge.findings import find_experiment
+    from llmforge.results import find_experiment
     from llmforge.text import visible
     from llmforge.trace import from_dict, render
 
@@ -307,7 +300,7 @@ def export_traces_(
     ] = True,
 ):
     "Export an experiment's traces as OpenTelemetry (gen_ai and OpenInference), one trace an example."
-    from llmforge.findings import find_experiment
+    from llmforge.results import find_experiment
     from llmforge.trace import export_traces, shown_address
 
     with sentences():
@@ -330,7 +323,7 @@ def export_(
     ] = True,
 ):
     "Write an experiment's config, result and rows as text files."
-    from llmforge.findings import find_experiment
+    from llmforge.results import find_experiment
     from llmforge.store import export_experiment
 
     with sentences():

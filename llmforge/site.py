@@ -31,31 +31,15 @@ from urllib.parse import quote, unquote, urlsplit
 
 from .cards import Card
 from .config import to_yaml
-from llmforge.contrasts import (
-    Experiment,
-    agent_of,
-    arm_lines,
-    arms_of,
-    contrast,
-    counts_line,
-    method_line,
-    metric_of,
-    noun,
-    pooled,
-)
+from .contrasts import arm_lines, arms_of, contrast
+from .experiment import agent_of, counts_line, Experiment, method_line
+from .pooling import metric_of, pooled
+from .wording import noun
 from .core import ConfigError, DataError, LlmForgeError, closest, require, round_robin
 from .files import outputs_dir, project_root
-from llmforge.findings import (
-    Verdict,
-    arms_table,
-    expected,
-    exploratory_table,
-    found_gold,
-    provenance_table,
-    results_table,
-    verdict_table,
-    verdicts,
-)
+from .experiment import results_table
+from .findings import arms_table, exploratory_table, Verdict, verdict_table, verdicts
+from .results import expected, found_gold, provenance_table
 from .metrics import SCORES, failed, right, unit_of, value_of
 from .notebooks import executable, tutorials
 from .plots import ablation_curve, arms_plot, interaction_plot, pareto_plot, score_plot, verdict_plot
@@ -64,7 +48,8 @@ from .store import Store, import_experiment, import_plan
 from .study import Study, differences, load_study, plan_table, stored_study, study_json
 from .text import cell, esc, table
 from .trace import from_dict, render, walk
-from .tradeoffs import agent_arms_table, costs_table, interaction, trade_off
+from .interaction import interaction
+from .tradeoffs import agent_arms_table, costs_table, trade_off
 
 # %% ../nbs/79_site.ipynb #9d4db91b
 @dataclass(frozen=True)

@@ -10,18 +10,11 @@ import sys
 
 import pytest
 
-from llmforge.contrasts import Experiment
+from llmforge.comparison import compare
 from llmforge.core import ConfigError, DataError, StoreError
-from llmforge.findings import (
-    compare,
-    cost_line,
-    experiments_table,
-    kinds_table,
-    provenance_table,
-    results_table,
-    worst_examples,
-)
+from llmforge.experiment import Experiment, results_table
 from llmforge.logs import import_lm_eval, read_samples, sample_logs
+from llmforge.results import cost_line, experiments_table, kinds_table, provenance_table, worst_examples
 from llmforge.store import Status, Store, export_experiment, import_experiment
 
 

@@ -8,11 +8,13 @@ from IPython.core.formatters import DisplayFormatter
 from markdown_it import MarkdownIt
 
 import llmforge.retrieval as R
+from llmforge.comparison import compare
 from llmforge.config import RetrievalConfig, load_config
-from llmforge.contrasts import Experiment, contrast
+from llmforge.contrasts import contrast
 from llmforge.core import fingerprint
 from llmforge.data import Corpus, Dataset, Example, Passage
-from llmforge.findings import Traces, compare
+from llmforge.experiment import Experiment
+from llmforge.results import Traces
 from llmforge.runner import Work, prepare, result_row, summarise
 from llmforge.store import FrozenPlan, Store
 from llmforge.study import Hypothesis, Study, StudyConfig

@@ -11,12 +11,12 @@ import nbformat
 import pytest
 
 from llmforge.cards import make_card, save_card
+from llmforge.comparison import compare
 from llmforge.config import load_config
-from llmforge.contrasts import Experiment
 from llmforge.core import ConfigError, LlmForgeError, engines, metrics
 from llmforge.engine import FakeEngine, Fault
+from llmforge.experiment import Experiment, results_table
 from llmforge.files import project_root
-from llmforge.findings import compare, results_table
 from llmforge.metrics import contains
 from llmforge.runner import prepare, run_experiment
 from llmforge.store import Status, Store
