@@ -70,7 +70,7 @@ def _config_note(a: Experiment, b: Experiment) -> str:
 
 
 def _notes(a: Experiment, b: Experiment, contrasts: Mapping[str, Contrast]) -> Iterator[str]:
-    "What a reader of the comparison must know besides."
+    "Notes for the reader: configs, counts, bounds, scorers."
     yield _config_note(a, b)
     for e in (a, b):
         yield f"{arm_line(e.id, e)}: {counts_line(e)}"
@@ -145,7 +145,7 @@ def trace_line(
 
 # %% ../nbs/64_comparison.ipynb #comparison-sorted
 def _outcome(before: float, after: float) -> str:
-    "What became of a question's score."
+    "The name of a change in a question's score."
     if after != before:
         return "improved" if after > before else "regressed"
     return "both right" if before >= 1 else "both wrong"

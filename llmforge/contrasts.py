@@ -146,7 +146,7 @@ def _scored_of_two(control: Mapping, treatment: Mapping, metric: str, only) -> t
 
 # %% ../nbs/63_contrasts.ipynb #contrasts-paired
 def _lost(arm: dict) -> int:
-    "How many rows of an arm failed."
+    "The number of an arm's rows that failed."
     return sum(lost for _, lost in arm.values())
 
 
@@ -214,7 +214,7 @@ class StudyRows(Protocol):
 
     @property
     def tampered(self) -> tuple[str, ...]:
-        "What the study's file says otherwise than the frozen plan."
+        "Differences between the study's file and the frozen plan, one sentence each."
         ...
 
     @property

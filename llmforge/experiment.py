@@ -77,7 +77,7 @@ class Experiment:
 def counts_line(
     *experiments: Experiment,  # completed; several are counted together
 ) -> str:
-    "How many questions were attempted, answered, abstained from, failed; of one run also its best accuracy."
+    "Counts of questions attempted, answered, abstained from and failed; of one run also its best accuracy."
     total: Counter = Counter()
     for e in experiments:
         total.update({k: e.result[k] for k in ("attempted", "answered", "abstained", "failed")})
@@ -96,7 +96,7 @@ def counts_line(
 def state_line(
     e: Experiment,
 ) -> str:  # "" where it is completed
-    "What became of an experiment that has no results; raises nothing."
+    "The state of an experiment that has no results, in words; raises nothing."
     try:
         record = e.record
         n = len(e.store.done(e.id))
@@ -150,7 +150,7 @@ AGENT_NUMBERS: dict[str, tuple[Callable, str]] = {  # column -> how it is made, 
 def stops_line(
     *experiments: Experiment,  # of an agent, completed; several are counted together
 ) -> str:
-    "Why the agent stopped, and how often; a question that failed has no reason."
+    "Reasons for which the agent stopped, with their counts; a question that failed has none."
     total: Counter = Counter()
     for e in experiments:
         total.update(e.result.get("stop_reasons", {}))
@@ -193,7 +193,7 @@ NO_CARD = "it has no metric card, so nothing is known of its errors."
 def own_lines(
     e: Experiment,  # completed
 ) -> list[str]:  # Markdown, one for each name in `metrics.extra`
-    "What is known of the metrics of one's own that scored an experiment."
+    "Lines on the metrics of one's own that scored an experiment: the card of each, or that it has none."
     cards = e.result.get("cards", {})
     return [
         cell(Card.from_dict(cards[name]).line(), 400) if name in cards else f"{cell(name)}: {NO_CARD}"
@@ -204,7 +204,7 @@ def own_lines(
 def card_line(
     e: Experiment,  # completed
 ) -> str:  # Markdown; "" where no scorer judged it
-    "What is known of the scorer that judged an experiment."
+    "A line on the scorer that judged an experiment: its card, or that it has none."
     scorer = e.result.get("scorer")
     if not scorer:
         return ""
@@ -259,7 +259,7 @@ def place_in_table(
     name: str,  # of an aggregate
     extra: Collection[str] = (),  # metrics of one's own; they stand behind the answer scores
 ) -> tuple[float, str]:  # to sort by
-    "Where a metric stands in a table."
+    "The place of a metric in a table."
     if name in extra:
         return len(SCORES) - 0.5, name
     return next((i for i, start in enumerate(_ORDER) if name.startswith(start)), len(_ORDER)), name
@@ -291,7 +291,7 @@ def _value_low_high(s: Estimate, spec: str) -> tuple[str, str, str]:
 def results_table(
     e: Experiment,  # completed
 ) -> str:  # Markdown
-    "Counts, every aggregate with its interval and n, what is known of its judges, what its agent did."
+    "Counts; every aggregate with its interval and n; the cards of its judges; the table of its agent."
     level = percent(e.config.metrics.confidence)
     rows = [(label, *_value_low_high(s, spec), s.n) for label, spec, s in _aggregates(e)]
     numbers = table(["metric", "value", f"{level} low", f"{level} high", "n"], rows)

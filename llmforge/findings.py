@@ -59,7 +59,7 @@ def _claimed(h: Hypothesis, metric: str) -> str:
 
 
 def _missing(c: Contrast, metric: str) -> str:
-    "How many rows are missing, and what they could have changed."
+    "Missing rows, and the difference that they could have made."
     lost = sum(c.failed)
     text = f"; {lost} runs failed" if lost else ""
     if lost and c.bounds:
@@ -72,7 +72,7 @@ def _missing(c: Contrast, metric: str) -> str:
 # %% ../nbs/67_findings.ipynb #162d8ddc
 @dataclass(frozen=True)
 class Verdict:
-    "What became of a hypothesis."
+    "A hypothesis with its evidence and the verdict on it."
 
     hypothesis: Hypothesis
     contrast: Contrast
@@ -196,7 +196,7 @@ def verdicts(
 
 # %% ../nbs/67_findings.ipynb #21c30840
 def _banner(study: StudyRows) -> str:
-    "When the plan was frozen, and what is wrong with it."
+    "The plan's hash and date, the counts, and warnings where the plan changed or came late."
     if study.frozen is None:
         plan = "**The plan was never frozen: these are findings after the fact.**"
     else:

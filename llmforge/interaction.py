@@ -42,7 +42,7 @@ def _coded(labels: list) -> tuple[np.ndarray, int]:
 
 
 def _as_large(sums, sizes, codes, kinds: int, resamples: int, rng, batch: int = 500) -> int:
-    "In how many permutations the statistic is at least what it is for the labels as they are."
+    "The number of permutations with a statistic at least as large as that of the labels as they are."
     seen = _between(sums, sizes, codes[None], kinds)
     count = 0
     for done in range(0, resamples, batch):
@@ -92,7 +92,7 @@ def _by_kind(name: str, c: Contrast) -> tuple:
 
 @dataclass(frozen=True)
 class Interaction:
-    "The change by a treatment on each kind of question, and whether it depends on the kind."
+    "The difference between two arms on each kind of question, and a test of whether it depends on the kind."
 
     control: str  # label of the arm; an agent's with its choice
     treatment: str

@@ -136,7 +136,7 @@ def _price(tokens: Estimate, latency: Estimate, n: int) -> str:
 # %% ../nbs/65_tradeoffs.ipynb #fb9234c7
 @dataclass(frozen=True)
 class TradeOff:
-    "What a treatment wins or loses against a control, and for how much."
+    "A treatment's gain or loss against a control, and its price."
 
     control: str  # label of the arm; an agent's with its choice
     treatment: str
