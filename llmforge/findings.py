@@ -144,7 +144,7 @@ class Verdict:
         return f"Verdict({self.sentence()!r})"
 
 # %% ../nbs/67_findings.ipynb #findings-family
-CORRECTIONS = {"holm": holm, "benjamini_hochberg": benjamini_hochberg, "none": list}
+CORRECTIONS: dict[str, Callable] = {"holm": holm, "benjamini_hochberg": benjamini_hochberg, "none": list}
 
 
 def _family(ps: list[float | None], correction: str) -> list[float | None]:
@@ -164,7 +164,7 @@ def _test(h: Hypothesis, c: Contrast) -> float | None:
         return c.paired.p
     a, b, group = c.scored
     if h.direction == "lower":  # flip both, so that higher is better
-        a, b = [1 - x for x in a], [1 - x for x in b]
+        a, b = tuple(1 - x for x in a), tuple(1 - x for x in b)
     return non_inferiority(a, b, h.margin, group)
 
 
@@ -250,7 +250,7 @@ def verdict_table(
 _COSTS = ("latency p50 (ms)", "tokens out")
 
 
-def _best_case(arm: list[Experiment], lost: int) -> float:
+def _best_case(arm: list[Experiment], lost: int) -> float | None:
     "The accuracy of an arm if all failed answers had been right."
     known = [right(r, e.result["accuracy_is"]) for e in arm for r in e.rows if not failed(r)]
     return bounds(known, lost)[1]

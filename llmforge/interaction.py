@@ -13,7 +13,6 @@ import numpy as np
 
 from .contrasts import Contrast, StudyRows, arm_lines, arm_of, arms_of, contrast, pairs_of
 from .metrics import kind_of
-from .pooling import Arm
 from .text import cell, table
 from .wording import heading, interval, noun, number, p_text, points, words
 
@@ -139,7 +138,7 @@ class Interaction:
         return f"{self.sentence(cell)}.\n\n" + table(columns, [*rows, _by_kind("**all**", self.whole)])
 
 # %% ../nbs/66_interaction.ipynb #interaction-contrasts
-def _contrasts(a: Arm, b: Arm, metric: str, kind: dict[tuple, str]) -> dict[str, Contrast]:
+def _contrasts(a: dict, b: dict, metric: str, kind: dict[tuple, str]) -> dict[str, Contrast]:
     "The two arms on each kind of question, in the order of the effect."
     contrasts = []
     for name in sorted(set(kind.values())):

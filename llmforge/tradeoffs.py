@@ -74,7 +74,7 @@ def _times(es: Mapping[Key, Experiment], arm: str, data: str, metric: str) -> st
 
 
 def _cost_row(es: Mapping[Key, Experiment], arm: str, data: str, of: list[Experiment]) -> list:
-    "An arm on a data set, a cell for each column; latency last."
+    "An arm on a data set, a cell for each column but those of latency."
     return [
         cell(arm_line(arm, of[0])),
         cell(data),
@@ -84,8 +84,6 @@ def _cost_row(es: Mapping[Key, Experiment], arm: str, data: str, of: list[Experi
         shown(pooled(of, "tokens"), ".1f"),
         _times(es, arm, data, "tokens"),
         shown(tokens_per_right(of), ".1f"),
-        shown(pooled(of, "latency_ms", "p50"), ",.0f"),
-        _times(es, arm, data, "latency"),
     ]
 
 # %% ../nbs/65_tradeoffs.ipynb #tradeoffs-costs-table
@@ -99,7 +97,12 @@ def costs_table(
     columns = ["arm", "data set", "attempted", "failed", "accuracy", "tokens a question"]
     columns += [f"× tokens of {cell(first)}", "tokens a right answer"]
     columns += ["latency p50 (ms)", f"× latency of {cell(first)}"] if latency else []
-    rows = [_cost_row(es, arm, data, of)[: len(columns)] for (arm, data), of in by_data(study).items()]
+    rows = []
+    for (arm, data), of in by_data(study).items():
+        row = _cost_row(es, arm, data, of)
+        if latency:
+            row += [shown(pooled(of, "latency_ms", "p50"), ",.0f"), _times(es, arm, data, "latency")]
+        rows.append(row)
     return table(columns, rows)
 
 # %% ../nbs/65_tradeoffs.ipynb #af7b07a5
