@@ -141,12 +141,12 @@ def run(
 ):
     "Run an experiment, or go on with it; a completed one is only shown."
     _logging(verbose)
-    from llmforge.tables import Status
+    from llmforge.results import find_experiment
 
-    from llmforge.findings import find_experiment
     from llmforge.notebooks import execute_notebook
     from llmforge.runner import prepare, record_folder, run_experiment
     from llmforge.store import Store
+    from llmforge.tables import Status
 
     with sentences():
         resolved = load_config(config, override)
@@ -203,7 +203,8 @@ def study(
 @app.command("list")
 def list_experiments():
     "All experiments in the store."
-    from llmforge.findings import experiments_table
+    from llmforge.results import experiments_table
+
     from llmforge.store import Store
 
     with sentences():
@@ -215,12 +216,12 @@ def show(
     id: Annotated[str, typer.Argument(help="an experiment's id, or the beginning of one")],
 ):
     "Results, worst answers and provenance of one experiment."
-    from llmforge.findings import (
+    from llmforge.experiment import results_table
+    from llmforge.results import (
         cost_line,
         find_experiment,
         kinds_table,
         provenance_table,
-        results_table,
         retrieval_table,
         worst_examples,
     )
@@ -244,8 +245,8 @@ def compare(
     b: Annotated[str, typer.Argument(help="the treatment")],
 ):
     "The paired difference between two experiments on the same questions."
-    from llmforge.findings import compare as paired
-    from llmforge.findings import find_experiment
+    from llmforge.comparison import compare as paired
+    from llmforge.results import find_experiment
 
     with sentences():
         say(paired(find_experiment(a), find_experiment(b))._repr_markdown_())
@@ -280,7 +281,8 @@ def trace(
     ],
 ):
     "Every step of one answer: prompts, replies, tool calls, passages, tokens, times, errors."
-    from llmforge.findings import find_experiment
+    from llmforge.results import find_experiment
+
     from llmforge.text import visible
     from llmforge.trace import from_dict, render
 
@@ -310,7 +312,8 @@ def export_traces_(
     ] = True,
 ):
     "Export an experiment's traces as OpenTelemetry (gen_ai and OpenInference), one trace an example."
-    from llmforge.findings import find_experiment
+    from llmforge.results import find_experiment
+
     from llmforge.otel import export_traces, shown_address
 
     with sentences():
@@ -333,9 +336,9 @@ def export_(
     ] = True,
 ):
     "Write an experiment's config, result and rows as text files."
-    from llmforge.exports import export_experiment
+    from llmforge.results import find_experiment
 
-    from llmforge.findings import find_experiment
+    from llmforge.exports import export_experiment
 
     with sentences():
         e = find_experiment(id)
@@ -363,7 +366,6 @@ def import_(
 ):
     "Read exported experiments, plans of studies, or logs of lm-evaluation-harness into the store."
     from llmforge.exports import import_experiment, import_plan
-
     from llmforge.logs import import_lm_eval, sample_logs
     from llmforge.store import Store
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from .tables import READABLE, RESULTS, RUNS, Status, data_columns, json_text, schema_of
 
 from .configfiles import read_yaml
 from .core import StoreError, closest, fingerprint
 from .files import build_aside
 from .store import FrozenPlan, Record, Store
+from .tables import READABLE, RESULTS, RUNS, Status, data_columns, json_text, schema_of
 
 # %% ../nbs/16_exports.ipynb #exports-schema
 def _without(values: Mapping, table: sa.Table, schema: int) -> dict:

@@ -13,9 +13,9 @@ import uuid
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from .tables import EXPERIMENTS, Status, sources
 
 from .core import LeaseLost, StoreError
+from .tables import EXPERIMENTS, Status, sources
 
 # %% ../nbs/15_leases.ipynb #5b80013b
 @dataclass(frozen=True)

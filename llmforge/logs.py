@@ -15,8 +15,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .tables import Status
-
 from .config import load_config
 from .core import DataError, closest, fingerprint
 from .methods import abstains
@@ -24,6 +22,7 @@ from .metrics import score_answer
 from .records import read_jsonl
 from .runner import result_row, summarise
 from .store import Store
+from .tables import Status
 from .trace import Span, to_dict
 
 # %% ../nbs/54_logs.ipynb #0c6d97d8

@@ -12,11 +12,16 @@ import math
 import textwrap
 from collections.abc import Iterable
 
-from .contrasts import Experiment, arm_line, arms_of, noun, p_text, pooled
-from .findings import Verdict, retrieval_estimates, verdicts
+from .experiment import Experiment, arm_line
+from .interaction import Interaction
+from .pooling import pooled
+from .results import retrieval_estimates
+from .wording import noun, p_text
+
+from .contrasts import arms_of
+from .findings import Verdict, verdicts
 from .metrics import SCORES, failed, percentiles, unit_of
 from .stats import Estimate
-from .tradeoffs import Interaction
 
 # %% ../nbs/68_plots.ipynb #e0721394
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's palette
@@ -228,7 +233,7 @@ def verdict_plot(
 # %% ../nbs/68_plots.ipynb #2c0942ea
 def arm_estimates(
     study,  # an `llmforge.study.Study`
-    metric: str,  # see `llmforge.contrasts.metric_of`
+    metric: str,  # see `llmforge.pooling.metric_of`
     statistic: str = "mean",  # or "p50", …
 ) -> dict[str, dict[str, Estimate]]:  # data set -> arm -> estimate; seeds pooled
     "A metric of every arm on every data set."
@@ -261,7 +266,7 @@ def _scale(arms: list[str]) -> list[float]:
 # %% ../nbs/68_plots.ipynb #4d1968a1
 def ablation_curve(
     study,  # an `llmforge.study.Study`
-    metric: str = "accuracy",  # see `llmforge.contrasts.metric_of`
+    metric: str = "accuracy",  # see `llmforge.pooling.metric_of`
     label: str = "arm",  # of the axis: what the arms vary
 ):  # a matplotlib figure
     "A metric over the arms, with its interval as a band; a line for each data set."
@@ -296,7 +301,7 @@ def ablation_curve(
 # %% ../nbs/68_plots.ipynb #6955345d
 def heatmap(
     study,  # an `llmforge.study.Study`
-    metric: str = "accuracy",  # see `llmforge.contrasts.metric_of`
+    metric: str = "accuracy",  # see `llmforge.pooling.metric_of`
 ):  # a matplotlib figure
     "A metric of each arm on each data set, value and n in the cell."
     from matplotlib.colors import LinearSegmentedColormap
@@ -392,7 +397,7 @@ def arms_plot(
 
 # %% ../nbs/68_plots.ipynb #1115aedb
 def interaction_plot(
-    found: Interaction,  # from `llmforge.tradeoffs.interaction`
+    found: Interaction,  # from `llmforge.interaction.interaction`
 ):  # a matplotlib figure
     "The difference between two arms by kind of question, each with its interval and n."
     unit = unit_of(found.whole.metric)

@@ -25,8 +25,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .exports import export_experiment
-from .tables import Status
 from tqdm import tqdm
 
 from .agent import agent_scores, check_engine
@@ -47,6 +45,7 @@ from llmforge.core import (
 from .data import load_corpus, load_dataset
 from .engine import Engine
 from .exemplars import demonstrations
+from .exports import export_experiment
 from .faithfulness import make_scorer
 from .files import outputs_dir, project_root
 from .methods import Context, Exemplar, abstains, choose_exemplars, usable_exemplars
@@ -67,6 +66,7 @@ from .retriever import Retriever, make_retriever
 from .scorer import Scorer
 from .stats import estimate
 from .store import Store
+from .tables import Status
 from .text import cell, table
 from .trace import span, to_dict
 from .traceview import walk

@@ -29,35 +29,19 @@ from itertools import combinations, product, repeat
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from .exports import import_experiment, import_plan
+from .experiment import Experiment, agent_of, counts_line, method_line, results_table
+from .interaction import interaction
+from .pooling import metric_of, pooled
+from .results import expected, found_gold, provenance_table
+from .wording import noun
 
 from .card import Card
 from .config import to_yaml
-from llmforge.contrasts import (
-    Experiment,
-    agent_of,
-    arm_lines,
-    arms_of,
-    contrast,
-    counts_line,
-    method_line,
-    metric_of,
-    noun,
-    pooled,
-)
+from .contrasts import arm_lines, arms_of, contrast
 from .core import ConfigError, DataError, LlmForgeError, closest, require, round_robin
+from .exports import import_experiment, import_plan
 from .files import outputs_dir, project_root
-from llmforge.findings import (
-    Verdict,
-    arms_table,
-    expected,
-    exploratory_table,
-    found_gold,
-    provenance_table,
-    results_table,
-    verdict_table,
-    verdicts,
-)
+from .findings import Verdict, arms_table, exploratory_table, verdict_table, verdicts
 from .metrics import SCORES, failed, right, unit_of, value_of
 from .notebooks import executable, tutorials
 from .plots import ablation_curve, arms_plot, interaction_plot, pareto_plot, score_plot, verdict_plot
@@ -67,7 +51,7 @@ from .study import Study, differences, load_study, plan_table, stored_study, stu
 from .text import cell, esc, table
 from .trace import from_dict, render
 from .traceview import walk
-from .tradeoffs import agent_arms_table, costs_table, interaction, trade_off
+from .tradeoffs import agent_arms_table, costs_table, trade_off
 
 # %% ../nbs/79_site.ipynb #9d4db91b
 @dataclass(frozen=True)

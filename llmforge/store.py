@@ -16,6 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from .core import AlreadyRunning, StoreError, closest, fingerprint, redact
+from .files import outputs_dir
 from .leases import Lease, enter_state, hold_lease, new_owner, owner_gone, shared_clock
 from llmforge.tables import (
     EXPERIMENTS,
@@ -33,10 +37,6 @@ from llmforge.tables import (
     transaction,
     utc_now,
 )
-from sqlalchemy.dialects import postgresql, sqlite
-
-from .core import AlreadyRunning, StoreError, closest, fingerprint, redact
-from .files import outputs_dir
 from .text import cell
 
 if TYPE_CHECKING:

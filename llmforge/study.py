@@ -19,19 +19,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from .exports import export_plan
-from .tables import Status
 from pydantic import Field, model_validator
 
 from .config import ExperimentConfig, experiment_mapping, first_names, validate
 from .configfiles import check_section, find_config, merge, read_config, read_yaml
 from .core import ConfigError, StoreError, closest
 from .engine import Engine
+from .exports import export_plan
 from .metrics import AGENT_SCORES, JUDGED, MEASURES, unit_of
 from .paired import discordant_sd, smallest_effect
 from .runner import Work, own_folder, prepare, run_experiment
 from .sections import Section, Text
 from .store import FrozenPlan, Store
+from .tables import Status
 from .text import cell, table
 
 # %% ../nbs/53_study.ipynb #631ee337

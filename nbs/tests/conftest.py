@@ -33,10 +33,9 @@ HOSTILE = [
 
 def hostile_experiment(folder, name, skip=0):
     "An experiment on invented questions whose model, titles and notebook are all hostile; its id."
-    from llmforge.exports import export_experiment
-
     from llmforge.batching import FakeEngine
     from llmforge.config import load_config
+    from llmforge.exports import export_experiment
     from llmforge.runner import run_experiment
     from llmforge.store import Store
 

@@ -1,46 +1,33 @@
-"Tables and verdicts on stored rows: failures, missing values, the rule, hostile texts, determinism; agents, prices, kinds of question."
+"Tables and verdicts on stored rows: failures, the rule, hostile texts, determinism; agents, prices, kinds."
 
+import gc
+import importlib
+import inspect
 import re
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from html import unescape
 
 import numpy as np
 import pytest
+from llmforge.comparison import compare, diff_table, trace_line
+from llmforge.experiment import Experiment, agent_table, corrected, counts_line, results_table
+from llmforge.interaction import interaction, label_test
+from llmforge.pooling import ratio, shared_passage
+from llmforge.results import experiments_table, kinds_table, retrieval_table, worst_examples
+from llmforge.wording import shown
 
+import llmforge.contrasts as contrasts
 from llmforge.batching import FakeEngine, Fault
 from llmforge.card import Card, Measure
 from llmforge.config import load_config
-from llmforge.contrasts import Experiment, counts_line, groups, shared_passage, shown, values
+from llmforge.contrasts import arms_of, groups, values
 from llmforge.core import StoreError, fingerprint
-from llmforge.findings import (
-    arms_table,
-    compare,
-    corrected,
-    decide,
-    diff_table,
-    experiments_table,
-    exploratory_table,
-    kinds_table,
-    results_table,
-    retrieval_table,
-    trace_line,
-    verdict_table,
-    verdicts,
-    worst_examples,
-)
+from llmforge.findings import arms_table, decide, exploratory_table, verdict_table, verdicts
 from llmforge.runner import result_row, run_experiment, summarise
 from llmforge.stats import Estimate
 from llmforge.store import FrozenPlan, Store
 from llmforge.study import Hypothesis, Study, StudyConfig
-from llmforge.tradeoffs import (
-    agent_arms_table,
-    agent_table,
-    costs_table,
-    interaction,
-    label_test,
-    ratio,
-    trade_off,
-)
+from llmforge.tradeoffs import agent_arms_table, costs_table, trade_off
 
 FROZEN = FrozenPlan("test", {}, fingerprint({}), "2026-01-01T00:00:00+00:00")
 SCORER = {"name": "groundedness", "version": "1", "threshold": 0.5, "card": None}
@@ -80,7 +67,7 @@ def row(i, score, failed=False, cached=False, gold=(), text=None, answer="x", ab
     )
 
 
-def stored(store, name, rows, scorer=None, data="data", accuracy="exact_match", more={}):
+def stored(store, name, rows, scorer=None, data="data", accuracy="exact_match", more=None):
     "A completed experiment of these rows."
     config = load_config(
         {
@@ -97,7 +84,7 @@ def stored(store, name, rows, scorer=None, data="data", accuracy="exact_match", 
     store.add_rows(lease, rows)
     store.complete(
         lease,
-        result_row(summarise(store.rows(id), config) | ({"scorer": scorer} if scorer else {}) | more),
+        result_row(summarise(store.rows(id), config) | ({"scorer": scorer} if scorer else {}) | (more or {})),
         {},
     )
     return Experiment(id, store)
@@ -145,7 +132,7 @@ def verdict(store, a, b, h, **more):
 
 
 def test_failures_are_said_everywhere_and_nothing_is_nan(store):
-    "30% of the generations fail: every table counts them, accuracy has them as wrong, and the bounds are printed."
+    "30% of the generations fail: every table counts them, they are wrong, and the bounds are printed."
 
     def arm(name, faults):
         config = load_config(
@@ -169,7 +156,10 @@ def test_failures_are_said_everywhere_and_nothing_is_nan(store):
     assert 8 <= lost <= 28 and b.result["answered"] == 60 - lost
     right = sum(r["scores"]["exact_match"] for r in b.rows if not r["error_type"])
     assert b.result["accuracy"]["value"] == pytest.approx(right / 60), "a failure is a wrong answer"
-    said = f"60 attempted, {60 - lost} answered, 0 abstained, {lost} failed; accuracy lies between {right / 60:.3f} and {(right + lost) / 60:.3f}"
+    counts = (
+        f"60 attempted, {60 - lost} answered, 0 abstained, {lost} failed; "
+        f"accuracy lies between {right / 60:.3f} and {(right + lost) / 60:.3f}"
+    )
     study = study_of(
         store,
         {"a": a, "b": b},
@@ -191,7 +181,7 @@ def test_failures_are_said_everywhere_and_nothing_is_nan(store):
         "exploratory": exploratory_table(study),
         "sentences": " ".join(v.sentence() for v in verdicts(study)),
     }
-    assert said in counts_line(b) and all(said in pages[p] for p in ("results", "compare", "diff"))
+    assert counts in counts_line(b) and all(counts in pages[p] for p in ("results", "compare", "diff"))
     for name, page in pages.items():
         assert not re.search(r"\bnan\b|\bNone\b|\binf\b", page, re.I), (name, page)
     assert (
@@ -225,13 +215,13 @@ def test_a_run_in_which_everything_failed(store):
         claim("H3", "latency_ms", margin=1.0),
         exploratory=("groundedness",),
     )
-    found = verdicts(study)
+    judged = verdicts(study)
     assert (
-        [v.n for v in found] == [5, 0, 0]
-        and [v.verdict for v in found][1:] == ["inconclusive"] * 2
-        and found[1].p is None
+        [v.n for v in judged] == [5, 0, 0]
+        and [v.verdict for v in judged][1:] == ["inconclusive"] * 2
+        and judged[1].p is None
     )
-    assert "No question has a value of groundedness in both b and a; 5 runs failed" in found[1].sentence()
+    assert "No question has a value of groundedness in both b and a; 5 runs failed" in judged[1].sentence()
     for page in (
         verdict_table(study),
         arms_table(study),
@@ -375,11 +365,12 @@ def test_what_the_sentence_says(store):
         claim(metric="hallucination_rate", treatment="reranked", control="hybrid", direction="lower"),
         claim("H2", "accuracy", "reranked", "hybrid"),
     )
-    said = verdicts(study)[0].sentence()
+    sentence = verdicts(study)[0].sentence()
     assert re.fullmatch(
-        r"Reranked lowers the hallucination rate by 11\.0 points against hybrid \(95% CI \d+\.\d to \d+\.\d, p < \.001 after Holm, n = 200\): supported",
-        said,
-    ), said
+        r"Reranked lowers the hallucination rate by 11\.0 points against hybrid "
+        r"\(95% CI \d+\.\d to \d+\.\d, p < \.001 after Holm, n = 200\): supported",
+        sentence,
+    ), sentence
     assert (
         "changes accuracy by 0.0 points" in verdicts(study)[1].sentence()
         and "-0.0"
@@ -694,7 +685,7 @@ def test_the_same_to_the_last_digit(store):
 
 
 def test_pictures_of_what_is_missing(store):
-    "An arm of which everything failed, one that was never timed, a hypothesis with nothing to compare: drawn and said."
+    "An arm of which everything failed, one never timed, a hypothesis with nothing to compare: all drawn."
     from llmforge.plots import ablation_curve, arms_plot, heatmap, pareto, pareto_plot, verdict_plot
 
     whole, gone, known = (
@@ -762,9 +753,9 @@ def of_kind(i, score, kind, **more):
 def lines(page):
     return {
         cells[0].strip(): [c.strip() for c in cells[1:]]
-        for l in page.splitlines()
-        if l.startswith("|")
-        for cells in [l.strip("| ").split(" | ")]
+        for line in page.splitlines()
+        if line.startswith("|")
+        for cells in [line.strip("| ").split(" | ")]
     }
 
 
@@ -778,19 +769,21 @@ def test_what_an_agent_did(store):
         acted(4, 1.0, 9, 9, first=1.0, failed=True),
     ]
     e = stored(store, "a", rows, more=AGENT)
-    found = lines(agent_table(e))
-    assert found["success rate"][0] == "0.400" and found["success rate"][3] == "5"
+    numbers = lines(agent_table(e))
+    assert numbers["success rate"][0] == "0.400" and numbers["success rate"][3] == "5"
     assert (
-        found["tool calls a question"][0] == "1.50"
-        and found["failed calls, of all calls"][0] == "0.333"
-        and found["failed calls, of all calls"][3] == "6"
+        numbers["tool calls a question"][0] == "1.50"
+        and numbers["failed calls, of all calls"][0] == "0.333"
+        and numbers["failed calls, of all calls"][3] == "6"
     ), "n is calls"
     assert (
-        found["steps a question"][0] == "2.50"
-        and found["forced answers"][0] == "0.250"
-        and found["first tool right"][0::3] == ["0.500", "2"]
+        numbers["steps a question"][0] == "2.50"
+        and numbers["forced answers"][0] == "0.250"
+        and numbers["first tool right"][0::3] == ["0.500", "2"]
     )
-    assert found["tokens a question"][0::3] == ["120.0", "4"] and found["tokens a right answer"][0::3] == [
+    assert numbers["tokens a question"][0::3] == ["120.0", "4"] and numbers["tokens a right answer"][
+        0::3
+    ] == [
         "300.0",
         "5",
     ], "600 tokens for two right answers, the failed question's among them"
@@ -897,7 +890,7 @@ def test_a_ratio_of_sums():
 
 
 def test_the_interval_of_a_ratio_holds_the_truth():
-    "Tokens a right answer, 60 questions each, 300 times: the interval holds the true ratio about 95 times of a hundred."
+    "Tokens a right answer, 60 questions, 300 times: the interval holds the true ratio in about 95%."
     rng = np.random.default_rng(3)
 
     def holds(seed):
@@ -942,11 +935,13 @@ def test_tokens_that_were_not_counted(store):
 
 
 @pytest.mark.parametrize(
-    "b, said",
+    "b, sentence",
     [
         (
             binary((90, 1.0), (10, 0.0)),
-            r"B improves accuracy by 40\.0 points \[\d+\.\d, \d+\.\d\] against a and costs 5\.00 \[5\.00, 5\.00\] times the tokens \(1\.00 \[1\.00, 1\.00\] times the latency\); n = 100",
+            r"B improves accuracy by 40\.0 points \[\d+\.\d, \d+\.\d\] against a "
+            r"and costs 5\.00 \[5\.00, 5\.00\] times the tokens "
+            r"\(1\.00 \[1\.00, 1\.00\] times the latency\); n = 100",
         ),
         (
             binary((20, 1.0), (80, 0.0)),
@@ -954,11 +949,12 @@ def test_tokens_that_were_not_counted(store):
         ),
         (
             binary((48, 1.0), (52, 0.0)),
-            r"B does not measurably change accuracy against a \(-2\.0 points \[-\d+\.\d, \d+\.\d\]\) and costs 5\.00 .*",
+            r"B does not measurably change accuracy against a \(-2\.0 points \[-\d+\.\d, \d+\.\d\]\) "
+            r"and costs 5\.00 .*",
         ),
     ],
 )
-def test_the_finding_in_one_sentence(store, b, said):
+def test_the_finding_in_one_sentence(store, b, sentence):
     a = [row(i, s) for i, s in enumerate(binary((50, 1.0), (50, 0.0)))]
     study = study_of(
         store,
@@ -969,7 +965,8 @@ def test_the_finding_in_one_sentence(store, b, said):
             ),
         },
     )
-    assert re.fullmatch(said, trade_off(study, "b", "a").sentence()), trade_off(study, "b", "a").sentence()
+    written = trade_off(study, "b", "a").sentence()
+    assert re.fullmatch(sentence, written), written
     assert "0.20 [0.20, 0.20] times the tokens" in trade_off(study, "a", "b").sentence()
     assert "×" in trade_off(study, "b", "a")._repr_markdown_() and not trade_off(study, "b", "a").parts
     with pytest.raises(StoreError, match="no experiments of arm 'c'"):
@@ -977,7 +974,7 @@ def test_the_finding_in_one_sentence(store, b, said):
 
 
 def test_pooled_and_for_each_data_set(store):
-    "Half of the answers of one data set were timed: the sentence says how many; a failure counts as wrong, and is said."
+    "One failure in one data set: the sentence says how many were timed, and that it counts as wrong."
 
     def arm(name, **more):
         return {
@@ -1012,7 +1009,7 @@ def test_pooled_and_for_each_data_set(store):
 
 
 def test_the_test_of_labels_keeps_its_level():
-    "400 studies without any dependence: about 5% are called one, with questions by themselves, in groups of one kind, and in groups that mix kinds; a kind that only scatters more is no great alarm."
+    "400 studies without any dependence: about 5% are called one, however the questions hang together."
 
     def simulated(rng, how, n=120):
         kinds, groups = rng.choice(list("abc"), n, p=[0.6, 0.3, 0.1]), np.arange(n)
@@ -1070,7 +1067,7 @@ def test_the_test_of_labels_at_its_edges():
 
 
 def test_interaction_by_kind(store):
-    "The treatment gains on two-hop questions, loses on others; a question without a kind has its data set's label."
+    "The treatment gains on two-hop questions, loses on others; no kind: the data set's label."
     kinds = ["two_hop"] * 40 + ["lookup"] * 40 + [""] * 20
     a = stored(store, "a", [of_kind(i, float(i % 2), k) for i, k in enumerate(kinds)])
     b = stored(
@@ -1082,19 +1079,19 @@ def test_interaction_by_kind(store):
         ],
     )
     study = study_of(store, {"a": a, "b": b}, claim())
-    found = interaction(study, "b", "a")
-    assert {k: (c.paired.n, c.effect.value) for k, c in found.kinds.items()} == {
+    by_kind = interaction(study, "b", "a")
+    assert {k: (c.paired.n, c.effect.value) for k, c in by_kind.kinds.items()} == {
         "two_hop": (40, 0.5),
         "lookup": (40, -0.25),
         "d": (20, -0.25),
-    } and list(found.kinds)[0] == "two_hop"
+    } and list(by_kind.kinds)[0] == "two_hop"
     assert (
-        found.p < 0.001
-        and "b and a depends on the kind of question (p < .001" in found.sentence()
-        and "from +50.0 points on two hop (n = 40)" in found.sentence()
+        by_kind.p < 0.001
+        and "b and a depends on the kind of question (p < .001" in by_kind.sentence()
+        and "from +50.0 points on two hop (n = 40)" in by_kind.sentence()
     )
-    assert found.p == interaction(study, "b", "a").p and found.whole.paired.n == 100
-    page = found._repr_markdown_()
+    assert by_kind.p == interaction(study, "b", "a").p and by_kind.whole.paired.n == 100
+    page = by_kind._repr_markdown_()
     assert (
         "| two hop | 0.500 | 1.000 | +0.500 |" in page
         and "| **all** | 0.500 |" in page
@@ -1109,7 +1106,7 @@ def test_interaction_by_kind(store):
     alone = stored(store, "c", [row(i, 1.0) for i in range(6)])
     assert "all of one kind" in interaction(study_of(store, {"a": alone, "b": alone}), "b", "a").sentence()
     for one in (
-        found,
+        by_kind,
         interaction(study, "b", "a", "tokens"),
         interaction(study_of(store, {"a": alone, "b": alone}), "b", "a"),
     ):
@@ -1162,3 +1159,31 @@ def test_hostile_kinds_and_tools_stay_texts(store):
         trade_off(study, "b", "a")._repr_markdown_(),
     ):
         assert "<script" not in page and "](" not in page and "`x`" not in page and "\n# head" not in page
+
+
+# how the code is laid out
+
+
+def test_classes_are_whole():
+    "No class of the reading modules gets a method from another module: what it shows depends on no import."
+    names = ("experiment", "results", "contrasts", "comparison", "tradeoffs", "interaction", "findings")
+    for module in (importlib.import_module(f"llmforge.{name}") for name in names):
+        for cls in vars(module).values():
+            if isinstance(cls, type) and cls.__module__ == module.__name__ and is_dataclass(cls):
+                methods = [m for m in vars(cls).values() if inspect.isfunction(m)]
+                assert {m.__module__ for m in methods} == {module.__name__}, cls
+
+
+def test_a_bare_experiment_shows_its_results(store):
+    e = stored(store, "a", [row(i, float(i % 2)) for i in range(4)])
+    assert e._repr_markdown_() == results_table(e) and "| tokens in / question | 10.0 |" in results_table(e)
+
+
+def test_the_arms_of_a_study_are_read_once(store):
+    "The same objects at every call, and none are kept for a study that is gone."
+    study = pair(store, [1.0], [0.0])
+    assert arms_of(study) is arms_of(study) and arms_of(replace(study)) is not arms_of(study)
+    key = id(study)
+    del study
+    gc.collect()
+    assert key not in contrasts._ARMS

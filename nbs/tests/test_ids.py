@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from llmforge.exports import import_plan
 from pydantic import Field, create_model
 
 from llmforge import config as config_module
@@ -13,6 +12,7 @@ from llmforge.caching import generation_key
 from llmforge.config import ExperimentConfig, experiment_id, load_config, to_yaml
 from llmforge.core import fingerprint
 from llmforge.engine import Sampling
+from llmforge.exports import import_plan
 from llmforge.files import project_root
 from llmforge.sections import MetricsConfig
 from llmforge.study import differences, load_study, stored_study, study_json

@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 import pytest
-from llmforge.exports import export_experiment, import_experiment, import_plan
 
+from llmforge.exports import export_experiment, import_experiment, import_plan
 from llmforge.files import project_root
 from llmforge.store import Store
 

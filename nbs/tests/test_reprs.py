@@ -1,16 +1,18 @@
-"Everything a user meets shows itself in a bare cell: as Markdown or HTML in a notebook, on one screen in a terminal, and whatever texts it holds stay texts."
+"Everything a user meets shows itself in a bare cell, and whatever texts it holds stay texts."
 
 import re
 from html.parser import HTMLParser
 
 import pytest
 from IPython.core.formatters import DisplayFormatter
+from llmforge.comparison import compare
+from llmforge.experiment import Experiment
+from llmforge.results import Traces
 from markdown_it import MarkdownIt
 
 from llmforge.config import load_config
-from llmforge.contrasts import Experiment, contrast
+from llmforge.contrasts import contrast
 from llmforge.core import fingerprint
-from llmforge.findings import Traces, compare
 from llmforge.records import Corpus, Dataset, Example, Passage
 from llmforge.retriever import Hits, make_retriever
 from llmforge.runner import Work, prepare, result_row, summarise
@@ -19,7 +21,10 @@ from llmforge.store import FrozenPlan, Store
 from llmforge.study import Hypothesis, Study, StudyConfig
 from llmforge.trace import span, to_dict
 
-HOSTILE = "<script>alert(1)</script> | `x` ``` **b** [l](javascript:x) ![i](x) \x1b[31mred\x1b[0m \u202e\n\n# head\n<img src=x onerror=alert(1)>"
+HOSTILE = (
+    "<script>alert(1)</script> | `x` ``` **b** [l](javascript:x) ![i](x) \x1b[31mred\x1b[0m \u202e\n\n"
+    "# head\n<img src=x onerror=alert(1)>"
+)
 OURS = {
     "p",
     "strong",

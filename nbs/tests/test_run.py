@@ -9,19 +9,19 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from llmforge.tables import Status
+from llmforge.comparison import compare
+from llmforge.experiment import Experiment, results_table
 
 from llmforge.batching import FakeEngine, Fault
 from llmforge.card import save_card
 from llmforge.cards import make_card
 from llmforge.config import load_config
-from llmforge.contrasts import Experiment
 from llmforge.core import ConfigError, LlmForgeError, engines, metrics
 from llmforge.files import project_root
-from llmforge.findings import compare, results_table
 from llmforge.metrics import contains
 from llmforge.runner import prepare, run_experiment
 from llmforge.store import Store
+from llmforge.tables import Status
 
 BIN = Path(sys.executable).parent
 SMALL = "dataset=meridia dataset.limit=6 method.shots=2 retrieval.top_k=1 engine.batch_size=3"

@@ -22,8 +22,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sqlalchemy as sa
+
+from llmforge.core import AlreadyRunning, ConfigError, LeaseLost, MissingExtra, StoreError
 from llmforge.exports import export_experiment, export_plan, import_experiment, import_plan
 from llmforge.leases import Lease, hold_lease, new_owner, owner_gone
+from llmforge.store import Record, Store
 from llmforge.tables import (
     APPLIED,
     EXPERIMENTS,
@@ -38,9 +41,6 @@ from llmforge.tables import (
     open_engine,
     sources,
 )
-
-from llmforge.core import AlreadyRunning, ConfigError, LeaseLost, MissingExtra, StoreError
-from llmforge.store import Record, Store
 
 TESTS = Path(__file__).parent
 NEW_IN_2 = ("faithfulness", "hallucination_rate")
