@@ -49,7 +49,7 @@ class Experiment:
         return self.store.result(self.id)["summary"]
 
     @cached_property
-    def runs(self) -> list[dict]:
+    def rows(self) -> list[dict]:
         "A row for each question, in the order of the data set."
         return self.store.rows(self.id)
 
