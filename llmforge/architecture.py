@@ -88,8 +88,8 @@ class _Band:
         return self.bottom + self.height
 
     @property
-    def middle(self) -> int:
-        return self.x + self.width // 2
+    def middle(self) -> tuple[int, int]:
+        return self.x + self.width // 2, self.bottom + self.height // 2
 
 # %% ../nbs/75_architecture.ipynb #architecture-stacked
 _LEFT, _RIGHT = "2345", "678"  # the wing that writes, the wing that reads
@@ -119,8 +119,11 @@ def _house() -> list[_Band]:
 # %% ../nbs/75_architecture.ipynb #architecture-arrows
 def _arrow(upper: _Band, lower: _Band, bands: list[_Band], height: int) -> str:
     "The path from a wing to one that it builds on, in the picture's heights."
+    if {upper.wing in _RIGHT, lower.wing in _LEFT} == {True}:
+        y, target = height - upper.middle[1], height - lower.middle[1]
+        return f"M{upper.x},{y} L{lower.x + lower.width + 2},{target}"
     narrow = min(upper, lower, key=lambda band: band.width)
-    x, start, end = narrow.middle, height - upper.bottom, height - lower.top - 2
+    x, start, end = narrow.middle[0], height - upper.bottom, height - lower.top - 2
     between = [b for b in bands if lower.top < b.bottom < upper.bottom and b.x <= x <= b.x + b.width]
     if not between:
         return f"M{x},{start} L{x},{end}"
