@@ -106,3 +106,11 @@ def test_every_wing_has_a_title():
     from llmforge.docs import WINGS
 
     assert set(wings_of_modules().values()) <= set(WINGS)
+
+
+def test_the_command_says_its_version():
+    from typer.testing import CliRunner
+
+    from llmforge.cli import app
+
+    assert CliRunner().invoke(app, ["--version"]).output == f"llmforge {llmforge.__version__}\n"
