@@ -9,17 +9,16 @@ __all__ = ['Comparison', 'compare', 'trace_line', 'diff_table']
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from .experiment import Experiment, arm_line, counts_line, place_in_table
-from .pooling import metric_of
-from .results import expected
-from .wording import interval, number, words
-
 from .contrasts import Contrast, check_pair, contrast, scorer_of
 from .core import StoreError, closest
+from .experiment import Experiment, arm_line, counts_line, place_in_table
 from .metrics import COSTS, JUDGED, OUTCOMES, SCORES, failed, right
 from .paired import PairedDifference
+from .pooling import metric_of
+from .results import expected
 from .text import cell, clip, table
 from .traceview import walk
+from .wording import interval, number, words
 
 # %% ../nbs/64_comparison.ipynb #8f52946e
 def _compared(name: str, d: PairedDifference) -> tuple:

@@ -12,12 +12,11 @@ from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from .experiment import Experiment, arm_line, counts_line
-from .pooling import groups_of, interval_settings, metric_of, scored
-
 from .core import StoreError, closest
+from .experiment import Experiment, arm_line, counts_line
 from .metrics import JUDGED, OUTCOMES, SCORES, UNITS
 from .paired import PairedDifference, paired_difference
+from .pooling import groups_of, interval_settings, metric_of, scored
 from .stats import Estimate, estimate
 from .store import FrozenPlan, Store
 from .study import Key, StudyConfig

@@ -13,17 +13,16 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from .pooling import failed_calls, pooled, tokens_per_right
-from .wording import bare, percent, spec_of, words
-
 from .card import Card
 from .config import ExperimentConfig, load_config
 from .core import LlmForgeError, StoreError
 from .metrics import AGENT_SCORES, JUDGED, SCORES, failed, right, value_of
+from .pooling import failed_calls, pooled, tokens_per_right
 from .stats import Estimate, bounds, corrected_rate
 from .store import Record, Store
 from .tables import Status
 from .text import cell, table
+from .wording import bare, percent, spec_of, words
 
 # %% ../nbs/61_experiment.ipynb #aa3bb931
 @dataclass(frozen=True)

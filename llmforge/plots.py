@@ -12,16 +12,15 @@ import math
 import textwrap
 from collections.abc import Iterable
 
+from .contrasts import arms_of
 from .experiment import Experiment, arm_line
+from .findings import Verdict, verdicts
 from .interaction import Interaction
+from .metrics import SCORES, failed, percentiles, unit_of
 from .pooling import pooled
 from .results import retrieval_estimates
-from .wording import noun, p_text
-
-from .contrasts import arms_of
-from .findings import Verdict, verdicts
-from .metrics import SCORES, failed, percentiles, unit_of
 from .stats import Estimate
+from .wording import noun, p_text
 
 # %% ../nbs/68_plots.ipynb #e0721394
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's palette

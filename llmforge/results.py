@@ -9,16 +9,15 @@ __all__ = ['cost_line', 'kinds_table', 'found_gold', 'retrieval_estimates', 'ret
 # %% ../nbs/62_results.ipynb #results-imports
 from dataclasses import dataclass
 
-from .experiment import Experiment, counts_line, method_line
-from .wording import interval, number, words
-
 from .core import StoreError, closest, round_robin
+from .experiment import Experiment, counts_line, method_line
 from .metrics import failed, right
 from .stats import Estimate, estimate
 from .store import Store
 from .tables import Status
 from .text import cell, table
 from .trace import from_dict
+from .wording import interval, number, words
 
 # %% ../nbs/62_results.ipynb #25fc7876
 def cost_line(

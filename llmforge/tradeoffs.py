@@ -9,10 +9,6 @@ __all__ = ['by_data', 'agent_arms_table', 'cost_ratio', 'costs_table', 'TradeOff
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
-from .experiment import AGENT_NUMBERS, Experiment, agent_of, arm_line, stops_line
-from .pooling import interval_settings, pooled, ratio, tokens_per_right
-from .wording import heading, noun, number, points, shown
-
 from llmforge.contrasts import (
     Contrast,
     StudyRows,
@@ -22,10 +18,13 @@ from llmforge.contrasts import (
     contrast,
     pairs_of,
 )
+from .experiment import AGENT_NUMBERS, Experiment, agent_of, arm_line, stops_line
 from .metrics import SCORES
+from .pooling import interval_settings, pooled, ratio, tokens_per_right
 from .stats import Estimate
 from .study import Key
 from .text import cell, table
+from .wording import heading, noun, number, points, shown
 
 # %% ../nbs/65_tradeoffs.ipynb #25b26518
 def by_data(study: StudyRows) -> dict[tuple[str, str], list[Experiment]]:

@@ -18,6 +18,19 @@ function filterTable(form) {
   apply();
 }
 
+// In the picture of the modules: what a module imports, and what imports it.
+function lightUp(svg) {
+  const boxes = [...svg.querySelectorAll("a[data-module]")], imports = box => box.dataset.imports.split(" ");
+  const show = box => boxes.forEach(other => {
+    other.classList.toggle("used", Boolean(box) && imports(box).includes(other.dataset.module));
+    other.classList.toggle("user", Boolean(box) && imports(other).includes(box.dataset.module));
+  });
+  for (const box of boxes) {
+    for (const event of ["mouseenter", "focus"]) box.addEventListener(event, () => show(box));
+    for (const event of ["mouseleave", "blur"]) box.addEventListener(event, () => show(null));
+  }
+}
+
 function openTarget() {
   const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
   if (target instanceof HTMLDetailsElement) { target.open = true; target.scrollIntoView(); }
@@ -26,6 +39,7 @@ function openTarget() {
 
 document.addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll("form.filters[data-for]").forEach(filterTable);
+  document.querySelectorAll("svg.modules").forEach(lightUp);
   openTarget();
 });
 addEventListener("hashchange", openTarget);

@@ -9,6 +9,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from llmforge.files import project_root
 
+pytestmark = pytest.mark.slow
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -22,6 +23,7 @@ MODES = {
     "light": {"color_scheme": "light"},
     "dark": {"color_scheme": "dark"},
     "phone": {"viewport": {"width": 390, "height": 844}},
+    "wide": {"viewport": {"width": 1440, "height": 900}},
 }
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
 NAIVE, NONE, REACT = "retrieval-naive-almanac-6e34c61e", "retrieval-none-almanac-5857a546", "react-04be8240"
@@ -44,11 +46,13 @@ PAGES = [
     f"compare.html#a={NONE}&b={NAIVE}",
     "cards/index.html",
     "learn/index.html",
+    "learn/wing-7.html",
     "learn/54_logs.html",
     "learn/tutorials/first_experiment.html",
     "api/index.html",
     "api/config.html",
     "architecture.html",
+    "design/index.html",
     "search.html?q=rerank",
     "genindex.html",
     "limitations.html",
@@ -57,7 +61,8 @@ PAGES = [
 
 @pytest.fixture(scope="module")
 def contexts(chromium, built):
-    "A browser's profile for each mode. The module's own: while playwright's loop runs, asyncio.run() is refused to other tests."
+    """A browser's profile for each mode. It is the module's own: while playwright's loop runs, other
+    tests cannot call asyncio.run()."""
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium, args=FLAGS)
         opened = {
@@ -74,7 +79,8 @@ def contexts(chromium, built):
 
 @pytest.fixture
 def visit(contexts, built):
-    "Open a page; at the test's end nothing was said on the console, nothing asked of a network, and no dialog shown."
+    """Open a page. At the test's end nothing was said on the console, nothing was asked of a network, and no
+    dialog was shown."""
     pages, said = [], []
 
     def _no_network(route):
@@ -117,7 +123,9 @@ def path_of(page):
 # What repeats its markup is looked at in part: axe takes a second for a hundred rows.
 PREPARE = """() => {
   const keep = (selector, n) => [...document.querySelectorAll(selector)].slice(n).forEach(e => e.remove());
-  for (const [selector, n] of [['details.trace', 3], ['.cell', 8], ['dl.py', 6], ['.genindextable li', 40], ['tbody tr:nth-child(n+13)', 0]]) keep(selector, n);
+  const parts = [['details.trace', 3], ['.cell', 8], ['dl.py', 6], ['.genindextable li', 40],
+                 ['tbody tr:nth-child(n+13)', 0]];
+  for (const [selector, n] of parts) keep(selector, n);
   document.querySelectorAll('details.trace').forEach(d => d.open = true);
 }"""
 
@@ -129,11 +137,12 @@ def violations(page, **options):
     found = page.evaluate(
         "options => axe.run(document, {resultTypes: ['violations'], preload: false, ...options})", options
     )
-    return [
-        f"{v['id']} ({v['impact']}): {n['html'][:200]} {[c['message'] for k in ('any', 'all', 'none') for c in n[k]][:1]}"
-        for v in found["violations"]
-        for n in v["nodes"]
-    ]
+    lines = []
+    for v in found["violations"]:
+        for n in v["nodes"]:
+            messages = [c["message"] for k in ("any", "all", "none") for c in n[k]]
+            lines.append(f"{v['id']} ({v['impact']}): {n['html'][:200]} {messages[:1]}")
+    return lines
 
 
 @pytest.mark.parametrize("url", PAGES)
@@ -153,7 +162,9 @@ def test_contrast_in_the_dark(url, visit):
 OUTSIDE = """() => [...document.querySelectorAll('article *, #search-results *')].filter(e => {
   const box = e.getBoundingClientRect();
   if (!box.width || box.right <= innerWidth + 1 || !e.checkVisibility()) return false;
-  for (let p = e.parentElement; p; p = p.parentElement) if (getComputedStyle(p).overflowX === 'auto') return false;
+  for (let p = e.parentElement; p; p = p.parentElement) {
+    if (getComputedStyle(p).overflowX === 'auto') return false;
+  }
   return true;
 }).map(e => e.outerHTML.slice(0, 160))"""
 
@@ -164,6 +175,42 @@ def test_fits_a_phone(url, visit):
     page = visit(url, "phone")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390, page.evaluate(OUTSIDE)
     assert not page.evaluate(OUTSIDE)
+
+
+SIDEWAYS = """() => [...document.querySelectorAll('.cell, .cell *')]
+  .filter(e => e.clientWidth && e.scrollWidth > e.clientWidth && getComputedStyle(e).overflowX !== 'visible')
+  .map(e => e.outerHTML.slice(0, 160))"""
+
+
+def test_no_code_cell_scrolls_sideways(contexts, built):
+    "Lessons, tutorials and executed pages at 1440 pixels: code, and what it printed, fits into its cell."
+    site = built[0]
+    folders = (
+        "learn/*.html",
+        "learn/tutorials/*.html",
+        "*/*/experiment.html",
+        "*/*/study.html",
+        "cards/*.html",
+    )
+    pages = sorted(path for pattern in folders for path in site.glob(pattern))
+    wide, page = {}, contexts["wide"].new_page()
+    for path in pages:
+        page.goto(f"file://{path}")
+        if found := page.evaluate(SIDEWAYS):
+            wide[path.relative_to(site).as_posix()] = found
+    page.close()
+    assert len(pages) > 40 and not wide, wide
+
+
+def test_code_has_room_for_110_characters(contexts, built):
+    "A line as long as the formatter allows is not broken; a longer one is."
+    page = contexts["wide"].new_page()
+    page.goto(f"file://{built[0]}/learn/79_site.html")
+    height = """n => { const pre = document.querySelector('.cell_input pre');
+      pre.textContent = 'x'.repeat(n); return pre.offsetHeight; }"""
+    one, line, three = (page.evaluate(height, n) for n in (1, 110, 330))
+    page.close()
+    assert one == line < three
 
 
 @pytest.mark.parametrize(
@@ -197,10 +244,10 @@ def test_the_switch_between_light_and_dark(visit):
 @pytest.mark.parametrize(
     "words, address",
     [
-        ("paired_difference", "api/paired.html#llmforge.paired.paired_difference"),
+        ("paired_difference", ".paired_difference"),
         ("squad_retrieval", "findings/squad_retrieval.html"),
         ("chunk_size", "findings/chunk_size.html"),
-        ("reciprocal rank fusion", "learn/33_retriever.html"),
+        ("reciprocal rank fusion", "learn/3"),
         ("bootstrap", "learn/10_stats.html"),
     ],
 )
@@ -212,8 +259,9 @@ def test_search_finds(words, address, visit):
     expect(page.locator("#search-results")).to_contain_text("found")
     found = page.locator(f"#search-results a[href*='{address}']")
     assert found.count(), page.locator("#search-results li a").all_text_contents()[:20]
+    target = found.first.get_attribute("href").split("?")[0].split("#")[0]
     found.first.click()
-    page.wait_for_url(f"**/{address}*")
+    page.wait_for_url(f"**/{target}*")
     expect(page.locator("article h1")).to_be_visible()
 
 
@@ -229,6 +277,12 @@ def test_search_by_keys_from_any_page(visit):
 # Comparing, by keys alone
 
 
+FOCUS = """() => {
+  const {outlineStyle, outlineWidth, boxShadow} = getComputedStyle(document.activeElement);
+  return outlineStyle !== 'none' && parseFloat(outlineWidth) >= 2 || boxShadow !== 'none';
+}"""
+
+
 def tab_to(page, selector, most=60):
     "Press Tab until it is reached; what has the focus is seen to have it."
     for _ in range(most):
@@ -237,13 +291,11 @@ def tab_to(page, selector, most=60):
             break
     else:
         raise AssertionError(f"{most} times Tab do not reach {selector}")
-    assert page.evaluate(
-        "(({outlineStyle, outlineWidth, boxShadow}) => outlineStyle !== 'none' && parseFloat(outlineWidth) >= 2 || boxShadow !== 'none')(getComputedStyle(document.activeElement))"
-    ), f"{selector} has the focus and does not show it"
+    assert page.evaluate(FOCUS), f"{selector} has the focus and does not show it"
 
 
 def test_compare_by_keys_alone(visit):
-    "Two experiments chosen, their paired difference, the questions they differ on, and on to a row; no mouse."
+    "Two experiments chosen, their difference, the questions they differ on, and on to a row; no mouse."
     page = visit("compare.html")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")  # skip to main content
@@ -299,9 +351,16 @@ def test_a_comparison_has_an_address(visit):
 
 # From a number to its row, and to the command
 
-IN_VIEW = """e => { const r = e.getBoundingClientRect(), x = r.left + Math.min(r.width, innerWidth) / 2, y = r.top + r.height / 2; return r.height > 0 && e.contains(document.elementFromPoint(x, y)); }"""
+IN_VIEW = """e => {
+  const r = e.getBoundingClientRect();
+  const x = r.left + Math.min(r.width, innerWidth) / 2, y = r.top + r.height / 2;
+  return r.height > 0 && e.contains(document.elementFromPoint(x, y));
+}"""
 
-LOOSE = r"""(table, labels) => [...table.tBodies[0].rows].flatMap(r => [...r.cells].slice(labels)).filter(c => /\d/.test(c.textContent) && !c.querySelector('a.bound')).map(c => c.textContent)"""
+LOOSE = r"""(table, labels) => [...table.tBodies[0].rows]
+  .flatMap(r => [...r.cells].slice(labels))
+  .filter(c => /\d/.test(c.textContent) && !c.querySelector('a.bound'))
+  .map(c => c.textContent)"""
 
 
 def reach_the_command(page):
@@ -324,7 +383,8 @@ def reach_the_command(page):
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_two_clicks_to_the_row_and_one_to_the_command(study, visit):
-    "Every number in the tables of verdicts and of arms is a link; of each table's targets one is followed, of the verdicts' two."
+    """Every number in the tables of verdicts and of arms is a link; of each table's targets one is
+    followed, of the verdicts' two."""
     page = visit(f"findings/{study}.html")
     start, tables = page.url, [page.locator("#verdicts table"), *page.locator("#arms table").all()]
     for i, t in enumerate(tables):
@@ -395,13 +455,20 @@ def test_a_link_opens_its_trace(visit):
 # Hostile text
 
 
+ACTIVE = r"""() => {
+  const urls = ['href', 'src', 'action', 'formaction', 'data', 'xlink:href'];
+  const acts = a => a.name.startsWith('on')
+    || /^\s*(javascript|vbscript|data:text)/i.test(a.value) && urls.includes(a.name);
+  return [...document.querySelectorAll('*')].flatMap(
+    e => [...e.attributes].filter(acts).map(a => e.tagName + ' ' + a.name + '=' + a.value));
+}"""
+
+
 def harmless(page, *texts):
     "Nothing ran, nothing could run, and the texts are to be read."
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert "pwned" not in page.title()
-    assert not page.evaluate(
-        """() => [...document.querySelectorAll('*')].flatMap(e => [...e.attributes].filter(a => a.name.startsWith('on') || /^\\s*(javascript|vbscript|data:text)/i.test(a.value) && ['href', 'src', 'action', 'formaction', 'data', 'xlink:href'].includes(a.name)).map(a => e.tagName + ' ' + a.name + '=' + a.value))"""
-    )
+    assert not page.evaluate(ACTIVE)
     assert (
         not page.evaluate("[...document.scripts].filter(s => /pwned|alert\\(/.test(s.textContent)).length")
         and not page.locator("img[src=x]").count()

@@ -1,4 +1,4 @@
-"Every notebook that people open: badge, install cell, forms; run headless, and once as on a new Colab machine."
+"Every notebook that people open: badge, install cell, forms; run headless, and once as on a Colab machine."
 
 import ast
 import configparser
@@ -71,7 +71,7 @@ def test_every_badge_leads_to_a_file(path):
 
 
 def test_install_cell_is_what_the_project_needs():
-    "Its extras are those of settings.ini, its model is the README's, and it names no folder of anybody's machine."
+    "Its extras are in settings.ini, its model is in the README, and it names no folder of anybody's machine."
     assert all(f"{extra}_requirements" in INI["DEFAULT"] for extra in EXTRAS)
     assert f"--no-deps {MODEL} " in (ROOT / "README.md").read_text() and not re.search(
         r"[\s'\"]/\w", install_cell()
@@ -162,14 +162,18 @@ def test_secrets_come_from_the_vault_or_the_environment(monkeypatch, colab):
 
 @pytest.fixture
 def colab(tmp_path):
-    "A folder with a package `google.colab` that has the vault's interface; the real one exists on Colab only."
+    "A folder with a package `google.colab` that has the vault's interface; the real one is on Colab only."
     package = tmp_path / "vault" / "google" / "colab"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     (package / "errors.py").write_text("class Error(Exception): pass\n")
     (package / "userdata.py").write_text(
-        "from google.colab import errors\nclass SecretNotFoundError(errors.Error): pass\nclass NotebookAccessError(Exception): pass\n"
-        "def get(key):\n    if key == 'HF_TOKEN': return 'from-the-vault'\n    raise NotebookAccessError(key) if key == 'LLMFORGE_STORE' else SecretNotFoundError(key)\n"
+        "from google.colab import errors\n"
+        "class SecretNotFoundError(errors.Error): pass\n"
+        "class NotebookAccessError(Exception): pass\n"
+        "def get(key):\n"
+        "    if key == 'HF_TOKEN': return 'from-the-vault'\n"
+        "    raise NotebookAccessError(key) if key == 'LLMFORGE_STORE' else SecretNotFoundError(key)\n"
     )
     return tmp_path / "vault"
 
@@ -184,7 +188,8 @@ study:
     none: {method: {shots: 1}}
     hybrid: {method: {shots: 1}, retrieval: {name: hybrid, top_k: 1}}
   hypotheses:
-    - {id: H1, claim: Reading gives more right answers, metric: accuracy, treatment: hybrid, control: none, direction: higher, min_effect: 0.1}
+    - {id: H1, claim: Reading gives more right answers, metric: accuracy, treatment: hybrid, control: none,
+       direction: higher, min_effect: 0.1}
 """
 
 
@@ -219,7 +224,8 @@ def test_smallest_benchmark(tmp_path):
 
 
 def test_on_a_new_colab_machine(tmp_path, colab, monkeypatch):
-    "In an empty folder and an environment without the project: the install cell clones and installs, and the smallest experiment runs to its end."
+    """In an empty folder and an environment without the project, the install cell clones and installs, and the
+    smallest experiment runs to its end."""
     if not (ROOT / ".git").exists():
         pytest.skip("this is no git checkout, so nothing can be cloned from it")
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "machine")], check=True)
@@ -261,7 +267,9 @@ def test_on_a_new_colab_machine(tmp_path, colab, monkeypatch):
     nb.cells.insert(0, nbformat.v4.new_code_cell("import google.colab  # Colab's kernel does"))
     nb.cells.append(
         nbformat.v4.new_code_cell(
-            "import os, llmforge\nprint(llmforge.__file__, os.environ['HF_TOKEN'] == 'from-the-vault', store.experiment(experiment.id).status)"
+            "import os, llmforge\n"
+            "secret = os.environ['HF_TOKEN'] == 'from-the-vault'\n"
+            "print(llmforge.__file__, secret, store.experiment(experiment.id).status)"
         )
     )
     (tmp_path / "content").mkdir()

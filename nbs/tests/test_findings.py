@@ -9,25 +9,25 @@ from html import unescape
 
 import numpy as np
 import pytest
-from llmforge.comparison import compare, diff_table, trace_line
-from llmforge.experiment import Experiment, agent_table, corrected, counts_line, results_table
-from llmforge.interaction import interaction, label_test
-from llmforge.pooling import ratio, shared_passage
-from llmforge.results import experiments_table, kinds_table, retrieval_table, worst_examples
-from llmforge.wording import shown
 
 import llmforge.contrasts as contrasts
 from llmforge.batching import FakeEngine, Fault
 from llmforge.card import Card, Measure
+from llmforge.comparison import compare, diff_table, trace_line
 from llmforge.config import load_config
 from llmforge.contrasts import arms_of, groups, values
 from llmforge.core import StoreError, fingerprint
+from llmforge.experiment import Experiment, agent_table, corrected, counts_line, results_table
 from llmforge.findings import arms_table, decide, exploratory_table, verdict_table, verdicts
+from llmforge.interaction import interaction, label_test
+from llmforge.pooling import ratio, shared_passage
+from llmforge.results import experiments_table, kinds_table, retrieval_table, worst_examples
 from llmforge.runner import result_row, run_experiment, summarise
 from llmforge.stats import Estimate
 from llmforge.store import FrozenPlan, Store
 from llmforge.study import Hypothesis, Study, StudyConfig
 from llmforge.tradeoffs import agent_arms_table, costs_table, trade_off
+from llmforge.wording import shown
 
 FROZEN = FrozenPlan("test", {}, fingerprint({}), "2026-01-01T00:00:00+00:00")
 SCORER = {"name": "groundedness", "version": "1", "threshold": 0.5, "card": None}

@@ -56,7 +56,7 @@ def test_version_has_one_value():
 
 def test_layers():
     "A module imports only from modules whose notebook has a smaller number."
-    from llmforge.site import imports
+    from llmforge.architecture import imports
 
     graph = imports()
     order = {name: i for i, name in enumerate(graph)}
@@ -75,3 +75,53 @@ def test_every_environment_variable_is_in_the_table():
         p.read_text() for p in (project_root() / "nbs").rglob("*") if p.suffix in (".ipynb", ".py", ".md")
     ]
     assert set(re.findall(r"\bLLMFORGE_[A-Z_]+\b", "\n".join([code, *texts]))) == named
+
+
+WRITING, READING = "2345", "678"  # wings, by the first digit of a notebook's number
+
+
+def wings_of_modules():
+    "Module -> its wing."
+    from llmforge.docs import lessons, module_of, wing_of
+
+    return {module_of(path): wing_of(path) for path in lessons()}
+
+
+def test_reading_does_not_import_writing():
+    "What looks at results meets what makes them only at the wall."
+    from llmforge.architecture import imports
+
+    wing = wings_of_modules()
+    wrong = {
+        name: sorted(m for m in used if wing[m] in WRITING)
+        for name, used in imports().items()
+        if wing[name] in READING
+    }
+    assert not (found := {name: used for name, used in wrong.items() if used}), found
+
+
+def test_ground_and_wall_stand_alone():
+    "What both wings rest on imports neither of them."
+    from llmforge.architecture import imports
+
+    wing = wings_of_modules()
+    wrong = {
+        name: sorted(m for m in used if wing[m] not in "01")
+        for name, used in imports().items()
+        if wing[name] in "01"
+    }
+    assert not (found := {name: used for name, used in wrong.items() if used}), found
+
+
+def test_every_wing_has_a_title():
+    from llmforge.docs import WINGS
+
+    assert set(wings_of_modules().values()) <= set(WINGS)
+
+
+def test_the_command_says_its_version():
+    from typer.testing import CliRunner
+
+    from llmforge.cli import app
+
+    assert CliRunner().invoke(app, ["--version"]).output == f"llmforge {llmforge.__version__}\n"

@@ -5,15 +5,15 @@ from html.parser import HTMLParser
 
 import pytest
 from IPython.core.formatters import DisplayFormatter
-from llmforge.comparison import compare
-from llmforge.experiment import Experiment
-from llmforge.results import Traces
 from markdown_it import MarkdownIt
 
+from llmforge.comparison import compare
 from llmforge.config import load_config
 from llmforge.contrasts import contrast
 from llmforge.core import fingerprint
+from llmforge.experiment import Experiment
 from llmforge.records import Corpus, Dataset, Example, Passage
+from llmforge.results import Traces
 from llmforge.retriever import Hits, make_retriever
 from llmforge.runner import Work, prepare, result_row, summarise
 from llmforge.sections import RetrievalConfig

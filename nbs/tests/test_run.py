@@ -9,14 +9,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from llmforge.comparison import compare
-from llmforge.experiment import Experiment, results_table
 
 from llmforge.batching import FakeEngine, Fault
 from llmforge.card import save_card
 from llmforge.cards import make_card
+from llmforge.comparison import compare
 from llmforge.config import load_config
 from llmforge.core import ConfigError, LlmForgeError, engines, metrics
+from llmforge.experiment import Experiment, results_table
 from llmforge.files import project_root
 from llmforge.metrics import contains
 from llmforge.runner import prepare, run_experiment

@@ -1,4 +1,4 @@
-"The site, built once from what is published and from experiments whose model is hostile; its scripts are in test_browser."
+"The site, built once from what is published and from experiments of a hostile model; see also test_browser."
 
 import json
 import os
@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import pytest
 from bs4 import BeautifulSoup
+from llmforge.docs import WINGS, lessons_by_wing
+from llmforge.published import bound, published
 from typer.testing import CliRunner
 
 from llmforge.card import save_card
@@ -16,8 +18,9 @@ from llmforge.cli import app
 from llmforge.contrasts import arm_lines, arms_of
 from llmforge.core import DataError
 from llmforge.files import project_root
-from llmforge.site import bound, check_links, published
+from llmforge.site import check_links
 
+pytestmark = pytest.mark.slow
 ROOT = project_root()
 
 
@@ -50,6 +53,8 @@ def test_a_page_for_everything(pages, p):
         "cards/index.html",
         "limitations.html",
         "future.html",
+        "design/index.html",
+        *(f"learn/wing-{wing}.html" for wing in lessons_by_wing()),
     ]
     wanted += [f"experiments/{id}.html" for id in p.experiments] + [
         f"findings/{name}.html" for name in p.studies
@@ -155,7 +160,7 @@ def test_numbers_on_a_study_page_are_those_of_the_rows(pages, p):
         text = pages[f"findings/{name}.html"].article.get_text()
         for v in p.verdicts(name):
             assert v.sentence(arm_lines(arms_of(s)).get).rsplit(": ", 1)[0] in text
-        for (arm, dataset, _), e in arms_of(s).items():
+        for e in arms_of(s).values():
             assert e.id in text
     e = p.experiments["retrieval-hybrid-almanac-4f4c2810"]
     rows = pages[f"experiments/{e.id}.html"].select("#rows-table tbody tr")
@@ -186,13 +191,14 @@ def test_search_knows_functions_studies_and_lessons(built):
         return {index["docnames"][i] for f in found for i in (f if isinstance(f, list) else [f])}
 
     assert "learn/10_stats" in where("bootstrap") and "findings/retrieval" in where("rerank")
-    assert any(o[4] == "paired_difference" for o in index["objects"]["llmforge.stats"])
+    functions = {o[4] for objects in index["objects"].values() for o in objects}
+    assert {"paired_difference", "build_site"} <= functions
 
 
 def test_lessons_show_their_code(pages):
     "Exported cells are visible, directives are not, stored outputs are."
     text = pages["learn/10_stats.html"].article.get_text()
-    assert "def paired_difference(" in text and "#| export" not in text
+    assert "def estimate(" in text and "#| export" not in text
     assert pages["learn/68_plots.html"].select("article img")
 
 
@@ -202,15 +208,45 @@ def test_api_has_signatures_and_docments(pages):
     assert (
         entry and "seconds that the lease lives" in entry.parent.get_text()
     )  # a patched method, with its docments
-    assert (
-        "labels" in pages["api/config.html"].get_text()
-        or "branch, tag or commit" in pages["api/config.html"].get_text()
-    )  # pydantic's descriptions
+    models = [page.get_text() for name, page in pages.items() if name.startswith("api/")]
+    assert any("branch, tag or commit" in text for text in models)  # pydantic's descriptions
 
 
 def test_architecture_is_drawn_from_imports(pages):
-    boxes = {a.get_text(): a["href"] for a in pages["architecture.html"].select("svg.modules a")}
-    assert set(boxes) == {f.stem.split("_", 1)[1] for f in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")}
+    page = pages["architecture.html"]
+    boxes = {a.get_text(): a["href"] for a in page.select("svg.modules a")}
+    modules = {f.stem.split("_", 1)[1]: f.stem for f in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")}
+    assert boxes == {name: f"learn/{stem}.html" for name, stem in modules.items()}
+    rows = [
+        [cell.get_text(strip=True) for cell in row.find_all("td")] for row in page.select("article table tr")
+    ]
+    layers = {row[1]: (row[0], row[3].split(", ")) for row in rows if len(row) == 4}
+    assert {name: number for name, (number, _) in layers.items()} == {n: s[:2] for n, s in modules.items()}
+    assert "core" in layers["files"][1] and layers["core"][1] == ["–"]
+
+
+def test_learn_is_grouped_by_wing(pages):
+    "The navigation lists wings and not dozens of lessons; each wing's page lists its lessons."
+    learn = pages["learn/index.html"]
+    titles = [heading.get_text().rstrip("#") for heading in learn.select("article h3")]
+    assert titles == [WINGS[wing][0] for wing in lessons_by_wing()]
+    first, second, third = (h.get_text().rstrip("#") for h in learn.select("article h2"))
+    assert (first, second, third) == ("Tutorials", "Notebooks to be executed", "Lessons")
+    for wing, paths in lessons_by_wing().items():
+        links = [
+            a["href"] for a in pages[f"learn/wing-{wing}.html"].select("article li > p > a, article li > a")
+        ]
+        assert links == [f"{path.stem}.html" for path in paths]
+    entries = learn.select(".bd-links li.toctree-l1.current > details > ul > li")
+    assert len(entries) < 25 and not any(re.fullmatch(r"\d\d_.*", e.a["href"]) for e in entries)
+
+
+def test_every_design_page_is_listed(pages):
+    "Whatever is in nbs/site/design/, also nothing."
+    written = {f.stem for f in (ROOT / "nbs" / "site" / "design").glob("*.md")} - {"index"}
+    listed = {a["href"] for a in pages["design/index.html"].select("article li a")}
+    assert listed >= {f"{name}.html" for name in written}
+    assert written or "Nothing is written down yet" in pages["design/index.html"].article.get_text()
 
 
 def test_pictures_have_words(pages):
@@ -246,11 +282,20 @@ def test_tables_are_tables(pages):
         ("{{retrieval/H1:effect:.zz}}", "resolves to nothing"),
         ("{{ retrieval }}", "is no bound number"),
         ("{{retrieval/none/nowhere:accuracy}}", "resolves to nothing"),
+        ("`{{a:b}}` {{retrieval/H1:nothing}}", "no such value"),
     ],
 )
 def test_a_number_that_resolves_to_nothing_stops_the_build(text, says, p):
     with pytest.raises(DataError, match=re.escape(says)):
         bound(text, p)
+
+
+def test_code_is_no_bound_number(p):
+    "Between backticks and in fences a bound number is shown as it is written."
+    text = "`{{a:b}}` ``{{ a `b` }}``\n\n````\n```\n{{x}}\n```\n````\n"
+    assert bound(text, p) == text
+    mixed = bound(f"{text}{{{{retrieval/H1:n}}}} `{{{{c:d}}}}`", p)
+    assert mixed.startswith(text) and ">200</a> `{{c:d}}`" in mixed
 
 
 def test_a_broken_link_stops_the_build(tmp_path):
