@@ -407,7 +407,7 @@ def check_pair(
 
 # %% ../nbs/63_contrasts.ipynb #4754c45b
 def arms_of(
-    study,  # an `llmforge.study.Study`
+    study,  # an `llmforge.plan.Study`
 ) -> dict[Key, Experiment]:
     "Its experiments by (arm, data set, seed); the same objects at every call, so that their rows are read once."
     return vars(study).setdefault(
@@ -423,7 +423,7 @@ def total_line(
 
 
 def values(
-    study,  # an `llmforge.study.Study`
+    study,  # an `llmforge.plan.Study`
     arm: str,  # a label of it
     metric: str,  # see `metric_of`
     datasets: Collection[str] = (),  # labels; empty: all
@@ -437,7 +437,7 @@ def values(
 
 
 def groups(
-    study,  # an `llmforge.study.Study`
+    study,  # an `llmforge.plan.Study`
     datasets: Collection[str] = (),  # labels; empty: all
 ) -> dict[tuple, str]:  # (data set, seed, question) -> group
     "Which questions are resampled together."

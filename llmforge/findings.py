@@ -561,7 +561,7 @@ def diff_table(
 def decide(
     effect: Estimate,  # treatment minus control
     p: float | None,  # after correction; None where there is nothing to test
-    hypothesis,  # an `llmforge.study.Hypothesis`: direction, min_effect, margin
+    hypothesis,  # an `llmforge.studyconfig.Hypothesis`: direction, min_effect, margin
     alpha: float,  # of the study
 ) -> str:  # "supported", "refuted" or "inconclusive"
     "The rule, on one effect."
@@ -579,7 +579,7 @@ def decide(
 class Verdict:
     "What became of a hypothesis."
 
-    hypothesis: object  # an `llmforge.study.Hypothesis`
+    hypothesis: object  # an `llmforge.studyconfig.Hypothesis`
     contrast: Contrast
     metric: str  # what the hypothesis's metric stands for
     p: float | None  # of this hypothesis alone; None where there is nothing to test
@@ -704,7 +704,7 @@ def _changed(study) -> tuple[str, ...]:
 
 
 def verdicts(
-    study,  # an `llmforge.study.Study`, all of whose experiments are completed
+    study,  # an `llmforge.plan.Study`, all of whose experiments are completed
 ) -> list[Verdict]:
     "The verdict on each hypothesis, from stored rows only."
     es, plan = arms_of(study), study.config
@@ -754,7 +754,7 @@ def _banner(study) -> str:
 
 
 def verdict_table(
-    study,  # an `llmforge.study.Study`
+    study,  # an `llmforge.plan.Study`
 ) -> str:  # Markdown
     "A line for each hypothesis, and its sentence."
     found, named = verdicts(study), arm_lines(arms_of(study))
@@ -810,7 +810,7 @@ def _line(arm: list[Experiment]) -> dict[str, object]:
 
 
 def arms_table(
-    study,  # an `llmforge.study.Study`
+    study,  # an `llmforge.plan.Study`
     costs: bool = True,  # with latency, which differs from run to run, and tokens
 ) -> str:  # Markdown
     "Counts, scores and costs of each arm on each data set, seeds pooled; then what the agents did, if there are any."
@@ -837,7 +837,7 @@ def arms_table(
 
 # %% ../nbs/67_findings.ipynb #2fca90c6
 def exploratory_table(
-    study,  # an `llmforge.study.Study`
+    study,  # an `llmforge.plan.Study`
 ) -> str:  # Markdown
     "Differences of every arm from the first on the exploratory metrics."
     es, plan = arms_of(study), study.config

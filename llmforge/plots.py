@@ -209,7 +209,7 @@ def _forest(ax, found: list[Verdict], unit: str) -> None:
 
 # %% ../nbs/68_plots.ipynb #a8511e04
 def verdict_plot(
-    study,  # an `llmforge.study.Study`
+    study,  # an `llmforge.plan.Study`
 ):  # a matplotlib figure; None without hypotheses
     "Each hypothesis's effect with its interval, against what was claimed."
     units: dict[str, list[Verdict]] = {}
@@ -227,7 +227,7 @@ def verdict_plot(
 
 # %% ../nbs/68_plots.ipynb #2c0942ea
 def arm_estimates(
-    study,  # an `llmforge.study.Study`
+    study,  # an `llmforge.plan.Study`
     metric: str,  # see `llmforge.contrasts.metric_of`
     statistic: str = "mean",  # or "p50", …
 ) -> dict[str, dict[str, Estimate]]:  # data set -> arm -> estimate; seeds pooled
@@ -260,7 +260,7 @@ def _scale(arms: list[str]) -> list[float]:
 
 # %% ../nbs/68_plots.ipynb #4d1968a1
 def ablation_curve(
-    study,  # an `llmforge.study.Study`
+    study,  # an `llmforge.plan.Study`
     metric: str = "accuracy",  # see `llmforge.contrasts.metric_of`
     label: str = "arm",  # of the axis: what the arms vary
 ):  # a matplotlib figure
@@ -295,7 +295,7 @@ def ablation_curve(
 
 # %% ../nbs/68_plots.ipynb #6955345d
 def heatmap(
-    study,  # an `llmforge.study.Study`
+    study,  # an `llmforge.plan.Study`
     metric: str = "accuracy",  # see `llmforge.contrasts.metric_of`
 ):  # a matplotlib figure
     "A metric of each arm on each data set, value and n in the cell."
@@ -337,7 +337,7 @@ def pareto(
 
 # %% ../nbs/68_plots.ipynb #ca85a7d8
 def pareto_plot(
-    study,  # an `llmforge.study.Study`
+    study,  # an `llmforge.plan.Study`
     metric: str = "accuracy",  # a score of which more is better
     cost: str = "latency",  # or "tokens_in", "tokens_out"
 ):  # a matplotlib figure: a panel for each data set, all on one scale
@@ -377,7 +377,7 @@ def pareto_plot(
 
 # %% ../nbs/68_plots.ipynb #428564ef
 def arms_plot(
-    study,  # an `llmforge.study.Study`
+    study,  # an `llmforge.plan.Study`
     metric: str = "accuracy",  # a share: an answer score, a rate, recall@1
 ):  # a matplotlib figure
     "Grouped bars with intervals: a group for each data set, a bar for each arm."

@@ -61,7 +61,8 @@ from .notebooks import executable, tutorials
 from .plots import ablation_curve, arms_plot, interaction_plot, pareto_plot, score_plot, verdict_plot
 from .stats import Estimate
 from .store import Store, import_experiment, import_plan
-from .study import Study, differences, load_study, plan_table, stored_study, study_json
+from .plan import differences, plan_table, stored_study, Study, study_json
+from .studyconfig import load_study
 from .text import cell, esc, table
 from .trace import from_dict, render, walk
 from .tradeoffs import agent_arms_table, costs_table, interaction, trade_off

@@ -170,7 +170,7 @@ def _by_data(study) -> dict[tuple[str, str], list[Experiment]]:
 
 
 def agent_arms_table(
-    study,  # an `llmforge.study.Study`
+    study,  # an `llmforge.plan.Study`
 ) -> str:  # Markdown; "" where no arm is an agent
     "What the agents of a study did; seeds pooled."
     agents = {key: es for key, es in _by_data(study).items() if agent_of(es[0])}
@@ -203,7 +203,7 @@ def cost_ratio(
 
 
 def costs_table(
-    study,  # an `llmforge.study.Study`
+    study,  # an `llmforge.plan.Study`
     latency: bool = True,  # with latency, which differs from run to run
 ) -> str:  # Markdown
     "Accuracy and price of each arm on each data set; seeds pooled."
@@ -278,7 +278,7 @@ def _priced(
 
 
 def trade_off(
-    study,  # an `llmforge.study.Study`
+    study,  # an `llmforge.plan.Study`
     treatment: str,  # label of an arm
     control: str,  # label of another
     metric: str = "accuracy",  # see `llmforge.contrasts.metric_of`
@@ -446,7 +446,7 @@ class Interaction:
 
 
 def interaction(
-    study,  # an `llmforge.study.Study`
+    study,  # an `llmforge.plan.Study`
     treatment: str,  # label of an arm
     control: str,  # label of another
     metric: str = "accuracy",  # see `llmforge.contrasts.metric_of`

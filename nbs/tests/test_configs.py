@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from llmforge.aggregate import summarise
 from llmforge.cli import app
 from llmforge.config import experiment_id, load_config, read_yaml, to_yaml
 from llmforge.core import ConfigError
 from llmforge.files import project_root
 from llmforge.metrics import ALIASES, UNITS
-from llmforge.runner import summarise
-from llmforge.study import KNOWN
+from llmforge.studyconfig import KNOWN
 
 OK = "name: t, engine: fake, dataset: {name: meridia, limit: 4}, method: {shots: 0}"
 BOMB = (

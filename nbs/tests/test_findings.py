@@ -7,6 +7,7 @@ from html import unescape
 import numpy as np
 import pytest
 
+from llmforge.aggregate import result_row, summarise
 from llmforge.cards import Card, Measure
 from llmforge.config import load_config
 from llmforge.contrasts import Experiment, counts_line, groups, shared_passage, shown, values
@@ -28,10 +29,11 @@ from llmforge.findings import (
     verdicts,
     worst_examples,
 )
-from llmforge.runner import result_row, run_experiment, summarise
+from llmforge.plan import Study
+from llmforge.runner import run_experiment
 from llmforge.stats import Estimate
 from llmforge.store import FrozenPlan, Store
-from llmforge.study import Hypothesis, Study, StudyConfig
+from llmforge.studyconfig import Hypothesis, StudyConfig
 from llmforge.tradeoffs import (
     agent_arms_table,
     agent_table,
@@ -122,9 +124,7 @@ def study_of(store, arms, *hypotheses, **more):
         hypotheses=tuple(hypotheses),
         **more,
     )
-    return Study(
-        config=plan, store=store, works={}, ids={(a, "d", 0): e.id for a, e in arms.items()}, **fields
-    )
+    return Study(config=plan, store=store, ids={(a, "d", 0): e.id for a, e in arms.items()}, **fields)
 
 
 def claim(id="H1", metric="accuracy", treatment="b", control="a", **more):

@@ -12,8 +12,9 @@ from llmforge.config import ExperimentConfig, MetricsConfig, experiment_id, load
 from llmforge.core import fingerprint
 from llmforge.engine import Sampling, generation_key
 from llmforge.files import project_root
+from llmforge.plan import differences, stored_study, study_json
 from llmforge.store import import_plan
-from llmforge.study import differences, load_study, stored_study, study_json
+from llmforge.studyconfig import load_study
 
 OUTPUTS = project_root() / "outputs"
 EXPERIMENTS = sorted(p.parent for p in OUTPUTS.glob("*/result.json") if not p.parent.name.endswith("-rerun"))

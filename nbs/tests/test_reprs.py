@@ -8,14 +8,16 @@ from IPython.core.formatters import DisplayFormatter
 from markdown_it import MarkdownIt
 
 import llmforge.retrieval as R
+from llmforge.aggregate import result_row, summarise
 from llmforge.config import RetrievalConfig, load_config
 from llmforge.contrasts import Experiment, contrast
 from llmforge.core import fingerprint
 from llmforge.data import Corpus, Dataset, Example, Passage
 from llmforge.findings import Traces, compare
-from llmforge.runner import Work, prepare, result_row, summarise
+from llmforge.plan import Study
+from llmforge.runner import Prepared, prepare
 from llmforge.store import FrozenPlan, Store
-from llmforge.study import Hypothesis, Study, StudyConfig
+from llmforge.studyconfig import Hypothesis, StudyConfig
 from llmforge.trace import span, to_dict
 
 HOSTILE = "<script>alert(1)</script> | `x` ``` **b** [l](javascript:x) ![i](x) \x1b[31mred\x1b[0m \u202e\n\n# head\n<img src=x onerror=alert(1)>"
@@ -186,7 +188,7 @@ def test_a_study_says_how_far_it_is(store, config, capfd):
     )
     frozen = FrozenPlan("test", {"questions": {"d": 3}}, fingerprint({}), "2026-01-01T00:00:00+00:00")
     shown = displayed(
-        Study(c, store, frozen, {}, {("a", "d", 0): a.id, ("b", "d", 0): "b"}, tampered=(HOSTILE,)), capfd
+        Study(c, store, frozen, {("a", "d", 0): a.id, ("b", "d", 0): "b"}, tampered=(HOSTILE,)), capfd
     )
     assert (
         "1 of 2 experiments are completed; not yet: b/d/0." in shown["text/markdown"]
@@ -238,9 +240,9 @@ def test_data_and_work(config, capfd):
         Dataset(HOSTILE, (Example("q", HOSTILE, (HOSTILE,), kind=HOSTILE),)),
         Corpus(HOSTILE, PASSAGES),
     )
-    for x in (questions, corpus, Work(config, questions, corpus, (), f"id {HOSTILE}")):
+    for x in (questions, corpus, Prepared(config, questions, corpus, (), f"id {HOSTILE}")):
         assert "alert" in displayed(x, capfd)["text/markdown"]
-    assert repr(w := prepare(config)) == f"Work({w.id!r}, {len(w.data)} questions)"
+    assert repr(w := prepare(config)) == f"Prepared({w.id!r}, {len(w.data)} questions)"
 
 
 def test_a_trace(capfd):

@@ -22,8 +22,10 @@ from llmforge.engine import FakeEngine, Fault
 from llmforge.files import project_root
 from llmforge.findings import arms_table, exploratory_table, verdict_table, verdicts
 from llmforge.metrics import AGENT_SCORES, contains
+from llmforge.plan import plan_table, planned, stored_study
 from llmforge.store import Store
-from llmforge.study import load_study, open_study, plan_table, planned, run_study, stored_study, unmeasured
+from llmforge.study import open_study, run_study
+from llmforge.studyconfig import load_study, unmeasured
 
 STUDY = {
     "study": {
