@@ -1,4 +1,4 @@
-"Names that survive growth: what was published keeps its id and its plan's hash when fields are added or renamed."
+"Ids that survive growth: what is published keeps its id, or its hash, when fields are added or renamed."
 
 import json
 from dataclasses import dataclass, field

@@ -1,4 +1,6 @@
-"Everything a user meets shows itself in a bare cell: as Markdown or HTML in a notebook, on one screen in a terminal, and whatever texts it holds stay texts."
+"""Everything a user meets shows itself in a bare cell, and whatever texts it holds stay texts.
+
+In a notebook it is Markdown or HTML, in a terminal it fits on one screen."""
 
 import re
 from html.parser import HTMLParser
@@ -20,7 +22,10 @@ from llmforge.store import FrozenPlan, Store
 from llmforge.studyconfig import Hypothesis, StudyConfig
 from llmforge.trace import span, to_dict
 
-HOSTILE = "<script>alert(1)</script> | `x` ``` **b** [l](javascript:x) ![i](x) \x1b[31mred\x1b[0m \u202e\n\n# head\n<img src=x onerror=alert(1)>"
+HOSTILE = (
+    "<script>alert(1)</script> | `x` ``` **b** [l](javascript:x) ![i](x) \x1b[31mred\x1b[0m \u202e"
+    "\n\n# head\n<img src=x onerror=alert(1)>"
+)
 OURS = {
     "p",
     "strong",
