@@ -15,7 +15,6 @@ from pathlib import Path
 from .docs import WINGS, lessons, lessons_by_wing, module_of, title_of, wing_of
 from .markup import fill_template, raw
 from .pages import Source
-
 from .text import table
 
 # %% ../nbs/75_architecture.ipynb #0d5ddc07

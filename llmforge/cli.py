@@ -121,7 +121,7 @@ def _summary(name: str, override: list[str]) -> str:
     if not _is_study(name):
         c = load_config(name, override)
         return f"{c.name}: {c.model.name}, {c.method.name}, retrieval {c.retrieval.name}, {c.dataset.name}"
-    from llmforge.study import load_study
+    from llmforge.studyconfig import load_study
 
     if override:
         raise ConfigError(
@@ -214,7 +214,9 @@ def study(
     "Freeze a study's plan, run its arms or go on with them, and print its verdicts."
     _logging(verbose)
     from llmforge.findings import verdicts
-    from llmforge.study import load_study, open_study, plan_table, run_study, study_folder
+    from llmforge.plan import plan_table
+    from llmforge.study import open_study, run_study, study_folder
+    from llmforge.studyconfig import load_study
 
     with sentences():
         opened = [open_study(load_study(name)) for name in files]

@@ -9,13 +9,12 @@ __all__ = ['browser_data', 'browser_pair', 'write_compare']
 import json
 from itertools import combinations
 
-from .experimentpages import answer_of, by_questions, outcome, questions_of, setting
-from .pages import Source
-
 from .contrasts import contrast
 from .core import LlmForgeError
 from .experiment import Experiment
+from .experimentpages import answer_of, by_questions, outcome, questions_of, setting
 from .metrics import right, value_of
+from .pages import Source
 from .results import expected
 
 # %% ../nbs/78_comparepage.ipynb #9e935e01

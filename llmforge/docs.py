@@ -13,11 +13,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from .markup import fenced
-from .pages import Source, readable_cells, rendered_output, toctree, write_notebook, write_page
-
 from .files import project_root
+from .markup import fenced
 from .notebooks import executable, tutorials
+from .pages import Source, readable_cells, rendered_output, toctree, write_notebook, write_page
 
 # %% ../nbs/74_docs.ipynb #docs-wings-data
 WINGS: dict[str, tuple[str, str]] = {  # first digit of the number -> title, what is there

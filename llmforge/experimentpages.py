@@ -11,15 +11,14 @@ __all__ = ['OUTCOMES', 'outcome', 'answer_of', 'instructive', 'number_text', 'ro
 import shutil
 from urllib.parse import quote
 
-from .markup import anchor, fenced, fill_template, linked, raw
-from .pages import Source, executed_page, picture, toctree, write_page
-from .published import Published, experiment_page
-
 from .config import to_yaml
 from .core import round_robin
 from .experiment import Experiment, counts_line, method_line, results_table
+from .markup import anchor, fenced, fill_template, linked, raw
 from .metrics import failed, right, value_of
+from .pages import Source, executed_page, picture, toctree, write_page
 from .plots import score_plot
+from .published import Published, experiment_page
 from .results import expected, found_gold, provenance_table
 from .text import cell, table
 from .trace import from_dict

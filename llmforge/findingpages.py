@@ -10,21 +10,20 @@ from collections.abc import Iterator
 from itertools import repeat
 from urllib.parse import quote
 
-from .experimentpages import exported_files, number_text, reproduce
-from .markup import Link, anchor, fenced, fill_template, linked, raw, slug
-from .pages import Source, executed_page, picture, toctree, write_page
-from .published import Published, arm_page, experiment_page, pair_page
-
 from .contrasts import arm_lines, arms_of
 from .experiment import Experiment, agent_of
+from .experimentpages import exported_files, number_text, reproduce
 from .files import project_root
 from .findings import Verdict, arms_table, exploratory_table, verdict_table
 from .interaction import interaction
+from .markup import Link, anchor, fenced, fill_template, linked, raw, slug
 from .metrics import SCORES, unit_of, value_of
+from .pages import Source, executed_page, picture, toctree, write_page
+from .plan import Study, plan_table
 from .plots import ablation_curve, arms_plot, interaction_plot, pareto_plot, verdict_plot
 from .pooling import metric_of
+from .published import Published, arm_page, experiment_page, pair_page
 from .results import expected
-from .study import Study, plan_table
 from .text import cell
 from .tradeoffs import agent_arms_table, costs_table, trade_off
 from .wording import noun

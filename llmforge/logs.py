@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import load_config
+from .aggregate import result_row, summarise
+from .config import ExperimentConfig, load_config
 from .core import DataError, closest, fingerprint
 from .methods import abstains
 from .metrics import score_answer
 from .records import read_jsonl
-from .runner import result_row, summarise
 from .store import Store
 from .tables import Status
 from .trace import Span, to_dict
@@ -43,10 +43,10 @@ class Sample:
 
 # %% ../nbs/54_logs.ipynb #caf8c6ae
 def _flat(value: object) -> list[str]:
-    "The texts in nested lists."
+    "The texts in nested lists; a missing value is an empty text."
     if isinstance(value, list):
         return [text for v in value for text in _flat(v)]
-    return [value if isinstance(value, str) else "" if value is None else str(value)]
+    return ["" if value is None else str(value)]
 
 
 def _first(value: object, name: str) -> str:
@@ -56,19 +56,22 @@ def _first(value: object, name: str) -> str:
     raise ValueError(f"{name} is empty")
 
 
-def _requests(arguments: object) -> list[list]:
+def _requests(arguments: dict | list) -> list[list]:
     "The arguments of each request, from a mapping of mappings or from lists."
-    if isinstance(arguments, dict):
-        arguments = list(arguments.values())
-    return [list(a.values()) if isinstance(a, dict) else a if isinstance(a, list) else [a] for a in arguments]
+    requests = []
+    for request in arguments.values() if isinstance(arguments, dict) else arguments:
+        if isinstance(request, dict):
+            request = list(request.values())
+        requests.append(request if isinstance(request, list) else [request])
+    return requests
 
-
+# %% ../nbs/54_logs.ipynb #logs-aliases
 def _messages(prompt: str) -> list[dict]:
     "The messages of a chat; of a plain prompt one, from the user."
     try:
-        found = json.loads(prompt) if prompt.startswith("[{") else None
-        if found and all(isinstance(m["content"], str) for m in found):
-            return found
+        messages = json.loads(prompt) if prompt.startswith("[{") else None
+        if messages and all(isinstance(m["content"], str) for m in messages):
+            return messages
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
     return [{"role": "user", "content": prompt}]
@@ -87,11 +90,9 @@ def _literal(text: str) -> object:
 def _aliases(target: object) -> tuple[str, ...]:
     "The accepted answers in a target."
     if isinstance(target, str):
-        target = (
-            found
-            if isinstance(found := _literal(target), list) and all(isinstance(x, str) for x in found)
-            else target
-        )
+        literal = _literal(target)
+        if isinstance(literal, list) and all(isinstance(x, str) for x in literal):
+            target = literal
     return tuple(dict.fromkeys(_flat(target)))
 
 # %% ../nbs/54_logs.ipynb #5d186307
@@ -106,24 +107,33 @@ def _likelihoods(responses: object) -> list[float] | None:
     except (TypeError, ValueError):
         return None
 
+# %% ../nbs/54_logs.ipynb #logs-choice
+def _options(requests: list[list]) -> list[str]:
+    "The options of a multiple choice, in the order of the requests."
+    options = [str(r[-1]).strip() for r in requests]
+    half = len(options) // 2
+    second_has_context = any(str(r[0]).strip() for r in requests[half:])
+    if half > 1 and options[:half] == options[half:] and not second_has_context:
+        options = options[:half]
+    if len(set(options)) < len(options):
+        return [str(i) for i in range(len(options))]
+    return options
+
 
 def _choice(requests: list[list], likelihoods: list[float], target: str) -> tuple[str, tuple[str, ...]]:
     "The option chosen and those that are right."
-    options, half = [str(r[-1]).strip() for r in requests], len(requests) // 2
-    if half > 1 and options[:half] == options[half:] and not any(str(r[0]).strip() for r in requests[half:]):
-        options = options[:half]
-    if len(set(options)) < len(options):
-        options = [str(i) for i in range(len(options))]
+    options, literal = _options(requests), _literal(target)
     chosen = max(range(len(options)), key=lambda i: likelihoods[i])
-    gold = _literal(target)
-    gold = gold if isinstance(gold, list) else [gold]
-    return options[chosen], tuple(
-        options[int(g)] if str(g).isdecimal() and int(g) < len(options) else str(g) for g in gold
-    )
+    expected = []
+    for gold in map(str, literal if isinstance(literal, list) else [literal]):
+        is_index = gold.isdecimal() and int(gold) < len(options)
+        expected.append(options[int(gold)] if is_index else gold)
+    return options[chosen], tuple(expected)
 
 # %% ../nbs/54_logs.ipynb #5111ef49
 _PLUMBING = frozenset(
-    "doc_id doc target arguments resps filtered_resps filter metrics doc_hash prompt_hash target_hash input".split()
+    "doc_id doc target arguments resps filtered_resps filter metrics "
+    "doc_hash prompt_hash target_hash input".split()
 )
 _QUESTIONS = ("question", "query", "problem", "goal", "input")
 
@@ -136,43 +146,50 @@ def _scores(record: Mapping) -> dict[str, float]:
 
 def _question(doc: object, prompt: str) -> str:
     "The question in a document, or what the model was shown."
-    found = (
-        [doc[name] for name in _QUESTIONS if isinstance(doc.get(name), str) and doc[name].strip()]
-        if isinstance(doc, dict)
-        else []
-    )
-    return found[0] if found else _messages(prompt)[-1]["content"]
+    if isinstance(doc, dict):
+        for name in _QUESTIONS:
+            if isinstance(doc.get(name), str) and doc[name].strip():
+                return doc[name]
+    return _messages(prompt)[-1]["content"]
 
-
-def _sample(record: Mapping) -> Sample:
-    "A line of a log, read; raises KeyError, TypeError and the like where it is not one."
-    id, requests, responses = record["doc_id"], _requests(record["arguments"]), record["filtered_resps"]
+# %% ../nbs/54_logs.ipynb #logs-answer
+def _doc_id(record: Mapping) -> int | str:
+    id = record["doc_id"]
     if isinstance(id, bool) or not isinstance(id, (int, str)):
         raise TypeError(f"doc_id must be a number or a text; received {id!r}")
-    prompt, likelihoods = _first(requests[:1], "arguments"), _likelihoods(responses)
+    return id
+
+
+def _answer(record: Mapping, requests: list[list]) -> tuple[str, tuple[str, ...], bool]:
+    "The answer, the accepted answers, and whether they are free texts."
+    responses, target = record["filtered_resps"], record["target"]
+    likelihoods = _likelihoods(responses)
     if likelihoods is None:
-        answer, expected = _first(responses, "filtered_resps"), _aliases(record["target"])
-    elif len(likelihoods) != len(requests):
+        return _first(responses, "filtered_resps"), _aliases(target), True
+    if len(likelihoods) != len(requests):
         raise ValueError(f"{len(requests)} requests have {len(likelihoods)} answers")
-    elif len(likelihoods) == 1:
-        answer, expected = "", _aliases(record["target"])
-    else:
-        answer, expected = _choice(requests, likelihoods, str(record["target"]))
-    output = _first(record["resps"], "resps") if likelihoods is None else answer
-    content = fingerprint(
-        json.dumps(record.get("doc", record.get("doc_hash", prompt)), sort_keys=True), str(record["target"])
-    )
+    if len(likelihoods) == 1:
+        return "", _aliases(target), False
+    return *_choice(requests, likelihoods, str(target)), False
+
+# %% ../nbs/54_logs.ipynb #logs-sample
+def _sample(record: Mapping) -> Sample:
+    "A line of a log, read; raises KeyError, TypeError and the like where it is not one."
+    id, requests = _doc_id(record), _requests(record["arguments"])
+    prompt = _first(requests[:1], "arguments")
+    answer, expected, is_text = _answer(record, requests)
+    document = record.get("doc", record.get("doc_hash", prompt))
     return Sample(
-        id,
-        str(record.get("filter", "none")),
-        _question(record.get("doc"), prompt),
-        prompt,
-        output,
-        answer,
-        expected,
-        _scores(record),
-        likelihoods is None,
-        content,
+        doc_id=id,
+        filter=str(record.get("filter", "none")),
+        question=_question(record.get("doc"), prompt),
+        prompt=prompt,
+        output=_first(record["resps"], "resps") if is_text else answer,
+        answer=answer,
+        expected=expected,
+        scores=_scores(record),
+        is_text=is_text,
+        content=fingerprint(json.dumps(document, sort_keys=True), str(record["target"])),
     )
 
 # %% ../nbs/54_logs.ipynb #fc35d136
@@ -185,78 +202,85 @@ def _records(path: Path) -> Iterator[tuple[dict, int]]:
         raise DataError(f"{path}: cannot be read: {e.strerror or e}") from None
 
 
-def read_samples(
-    path: Path,  # samples_<task>_<date>.jsonl, or with .gz
-    filter: str | None = None,  # which filter's answers; default: the first in the file
-) -> list[Sample]:  # one a question, by doc_id
-    "Read a sample log; raises `DataError` with the number of the first line that is wrong."
-    samples, filters = {}, {}
+def _samples(path: Path) -> Iterator[tuple[Sample, int]]:
+    "The questions of a log, with their line numbers; raises `DataError` at the first line that is wrong."
     for record, i in _records(path):
         try:
-            s = _sample(record)
+            sample = _sample(record)
         except KeyError as e:
             raise DataError(
-                f"{path.name} line {i}: {e.args[0]} is missing; lm-evaluation-harness writes doc_id, target, arguments, resps and filtered_resps on every line"
+                f"{path.name} line {i}: {e.args[0]} is missing; lm-evaluation-harness writes doc_id, "
+                "target, arguments, resps and filtered_resps on every line"
             ) from None
         except (TypeError, ValueError, IndexError, AttributeError) as e:
             raise DataError(
                 f"{path.name} line {i}: not a line that lm-evaluation-harness writes: {e}"
             ) from None
-        key = (s.filter, str(s.doc_id))
-        if key in samples:
+        yield sample, i
+
+# %% ../nbs/54_logs.ipynb #logs-read-samples
+def read_samples(
+    path: Path,  # samples_<task>_<date>.jsonl, or with .gz
+    filter: str | None = None,  # which filter's answers; default: the first in the file
+) -> list[Sample]:  # one a question, by doc_id
+    "Read a sample log; raises `DataError` with the number of the first line that is wrong."
+    by_filter: dict[str, dict[str, tuple[Sample, int]]] = {}  # filter -> doc_id -> sample, line
+    for s, i in _samples(path):
+        seen = by_filter.setdefault(s.filter, {})
+        if (id := str(s.doc_id)) in seen:
             raise DataError(
-                f"{path.name} line {i}: doc_id {s.doc_id} with filter {s.filter!r} was on line {samples[key][1]} already"
+                f"{path.name} line {i}: doc_id {id} with filter {s.filter!r} was on line "
+                f"{seen[id][1]} already"
             )
-        samples[key], filters[s.filter] = (s, i), None
-    if not samples:
+        seen[id] = s, i
+    if not by_filter:
         raise DataError(f"{path.name}: is empty")
-    if filter not in (None, *filters):
-        raise DataError(
-            f"{path.name}: no filter {filter!r}; in this log: {', '.join(filters)}{closest(filter, filters)}"
-        )
-    chosen = filter or next(iter(filters))
-    return sorted(
-        (s for s, _ in samples.values() if s.filter == chosen),
-        key=lambda s: (isinstance(s.doc_id, str), s.doc_id),
-    )
+    chosen = next(iter(by_filter)) if filter is None else filter
+    if chosen not in by_filter:
+        known = f"{', '.join(by_filter)}{closest(chosen, by_filter)}"
+        raise DataError(f"{path.name}: no filter {chosen!r}; in this log: {known}")
+    samples = [s for s, _ in by_filter[chosen].values()]
+    return sorted(samples, key=lambda s: (isinstance(s.doc_id, str), s.doc_id))
 
 # %% ../nbs/54_logs.ipynb #000cd548
 VERDICTS = ("exact_match", "acc", "em", "exact")  # the harness's metrics that say whether an answer is right
 
 
+def _are_shares(samples: list[Sample], metric: str) -> bool:
+    "Whether a metric is a number between 0 and 1 on every line."
+    return all(0 <= s.scores.get(metric, -1) <= 1 for s in samples)
+
+# %% ../nbs/54_logs.ipynb #logs-verdict
 def _verdict(samples: list[Sample], metric: str | None, where: str) -> str | None:
     "The metric that counts as exact match; None where it is to be computed."
-
-    def fits(name):
-        return all(0 <= s.scores.get(name, -1) <= 1 for s in samples)
-
-    found = sorted({name for s in samples for name in s.scores})
+    logged = sorted({name for s in samples for name in s.scores})
+    shares = [name for name in logged if _are_shares(samples, name)]
+    if metric in shares:
+        return metric
     if metric:
-        if fits(metric):
-            return metric
         raise DataError(
-            f"{where}: metric {metric!r} is not a number between 0 and 1 on every line; those that are: {', '.join(filter(fits, found)) or 'none'}{closest(metric, found)}"
+            f"{where}: metric {metric!r} is not a number between 0 and 1 on every line; "
+            f"those that are: {', '.join(shares) or 'none'}{closest(metric, logged)}"
         )
-    if name := next(filter(fits, VERDICTS), None):
-        return name
+    if verdict := next((name for name in VERDICTS if name in shares), None):
+        return verdict
     if all(s.is_text for s in samples):
         return None
     raise DataError(
-        f"{where}: has none of {', '.join(VERDICTS)} as a number between 0 and 1 on every line; name the metric that counts: {', '.join(filter(fits, found)) or 'there is none that could'}"
+        f"{where}: has none of {', '.join(VERDICTS)} as a number between 0 and 1 on every line; "
+        f"name the metric that counts: {', '.join(shares) or 'there is none that could'}"
     )
 
-
+# %% ../nbs/54_logs.ipynb #logs-all-scores
 def _all_scores(s: Sample, verdict: str | None, logged: tuple[str, ...], style: str) -> dict[str, float]:
     "exact_match, f1 and contains, and what else the log has."
-    own = (
-        score_answer("" if abstains(s.answer) else s.answer, s.expected, style)
-        if s.is_text
-        else dict.fromkeys(("exact_match", "f1", "contains"), 0.0)
-    )
-    right = own["exact_match"] if verdict is None else s.scores[verdict]
+    computed = dict.fromkeys(("exact_match", "f1", "contains"), 0.0)
+    if s.is_text:
+        computed = score_answer("" if abstains(s.answer) else s.answer, s.expected, style)
+    right = computed["exact_match"] if verdict is None else s.scores[verdict]
     return {
         **s.scores,
-        **{name: max(own[name], right) for name in ("f1", "contains")},
+        **{name: max(computed[name], right) for name in ("f1", "contains")},
         **{name: s.scores[name] for name in logged},
         "exact_match": right,
     }
@@ -273,18 +297,21 @@ def sample_logs(
         return sorted(p for p in path.rglob("samples_*") if _FILE.match(p.name))
     return [path] if path.name.endswith((".jsonl", ".jsonl.gz")) else []
 
-
+# %% ../nbs/54_logs.ipynb #logs-short-name
 def _task(path: Path) -> str:
+    "The task in a log's file name."
     return m["task"] if (m := _FILE.match(path.name)) else path.name.partition(".jsonl")[0]
 
 
 def _model(path: Path) -> str:
+    "The model in the name of a log's folder; the harness writes / as __."
     return path.resolve().parent.name.replace("__", "/") or "unknown"
 
 
-def _short_name(path: Path, several: str | None) -> str:
+def _short_name(path: Path, chosen: str) -> str:
     "Model, task and filter, in the letters that a name may have."
-    text = "_".join([_model(path).rpartition("/")[2], _task(path), *([several] if several else [])])
+    filters = [] if chosen == "none" else [chosen]
+    text = "_".join([_model(path).rpartition("/")[2], _task(path), *filters])
     return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-_")[:64] or "log"
 
 # %% ../nbs/54_logs.ipynb #4b8a582d
@@ -311,13 +338,13 @@ def _run_of(s: Sample, position: int, scores: dict[str, float]) -> dict:
     )
 
 
-def _summary(runs: list[dict], config) -> dict:
-    "The aggregates, without those of what was not measured."
-    summary = summarise(
-        [{**r, "error_type": None, "tokens_in": 0, "tokens_out": 0, "latency_ms": None} for r in runs], config
-    )
-    metrics = {name: v for name, v in summary["metrics"].items() if name not in ("tokens_in", "tokens_out")}
-    return {**summary, "metrics": metrics, "peak_memory_mb": 0.0}
+def _result(runs: list[dict], config: ExperimentConfig) -> dict:
+    "The row of `results`, without what was not measured."
+    unmeasured = {"error_type": None, "tokens_in": 0, "tokens_out": 0, "latency_ms": None}
+    summary = summarise([r | unmeasured for r in runs], config)
+    del summary["metrics"]["tokens_in"], summary["metrics"]["tokens_out"]
+    summary["peak_memory_mb"] = 0.0
+    return result_row(summary) | {"tokens_used": None, "peak_memory_mb": None}
 
 # %% ../nbs/54_logs.ipynb #f613ece2
 def _provenance(path: Path, chosen: str, verdict: str | None) -> dict:
@@ -342,7 +369,7 @@ def _provenance(path: Path, chosen: str, verdict: str | None) -> dict:
     }
 
 
-def _stored(store: Store, id: str, runs: list[dict], result: dict, provenance: dict) -> None:
+def _store_rows(store: Store, id: str, runs: list[dict], result: dict, provenance: dict) -> None:
     "Put rows and result into a PENDING experiment, or into one that an import left unfinished."
     lease = store.claim(id)
     try:
@@ -353,47 +380,41 @@ def _stored(store: Store, id: str, runs: list[dict], result: dict, provenance: d
             store.release(lease)
         raise
 
+# %% ../nbs/54_logs.ipynb #logs-config
+def _runs(samples: list[Sample], verdict: str | None, style: str) -> list[dict]:
+    "The rows of `runs`."
+    logged = tuple(n for n in ("f1", "contains") if n != verdict and _are_shares(samples, n))
+    return [_run_of(s, i, _all_scores(s, verdict, logged, style)) for i, s in enumerate(samples)]
 
+
+def _config(path: Path, name: str | None, chosen: str, style: str) -> ExperimentConfig:
+    "The config of the experiment that a log stands for, as far as the log tells it."
+    experiment = {
+        "name": name or _short_name(path, chosen),
+        "model": {"name": _model(path)},
+        "method": {"name": "naive", "shots": 0},
+        "dataset": {"name": f"{_task(path)}.jsonl"},
+        "metrics": {"normalization": style},
+    }
+    return load_config({"experiment": experiment})
+
+# %% ../nbs/54_logs.ipynb #logs-import-lm-eval
 def import_lm_eval(
     store: Store,  # where to put it
-    path: Path | str,  # samples_<task>_<date>.jsonl, or with .gz
+    path: Path | str,  # a log, .jsonl or .jsonl.gz
     name: str | None = None,  # short name; default: model and task
-    filter: str | None = None,  # which filter's answers; default: the first in the log
-    metric: str | None = None,  # which metric counts as exact match; default: exact_match or acc
+    filter: str | None = None,  # default: the first in the log
+    metric: str | None = None,  # counts as exact match; default: exact_match or acc
     style: str = "squad",  # normalisation of the scores computed here: "squad" or "trivia_qa"
-) -> str:  # id of the experiment
-    "Import a sample log of lm-evaluation-harness as a COMPLETED experiment; raises `DataError` and writes nothing where a line is wrong."
+) -> str:  # its id
+    "Import a log as a COMPLETED experiment; raises `DataError`, writing nothing, where a line is wrong."
     path = Path(path)
     samples = read_samples(path, filter)
     verdict, chosen = _verdict(samples, metric, path.name), samples[0].filter
-    logged = tuple(
-        n for n in ("f1", "contains") if n != verdict and all(0 <= s.scores.get(n, -1) <= 1 for s in samples)
-    )
-    runs = [_run_of(s, i, _all_scores(s, verdict, logged, style)) for i, s in enumerate(samples)]
-    config = load_config(
-        {
-            "experiment": {
-                "name": name or _short_name(path, chosen if chosen != "none" else None),
-                "model": {"name": _model(path)},
-                "method": {"name": "naive", "shots": 0},
-                "dataset": {"name": f"{_task(path)}.jsonl"},
-                "metrics": {"normalization": style},
-            }
-        }
-    )
+    runs, config = _runs(samples, verdict, style), _config(path, name, chosen, style)
     questions = fingerprint([(str(s.doc_id), s.content) for s in samples])
-    id = store.create_experiment(
-        f"{config.name}-{fingerprint(config, questions, runs, n=8)}",
-        config.name,
-        config.model_dump(mode="json"),
-        questions,
-    )
+    work = f"{config.name}-{fingerprint(config, questions, runs, n=8)}"
+    id = store.create_experiment(work, config.name, config.model_dump(mode="json"), questions)
     if store.experiment(id).status != Status.COMPLETED:
-        _stored(
-            store,
-            id,
-            runs,
-            {**result_row(_summary(runs, config)), "tokens_used": None, "peak_memory_mb": None},
-            _provenance(path, chosen, verdict),
-        )
+        _store_rows(store, id, runs, _result(runs, config), _provenance(path, chosen, verdict))
     return id

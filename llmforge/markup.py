@@ -29,7 +29,7 @@ def _environment():
     "Jinja as the site uses it."
     jinja2 = require("jinja2", "site")
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(str(files("llmforge"))) / "templates"),
+        loader=jinja2.FileSystemLoader(Path(str(files("llmforge"))) / "assets" / "templates"),
         autoescape=True,
         finalize=_safe,
         undefined=jinja2.StrictUndefined,
@@ -41,7 +41,7 @@ def _environment():
 
 # %% ../nbs/71_markup.ipynb #markup-fill
 def fill_template(
-    name: str,  # of a file in llmforge/templates, without .html.j2
+    name: str,  # of a file in llmforge/assets/templates, without .html.j2
     /,
     **values: Any,  # what the template uses
 ) -> str:  # HTML, marked as safe for other templates

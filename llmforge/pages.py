@@ -13,10 +13,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .core import DataError, closest
 from .markup import as_html, fenced, safe_html
 from .published import Published
-
-from .core import DataError, closest
 from .text import cell
 
 # %% ../nbs/73_pages.ipynb #e3bf1921

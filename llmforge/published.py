@@ -15,18 +15,18 @@ from itertools import product
 from pathlib import Path
 from urllib.parse import quote
 
-from .markup import Link, anchor, slug
-
 from .contrasts import arms_of
 from .core import ConfigError, DataError, closest
 from .experiment import Experiment
 from .exports import import_experiment, import_plan
 from .files import outputs_dir
 from .findings import Verdict, verdicts
+from .markup import Link, anchor, slug
+from .plan import Study, differences, stored_study, study_json
 from .pooling import pooled
 from .stats import Estimate
 from .store import Store
-from .study import Study, differences, load_study, stored_study, study_json
+from .studyconfig import load_study
 from .text import cell
 
 # %% ../nbs/72_published.ipynb #9d4db91b

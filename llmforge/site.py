@@ -19,16 +19,15 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from .architecture import write_architecture
+from .card import Card
 from .comparepage import write_compare
+from .core import DataError, require
 from .docs import listed, write_api, write_design, write_learn
 from .experimentpages import write_experiments
+from .files import build_aside, project_root
 from .findingpages import write_findings
 from .pages import Source, executed_cells, toctree, with_parts, write_notebook, write_page
 from .published import bound, published
-
-from .card import Card
-from .core import DataError, require
-from .files import build_aside, project_root
 from .text import cell
 
 # %% ../nbs/79_site.ipynb #da2dc101

@@ -27,7 +27,7 @@ from llmforge.notebooks import (
     tutorials,
     with_colab,
 )
-from llmforge.study import load_study
+from llmforge.studyconfig import load_study
 
 ROOT, BIN = project_root(), Path(sys.executable).parent
 EXECUTED = executable()

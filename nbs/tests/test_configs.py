@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from llmforge.aggregate import summarise
 from llmforge.cli import app
 from llmforge.config import ExperimentConfig, experiment_id, load_config, to_yaml
 from llmforge.configfiles import read_yaml
 from llmforge.core import ConfigError
 from llmforge.files import project_root
 from llmforge.metrics import ALIASES, UNITS
-from llmforge.runner import summarise
 from llmforge.sections import DatasetConfig, RetrievalConfig
-from llmforge.study import KNOWN, load_study
+from llmforge.studyconfig import KNOWN, load_study
 
 OK = "name: t, engine: fake, dataset: {name: meridia, limit: 4}, method: {shots: 0}"
 BOMB = (

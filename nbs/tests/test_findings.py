@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import llmforge.contrasts as contrasts
+from llmforge.aggregate import result_row, summarise
 from llmforge.batching import FakeEngine, Fault
 from llmforge.card import Card, Measure
 from llmforge.comparison import compare, diff_table, trace_line
@@ -20,12 +21,13 @@ from llmforge.core import StoreError, fingerprint
 from llmforge.experiment import Experiment, agent_table, corrected, counts_line, results_table
 from llmforge.findings import arms_table, decide, exploratory_table, verdict_table, verdicts
 from llmforge.interaction import interaction, label_test
+from llmforge.plan import Study
 from llmforge.pooling import ratio, shared_passage
 from llmforge.results import experiments_table, kinds_table, retrieval_table, worst_examples
-from llmforge.runner import result_row, run_experiment, summarise
+from llmforge.runner import run_experiment
 from llmforge.stats import Estimate
 from llmforge.store import FrozenPlan, Store
-from llmforge.study import Hypothesis, Study, StudyConfig
+from llmforge.studyconfig import Hypothesis, StudyConfig
 from llmforge.tradeoffs import agent_arms_table, costs_table, trade_off
 from llmforge.wording import shown
 
@@ -109,9 +111,7 @@ def study_of(store, arms, *hypotheses, **more):
         hypotheses=tuple(hypotheses),
         **more,
     )
-    return Study(
-        config=plan, store=store, works={}, ids={(a, "d", 0): e.id for a, e in arms.items()}, **fields
-    )
+    return Study(config=plan, store=store, ids={(a, "d", 0): e.id for a, e in arms.items()}, **fields)
 
 
 def claim(id="H1", metric="accuracy", treatment="b", control="a", **more):

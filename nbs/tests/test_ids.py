@@ -14,8 +14,9 @@ from llmforge.core import fingerprint
 from llmforge.engine import Sampling
 from llmforge.exports import import_plan
 from llmforge.files import project_root
+from llmforge.plan import differences, stored_study, study_json
 from llmforge.sections import MetricsConfig
-from llmforge.study import differences, load_study, stored_study, study_json
+from llmforge.studyconfig import load_study
 
 OUTPUTS = project_root() / "outputs"
 EXPERIMENTS = sorted(p.parent for p in OUTPUTS.glob("*/result.json") if not p.parent.name.endswith("-rerun"))

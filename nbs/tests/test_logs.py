@@ -1,4 +1,4 @@
-"Sample logs of lm-evaluation-harness, of our own making in the format that its EvaluationTracker.save_results_samples writes."
+"Sample logs in the format that lm-evaluation-harness writes (EvaluationTracker.save_results_samples)."
 
 import gzip
 import hashlib
@@ -25,7 +25,7 @@ def as_text(x):
 
 
 def dumped(doc_id, doc, target, arguments, resps, filtered, filter="none", **metrics):
-    "A line as the harness writes it: responses and target as strings, arguments as mappings, three hashes, the metrics spread."
+    "A line as the harness writes it: responses and target as strings, arguments as mappings, three hashes."
     digest = lambda x: hashlib.sha256(str(x).encode()).hexdigest()
     return {
         "doc_id": doc_id,
@@ -564,7 +564,7 @@ def test_importing_needs_no_torch():
         [
             sys.executable,
             "-c",
-            "import sys, llmforge.logs; assert 'torch' not in sys.modules and 'transformers' not in sys.modules",
+            "import sys, llmforge.logs; assert not {'torch', 'transformers'} & set(sys.modules)",
         ],
         check=True,
     )
@@ -574,7 +574,7 @@ def test_importing_needs_no_torch():
 
 
 def test_the_command_imports_and_compares(tmp_path, outputs):
-    "`llmforge import` a folder of logs, then `llmforge compare`: the paired test, on logs that users have already."
+    "`llmforge import` a folder of logs, then `llmforge compare`: the paired test on the users' own logs."
     from typer.testing import CliRunner
 
     from llmforge.cli import app

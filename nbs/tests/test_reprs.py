@@ -7,18 +7,20 @@ import pytest
 from IPython.core.formatters import DisplayFormatter
 from markdown_it import MarkdownIt
 
+from llmforge.aggregate import result_row, summarise
 from llmforge.comparison import compare
 from llmforge.config import load_config
 from llmforge.contrasts import contrast
 from llmforge.core import fingerprint
 from llmforge.experiment import Experiment
+from llmforge.plan import Study
 from llmforge.records import Corpus, Dataset, Example, Passage
 from llmforge.results import Traces
 from llmforge.retriever import Hits, make_retriever
-from llmforge.runner import Work, prepare, result_row, summarise
+from llmforge.runner import Prepared, prepare
 from llmforge.sections import RetrievalConfig
 from llmforge.store import FrozenPlan, Store
-from llmforge.study import Hypothesis, Study, StudyConfig
+from llmforge.studyconfig import Hypothesis, StudyConfig
 from llmforge.trace import span, to_dict
 
 HOSTILE = (
@@ -192,7 +194,7 @@ def test_a_study_says_how_far_it_is(store, config, capfd):
     )
     frozen = FrozenPlan("test", {"questions": {"d": 3}}, fingerprint({}), "2026-01-01T00:00:00+00:00")
     shown = displayed(
-        Study(c, store, frozen, {}, {("a", "d", 0): a.id, ("b", "d", 0): "b"}, tampered=(HOSTILE,)), capfd
+        Study(c, store, frozen, {("a", "d", 0): a.id, ("b", "d", 0): "b"}, tampered=(HOSTILE,)), capfd
     )
     assert (
         "1 of 2 experiments are completed; not yet: b/d/0." in shown["text/markdown"]
@@ -244,9 +246,9 @@ def test_data_and_work(config, capfd):
         Dataset(HOSTILE, (Example("q", HOSTILE, (HOSTILE,), kind=HOSTILE),)),
         Corpus(HOSTILE, PASSAGES),
     )
-    for x in (questions, corpus, Work(config, questions, corpus, (), f"id {HOSTILE}")):
+    for x in (questions, corpus, Prepared(config, questions, corpus, (), f"id {HOSTILE}")):
         assert "alert" in displayed(x, capfd)["text/markdown"]
-    assert repr(w := prepare(config)) == f"Work({w.id!r}, {len(w.data)} questions)"
+    assert repr(w := prepare(config)) == f"Prepared({w.id!r}, {len(w.data)} questions)"
 
 
 def test_a_trace(capfd):

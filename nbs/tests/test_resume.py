@@ -1,4 +1,4 @@
-"Stopping a run at any moment costs nothing: no row lost, none twice, nothing generated twice that had been stored."
+"Stopping a run at any moment costs nothing: no row is lost or doubled, nothing stored is generated again."
 
 import json
 import os
@@ -26,7 +26,7 @@ CONFIG = {
     }
 }
 
-# The process that gets killed: a slow scripted engine that writes down every prompt whose generation it has handed over.
+# The process that gets killed: a slow scripted engine that writes down every prompt it is asked.
 CHILD = f"""
 import os, sys
 from llmforge.config import load_config
@@ -36,11 +36,13 @@ from llmforge.runner import run_experiment
 
 class Slow(FakeEngine):
     def generate_batch(self, requests):
-        with open(os.environ["CALLS"], "a") as f: f.write("".join(fingerprint(prompt_text(p)) + "\\n" for p, _ in requests))
+        asked = "".join(fingerprint(prompt_text(p)) + "\\n" for p, _ in requests)
+        with open(os.environ["CALLS"], "a") as f: f.write(asked)
         return super().generate_batch(requests)
 
 @engines.register("slow")
-def slow(config): return Slow(lambda text, s: " " + fingerprint(text, n=4), delay=0.06, batch_size=config.engine.batch_size)
+def slow(config):
+    return Slow(lambda text, s: " " + fingerprint(text, n=4), delay=0.06, batch_size=config.engine.batch_size)
 
 try: print(run_experiment(load_config({CONFIG!r}), show=False))
 except LlmForgeError as e: sys.exit(f"{{type(e).__name__}}: {{e}}")
@@ -68,10 +70,11 @@ def count(path, table):
         return 0
 
 
+@pytest.mark.slow
 def test_sigkill_at_twenty_random_moments(tmp_path, outputs):
-    "Kill a run twenty times in its loop, then let it end: every example once, and what was stored was never generated again."
+    "Kill a run twenty times, then let it end: every example once, nothing stored was generated again."
     rng, cache, calls = random.Random(20), outputs / "generations.db", tmp_path / "calls.txt"
-    for kill in range(20):
+    for _ in range(20):
         stored, called = count(cache, "generations"), len(calls.read_text().split()) if calls.exists() else 0
         p = start(tmp_path)
         while p.poll() is None and len(calls.read_text().split() if calls.exists() else []) <= called:
@@ -89,6 +92,7 @@ def test_sigkill_at_twenty_random_moments(tmp_path, outputs):
     assert store.result(id)["n"] == N
 
 
+@pytest.mark.slow
 def test_nothing_stored_is_generated_twice(tmp_path, outputs):
     "After a kill, the prompts asked again are exactly those whose generation had not been committed."
     p, calls = start(tmp_path), tmp_path / "calls.txt"
@@ -104,6 +108,7 @@ def test_nothing_stored_is_generated_twice(tmp_path, outputs):
     assert len(set(before) & set(after)) == len(before) - stored
 
 
+@pytest.mark.slow
 def test_second_process_is_told_who_runs(tmp_path, outputs):
     p = start(tmp_path)
     while count(outputs / "llmforge.db", "runs") < 1:
@@ -120,7 +125,7 @@ def run_here(config, engine, store):
 
 
 def test_failures_are_rows_and_count_as_wrong(outputs):
-    "Thirty per cent of the generations fail for good: every example has its row, the accuracy is over all of them."
+    "Thirty per cent of the generations fail for good: every example has its row and counts for the accuracy."
     store = Store()
     id = run_here(CONFIG, FakeEngine(" x", faults=[Fault(share=0.3)]), store)
     result, rows = store.result(id), store.rows(id)

@@ -33,6 +33,7 @@ def call(*args, ok=True):
     return p
 
 
+@pytest.mark.slow
 def test_papermill_in_the_users_own_words(tmp_path, outputs):
     "papermill nbs/run_experiment.ipynb OUT -p config rag_hybrid.yaml: COMPLETED, and the page shows it."
     target = tmp_path / "rag_hybrid.ipynb"
@@ -69,6 +70,7 @@ def test_papermill_in_the_users_own_words(tmp_path, outputs):
     )
 
 
+@pytest.mark.slow
 def test_run_show_compare(outputs):
     "The command: two arms, a re-run that asks nobody, show, list, compare, export and import."
     common = ["-o", "dataset=meridia", "-o", "dataset.limit=6", "-o", "method.shots=2"]
@@ -139,6 +141,7 @@ def test_a_published_record_is_not_overwritten(outputs):
     assert (outputs / f"{id}-rerun" / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_a_notebook_that_fails_says_why(outputs, tmp_path):
     "The cell's error becomes the command's: one sentence, exit code 1, the half-executed notebook kept."
     (tmp_path / "bad.yaml").write_text(
@@ -197,7 +200,7 @@ def test_an_own_metric_is_stored_compared_and_carries_its_card(outputs, monkeypa
     assert list(b.result["cards"]) == [
         "half_right"
     ] and "half&#95;right &#40;version 1&#41; on 583 labelled cases" in results_table(b)
-    lines = [l.split(" | ")[0] for l in results_table(b).splitlines() if l.startswith("|")]
+    lines = [x.split(" | ")[0] for x in results_table(b).splitlines() if x.startswith("|")]
     assert lines.index("| contains") < lines.index("| half right") < lines.index("| latency p50 (ms)")
     found = compare(a, b).contrasts["half_right"]
     assert (
@@ -238,7 +241,9 @@ def test_a_metric_that_cannot_work_is_refused_before_anything_runs(outputs, monk
 
 
 def test_a_metric_that_fails_in_the_middle_stops_the_run_and_the_same_call_goes_on(outputs, monkeypatch):
-    "The error names metric and question; the rows so far stay; mended, the same call scores all anew and asks for no answer again that it has."
+    """The error names metric and question, and the rows so far stay.
+
+    Once the metric is mended, the same call scores all anew and asks for no answer again that it has."""
     asked = []
 
     def reply(text, sampling):
@@ -254,7 +259,8 @@ def test_a_metric_that_fails_in_the_middle_stops_the_run_and_the_same_call_goes_
     config = own(engine={"name": "scripted", "batch_size": 1})
     with pytest.raises(
         LlmForgeError,
-        match="question '.*': metric 'half_right' raised ZeroDivisionError for the prediction 'Brennolm, or so'.*run again",
+        match="question '.*': metric 'half_right' raised ZeroDivisionError for the prediction "
+        "'Brennolm, or so'.*run again",
     ):
         run_experiment(config, show=False)
     store, (failed,) = Store(), Store().experiments().id

@@ -8,8 +8,6 @@ from dataclasses import replace
 
 import pytest
 from bs4 import BeautifulSoup
-from llmforge.docs import WINGS, lessons_by_wing
-from llmforge.published import bound, published
 from typer.testing import CliRunner
 
 from llmforge.card import save_card
@@ -17,7 +15,9 @@ from llmforge.cards import make_card
 from llmforge.cli import app
 from llmforge.contrasts import arm_lines, arms_of
 from llmforge.core import DataError
+from llmforge.docs import WINGS, lessons_by_wing
 from llmforge.files import project_root
+from llmforge.published import bound, published
 from llmforge.site import check_links
 
 pytestmark = pytest.mark.slow
@@ -199,7 +199,7 @@ def test_lessons_show_their_code(pages):
     "Exported cells are visible, directives are not, stored outputs are."
     text = pages["learn/10_stats.html"].article.get_text()
     assert "def estimate(" in text and "#| export" not in text
-    assert pages["learn/68_plots.html"].select("article img")
+    assert pages["learn/69_plots.html"].select("article img")
 
 
 def test_api_has_signatures_and_docments(pages):

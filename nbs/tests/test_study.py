@@ -1,4 +1,4 @@
-"Studies: checked before anything runs, frozen before anything is scored, resumed without a trace of the interruption."
+"Studies: checked before anything runs, frozen before anything is scored, resumed without a trace."
 
 import json
 import os
@@ -22,8 +22,10 @@ from llmforge.core import metrics
 from llmforge.files import project_root
 from llmforge.findings import arms_table, exploratory_table, verdict_table, verdicts
 from llmforge.metrics import AGENT_SCORES, contains
+from llmforge.plan import plan_table, planned, stored_study
 from llmforge.store import Store
-from llmforge.study import load_study, open_study, plan_table, planned, run_study, stored_study, unmeasured
+from llmforge.study import open_study, run_study
+from llmforge.studyconfig import load_study, unmeasured
 
 STUDY = {
     "study": {
@@ -72,7 +74,19 @@ STUDY = {
     }
 }
 
-# A scripted engine that reads: it answers rightly, with some noise, where an accepted answer stands in its prompt.
+# The same four arms without retrieval, several times as fast: they differ in the examples shown.
+PLAIN = json.loads(json.dumps(STUDY))
+PLAIN["study"]["base"] |= {"retrieval": {"name": "none"}}
+PLAIN["study"]["arms"] = {
+    "none": {},
+    "one": {"method": {"shots": 1}},
+    "three": {"method": {"shots": 3}},
+    "five": {"method": {"shots": 5}},
+}
+PLAIN["study"]["hypotheses"][3] |= {"claim": "Three examples give a better F1 than one", "metric": "f1"}
+
+# A scripted engine that reads and learns: it answers rightly, with some noise, where its prompt has an
+# accepted answer or an example.
 SCRIPT = """
 from llmforge.almanac import almanac, meridia
 from llmforge.core import engines, fingerprint
@@ -85,17 +99,24 @@ def reply(text, sampling):
     answers = ANSWERS[question.removesuffix("\\nAnswer:")]
     noise = int(fingerprint(text, n=4), 16) / 16**4
     found = [a for a in answers if a in passages]
-    return " " + (found[0] if found and noise < 0.7 else answers[0] if noise < 0.1 else "nobody knows this one")
+    helped = found or "Question: " in passages
+    if noise < (0.7 if helped else 0.1):
+        return " " + (found or answers)[0]
+    return " nobody knows this one"
 
 @engines.register("slow")
-def slow(config): return FakeEngine(reply, delay=float(__import__("os").environ.get("DELAY", 0)), batch_size=config.engine.batch_size)
+def slow(config):
+    delay = float(__import__("os").environ.get("DELAY", 0))
+    return FakeEngine(reply, delay=delay, batch_size=config.engine.batch_size)
 """
 exec(SCRIPT)
+reply = globals()["reply"]  # of the script
 
 CHILD = (
     SCRIPT
     + f"""
-from llmforge.study import load_study, run_study
+from llmforge.study import run_study
+from llmforge.studyconfig import load_study
 run_study(load_study({STUDY!r}), show=False)
 """
 )
@@ -125,8 +146,9 @@ def count(path, table):
         return 0
 
 
+@pytest.mark.slow
 def test_sigkill_leaves_no_trace_in_the_verdicts(tmp_path, outputs, monkeypatch):
-    "Kill a study at six random moments, let it end: the same verdicts as an undisturbed run, to the last digit."
+    "Kill a study at six random moments, let it end: the verdicts of an undisturbed run, to the last digit."
     undisturbed = said(
         run_study(load_study(STUDY), Store(f"sqlite:///{tmp_path}/undisturbed.db"), show=False)
     )
@@ -153,37 +175,37 @@ def test_sigkill_leaves_no_trace_in_the_verdicts(tmp_path, outputs, monkeypatch)
 
 
 def test_second_run_asks_nobody_and_an_edit_is_tampering(outputs):
-    first = run_study(load_study(STUDY), show=False)
+    first = run_study(load_study(PLAIN), show=False)
 
     def forbidden(config):
         pytest.fail("an engine was made")
 
-    again = run_study(load_study(STUDY), make=forbidden, show=False)
+    again = run_study(load_study(PLAIN), make=forbidden, show=False)
     assert again.ids == first.ids and said(again) == said(first)
-    edited = json.loads(json.dumps(STUDY))
+    edited = json.loads(json.dumps(PLAIN))
     edited["study"]["hypotheses"][0]["min_effect"] = 0.01
     later = run_study(load_study(edited), make=forbidden, show=False)
     assert later.frozen == first.frozen and any("min_effect: was 0.05, is 0.01" in t for t in later.tampered)
     assert {v.verdict for v in verdicts(later)} == {"tampered"} and "tampered" in plan_table(later)
-    assert {v.verdict for v in verdicts(run_study(load_study(STUDY), show=False))} != {"tampered"}, (
+    assert {v.verdict for v in verdicts(run_study(load_study(PLAIN), show=False))} != {"tampered"}, (
         "the plan as it was is still the plan"
     )
 
 
 def test_a_plan_changed_in_the_store_is_tampering(outputs):
-    run_study(load_study(STUDY), show=False)
+    run_study(load_study(PLAIN), show=False)
     with sqlite3.connect(outputs / "llmforge.db") as db:
         db.execute("UPDATE studies SET plan_json = replace(plan_json, '0.05', '0.01')")
-    study = open_study(load_study(STUDY))
+    study = open_study(load_study(PLAIN))
     assert study.tampered and not study.frozen.intact and {v.verdict for v in verdicts(study)} == {"tampered"}
 
 
 def test_a_plan_frozen_after_the_runs_is_post_hoc(outputs):
     "An arm that another study ran before this plan was frozen is shared, and named."
-    other = json.loads(json.dumps(STUDY))
-    other["study"] |= {"name": "earlier", "arms": {"a": {"retrieval": "none"}, "b": {}}, "hypotheses": []}
+    other = json.loads(json.dumps(PLAIN))
+    other["study"] |= {"name": "earlier", "arms": {"a": {}, "b": {"method": {"shots": 1}}}, "hypotheses": []}
     early = run_study(load_study(other), show=False)
-    late = run_study(load_study(STUDY), show=False)
+    late = run_study(load_study(PLAIN), show=False)
     assert set(early.ids.values()) <= set(late.ids.values()) and set(late.late) == set(early.ids.values())
     assert "post hoc" in plan_table(late) and "post hoc" in verdicts(late)[0].sentence()
 
@@ -318,7 +340,9 @@ def test_bad_study(name, tmp_path, outputs):
 
 
 def test_which_arms_have_a_metric():
-    "Tokens are measured everywhere, an agent's doings of an agent only; what is not a share has no effect size in points."
+    """Tokens are measured everywhere, an agent's doings of an agent only.
+
+    What is not a share has no effect size in points."""
     plain = load_config({"experiment": {"name": "x", "engine": "fake"}})
     agent = plain.model_copy(update={"method": plain.method.model_copy(update={"name": "react"})})
     for metric in AGENT_SCORES:
@@ -339,19 +363,21 @@ def test_which_arms_have_a_metric():
 
 
 def test_a_claim_about_a_metric_of_ones_own(outputs, monkeypatch):
-    "Supported by a paired test over all questions, failed ones as wrong; every table has it; and the plan is read without the metric's code."
+    """Supported by a paired test over all questions, failed ones as wrong; every table has it.
+
+    The plan is read without the metric's code."""
     monkeypatch.setitem(
         metrics._entries,
         "stated",
         lambda prediction, answers, style: contains(prediction, answers, style) and "not" not in prediction,
     )
-    mine = json.loads(json.dumps(STUDY))
+    mine = json.loads(json.dumps(PLAIN))
     mine["study"]["base"]["metrics"] = {"extra": ["stated"]}
     mine["study"] |= {
         "hypotheses": [
             {
                 "id": "H1",
-                "claim": "Reading helps",
+                "claim": "An example helps",
                 "metric": "stated",
                 "treatment": "one",
                 "control": "none",
@@ -382,8 +408,9 @@ def test_shipped_studies_are_valid():
         assert load_study(path).hypotheses
 
 
+@pytest.mark.slow
 def test_the_command_on_the_embedded_model(tmp_path, outputs):
-    "`llmforge study` with real parts: reranked against hybrid retrieval, judged for groundedness; the notebook is kept."
+    "`llmforge study` with real parts: reranked against hybrid retrieval, judged; the notebook is kept."
     small = {
         "study": {
             "name": "small",
