@@ -203,12 +203,8 @@ def _study_notebook(name: str, done, texts: bool) -> None:
 @app.command()
 def study(
     files: Annotated[list[str], typer.Argument(help="Studies: paths, or names below configs/.")],
-    notebook: Annotated[
-        bool, typer.Option(help="Execute run_study.ipynb and keep it, or only print the verdicts.")
-    ] = True,
-    texts: Annotated[
-        bool, typer.Option(help="Show questions and answers in the notebook, or leave them out.")
-    ] = True,
+    notebook: Annotated[bool, typer.Option(help="Execute run_study.ipynb and keep it.")] = True,
+    texts: Annotated[bool, typer.Option(help="Show questions and answers in it, or leave them out.")] = True,
     verbose: Verbose = False,
 ):
     "Freeze a study's plan, run its arms or go on with them, and print its verdicts."

@@ -18,7 +18,6 @@ from .paired import PairedDifference, paired_difference
 from .plan import StudyRows
 from .pooling import groups_of, interval_settings, metric_of, scored
 from .stats import Estimate, estimate
-from .store import Store
 from .studyconfig import Key
 
 # %% ../nbs/64_contrasts.ipynb #4b043605

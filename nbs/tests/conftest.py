@@ -1,4 +1,5 @@
-"Every test gets an outputs folder of its own; caches of public parts (model, indexes) are shared, and so is the built site."
+"""Every test gets an outputs folder of its own; caches of public parts (model, indexes) are shared, and so is
+the built site."""
 
 import json
 import os
@@ -118,7 +119,8 @@ def build_with_hostile(work):
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
-    "The site, the outputs that it was built from, and the ids of the hostile experiments; built by the first worker that needs it."
+    """The site, the outputs that it was built from, and the ids of the hostile experiments; built by the first
+    worker that needs it."""
     work = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         work = work.parent
@@ -130,7 +132,7 @@ def built(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def chromium():
-    "The path of a browser that is installed here; where there is none the tests that need it are skipped, and say so."
+    "The path of an installed browser; where there is none the tests that need it are skipped, and say so."
     found = next(
         filter(
             None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))
@@ -138,5 +140,6 @@ def chromium():
         None,
     )
     return found or pytest.skip(
-        "NO BROWSER HERE: scripts of the site are not tested; apt-get install chromium, or any Chrome on the PATH"
+        "NO BROWSER HERE: scripts of the site are not tested; "
+        "apt-get install chromium, or any Chrome on the PATH"
     )

@@ -1,4 +1,4 @@
-"Notebooks, executed each in a process of its own that begins with the heavy imports done: forked, not started anew."
+"Each notebook is executed in a process of its own, forked from one that has the heavy imports done."
 
 import multiprocessing
 import os
@@ -47,7 +47,7 @@ def _execute(path: str, home: str, environment: dict[str, str], log: str) -> Non
 
 
 def run_as_stored(path: Path, home: Path, log: Path) -> None:
-    "Execute a notebook of a copy of the project in place, outputs saved and cleaned; fails with what it printed."
+    "Execute a notebook in a copy of the project, save and clean it; fails with what it printed."
     environment = {**os.environ, "PYTHONPATH": str(home), "LLMFORGE_HOME": str(home)}
     child = context.Process(target=_execute, args=(str(path), str(home), environment, str(log)))
     child.start()

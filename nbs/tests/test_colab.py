@@ -224,8 +224,8 @@ def test_smallest_benchmark(tmp_path):
 
 
 def test_on_a_new_colab_machine(tmp_path, colab, monkeypatch):
-    """In an empty folder and an environment without the project, the install cell clones and installs, and the
-    smallest experiment runs to its end."""
+    """In an empty folder and an environment without the project, the install cell clones and installs,
+    and the smallest experiment runs to its end."""
     if not (ROOT / ".git").exists():
         pytest.skip("this is no git checkout, so nothing can be cloned from it")
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "machine")], check=True)
