@@ -3,6 +3,7 @@ the built site."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
 
@@ -13,6 +14,27 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never reach for a hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers of two threads each would wait for each other
+
+
+# `pytest -m "not slow"` is the fast lane: no model, server, browser, kill, or notebook run.
+SLOW_FILES = {
+    "test_browser",
+    "test_colab",
+    "test_local",
+    "test_published",
+    "test_resume",
+    "test_run",
+    "test_site",
+}
+SLOW_NAMES = re.compile(
+    "postgresql|kill|process|phoenix|wolf|hold_the_truth|small_grouped|official_one|last_digit|exported"
+)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem in SLOW_FILES or SLOW_NAMES.search(item.name):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
@@ -119,8 +141,7 @@ def build_with_hostile(work):
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
-    """The site, the outputs that it was built from, and the ids of the hostile experiments; built by the first
-    worker that needs it."""
+    "The site, the outputs it was built from, the ids of the hostile experiments; built once for all workers."
     work = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         work = work.parent

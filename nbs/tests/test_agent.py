@@ -365,8 +365,9 @@ CHILD = f"""
 import json, os
 from llmforge.config import load_config
 from llmforge.core import engines
-from llmforge.engine import FakeEngine, ToolCall
-from llmforge.local import load_model
+from llmforge.batching import FakeEngine
+from llmforge.engine import ToolCall
+from llmforge.model import load_model
 from llmforge.runner import run_experiment
 
 def reply(text, sampling):

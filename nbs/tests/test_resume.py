@@ -31,7 +31,8 @@ CHILD = f"""
 import os, sys
 from llmforge.config import load_config
 from llmforge.core import LlmForgeError, engines, fingerprint
-from llmforge.engine import FakeEngine, prompt_text
+from llmforge.batching import FakeEngine
+from llmforge.engine import prompt_text
 from llmforge.runner import run_experiment
 
 class Slow(FakeEngine):

@@ -265,8 +265,8 @@ BUILD = """
 import sys, json
 import numpy as np
 from llmforge import embedding, index
-from llmforge.config import RetrievalConfig
-from llmforge.data import Corpus
+from llmforge.sections import RetrievalConfig
+from llmforge.records import Corpus
 sys.path.insert(0, {here!r})
 from test_retrieval import passages
 {patch}

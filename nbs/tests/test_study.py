@@ -90,7 +90,7 @@ PLAIN["study"]["hypotheses"][3] |= {"claim": "Three examples give a better F1 th
 SCRIPT = """
 from llmforge.almanac import almanac, meridia
 from llmforge.core import engines, fingerprint
-from llmforge.engine import FakeEngine
+from llmforge.batching import FakeEngine
 
 ANSWERS = {e.question: e.answers for d in (almanac(), meridia()) for e in d.examples}
 
