@@ -264,7 +264,7 @@ def compare(
     b: Annotated[str, typer.Argument(help="The treatment: likewise.")],
 ):
     "Compare two experiments on the same questions, question by question."
-    from llmforge.findings import compare as paired
+    from llmforge.comparison import compare as paired
     from llmforge.results import find_experiment
 
     with sentences():

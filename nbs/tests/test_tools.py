@@ -294,7 +294,7 @@ def test_hostile_expressions_are_refused_or_bounded(expression):
         return r, time.process_time() - start
 
     r, seconds = min((asyncio.run(timed()) for _ in range(3)), key=lambda t: t[1])
-    assert seconds < 0.1
+    assert seconds < 0.5
     assert len(r.text) <= 700 and "\n" not in r.text and "\x1b" not in r.text
     if r.failed:
         assert r.text.startswith("error: ") and len(r.text) > 20
