@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['WINGS', 'wing_of', 'lessons', 'lessons_by_wing', 'module_of', 'title_of', 'listed', 'lesson_cells', 'write_learn',
-           'docments_hook', 'skip_hook', 'setup', 'documented_elsewhere', 'write_api', 'write_design']
+           'docments_hook', 'skip_hook', 'setup', 'documented_elsewhere', 'write_api', 'write_design',
+           'write_variables']
 
 # %% ../nbs/74_docs.ipynb #docs-imports
 import importlib
@@ -13,10 +14,11 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from .files import project_root
+from .files import VARIABLES, project_root
 from .markup import fenced
 from .notebooks import executable, tutorials
 from .pages import Source, readable_cells, rendered_output, toctree, write_notebook, write_page
+from .text import cell, table
 
 # %% ../nbs/74_docs.ipynb #docs-wings-data
 WINGS: dict[str, tuple[str, str]] = {  # first digit of the number -> title, what is there
@@ -246,3 +248,11 @@ def write_design(
     pages = [path for path in sorted(folder.glob("*.md")) if path.name != "index.md"]
     text = listed(pages) or "Nothing is written down yet."
     source.parts["design"] = f"{text}\n\n{toctree(path.stem for path in pages)}"
+
+# %% ../nbs/74_docs.ipynb #docs-variables
+def write_variables(
+    source: Source,
+) -> None:
+    "The table of environment variables."
+    rows = [(f"`{v.name}`", cell(v.default, 200), cell(v.meaning, 200)) for v in VARIABLES]
+    source.parts["variables"] = table(["variable", "default", "what it is"], rows)

@@ -22,7 +22,7 @@ from .architecture import write_architecture
 from .card import Card
 from .comparepage import write_compare
 from .core import DataError, require
-from .docs import listed, write_api, write_design, write_learn
+from .docs import listed, write_api, write_design, write_learn, write_variables
 from .experimentpages import write_experiments
 from .files import build_aside, project_root
 from .findingpages import write_findings
@@ -260,6 +260,7 @@ WRITERS: list[
     write_learn,
     write_api,
     write_design,
+    write_variables,
     write_architecture,
     write_cards,
     write_written,

@@ -19,18 +19,29 @@ def test_its_pictures_are_there_and_no_others():
     )
 
 
-def test_the_site_is_published_by_the_readmes_command():
-    workflow = (project_root() / ".github" / "workflows" / "pages.yml").read_text()
-    lines = (project_root() / "README.md").read_text().splitlines()
-    command = next(line for line in lines if line.endswith("&& llmforge site"))
-    assert command.removeprefix("python3 -m venv .venv && . .venv/bin/activate && ") in workflow
+def commands(path):
+    "The blocks of commands of a page."
+    return re.findall(r"```bash\n(.*?)```", (project_root() / path).read_text(), flags=re.S)
+
+
+def test_readme_is_a_page():
+    assert len((project_root() / "README.md").read_text().splitlines()) <= 110
 
 
 def test_ci_runs_the_readme_command():
-    "The command that the README gives for the tests is the one in .ci/run, word for word."
-    command = next(
-        line
-        for line in (project_root() / ".ci" / "run").read_text().splitlines()
-        if "pytest" in line and not line.startswith("#")
+    "The command that the README gives for the tests is the one in .ci/run, line for line."
+    block = next(b for b in commands("README.md") if "pytest" in b)
+    assert block in (project_root() / ".ci" / "run").read_text()
+
+
+def test_the_home_page_gives_the_same_two_commands():
+    readme, home = commands("README.md"), commands("nbs/site/index.md")
+    assert [b for b in readme if b.startswith("python3 -m venv")] == home
+
+
+def test_the_site_is_built_as_contributing_says():
+    workflow = (project_root() / ".github" / "workflows" / "pages.yml").read_text()
+    command = re.search(
+        r"`(pip install [^`]*&& llmforge site)`", (project_root() / "CONTRIBUTING.md").read_text()
     )
-    assert command in (project_root() / "README.md").read_text()
+    assert command[1] in workflow
