@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .core import ConfigError, RetrievalError, fingerprint, require
+from .core import ConfigError, RetrievalError, fingerprint, require, retrievers
 from .embedding import MINILM, Chunk, embed, embedding_model, no_progress_bars, reason
 from .index import EdgeVectors, Index, ServerVectors, build_index
 from .records import Corpus

@@ -270,10 +270,9 @@ Address = Annotated[Text, AfterValidator(_without_password)]
 
 
 def _retriever(name: str) -> str:
-    allowed = ["none", *retrievers.names()]
-    if name in allowed:
-        return name
-    raise ValueError(f"must be one of {', '.join(allowed)}; received {name!r}{closest(name, allowed)}")
+    if name not in (allowed := ["none", *retrievers.names()]):
+        raise ValueError(f"must be one of {', '.join(allowed)}; received {name!r}{closest(name, allowed)}")
+    return name
 
 
 RetrieverName = Annotated[Text, AfterValidator(_retriever)]

@@ -16,7 +16,7 @@ NOTEBOOKS = sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb"))
 MODULES = sorted(p for p in (ROOT / "llmforge").glob("*.py") if not p.name.startswith("_"))
 CELL = 1_200  # characters of an export cell: what fits on a screen beside its prose
 CLASS = 3_000  # of a cell that holds one class, which cannot be cut
-MODULE = 420  # lines of a module, without what nbdev writes into it
+MODULE = 425  # lines of a module, without what nbdev writes into it
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
