@@ -260,9 +260,9 @@ def _adjusted(ps: Sequence[float | None], method: str) -> list[float | None]:
     "The p values adjusted for their number; None stays None and counts."
     from statsmodels.stats.multitest import multipletests
 
-    if not ps:
-        return []
     known = [1.0 if p is None else float(p) for p in ps]
+    if not known:
+        return []
     for p in known:
         if not 0 <= p <= 1:
             raise DataError(f"a p value lies between 0 and 1; received {p}")

@@ -1,4 +1,5 @@
-"The engine's promises that a notebook page cannot show: several processes, SIGKILL, cancellation, arrival order."
+"""The engine's promises that a notebook page cannot show: several processes, SIGKILL, cancellation,
+arrival order."""
 
 import asyncio
 import random
@@ -278,7 +279,10 @@ def test_choices_pass_through_retries_and_cache_and_are_batched(tmp_path):
 
 def test_generations_stored_before_there_were_logprobs_are_read(tmp_path):
     engine = CachedEngine(FakeEngine("never asked"), tmp_path / "g.db")
-    old = '{"text": "old", "tokens_in": 1, "tokens_out": 1, "latency_ms": 2.0, "queue_ms": 0.5, "finish_reason": "stop", "cached": false}'
+    old = (
+        '{"text": "old", "tokens_in": 1, "tokens_out": 1, "latency_ms": 2.0, "queue_ms": 0.5, '
+        '"finish_reason": "stop", "cached": false}'
+    )
     engine._db.execute(
         "INSERT INTO generations VALUES (?, ?)", [generation_key(engine.identity, "x", GREEDY), old]
     )
@@ -438,7 +442,8 @@ async def example(engine, turn, i):
             note("handed", f"p{i}")
             return g.text
 async def main():
-    engine, turn = CachedEngine(FakeEngine(reply, delay=delay, batch_size=4), folder/"g.db"), asyncio.Semaphore(8)
+    engine = CachedEngine(FakeEngine(reply, delay=delay, batch_size=4), folder/"g.db")
+    turn = asyncio.Semaphore(8)
     texts = await asyncio.gather(*(example(engine, turn, i) for i in range(n)))
     assert texts == [f"answer to p{i}" for i in range(n)]
 asyncio.run(main())

@@ -36,7 +36,8 @@ def test_no_module_needs_torch():
 import sys
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in {BLOCKED!r}: raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
+        if name.split('.')[0] in {BLOCKED!r}:
+            raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
 sys.meta_path.insert(0, Block())
 import importlib
 for m in {MODULES!r}: importlib.import_module(f'llmforge.{{m}}')
