@@ -19,6 +19,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # `pytest -m "not slow"` is the fast lane: no model, server, browser, kill, or notebook run.
 SLOW_FILES = {
     "test_browser",
+    "test_faithfulness",
+    "test_findings",
+    "test_retrieval",
+    "test_stats",
+    "test_study",
     "test_colab",
     "test_local",
     "test_published",

@@ -87,8 +87,9 @@ def test_the_second_load_is_at_least_three_times_faster(tmp_path, monkeypatch):
     "batch_size, prefix_cache", [(1, True), (1, False), (5, True), (24, True), (24, False)]
 )
 def test_greedy_texts_are_those_of_generate_at_every_batch_size(loaded, reference, batch_size, prefix_cache):
-    got = run(LocalEngine(loaded, batch_size, prefix_cache), PROMPTS, GREEDY)
-    assert [str(g) for g in got] == [str(r) for r in reference]  # text, tokens in and out, finish reason
+    n = 8 if batch_size == 1 else len(PROMPTS)
+    got = run(LocalEngine(loaded, batch_size, prefix_cache), PROMPTS[:n], GREEDY)
+    assert [str(g) for g in got] == [str(r) for r in reference[:n]]  # text, tokens in and out, finish reason
 
 
 def test_the_shared_prefix_is_computed_once(loaded, monkeypatch):
@@ -129,7 +130,7 @@ TOPICS = [
 ]
 
 
-def episodes(ask, steps=3):
+def episodes(ask, steps=4):
     """Twelve agents' prompts and outputs, eight at a time; each prompt goes on from the last one, its
     output and an observation of another length."""
     prompts, texts = [f"{SHOTS}Question: What is {t}?\nThought:" for t in TOPICS], []

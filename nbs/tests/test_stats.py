@@ -830,10 +830,11 @@ def test_permutation_cries_wolf_as_promised():
     assert false == pytest.approx(0.05, abs=0.015)
 
 
+@pytest.mark.slow
 def test_clustered_permutation_cries_wolf_as_promised(monkeypatch):
     """Questions of a passage stand or fall together, one to six a passage: McNemar errs several times as
     often as it says."""
-    monkeypatch.setattr(paired, "paired_permutation", partial(paired_permutation, resamples=499))
+    monkeypatch.setattr(paired, "paired_permutation", partial(paired_permutation, resamples=199))
     monkeypatch.setattr(paired, "bootstrap_interval", lambda *args: (0.0, 0.0))  # p is what is tested
     rng, clustered, naive = np.random.default_rng(2), 0, 0
     for _ in range(2000):
