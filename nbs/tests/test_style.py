@@ -87,6 +87,12 @@ def test_lint():
     tool("ruff", "check", "nbs", "llmforge")
 
 
+@pytest.mark.slow
+def test_types():
+    "mypy passes over the modules that pyproject.toml names."
+    tool("mypy")
+
+
 def test_layout():
     "`ruff format nbs` changes nothing."
     tool("ruff", "format", "--check", "nbs")
