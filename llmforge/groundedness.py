@@ -12,7 +12,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from .index import terms
+from .indexing import terms
+
 from .scorer import Scorer, sentences
 from .sections import ModelConfig
 

@@ -14,6 +14,7 @@ import threading
 
 import numpy as np
 import pytest
+from llmforge.indexing import Bm25, Bm25Reference, EdgeVectors, ServerVectors, build_index, open_index
 
 from llmforge import embedding, index
 from llmforge.core import ConfigError, MissingExtra, RetrievalError
@@ -28,7 +29,6 @@ from llmforge.embedding import (
     windows,
 )
 from llmforge.files import cache_dir
-from llmforge.index import Bm25, Bm25Reference, EdgeVectors, ServerVectors, build_index, open_index
 from llmforge.records import Corpus, Passage
 from llmforge.retriever import make_retriever, maxsim, rrf
 from llmforge.sections import RetrievalConfig
@@ -407,7 +407,7 @@ def test_an_interrupted_build_leaves_no_index(monkeypatch):
 SEARCH = """
 import sys, json
 from pathlib import Path
-from llmforge.index import EdgeVectors, open_index
+from llmforge.indexing import EdgeVectors, open_index
 index = open_index(Path(sys.argv[1]))
 vectors = EdgeVectors(index.vectors)
 def both(i):

@@ -1124,7 +1124,8 @@ def test_many_agents_ask_at_once(wiki):
 
 def test_retrieval_reads_the_experiments_index(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMFORGE_CACHE", str(tmp_path / "cache"))
-    from llmforge.index import build_index
+    from llmforge.indexing import build_index
+
     from llmforge.retriever import Retriever
     from llmforge.sections import RetrievalConfig
 
