@@ -19,12 +19,12 @@ from typing import TypeVar
 
 import numpy as np
 import pandas as pd
-from .indexing import Bm25, Bm25Reference, EdgeVectors
 
 from .config import ExperimentConfig, load_config
 from .core import ConfigError
 from .data import load_corpus, load_dataset
 from .engine import Prompt, Sampling
+from .indexing import Bm25, Bm25Reference, EdgeVectors
 from .methods import build_prompt, choose_exemplars, usable_exemplars
 from .retriever import Retriever, make_retriever, rrf
 from .runner import Prepared, Resources, answer_all, prepare

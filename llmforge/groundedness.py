@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from .indexing import terms
-
 from .scorer import Scorer, sentences
 from .sections import ModelConfig
 

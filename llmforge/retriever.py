@@ -17,10 +17,10 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
-from .indexing import EdgeVectors, Index, ServerVectors, build_index
 
 from .core import ConfigError, RetrievalError, fingerprint, require, retrievers
 from .embedding import MINILM, Chunk, embed, embedding_model, no_progress_bars, reason
+from .indexing import EdgeVectors, Index, ServerVectors, build_index
 from .records import Corpus
 from .sections import RetrievalConfig
 from .text import cell, table

@@ -14,9 +14,9 @@ import threading
 
 import numpy as np
 import pytest
-from llmforge.indexing import Bm25, Bm25Reference, EdgeVectors, ServerVectors, build_index, open_index
 
-from llmforge import embedding, index
+from llmforge import embedding
+from llmforge import indexing as index
 from llmforge.core import ConfigError, MissingExtra, RetrievalError
 from llmforge.embedding import (
     chunk_passages,
@@ -29,6 +29,7 @@ from llmforge.embedding import (
     windows,
 )
 from llmforge.files import cache_dir
+from llmforge.indexing import Bm25, Bm25Reference, EdgeVectors, ServerVectors, build_index, open_index
 from llmforge.records import Corpus, Passage
 from llmforge.retriever import make_retriever, maxsim, rrf
 from llmforge.sections import RetrievalConfig
@@ -264,7 +265,7 @@ def test_only_new_texts_are_embedded(monkeypatch):
 BUILD = """
 import sys, json
 import numpy as np
-from llmforge import embedding, index
+from llmforge import embedding, indexing as index
 from llmforge.sections import RetrievalConfig
 from llmforge.records import Corpus
 sys.path.insert(0, {here!r})

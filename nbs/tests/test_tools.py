@@ -1125,7 +1125,6 @@ def test_many_agents_ask_at_once(wiki):
 def test_retrieval_reads_the_experiments_index(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMFORGE_CACHE", str(tmp_path / "cache"))
     from llmforge.indexing import build_index
-
     from llmforge.retriever import Retriever
     from llmforge.sections import RetrievalConfig
 
