@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -172,15 +172,29 @@ def _faults(export: _Export, texts: Mapping[str, str]) -> Iterator[str]:
         yield f"the result is over {n} examples, runs.jsonl has {len(rows)} lines for {len(ids)}"
 
 # %% ../nbs/17_exports.ipynb #exports-checked
+@contextmanager
+def _damage_told(
+    where: object,  # a folder or file, or "the store"
+    what: str,  # what it should be
+) -> Iterator[None]:
+    "What reading damaged files raises, as `StoreError`."
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise StoreError(f"{where} is not an exported {what}: {type(e).__name__}: {e}") from e
+
+
+def _refuse(where: object, faults: Iterator[str]) -> None:
+    "Raise `StoreError` with the first of the faults, if there is one."
+    if fault := next(faults, None):
+        raise StoreError(f"{where} cannot be imported: {fault}")
+
+
 def _checked(texts: Mapping[str, str], where: str) -> _Export:
     "What exported files say; raises `StoreError` where they do not fit together."
-    try:
+    with _damage_told(where, "experiment"):
         export = _load(texts)
-        fault = next(_faults(export, texts), None)
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise StoreError(f"{where} is not an exported experiment: {type(e).__name__}: {e}") from e
-    if fault:
-        raise StoreError(f"{where} cannot be imported: {fault}")
+        _refuse(where, _faults(export, texts))
     return export
 
 # %% ../nbs/17_exports.ipynb #70e50734
@@ -243,14 +257,10 @@ def _plan_faults(schema: object, plan: FrozenPlan) -> Iterator[str]:
 # %% ../nbs/17_exports.ipynb #exports-read-plan
 def _read_plan(path: Path) -> FrozenPlan:
     "The plan in a file; raises `StoreError` where it is damaged."
-    try:
+    with _damage_told(path, "plan"):
         values = json.loads(path.read_text(encoding="utf-8"))
         schema, plan = values.pop("schema"), FrozenPlan(**values)
-        fault = next(_plan_faults(schema, plan), None)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise StoreError(f"{path} is not an exported plan: {type(e).__name__}: {e}") from e
-    if fault:
-        raise StoreError(f"{path} cannot be imported: {fault}")
+        _refuse(path, _plan_faults(schema, plan))
     return plan
 
 # %% ../nbs/17_exports.ipynb #exports-import-plan

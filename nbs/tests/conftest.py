@@ -3,7 +3,6 @@ the built site."""
 
 import json
 import os
-import re
 import shutil
 import subprocess
 
@@ -14,32 +13,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never reach for a hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers of two threads each would wait for each other
-
-
-# `pytest -m "not slow"` is the fast lane: no model, server, browser, kill, or notebook run.
-SLOW_FILES = {
-    "test_browser",
-    "test_faithfulness",
-    "test_findings",
-    "test_retrieval",
-    "test_stats",
-    "test_study",
-    "test_colab",
-    "test_local",
-    "test_published",
-    "test_resume",
-    "test_run",
-    "test_site",
-}
-SLOW_NAMES = re.compile(
-    "postgresql|kill|process|phoenix|wolf|hold_the_truth|small_grouped|official_one|last_digit|exported"
-)
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.path.stem in SLOW_FILES or SLOW_NAMES.search(item.name):
-            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

@@ -210,6 +210,7 @@ def test_published_content_stays():
     ]
 
 
+@pytest.mark.slow
 def test_the_same_in_every_process():
     code = (
         "from llmforge.almanac import *;"

@@ -29,6 +29,8 @@ from llmforge.notebooks import (
 )
 from llmforge.studyconfig import load_study
 
+pytestmark = pytest.mark.slow
+
 ROOT, BIN = project_root(), Path(sys.executable).parent
 EXECUTED = executable()
 PAGES = [*tutorials(), *EXECUTED]

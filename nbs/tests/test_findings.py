@@ -31,6 +31,8 @@ from llmforge.studyconfig import Hypothesis, StudyConfig
 from llmforge.tradeoffs import agent_arms_table, costs_table, trade_off
 from llmforge.wording import shown
 
+pytestmark = pytest.mark.slow
+
 FROZEN = FrozenPlan("test", {}, fingerprint({}), "2026-01-01T00:00:00+00:00")
 SCORER = {"name": "groundedness", "version": "1", "threshold": 0.5, "card": None}
 

@@ -24,6 +24,8 @@ from llmforge.model import EMBEDDED, Loaded, common_prefix, embedded_model, enco
 from llmforge.prefix import KVLayer, PrefixNode, PrefixTree, copy_prefix, new_cache
 from llmforge.sections import ModelConfig
 
+pytestmark = pytest.mark.slow
+
 SHOTS = "Question: What is the chemical symbol of gold?\nAnswer: Au\n\n"
 THINGS = [
     "the capital of Italy",
@@ -65,7 +67,6 @@ def run(engine, prompts, sampling):
     return out
 
 
-@pytest.mark.slow
 def test_the_second_load_is_at_least_three_times_faster(tmp_path, monkeypatch):
     "The first one converts, and does not stumble over what a crash left behind."
     monkeypatch.setenv("LLMFORGE_CACHE", str(tmp_path))
@@ -146,7 +147,6 @@ def episodes(ask, steps=4):
     return texts
 
 
-@pytest.mark.slow
 def test_episodes_are_the_same_whatever_is_known_and_each_token_is_run_once(loaded, monkeypatch):
     short, columns, forward = Sampling(max_tokens=6), [], LocalEngine._forward
     monkeypatch.setattr(

@@ -235,6 +235,7 @@ def random_text(rng, alphabet):
     return "".join(x for p in parts for x in (p, rng.choice([" ", " ", " ", "", "-", "_", "’", ", ", "\n"])))
 
 
+@pytest.mark.slow
 def test_every_score_is_the_official_one():
     rng, alphabet = random.Random(3), "aAnNtThHeE  ..,-_'’‘´`“12éßσΣ\u00a0\u0301😀"
     seen = set()

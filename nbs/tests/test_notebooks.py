@@ -35,6 +35,7 @@ def call(*args, cwd):
     assert p.returncode == 0, p.stdout + p.stderr
 
 
+@pytest.mark.slow
 def test_modules_are_exported(copy):
     "Drift gate 1: nbdev-export changes no module."
     call("nbdev-export", cwd=copy)

@@ -4,17 +4,19 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 
 import pytest
+from watching import count
 
 from llmforge.batching import FakeEngine, Fault
 from llmforge.config import load_config
 from llmforge.runner import run_experiment
 from llmforge.store import Store
+
+pytestmark = pytest.mark.slow
 
 N = 400
 CONFIG = {
@@ -57,21 +59,6 @@ def start(tmp_path):
     )
 
 
-def count(path, table):
-    "Rows of a table that another process is writing; 0 while there is no such file or table."
-    if not path.exists():
-        return 0
-    try:
-        return (
-            sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-            .execute(f"SELECT count(*) FROM {table}")
-            .fetchone()[0]
-        )
-    except sqlite3.Error:
-        return 0
-
-
-@pytest.mark.slow
 def test_sigkill_at_twenty_random_moments(tmp_path, outputs):
     "Kill a run twenty times, then let it end: every example once, nothing stored was generated again."
     rng, cache, calls = random.Random(20), outputs / "generations.db", tmp_path / "calls.txt"
@@ -93,7 +80,6 @@ def test_sigkill_at_twenty_random_moments(tmp_path, outputs):
     assert store.result(id)["n"] == N
 
 
-@pytest.mark.slow
 def test_nothing_stored_is_generated_twice(tmp_path, outputs):
     "After a kill, the prompts asked again are exactly those whose generation had not been committed."
     p, calls = start(tmp_path), tmp_path / "calls.txt"
@@ -109,7 +95,6 @@ def test_nothing_stored_is_generated_twice(tmp_path, outputs):
     assert len(set(before) & set(after)) == len(before) - stored
 
 
-@pytest.mark.slow
 def test_second_process_is_told_who_runs(tmp_path, outputs):
     p = start(tmp_path)
     while count(outputs / "llmforge.db", "runs") < 1:

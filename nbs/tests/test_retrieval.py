@@ -35,6 +35,8 @@ from llmforge.retriever import make_retriever, maxsim, rrf
 from llmforge.sections import RetrievalConfig
 from llmforge.trace import span
 
+pytestmark = pytest.mark.slow
+
 WORDS = (
     "amber anvil barge beacon bishop brass cable canal cedar chapel copper cradle crown dock ember "
     "falcon ferry flint forge garnet glass gorge grain harbour hazel heron iron ivory jade kiln lantern "
@@ -312,7 +314,6 @@ def half_built():
     return list(cache_dir("indexes").glob(".*-*"))
 
 
-@pytest.mark.slow
 def test_two_builders_make_one_intact_index():
     a, b = start(), start()
     out = [finish(a), finish(b)]
@@ -328,7 +329,6 @@ def test_two_builders_make_one_intact_index():
     )
 
 
-@pytest.mark.slow
 def test_sigkill_while_building_leaves_nothing_broken():
     "Killed at several moments: the next builder takes up what was embedded, and the last index is whole."
     total = 1100
@@ -353,7 +353,6 @@ def test_sigkill_while_building_leaves_nothing_broken():
     assert np.array_equal(open_index(cache_dir("indexes") / fp).vectors, vectors)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["index.Bm25.save", "np.save", "os.replace"])
 def test_sigkill_at_each_step(moment):
     "Killed as it starts to write the words or the vectors, or to rename the finished folder."
@@ -417,7 +416,6 @@ print(json.dumps([both(i) for i in range(0, 200, 5)]))
 """
 
 
-@pytest.mark.slow
 def test_many_processes_search_one_index(monkeypatch):
     monkeypatch.setattr(embedding, "embed", lambda texts, model, long: unit_rows(len(texts)))
     folder = cache_dir("indexes") / build_index(Corpus("c", passages(200)), DENSE).fingerprint

@@ -23,6 +23,8 @@ from llmforge.runner import prepare, run_experiment
 from llmforge.store import Store
 from llmforge.tables import Status
 
+pytestmark = pytest.mark.slow
+
 BIN = Path(sys.executable).parent
 SMALL = "dataset=meridia dataset.limit=6 method.shots=2 retrieval.top_k=1 engine.batch_size=3"
 
@@ -33,7 +35,6 @@ def call(*args, ok=True):
     return p
 
 
-@pytest.mark.slow
 def test_papermill_in_the_users_own_words(tmp_path, outputs):
     "papermill nbs/run_experiment.ipynb OUT -p config rag_hybrid.yaml: COMPLETED, and the page shows it."
     target = tmp_path / "rag_hybrid.ipynb"
@@ -70,7 +71,6 @@ def test_papermill_in_the_users_own_words(tmp_path, outputs):
     )
 
 
-@pytest.mark.slow
 def test_run_show_compare(outputs):
     "The command: two arms, a re-run that asks nobody, show, list, compare, export and import."
     common = ["-o", "dataset=meridia", "-o", "dataset.limit=6", "-o", "method.shots=2"]
@@ -141,7 +141,6 @@ def test_a_published_record_is_not_overwritten(outputs):
     assert (outputs / f"{id}-rerun" / "result.json").exists()
 
 
-@pytest.mark.slow
 def test_a_notebook_that_fails_says_why(outputs, tmp_path):
     "The cell's error becomes the command's: one sentence, exit code 1, the half-executed notebook kept."
     (tmp_path / "bad.yaml").write_text(

@@ -30,6 +30,8 @@ from llmforge.paired import (
 )
 from llmforge.stats import Estimate, bootstrap_interval, bounds, corrected_rate, estimate, wilson
 
+pytestmark = pytest.mark.slow
+
 mcnemar = cache(exact_mcnemar)  # simulations draw the same few hundred pairs of counts again and again
 
 
@@ -830,7 +832,6 @@ def test_permutation_cries_wolf_as_promised():
     assert false == pytest.approx(0.05, abs=0.015)
 
 
-@pytest.mark.slow
 def test_clustered_permutation_cries_wolf_as_promised(monkeypatch):
     """Questions of a passage stand or fall together, one to six a passage: McNemar errs several times as
     often as it says."""

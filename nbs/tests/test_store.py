@@ -131,7 +131,7 @@ def postgres():
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def url(request, tmp_path):
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/store.db"
@@ -443,6 +443,7 @@ def last_words(procs):
     return out
 
 
+@pytest.mark.slow
 def test_of_processes_that_open_create_and_claim_at_once_one_wins(url):
     procs = workers(
         4,
@@ -462,6 +463,7 @@ def test_of_processes_that_open_create_and_claim_at_once_one_wins(url):
     s.close()
 
 
+@pytest.mark.slow
 def test_of_two_processes_that_take_over_at_once_one_wins(store, url):
     for i in range(8):
         store.claim(make(store, f"e{i}"), owner="elsewhere:1:ab", ttl=0)
@@ -479,6 +481,7 @@ def test_of_two_processes_that_take_over_at_once_one_wins(store, url):
     assert {store.experiment(f"e{i}").fence for i in range(8)} == {2}
 
 
+@pytest.mark.slow
 def test_kill_minus_nine_while_writing_then_continue_at_once(store, url):
     "Every row whose write had returned is there, once; the successor need not wait for the lease."
     make(store)
@@ -887,6 +890,7 @@ def test_a_migration_that_fails_leaves_the_old_store(url):
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_of_a_migration_leaves_the_old_store(url):
     made_old(url)
     [p] = workers(
@@ -908,6 +912,7 @@ def test_a_kill_in_the_middle_of_a_migration_leaves_the_old_store(url):
     s.close()
 
 
+@pytest.mark.slow
 def test_of_processes_that_open_an_old_store_at_once_one_migrates(url, tmp_path):
     made_old(url)
     opened = last_words(
@@ -1240,6 +1245,7 @@ def test_an_export_that_breaks_off_leaves_no_mixture(tmp_path, monkeypatch, mome
     )
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_of_an_export_leaves_no_mixture(tmp_path):
     "Killed before one of the three files takes its place; the next export repairs what is missing."
     s, other = Store("sqlite://"), Store(f"sqlite:///{tmp_path}/other.db")
@@ -1333,6 +1339,7 @@ def test_a_plan_is_there_before_what_starts_afterwards(store):
     assert store.experiment(id).started_at >= frozen.frozen_at
 
 
+@pytest.mark.slow
 def test_of_processes_that_freeze_at_once_one_wins_and_all_see_it(store, url):
     said = [
         w

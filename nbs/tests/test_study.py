@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from typer.testing import CliRunner
+from watching import count
 
 from llmforge.batching import FakeEngine, Fault
 from llmforge.cli import app
@@ -26,6 +27,8 @@ from llmforge.plan import plan_table, planned, stored_study
 from llmforge.store import Store
 from llmforge.study import open_study, run_study
 from llmforge.studyconfig import load_study, unmeasured
+
+pytestmark = pytest.mark.slow
 
 STUDY = {
     "study": {
@@ -133,20 +136,6 @@ def said(study):
     )
 
 
-def count(path, table):
-    if not path.exists():
-        return 0
-    try:
-        return (
-            sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-            .execute(f"SELECT count(*) FROM {table}")
-            .fetchone()[0]
-        )
-    except sqlite3.Error:
-        return 0
-
-
-@pytest.mark.slow
 def test_sigkill_leaves_no_trace_in_the_verdicts(tmp_path, outputs, monkeypatch):
     "Kill a study at six random moments, let it end: the verdicts of an undisturbed run, to the last digit."
     undisturbed = said(
@@ -408,7 +397,6 @@ def test_shipped_studies_are_valid():
         assert load_study(path).hypotheses
 
 
-@pytest.mark.slow
 def test_the_command_on_the_embedded_model(tmp_path, outputs):
     "`llmforge study` with real parts: reranked against hybrid retrieval, judged; the notebook is kept."
     small = {

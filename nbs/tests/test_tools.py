@@ -745,6 +745,7 @@ def test_hanging_tools_cost_their_timeout_and_nothing_else():
     assert [x.text for x in r[30:]] == [str(i + 1) for i in range(20)]
 
 
+@pytest.mark.slow
 def test_a_hanging_tool_does_not_keep_the_process_alive():
     code = """
 import asyncio, time
