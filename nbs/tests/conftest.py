@@ -15,6 +15,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers of two threads each would wait for each other
 
 
+def pytest_ignore_collect(collection_path, config):
+    "A file that is slow as a whole is not even imported by `-m 'not slow'`: many load the model's libraries."
+    if config.option.markexpr == "not slow" and collection_path.suffix == ".py":
+        return True if "\npytestmark = pytest.mark.slow\n" in collection_path.read_text() else None
+
+
 @pytest.fixture(autouse=True)
 def outputs(tmp_path, monkeypatch):
     "The test's own outputs folder: store, generation cache, exports."

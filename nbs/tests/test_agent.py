@@ -23,7 +23,6 @@ from llmforge.core import ConfigError, EngineError, tools
 from llmforge.engine import ToolCall
 from llmforge.exemplars import ANSWER, demonstrations, episodes, needs, solved
 from llmforge.methods import Context
-from llmforge.model import load_model
 from llmforge.records import Example
 from llmforge.runner import run_experiment
 from llmforge.store import Store
@@ -367,7 +366,6 @@ from llmforge.config import load_config
 from llmforge.core import engines
 from llmforge.batching import FakeEngine
 from llmforge.engine import ToolCall
-from llmforge.model import load_model
 from llmforge.runner import run_experiment
 
 def reply(text, sampling):
@@ -533,5 +531,7 @@ def test_an_engine_without_tools_is_refused_before_the_first_question(outputs):
 @pytest.mark.slow
 def test_batched_agents_answer_as_single_ones_do():
     "The embedded model, float32, greedy: the same answers one at a time and in batches."
+    from llmforge.model import load_model
+
     found = agent_speed(load_model(config().model), n=6, batch_sizes=(1, 6), rounds=1)
     assert list(found["same answers"]) == ["6 of 6", "6 of 6"]

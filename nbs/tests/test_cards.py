@@ -85,6 +85,7 @@ def test_intervals_hold_the_value_and_repeat():
         assert e.low < e.value < e.high and e.n == 200
 
 
+@pytest.mark.slow
 def test_groups_widen_the_interval():
     "Ten copies of a case are no ten cases."
     y, s = [True, False, True, False] * 5, [0.9, 0.2, 0.4, 0.6, 0.8] * 4

@@ -162,6 +162,7 @@ def test_a_missing_reader_says_what_to_install(docs, monkeypatch, module, file):
         read_folder(docs)
 
 
+@pytest.mark.slow
 def test_an_experiment_reads_a_folder(docs):
     "Gold evidence is named by a file's path, and is found through the real index."
     pytest.importorskip("qdrant_edge", reason="the retrieval extra is not installed")

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import llmforge
 from llmforge.files import VARIABLES, project_root
 
@@ -31,6 +33,7 @@ def test_import_loads_nothing():
     assert new == ["llmforge"]
 
 
+@pytest.mark.slow
 def test_no_module_needs_torch():
     "With torch and its kind made unimportable, each module still imports."
     python(f"""

@@ -559,6 +559,7 @@ def test_an_import_that_broke_off_is_finished_by_the_next(store, tmp_path, monke
     ]
 
 
+@pytest.mark.slow
 def test_importing_needs_no_torch():
     subprocess.run(
         [

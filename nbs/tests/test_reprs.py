@@ -207,6 +207,7 @@ def test_a_study_says_how_far_it_is(store, config, capfd):
 PASSAGES = tuple(Passage(f"p{i} {HOSTILE}", f"{i} {HOSTILE}", f"oak {i} {HOSTILE}") for i in range(4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [

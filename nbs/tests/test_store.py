@@ -506,6 +506,7 @@ def test_kill_minus_nine_while_writing_then_continue_at_once(store, url):
     store.complete(lease, a_result(1000))
 
 
+@pytest.mark.slow
 def test_a_sleeper_wakes_up_to_a_lost_lease(store, url):
     [p] = workers(
         1,
@@ -1426,6 +1427,7 @@ def test_damaged_plans_are_refused(tmp_path, old, new, message):
     assert other.frozen_plan("s") is None
 
 
+@pytest.mark.slow
 def test_importing_needs_no_pandas():
     heavy = {"torch", "pandas", "scipy", "psutil"}
     code = f"import sys, llmforge.exports; assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"

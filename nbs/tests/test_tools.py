@@ -538,6 +538,7 @@ def test_a_number_for_a_text_is_taken():
     assert call("calculator", {"expression": 42}).text == "42"
 
 
+@pytest.mark.slow
 def test_nested_arguments_that_exhaust_the_stack():
     deep = []
     for _ in range(100_000):
@@ -706,6 +707,7 @@ def test_results_are_cut_and_cleaned(kind):
     assert len(call("wild", {"how": "10 MB"}, limit=5).text) < 50
 
 
+@pytest.mark.slow
 def test_hanging_tools_cost_their_timeout_and_nothing_else():
     @tool
     def stuck() -> str:
