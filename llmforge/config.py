@@ -49,9 +49,10 @@ def _renamed(
 ) -> dict[str, Any]:
     "Data under other keys, section by section; raises `ConfigError` where a field is given under two names."
     out: dict[str, Any] = {}
+    names = names_of(model)
     for key, value in data.items():
         section = section_of(model.model_fields[key]) if key in model.model_fields else None
-        name = names_of(model).get(key, key)
+        name = names.get(key, key)
         if name in out or (name != key and name in data):
             raise ConfigError(f"{path}.{key}: is another name of {path}.{name}; give one of them")
         if section and isinstance(value, Mapping):
@@ -236,9 +237,7 @@ def parse_overrides(
 
 # %% ../nbs/05_config.ipynb #d5bafc55
 def experiment_mapping(
-    source: str
-    | os.PathLike
-    | Mapping,  # a file, a bare name below configs/, or a mapping: {"experiment": …}
+    source: str | os.PathLike | Mapping,  # a file, a name below configs/, or {"experiment": …}
     folder: Path | None = None,  # look here first
 ) -> tuple[str, dict[str, Any]]:  # what it is called in messages; the experiment as a mapping
     "An experiment as written, `extends` merged, before it is checked."
@@ -250,9 +249,7 @@ def experiment_mapping(
 
 # %% ../nbs/05_config.ipynb #config-load
 def load_config(
-    source: str
-    | os.PathLike
-    | Mapping,  # a file, a bare name below configs/, or a mapping: {"experiment": …}
+    source: str | os.PathLike | Mapping,  # a file, a name below configs/, or {"experiment": …}
     overrides: str | Sequence[str] = (),  # dotted overrides, applied last
 ) -> ExperimentConfig:
     "The resolved config; raises `ConfigError` with every problem found."

@@ -7,6 +7,7 @@ __all__ = ['VARIABLES', 'Variable', 'project_root', 'outputs_dir', 'cache_dir', 
            'use_wal']
 
 # %% ../nbs/02_files.ipynb #files-imports
+import glob
 import os
 import shutil
 import sqlite3
@@ -134,6 +135,13 @@ def build_aside(
         _remove(aside)
 
 # %% ../nbs/02_files.ipynb #files-once
+def _remove_leftovers(final: Path) -> None:
+    "Remove what killed builders left beside a place; only for the process that holds the place's lock."
+    name = f".{glob.escape(final.stem)}-{'[0-9a-f]' * 8}{glob.escape(final.suffix)}"
+    for path in final.parent.glob(name):
+        _remove(path)
+
+
 def build_once(
     final: Path,  # a file or folder
     build: Callable[[Path], object],  # makes it at the path that it is given
@@ -143,6 +151,7 @@ def build_once(
         final.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{final}.lock"):
             if not final.exists():
+                _remove_leftovers(final)
                 with build_aside(final) as aside:
                     build(aside)
     return final

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -329,11 +328,9 @@ def open_index(
         ) from e
 
 # %% ../nbs/33_indexing.ipynb #dbfe0fef
-def _build(folder: Path, final: Path, corpus: Corpus, config: RetrievalConfig) -> None:
-    "Build an index in `folder`, which will become `final`; what killed builders left beside it is removed."
-    for left in final.parent.glob(f".{final.name}-*"):
-        shutil.rmtree(left, ignore_errors=True)
-    log.info("building index %s of corpus %s", final.name, corpus.name)
+def _build(folder: Path, corpus: Corpus, config: RetrievalConfig) -> None:
+    "Build an index in a folder that does not exist yet."
+    log.info("building the index of corpus %s", corpus.name)
     folder.mkdir()
     _write_index(folder, corpus, config)
 
@@ -347,7 +344,7 @@ def build_index(
         raise RetrievalError(f"corpus {corpus.name!r} has no passages to index")
     final = cache_dir("indexes") / fingerprint(index_key(corpus, config))
     try:
-        build_once(final, lambda folder: _build(folder, final, corpus, config))
+        build_once(final, lambda folder: _build(folder, corpus, config))
     except OSError as e:
         raise RetrievalError(
             f"the index cannot be written to {final.parent}: {e}; "

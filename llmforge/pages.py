@@ -70,7 +70,7 @@ def toctree(
 ) -> str:  # Markdown; "" without entries
     "The pages below a page: in the navigation, not in the text."
     documents = list(entries)
-    return fenced("\n".join([":hidden:", "", *documents]), "{toctree}") if documents else ""
+    return fenced("\n".join([":hidden:", ":titlesonly:", "", *documents]), "{toctree}") if documents else ""
 
 # %% ../nbs/73_pages.ipynb #39d543c7
 def with_parts(

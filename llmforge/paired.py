@@ -11,6 +11,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -76,16 +77,11 @@ def exact_mcnemar(
     return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 # %% ../nbs/11_paired.ipynb #40260fc1
-def paired_permutation(
-    d: np.ndarray,  # differences, of examples or of groups
-    seed: int = 0,  # of the random signs
-    resamples: int = 9999,  # sign patterns to try; all of them where they are fewer
-) -> float:
-    "Two-sided p of the paired permutation test: how often random signs give a mean as far from 0."
+@lru_cache(maxsize=1024)  # a table and a plot of one study ask for the same tests
+def _permutation_p(differences: bytes, seed: int, resamples: int) -> float:
     from scipy.stats import permutation_test
 
-    if len(d) == 1:
-        return 1.0
+    d = np.frombuffer(differences)
     mean_difference = lambda a, b, axis: np.mean(b - a, axis=axis)
     test = permutation_test(
         (np.zeros_like(d), d),
@@ -97,6 +93,17 @@ def paired_permutation(
         rng=np.random.default_rng(seed),
     )
     return float(test.pvalue)
+
+
+def paired_permutation(
+    d: np.ndarray,  # differences, of examples or of groups
+    seed: int = 0,  # of the random signs
+    resamples: int = 9999,  # sign patterns to try; all of them where they are fewer
+) -> float:
+    "Two-sided p of the paired permutation test: how often random signs give a mean as far from 0."
+    if len(d) == 1:
+        return 1.0
+    return _permutation_p(np.asarray(d, float).tobytes(), seed, resamples)
 
 # %% ../nbs/11_paired.ipynb #eb702c33
 @dataclass(frozen=True)

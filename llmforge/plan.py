@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from .config import ExperimentConfig, first_names
 from .core import StoreError
@@ -21,6 +21,9 @@ from .store import FrozenPlan, Store
 from .studyconfig import Hypothesis, Key, StudyConfig
 from .tables import Status
 from .text import cell, table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../nbs/19_plan.ipynb #eb847f58
 def planned(
@@ -107,9 +110,11 @@ def differences(
     )
 
 # %% ../nbs/19_plan.ipynb #96256b14
-def completed_ids(store: Store) -> list[str]:
-    "The experiments in a store that are completed, the oldest first."
-    return [r.id for r in store.experiments().itertuples() if r.status == Status.COMPLETED]
+def completed_ids(
+    experiments: "pd.DataFrame",  # of a store, as `Store.experiments` gives them
+) -> list[str]:  # the oldest first
+    "The ids of those that are completed."
+    return [str(id) for id in experiments.id[experiments.status == Status.COMPLETED]]
 
 # %% ../nbs/19_plan.ipynb #plan-serving
 def serving(
@@ -181,14 +186,15 @@ class Study:
     @property
     def missing(self) -> list[Key]:
         "Which experiments are not completed yet."
-        completed = completed_ids(self.store)
+        completed = completed_ids(self.store.experiments())
         return [key for key, id in self.ids.items() if id not in completed]
 
     def placed(self) -> Self:
         "The same study with the places of its rows as they are now."
-        completed = completed_ids(self.store)
+        stored = self.store.experiments()
+        completed = completed_ids(stored)
         ids = {key: serving(completed, id) for key, id in self.ids.items()}
-        begun = {r.id: r.started_at for r in self.store.experiments().itertuples()}
+        begun = dict(zip(stored.id, stored.started_at))
         late = {id for id in ids.values() if _before(begun.get(id), self.frozen.frozen_at)}
         return replace(self, ids=ids, late=tuple(sorted(late)))
 

@@ -207,7 +207,7 @@ class Progress:
         self.bar.update()
 
 # %% ../nbs/52_runner.ipynb #d8851247
-def _kit(prepared: Prepared, resources: Resources, example: Example) -> Context:
+def _context(prepared: Prepared, resources: Resources, example: Example) -> Context:
     "What the method works with on one example."
     return Context(
         prepared.config,
@@ -246,7 +246,7 @@ async def answer_all(
         for i, example in todo:
             if stop.is_set():
                 return
-            context = _kit(prepared, resources, example)
+            context = _context(prepared, resources, example)
             with resources.engine.running():
                 row = await answer_one(example, i, context, resources.scorer)
             save(row)

@@ -10,6 +10,7 @@ __all__ = ['WRITERS', 'write_cards', 'write_written', 'assets', 'sphinx_settings
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -71,7 +72,7 @@ _THEME = dict(
     use_download_button=False,
     use_fullscreen_button=False,
     home_page_in_toc=False,
-    collapse_navigation=True,
+    collapse_navbar=True,
     show_navbar_depth=1,
     show_toc_level=2,
     extra_footer="",
@@ -148,12 +149,13 @@ def run_sphinx(
     from sphinx.util.docutils import docutils_namespace, patch_docutils
 
     warned, settings = StringIO(), sphinx_settings(source)
-    with tempfile.TemporaryDirectory() as doctrees, patch_docutils(), docutils_namespace():
+    with tempfile.TemporaryDirectory() as work, patch_docutils(), docutils_namespace():
+        pages = Path(work, "pages")  # MyST-NB leaves a folder beside it
         app = Sphinx(
             source.folder,
             None,
-            target,
-            doctrees,
+            pages,
+            Path(work, "doctrees"),
             "html",
             settings,
             status=None,
@@ -161,6 +163,7 @@ def run_sphinx(
             parallel=jobs,
         )
         app.build(force_all=True)
+        shutil.move(pages, target)
     if warnings := _warnings(warned.getvalue(), source):
         raise DataError("\n  ".join(["the site was not built: Sphinx warns", *warnings[:20]]))
 
@@ -251,9 +254,8 @@ def mend(
         page.write_text(text, encoding="utf-8")
 
 # %% ../nbs/79_site.ipynb #a5ea6ec9
-WRITERS: list[
-    Callable[[Source], None]
-] = [  # in this order; the last one needs the parts that the others make
+# In this order: the last one needs the parts that the others make.
+WRITERS: list[Callable[[Source], None]] = [
     write_findings,
     write_experiments,
     write_compare,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['StoreConnection', 'Record', 'ExperimentStore', 'LeaseStore', 'RowStore', 'ResultStore', 'FrozenPlan', 'PlanStore',
-           'Store', 'Status', 'Lease']
+           'Store']
 
 # %% ../nbs/16_store.ipynb #5fc61c42
 import json
@@ -41,8 +41,6 @@ from .text import cell
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_all_ = ["Status", "Lease"]
 
 # %% ../nbs/16_store.ipynb #c021aa4d
 def _default_url() -> str | sa.URL:

@@ -90,30 +90,27 @@ def wings_of_modules():
     return {module_of(path): wing_of(path) for path in lessons()}
 
 
-def test_reading_does_not_import_writing():
-    "What looks at results meets what makes them only at the wall."
+def imports_across(of, forbidden):
+    "Modules of some wings -> what they import from wings that they may not; only where there is such."
     from llmforge.architecture import imports
 
     wing = wings_of_modules()
     wrong = {
-        name: sorted(m for m in used if wing[m] in WRITING)
+        name: sorted(m for m in used if wing[m] in forbidden)
         for name, used in imports().items()
-        if wing[name] in READING
+        if wing[name] in of
     }
-    assert not (found := {name: used for name, used in wrong.items() if used}), found
+    return {name: used for name, used in wrong.items() if used}
+
+
+def test_reading_does_not_import_writing():
+    "What looks at results meets what makes them only at the wall."
+    assert not imports_across(READING, forbidden=WRITING)
 
 
 def test_ground_and_wall_stand_alone():
     "What both wings rest on imports neither of them."
-    from llmforge.architecture import imports
-
-    wing = wings_of_modules()
-    wrong = {
-        name: sorted(m for m in used if wing[m] not in "01")
-        for name, used in imports().items()
-        if wing[name] in "01"
-    }
-    assert not (found := {name: used for name, used in wrong.items() if used}), found
+    assert not imports_across("01", forbidden="23456789")
 
 
 def test_every_wing_has_a_title():
