@@ -1317,6 +1317,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'llmforge.site._html_pages': ('site.html#_html_pages', 'llmforge/site.py'),
                                'llmforge.site._look': ('site.html#_look', 'llmforge/site.py'),
                                'llmforge.site._warnings': ('site.html#_warnings', 'llmforge/site.py'),
+                               'llmforge.site._without_collector': ('site.html#_without_collector', 'llmforge/site.py'),
                                'llmforge.site.assets': ('site.html#assets', 'llmforge/site.py'),
                                'llmforge.site.build_site': ('site.html#build_site', 'llmforge/site.py'),
                                'llmforge.site.check_links': ('site.html#check_links', 'llmforge/site.py'),

@@ -7,12 +7,14 @@ __all__ = ['WRITERS', 'write_cards', 'write_written', 'assets', 'sphinx_settings
            'build_site', 'site_server']
 
 # %% ../nbs/79_site.ipynb #dc0eac64
+import gc
 import json
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from html.parser import HTMLParser
 from importlib.resources import files
@@ -119,6 +121,18 @@ def sphinx_settings(
     )
 
 # %% ../nbs/79_site.ipynb #site-sphinx
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    "Python's search for unused cycles is off: among a site's millions of nodes it takes a third of the time."
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 _NEEDED = {
     "sphinx_book_theme": "site",
     "myst_nb": "site",
@@ -149,7 +163,7 @@ def run_sphinx(
     from sphinx.util.docutils import docutils_namespace, patch_docutils
 
     warned, settings = StringIO(), sphinx_settings(source)
-    with tempfile.TemporaryDirectory() as work, patch_docutils(), docutils_namespace():
+    with tempfile.TemporaryDirectory() as work, patch_docutils(), docutils_namespace(), _without_collector():
         pages = Path(work, "pages")  # MyST-NB leaves a folder beside it
         app = Sphinx(
             source.folder,
