@@ -21,6 +21,41 @@ def pytest_ignore_collect(collection_path, config):
         return True if "\npytestmark = pytest.mark.slow\n" in collection_path.read_text() else None
 
 
+# The files that take longest, the longest first; those in one line share what they wait for.
+LONGEST = [
+    ("test_browser", "test_site"),
+    ("test_notebooks",),
+    ("test_published",),
+    ("test_colab",),
+    ("test_local",),
+    ("test_run",),
+    ("test_study",),
+    ("test_agent",),
+    ("test_resume",),
+]
+GROUPS = {name: names for names in LONGEST for name in names}
+
+
+def pytest_collection_modifyitems(items):
+    "Long files first, so that no process ends long after the others."
+    rank = {name: i for i, names in enumerate(LONGEST) for name in names}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONGEST)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    "The tests of a file, or of a group of files, are run by one process."
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            name = nodeid.split("::")[0].rsplit("/")[-1].removesuffix(".py")
+            return "+".join(GROUPS.get(name, (name,)))
+
+    config.option.loadscopereorder = False
+    return ByGroup(config, log)
+
+
 @pytest.fixture(autouse=True)
 def outputs(tmp_path, monkeypatch):
     "The test's own outputs folder: store, generation cache, exports."

@@ -67,21 +67,19 @@ def run(engine, prompts, sampling):
     return out
 
 
-def test_the_second_load_is_at_least_three_times_faster(tmp_path, monkeypatch):
-    "The first one converts, and does not stumble over what a crash left behind."
+def test_only_the_first_load_converts(tmp_path, monkeypatch):
+    "It does not stumble over what a crash left behind."
     monkeypatch.setenv("LLMFORGE_CACHE", str(tmp_path))
     name = f"{EMBEDDED}-{model_module._sha256([model_module.embedded_gguf()])}"
     crashed = tmp_path / "models" / f".{name}-12345678"
     crashed.mkdir(parents=True)
     (crashed / "model.safetensors").write_text("half a file, left by a crash")
 
-    def seconds():
-        start = time.perf_counter()
-        load_model(ModelConfig(device="cpu"))
-        return time.perf_counter() - start
-
-    first, second = seconds(), seconds()
-    assert first / second >= 3
+    conversions, convert = [], model_module._convert
+    monkeypatch.setattr(model_module, "_convert", lambda *args: conversions.append(args) or convert(*args))
+    first, second = (load_model(ModelConfig(device="cpu")) for _ in range(2))
+    assert len(conversions) == 1 and not crashed.exists()
+    assert first.identity == second.identity
 
 
 @pytest.mark.parametrize(
@@ -131,12 +129,12 @@ TOPICS = [
 ]
 
 
-def episodes(ask, steps=4):
-    """Twelve agents' prompts and outputs, eight at a time; each prompt goes on from the last one, its
+def episodes(ask, steps=3):
+    """Six agents' prompts and outputs, four at a time; each prompt goes on from the last one, its
     output and an observation of another length."""
-    prompts, texts = [f"{SHOTS}Question: What is {t}?\nThought:" for t in TOPICS], []
+    prompts, texts = [f"{SHOTS}Question: What is {t}?\nThought:" for t in TOPICS[:6]], []
     for step in range(steps):
-        got = [g for i in (0, 8) for g in ask(prompts[i : i + 8])]
+        got = [g for i in (0, 4) for g in ask(prompts[i : i + 4])]
         texts += [str(g) for g in got]
         prompts = [
             p

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from typer.testing import CliRunner
 
 from llmforge.batching import FakeEngine, Fault
 from llmforge.card import save_card
 from llmforge.cards import make_card
+from llmforge.cli import app
 from llmforge.comparison import compare
 from llmforge.config import load_config
 from llmforge.core import ConfigError, LlmForgeError, engines, metrics
@@ -91,9 +93,10 @@ def test_run_show_compare(outputs):
     other = re.match(
         r"(\S+): COMPLETED", call("llmforge", "run", "cot.yaml", "--no-notebook", *common).stdout
     )[1]
-    assert id in call("llmforge", "list").stdout
-    assert "6 attempted" in call("llmforge", "show", id[:8]).stdout
-    assert "exact match" in call("llmforge", "compare", id, other).stdout
+    say = lambda *args: CliRunner().invoke(app, args)
+    assert id in say("list").stdout
+    assert "6 attempted" in say("show", id[:8]).stdout
+    assert "exact match" in say("compare", id, other).stdout
     p = call("llmforge", "compare", id, "nonsense", ok=False)
     assert p.returncode == 1 and "nonsense" in p.stderr and "Traceback" not in p.stderr
 
