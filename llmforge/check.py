@@ -65,7 +65,7 @@ def _ask_first(config: ExperimentConfig) -> tuple[Mapping[str, Any], list[Genera
         row = run_apart(answer_one(example, 0, context, parts.scorer))
     return row, context.generations, len(prepared.data)
 
-
+# %% ../nbs/56_check.ipynb #check-lines
 def checks(
     config: ExperimentConfig,
 ) -> Iterator[str]:  # a line for each thing that was found to work

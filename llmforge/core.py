@@ -152,6 +152,8 @@ engines = Registry(
         "vllm_server": "llmforge.remote:remote_engine",
     },
 )
+
+# %% ../nbs/00_core.ipynb #core-names
 methods = Registry(
     "method",
     {

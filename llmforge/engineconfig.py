@@ -33,7 +33,7 @@ def _server_url(url: str) -> str:
         )
     return url.rstrip("/")
 
-
+# %% ../nbs/04_engineconfig.ipynb #engineconfig-variable
 def _variable(name: str) -> str:
     "The name of an environment variable; raises `ValueError`, without what it was given: it may be a key."
     if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name) or redact(name) != name:
@@ -142,7 +142,7 @@ def _wrong_api(api: str, format: str, fixed: bool) -> ConfigError:
         f" set method.prompt.format: {_KIND[api]}{way}"
     )
 
-
+# %% ../nbs/04_engineconfig.ipynb #engineconfig-check
 def check_engine_fits(
     engine: EngineConfig,
     method: MethodConfig,

@@ -254,7 +254,7 @@ def _sampling(context: Context, stop: Sequence[str] | None, tools: Sequence[str]
     end = end if stop is None else tuple(stop)
     return Sampling(s.temperature, s.top_p, s.max_tokens, end, context.seed, tools=tuple(tools))
 
-
+# %% ../nbs/40_methods.ipynb #methods-ask
 _OF_SERVERS = ("ttft_ms", "tokens_cached", "cost", "attempts")  # what a server's generations have besides
 
 

@@ -275,7 +275,7 @@ def total(
     counts = list(counts)
     return None if None in counts else sum(c for c in counts if c is not None)
 
-
+# %% ../nbs/12_metrics.ipynb #metrics-throughput
 def throughput(
     rows: Iterable[Mapping],  # stored runs
     seconds: float,  # wall-clock time of the inference loop

@@ -225,7 +225,7 @@ async def _get(session: Any, url: str, headers: dict[str, str]) -> dict:
         return {}
     return found if isinstance(found, dict) else {}
 
-
+# %% ../nbs/29_remote.ipynb #remote-server-facts
 async def server_facts(
     server: Server,
 ) -> dict[str, Any]:  # version, models, and what is known about the model; only what is said
@@ -270,7 +270,7 @@ def run_apart(
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, coroutine).result()
 
-
+# %% ../nbs/29_remote.ipynb #remote-from-config
 def remote_engine(
     config: ExperimentConfig,
 ) -> RemoteEngine:

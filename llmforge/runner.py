@@ -238,7 +238,7 @@ def _workers(config: ExperimentConfig, engine: Engine) -> int:
     "How many questions are at work at once: as the config says, else as the engine likes it."
     return config.engine.concurrency or getattr(engine, "concurrency", None) or config.engine.batch_size
 
-
+# %% ../nbs/52_runner.ipynb #runner-answer
 async def answer_all(
     prepared: Prepared,  # what to ask
     resources: Resources,  # what to ask it with

@@ -103,7 +103,7 @@ def server_of(
     key = key_in(variable) if variable else ""
     return Server(url, api, config.model.name, key, variable, engine.bill_to or "", engine.price)
 
-
+# %% ../nbs/26_server.ipynb #server-check
 def check_server(
     config: ExperimentConfig,
 ) -> None:
@@ -137,7 +137,7 @@ _REMEDIES = {
     404: "the server has no such model, or no such address; mend model.name or engine.base_url",
 }
 
-
+# %% ../nbs/26_server.ipynb #server-refusal-error
 def refusal(
     server: Server,
     status: int,  # of HTTP, 300 or above

@@ -138,9 +138,9 @@ class _Calls:
         function = piece.get("function") if isinstance(piece, dict) else None
         if not isinstance(piece, dict) or not isinstance(function, dict):
             return
-        name, arguments = function.get("name"), function.get("arguments")
-        new = len(self.names) if name else max(0, len(self.names) - 1)
-        place = piece["index"] if isinstance(piece.get("index"), int) else new
+        name, arguments, place = function.get("name"), function.get("arguments"), piece.get("index")
+        if not isinstance(place, int):
+            place = len(self.names) if name else max(0, len(self.names) - 1)
         if isinstance(name, str) and name:
             self.names.setdefault(place, name)
         text = arguments if isinstance(arguments, str) else json.dumps(arguments or {})
@@ -148,11 +148,9 @@ class _Calls:
 
     def read(self) -> tuple[ToolCall, ...]:
         "The calls, those without a name left out."
-        made = []
-        for place, name in sorted(self.names.items()):
-            arguments = "".join(self.texts.get(place, ())) or "{}"
-            made.append(as_tool_call({"name": name, "arguments": arguments}))
-        return tuple(call for call in made if call)
+        texts = {place: "".join(self.texts.get(place, ())) or "{}" for place in self.names}
+        named = [{"name": self.names[place], "arguments": texts[place]} for place in sorted(texts)]
+        return tuple(filter(None, map(as_tool_call, named)))
 
 # %% ../nbs/27_wire.ipynb #wire-text
 def _text(content: object) -> str:
