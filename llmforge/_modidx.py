@@ -1239,6 +1239,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'llmforge.remote._check_request': ('remote.html#_check_request', 'llmforge/remote.py'),
                                  'llmforge.remote._generation': ('remote.html#_generation', 'llmforge/remote.py'),
                                  'llmforge.remote._get': ('remote.html#_get', 'llmforge/remote.py'),
+                                 'llmforge.remote._note_served': ('remote.html#_note_served', 'llmforge/remote.py'),
                                  'llmforge.remote.identity_facts': ('remote.html#identity_facts', 'llmforge/remote.py'),
                                  'llmforge.remote.remote_engine': ('remote.html#remote_engine', 'llmforge/remote.py'),
                                  'llmforge.remote.run_apart': ('remote.html#run_apart', 'llmforge/remote.py'),

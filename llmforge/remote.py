@@ -121,6 +121,13 @@ def _check_request(server: Server, prompt: Prompt, sampling: Sampling) -> None:
         )
 
 # %% ../nbs/29_remote.ipynb #remote-generation
+def _note_served(served: dict[str, set[str]], timed: Timed, server: Server) -> None:
+    "Collect what a reply says about its server, up to twenty values of each kind."
+    for name, value in timed.reply.served.items():
+        if len(values := served.setdefault(name, set())) < 20:
+            values.add(server.hide(value, 100))
+
+
 def _generation(
     server: Server, timed: Timed, sampling: Sampling, queued: float, start: float, attempts: int
 ) -> Generation:
@@ -205,9 +212,7 @@ class RemoteEngine:
             raise EngineError(f"gave up after {most} attempts: {problem}", transient=True)
         generation = _generation(self.server, timed, sampling, queued, start, attempt)
         self.budget.note(generation.cost)
-        for name, value in timed.reply.served.items():
-            if len(values := self._served.setdefault(name, set())) < 20:
-                values.add(self.server.hide(value, 100))
+        _note_served(self._served, timed, self.server)
         return generation
 
 # %% ../nbs/29_remote.ipynb #remote-facts

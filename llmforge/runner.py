@@ -247,9 +247,7 @@ async def answer_all(
     stop: threading.Event,  # set from outside to end early
     show: bool = True,  # print progress
 ) -> None:
-    """Ask every example that has no row yet.
-
-    Raises `BreakerOpen` after too many failures in a row, and an engine's `EngineFatal`."""
+    "Ask every example that has no row yet; raises `BreakerOpen` and `EngineFatal`."
     config, data = prepared.config, prepared.data
     progress = Progress(len(data), len(done), show)
     todo = iter([(i, e) for i, e in enumerate(data.examples) if e.id not in done])

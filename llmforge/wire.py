@@ -131,12 +131,12 @@ def token_counts(
 class _Calls:
     "Calls of tools, from the pieces that they come in."
 
-    names: dict[int, str] = field(default_factory=dict)  # place -> name
-    texts: dict[int, list[str]] = field(default_factory=dict)  # place -> pieces of the arguments
+    names: dict[int, str] = field(default_factory=dict)
+    texts: dict[int, list[str]] = field(default_factory=dict)  # of the arguments
 
-    def add(self, piece: object) -> None:
+    def add(self, piece: Any) -> None:
         function = piece.get("function") if isinstance(piece, dict) else None
-        if not isinstance(piece, dict) or not isinstance(function, dict):
+        if not isinstance(function, dict):
             return
         name, arguments, place = function.get("name"), function.get("arguments"), piece.get("index")
         if not isinstance(place, int):
@@ -147,7 +147,6 @@ class _Calls:
         self.texts.setdefault(place, []).append("" if arguments is None else text)
 
     def read(self) -> tuple[ToolCall, ...]:
-        "The calls, those without a name left out."
         texts = {place: "".join(self.texts.get(place, ())) or "{}" for place in self.names}
         named = [{"name": self.names[place], "arguments": texts[place]} for place in sorted(texts)]
         return tuple(filter(None, map(as_tool_call, named)))
