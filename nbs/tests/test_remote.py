@@ -41,6 +41,12 @@ class Scripted:
         self.answer, self.bodies, self.headers, self.url = answer, [], [], ""
         self.times = []
 
+    def saying(self, found):
+        async def say(request):
+            return web.json_response(found)
+
+        return say
+
     async def handle(self, request):
         self.times.append(time.monotonic())
         body = await request.json()
@@ -53,7 +59,7 @@ class Scripted:
         app = web.Application()
         app.router.add_post("/v1/{path:.*}", self.handle)
         for path, found in (facts or {}).items():
-            app.router.add_get(path, lambda request, found=found: web.json_response(found))
+            app.router.add_get(path, self.saying(found))
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -801,6 +807,22 @@ def test_a_config_without_its_key(outputs, monkeypatch):
     assert result.exit_code == 2 and "HF_TOKEN is not set" in result.output, result.output
     assert result.output.count("\n") == 1 and "Traceback" not in result.output
     assert not outputs.exists() or not list(outputs.iterdir())
+
+
+def test_check(outputs, tmp_path):
+    "One question, no row; what a run will use and cost."
+    facts = {"/v1/models": {"data": [{"id": "m"}]}, "/version": {"version": "7"}}
+    with in_a_thread(Scripted(echo), facts) as server:
+        path = tmp_path / "x.yaml"
+        path.write_text(to_yaml(experiment(server, price={"input": 1, "output": 2})))
+        result = CliRunner().invoke(command, ["check", str(path)])
+        assert len(server.bodies) == 1
+    assert result.exit_code == 0, result.output
+    key, about, answer, cost = result.output.splitlines()
+    assert key == "key: none is sent" and "answers, version 7, and lists 1 models, this one" in about
+    assert answer.startswith("answer: ") and cost == "6 questions × 100 tokens in, 10 out ≈ $0.0007"
+    result = CliRunner().invoke(command, ["check", "naive.yaml"])
+    assert result.exit_code == 2 and "is no server" in result.output
 
 
 @pytest.mark.slow
