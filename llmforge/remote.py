@@ -259,7 +259,7 @@ def identity_facts(
     server: Server,
 ) -> dict[str, Any]:
     "What of a server's facts tells its outputs apart: its version, and what it says about the model."
-    entry = next((m for m in facts["entries"] if m.get("id") == server.model), {})
+    entry: dict = next((m for m in facts["entries"] if m.get("id") == server.model), {})
     found = {"version": facts["version"], **{name: entry.get(name) for name in _LASTING}}
     kept = {name: value for name, value in found.items() if isinstance(value, (str, int)) and value}
     return {name: server.hide(v, 100) if isinstance(v, str) else v for name, v in kept.items()}
