@@ -95,8 +95,8 @@ class Episode:
 
     @property
     def tokens(self) -> int:
-        "Used so far, in and out."
-        return sum(g.tokens_in + g.tokens_out for g in self.context.generations)
+        "Used so far, in and out, as far as the engine counts them."
+        return sum((g.tokens_in or 0) + (g.tokens_out or 0) for g in self.context.generations)
 
     def stopped(self) -> str:
         'The reason to stop: budget, max_steps, parse_error or tool_error; "" as long as there is none.'

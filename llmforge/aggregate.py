@@ -18,7 +18,17 @@ from .caching import peak_memory_mb
 from .card import load_card
 from .config import ExperimentConfig
 from .files import project_root
-from .metrics import ANSWER_VERSION, counts, failed, kind_of, right, run_values, throughput
+from llmforge.metrics import (
+    ANSWER_VERSION,
+    counts,
+    failed,
+    kind_of,
+    right,
+    run_values,
+    throughput,
+    tokens_of,
+    total,
+)
 from .scorer import Scorer
 from .stats import estimate
 from .traceview import walk
@@ -161,7 +171,7 @@ def summarise(
         "accuracy_is": accuracy_is,
         "metrics": metrics,
         "by_kind": accuracy_by_kind(rows, config),
-        "tokens_used": sum(r["tokens_in"] + r["tokens_out"] for r in rows),
+        "tokens_used": total(map(tokens_of, rows)),
         "errors": dict(Counter(r["error_type"] for r in rows if failed(r))),
         "throughput_tokens_per_s": throughput(rows, seconds) if seconds else None,
         "questions_per_s": len(rows) / seconds if seconds else None,

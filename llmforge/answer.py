@@ -14,10 +14,10 @@ from typing import Any
 
 from .agent import agent_scores
 from .config import ExperimentConfig
-from .core import LlmForgeError, fingerprint, methods, redact
+from .core import EngineFatal, LlmForgeError, fingerprint, methods, redact
 from .engine import Generation
 from .methods import Context, abstains
-from .metrics import registered_score, retrieval_scores, score_answer
+from .metrics import registered_score, retrieval_scores, score_answer, total
 from .records import Example
 from .scorer import Scorer
 from .trace import span, to_dict
@@ -99,8 +99,8 @@ def _spent(calls: Sequence[Generation], trace: Mapping) -> dict[str, Any]:
     searching = sum(s["attributes"]["search_ms"] for s in walk(trace, "retriever"))
     using_tools = sum(s["attributes"]["work_ms"] for s in walk(trace, "tool"))
     return {
-        "tokens_in": sum(g.tokens_in for g in calls),
-        "tokens_out": sum(g.tokens_out for g in calls),
+        "tokens_in": total(g.tokens_in for g in calls),
+        "tokens_out": total(g.tokens_out for g in calls),
         "cached": any(g.cached for g in calls),
         "latency_ms": sum(g.latency_ms for g in calls) + searching + using_tools,
         "queue_ms": sum(g.queue_ms for g in calls),
@@ -140,7 +140,7 @@ def row_of(
 
 # %% ../nbs/50_answer.ipynb #ab8bbec4
 async def _ask(example: Example, context: Context, scorer: Scorer | None) -> Outcome:
-    "Run the method inside a root span; an exception becomes part of the outcome."
+    "Run the method inside a root span; an exception becomes part of the outcome, but for `EngineFatal`."
     outcome, name = Outcome(), context.config.method.name
     attributes = {
         "example": example.id,
@@ -154,6 +154,8 @@ async def _ask(example: Example, context: Context, scorer: Scorer | None) -> Out
             root.output = outcome.answer = answer
             if scorer:
                 outcome.judged = await judged_scores(example.question, answer, context, scorer)
+        except EngineFatal:
+            raise
         except Exception as e:
             outcome.error = e
             root.error = redact(f"{type(e).__name__}: {e}")
@@ -167,7 +169,7 @@ async def answer_one(
     context: Context,  # what the method works with
     scorer: Scorer | None = None,  # judges answers against the passages read
 ) -> dict[str, Any]:  # a row of `runs`
-    "Run the method on one example; an exception becomes part of the row."
+    "Run the method on one example; an exception becomes part of the row, but for `EngineFatal`."
     return row_of(example, position, context, await _ask(example, context, scorer))
 
 # %% ../nbs/50_answer.ipynb #f2b39c2c

@@ -34,6 +34,14 @@ class EngineWrapper:
     def native_tools(self) -> bool:
         return self.inner.native_tools
 
+    @property
+    def concurrency(self) -> int | None:
+        return getattr(self.inner, "concurrency", None)
+
+    @property
+    def served(self) -> dict[str, list[str]]:
+        return getattr(self.inner, "served", {})
+
     def running(self) -> AbstractContextManager[None]:
         return self.inner.running()
 
@@ -172,5 +180,7 @@ def make_engine(
     config: ExperimentConfig,
 ) -> Engine:  # close() it when done
     "The engine a config asks for, with retries and, unless `engine.cache` is false, the generation cache."
-    engine = RetryingEngine(engines.get(config.engine.name)(config))
+    engine = engines.get(config.engine.name)(config)
+    if not getattr(engine, "retries", False):
+        engine = RetryingEngine(engine)
     return CachedEngine(engine) if config.engine.cache else engine

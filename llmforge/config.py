@@ -28,11 +28,11 @@ from llmforge.configfiles import (
     section_of,
 )
 from .core import ConfigError, corpora, engines, field_marks, fingerprint, methods
+from .engineconfig import OPERATION, EngineConfig, check_engine_fits
 from llmforge.sections import (
     CorpusConfig,
     Count,
     DatasetConfig,
-    EngineConfig,
     MethodConfig,
     MetricsConfig,
     ModelConfig,
@@ -150,6 +150,11 @@ class ExperimentConfig(Section):
     def _spell_out(cls, data: Any) -> Any:
         return _with_dependent_parts(spell_out(plain_values(data))) if isinstance(data, Mapping) else data
 
+    @model_validator(mode="after")
+    def _engine_fits(self) -> "ExperimentConfig":
+        check_engine_fits(self.engine, self.method)
+        return self
+
     @field_validator("engine")
     @classmethod
     def _engine(cls, engine: EngineConfig) -> EngineConfig:
@@ -262,6 +267,7 @@ def _work(config: ExperimentConfig) -> dict[str, Any]:
     work = first_names(ExperimentConfig, config.model_dump(mode="json"))
     for name in ("id", "name", "breaker"):
         del work[name]
+    work["engine"] = {k: v for k, v in work["engine"].items() if k not in OPERATION}
     if config.retrieval.name == "none":
         work |= {"retrieval": "none", "corpus": None}
     elif config.retrieval.name != "reranked":

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['engines', 'methods', 'retrievers', 'tools', 'metrics', 'datasets', 'corpora', 'LlmForgeError', 'ConfigError',
            'DataError', 'MissingExtra', 'RetrievalError', 'StoreError', 'AlreadyRunning', 'LeaseLost', 'EngineError',
-           'BreakerOpen', 'closest', 'round_robin', 'Registry', 'require', 'canonical', 'fingerprint', 'field_marks',
-           'later_at_default', 'redact']
+           'EngineFatal', 'BreakerOpen', 'closest', 'round_robin', 'Registry', 'require', 'canonical', 'fingerprint',
+           'field_marks', 'later_at_default', 'redact']
 
 # %% ../nbs/00_core.ipynb #4f23840c
 import dataclasses
@@ -65,6 +65,10 @@ class EngineError(LlmForgeError):
     ):
         super().__init__(message)
         self.transient = transient
+
+
+class EngineFatal(EngineError):
+    "No request can succeed any more (wrong key, no such model, no money left): the run ends at once."
 
 
 class BreakerOpen(LlmForgeError):
@@ -138,8 +142,18 @@ class Registry:
 
 # %% ../nbs/00_core.ipynb #b07a55ea
 engines = Registry(
-    "engine", {"local": "llmforge.local:local_engine", "fake": "llmforge.batching:fake_engine"}
+    "engine",
+    {
+        "local": "llmforge.local:local_engine",
+        "fake": "llmforge.batching:fake_engine",
+        "openai": "llmforge.remote:remote_engine",
+        "hf_api": "llmforge.remote:remote_engine",
+        "ollama": "llmforge.remote:remote_engine",
+        "vllm_server": "llmforge.remote:remote_engine",
+    },
 )
+
+# %% ../nbs/00_core.ipynb #core-names
 methods = Registry(
     "method",
     {

@@ -179,21 +179,34 @@ class Sampling:
                 raise EngineError(f"bad sampling: {self}; must be: {rule}")
 
 # %% ../nbs/20_engine.ipynb #6fbdfd7a
+def _count(tokens: int | None) -> str:
+    return "unknown" if tokens is None else str(tokens)
+
+
 @dataclass(frozen=True)
 class Generation:
     "What an engine made of one prompt, and what it cost."
 
     text: str  # the generated text, without the stop string
-    tokens_in: int  # tokens of the prompt
-    tokens_out: int  # tokens generated, those of the stop or end marker included
+    tokens_in: int | None  # tokens of the prompt; None: the server did not say
+    tokens_out: int | None  # tokens generated, those of the stop or end marker included; None: unknown
     latency_ms: float = field(repr=False)  # from the start of its batch to its last token
     queue_ms: float = field(repr=False)  # from the request to the start of its batch
-    finish_reason: str  # "stop" (stop string or end of text) or "length" (max_tokens reached)
+    # "stop" (stop string or end of text), "length" (max_tokens reached), or what else a server says
+    finish_reason: str
     cached: bool = False  # True: read from the generation cache, the times are those of the first time
     # of each choice: the natural logarithm of its probability as a continuation
     logprobs: tuple[float, ...] = field(default=(), repr=False)
     # the model's calls, where it was given tools
     tool_calls: tuple[ToolCall, ...] = field(default=(), repr=False)
+    # of a streamed reply: ms from the start of its request to the first of its text
+    ttft_ms: float | None = field(default=None, repr=False, metadata={"since": "2026-11-28"})
+    # of `tokens_in`, those that the server had in a cache of its own; None: unknown
+    tokens_cached: int | None = field(default=None, repr=False, metadata={"since": "2026-11-28"})
+    # dollars; None: no price is known
+    cost: float | None = field(default=None, repr=False, metadata={"since": "2026-11-28"})
+    # requests that it took; above 1 where some failed in passing
+    attempts: int = field(default=1, repr=False, metadata={"since": "2026-11-28"})
 
     def __post_init__(self) -> None:  # JSON gives lists and dicts
         calls = tuple(c if isinstance(c, ToolCall) else ToolCall(**c) for c in self.tool_calls)
@@ -203,7 +216,7 @@ class Generation:
     def _repr_markdown_(self) -> str:
         parts = [
             cell(repr(self.text), 200),
-            f"tokens {self.tokens_in} → {self.tokens_out}",
+            f"tokens {_count(self.tokens_in)} → {_count(self.tokens_out)}",
             self.finish_reason,
         ]
         if self.logprobs:

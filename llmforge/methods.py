@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .config import ExperimentConfig
-from .core import ConfigError, methods
+from .core import ConfigError, later_at_default, methods
 from .embedding import Chunk
 from .engine import Engine, Generation, Message, Prompt, Sampling
 from .metrics import has_answer
@@ -254,6 +254,9 @@ def _sampling(context: Context, stop: Sequence[str] | None, tools: Sequence[str]
     end = end if stop is None else tuple(stop)
     return Sampling(s.temperature, s.top_p, s.max_tokens, end, context.seed, tools=tuple(tools))
 
+# %% ../nbs/40_methods.ipynb #methods-ask
+_OF_SERVERS = ("ttft_ms", "tokens_cached", "cost", "attempts")  # what a server's generations have besides
+
 
 async def _ask(
     context: Context, prompt: Prompt, sampling: Sampling, shown: str | None = None, **attributes: Any
@@ -272,6 +275,7 @@ async def _ask(
         )
         if g.tool_calls:
             s.set(tool_calls=[asdict(c) for c in g.tool_calls])
+        s.set(**{name: getattr(g, name) for name in _OF_SERVERS if name not in later_at_default(g)})
     return g
 
 # %% ../nbs/40_methods.ipynb #38a6163e

@@ -6,8 +6,8 @@
 __all__ = ['NORMALIZERS', 'ANSWER_SCORES', 'ANSWER_VERSION', 'SCORES', 'COSTS', 'JUDGED', 'OUTCOMES', 'AGENT_SCORES', 'UNITS',
            'MEASURES', 'ALIASES', 'normalize_squad', 'normalize_trivia_qa', 'normalize_answer', 'exact_match', 'f1',
            'contains', 'score_answer', 'registered_score', 'recall_at_k', 'reciprocal_rank', 'has_answer',
-           'retrieval_scores', 'failed', 'counts', 'run_values', 'percentiles', 'throughput', 'unit_of', 'right',
-           'tokens_of', 'value_of', 'kind_of']
+           'retrieval_scores', 'failed', 'counts', 'run_values', 'percentiles', 'total', 'throughput', 'unit_of',
+           'right', 'tokens_of', 'value_of', 'kind_of']
 
 # %% ../nbs/12_metrics.ipynb #dd989ea1
 import re
@@ -247,7 +247,7 @@ def run_values(
     for name in sorted(others):
         values[name] = [r["scores"][name] for r in done if name in r["scores"]]
     for name in ("tokens_in", "tokens_out"):
-        values[name] = [r[name] for r in done]
+        values[name] = [r[name] for r in done if r[name] is not None]
     values["latency_ms"] = [r["latency_ms"] for r in done if not r["cached"] and _given(r["latency_ms"])]
     return values
 
@@ -268,12 +268,20 @@ def percentiles(
     return {f"p{rank}": _percentile(ordered, rank) if ordered else None for rank in ranks}
 
 # %% ../nbs/12_metrics.ipynb #2c5d06f3
+def total(
+    counts: Iterable[int | None],  # e.g. tokens of a question's generations; None: unknown
+) -> int | None:  # None where one of them is unknown
+    "The sum of counts; it is unknown where a part is."
+    counts = list(counts)
+    return None if None in counts else sum(c for c in counts if c is not None)
+
+# %% ../nbs/12_metrics.ipynb #metrics-throughput
 def throughput(
     rows: Iterable[Mapping],  # stored runs
     seconds: float,  # wall-clock time of the inference loop
-) -> float | None:  # tokens per second; None where nothing was generated
+) -> float | None:  # tokens per second; None where nothing was generated, or not counted
     "Generated tokens per second of wall-clock time."
-    tokens = sum(r["tokens_out"] for r in rows if not failed(r) and not r["cached"])
+    tokens = total(r["tokens_out"] for r in rows if not failed(r) and not r["cached"])
     return tokens / seconds if tokens and seconds > 0 else None
 
 # %% ../nbs/12_metrics.ipynb #d2dcc043

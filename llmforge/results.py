@@ -29,7 +29,8 @@ def cost_line(
     if r["questions_per_s"]:
         batch = e.config.engine.batch_size
         speed = f", {r['questions_per_s']:.2f} questions a second in batches of up to {batch}"
-    return f"{r['tokens_used']:,} tokens{speed}, peak memory {r['peak_memory_mb']:,.0f} MB"
+    used = "an unknown number of" if r["tokens_used"] is None else f"{r['tokens_used']:,}"
+    return f"{used} tokens{speed}, peak memory {r['peak_memory_mb']:,.0f} MB"
 
 # %% ../nbs/63_results.ipynb #f78653ba
 def _failures_first(e: Experiment) -> str:

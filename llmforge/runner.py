@@ -30,6 +30,7 @@ from .config import ExperimentConfig, experiment_id
 from llmforge.core import (
     BreakerOpen,
     ConfigError,
+    EngineFatal,
     LeaseLost,
     LlmForgeError,
     closest,
@@ -49,6 +50,7 @@ from .metrics import SCORES, registered_score
 from .records import Corpus, Dataset, Example
 from .retriever import Retriever, make_retriever
 from .scorer import Scorer
+from .server import check_server
 from .store import Store
 from .tables import Status
 from .text import cell, table
@@ -131,6 +133,7 @@ def _usable(config: ExperimentConfig, data: Dataset) -> tuple[Example, ...]:
 
 def prepare(
     config: ExperimentConfig,  # resolved
+    engine: Engine | None = None,  # that will be asked, where it is not the one that the config names
 ) -> Prepared:
     "Phases 1 and 2: load the inputs and check the config against them; raises before anything is written."
     with phase("load inputs"):
@@ -139,6 +142,8 @@ def prepare(
         corpus = load_corpus(searched) if searched else None
     with phase("validate config"):
         methods.get(config.method.name)
+        if engine is None:
+            check_server(config)
         check_metrics(config, data)
         usable = _usable(config, data)
         id = experiment_id(config, data.fingerprint, corpus.fingerprint if corpus else None)
@@ -229,6 +234,11 @@ def _check_breaker(progress: Progress, limit: int, row: dict[str, Any]) -> None:
         )
 
 # %% ../nbs/52_runner.ipynb #runner-answer-all
+def _workers(config: ExperimentConfig, engine: Engine) -> int:
+    "How many questions are at work at once: as the config says, else as the engine likes it."
+    return config.engine.concurrency or getattr(engine, "concurrency", None) or config.engine.batch_size
+
+# %% ../nbs/52_runner.ipynb #runner-answer
 async def answer_all(
     prepared: Prepared,  # what to ask
     resources: Resources,  # what to ask it with
@@ -237,7 +247,7 @@ async def answer_all(
     stop: threading.Event,  # set from outside to end early
     show: bool = True,  # print progress
 ) -> None:
-    "Ask every example that has no row yet; raises `BreakerOpen` after too many failures in a row."
+    "Ask every example that has no row yet; raises `BreakerOpen` and `EngineFatal`."
     config, data = prepared.config, prepared.data
     progress = Progress(len(data), len(done), show)
     todo = iter([(i, e) for i, e in enumerate(data.examples) if e.id not in done])
@@ -254,7 +264,7 @@ async def answer_all(
             _check_breaker(progress, config.max_consecutive_failures, row)
 
     with closing(progress.bar):
-        await asyncio.gather(*(worker() for _ in range(config.engine.batch_size)))
+        await asyncio.gather(*(worker() for _ in range(_workers(config, resources.engine))))
 
 # %% ../nbs/52_runner.ipynb #124e5567
 def _run_async(coroutine: Coroutine[Any, Any, None], stop: threading.Event) -> None:
@@ -280,6 +290,8 @@ def provenance(
         "seed": prepared.config.seed,
         "dataset": {"name": data.name, "examples": len(data), "fingerprint": data.fingerprint},
     }
+    if served := getattr(resources.engine, "served", None):
+        origin["served"] = served
     if corpus and resources.retriever:
         origin["corpus"] = {
             "name": corpus.name,
@@ -349,10 +361,15 @@ def record_folder(
 # %% ../nbs/52_runner.ipynb #223cfcff
 @contextmanager
 def _early_end_stored(store: Store, lease: Lease) -> Iterator[None]:
-    "Store a failure as such; after an interrupt only free the lease, so that the next call goes on."
+    """Store a failure as such, and raise it.
+
+    After an interrupt or `EngineFatal` only the lease is freed, so that the next call goes on."""
     try:
         yield
     except LeaseLost:  # the experiment is another process's now
+        raise
+    except EngineFatal:  # no fault of the questions: what has a row keeps it, and the next call goes on
+        store.release(lease)
         raise
     except Exception as e:
         where = getattr(e, "phase", "run")
@@ -405,7 +422,7 @@ def run_experiment(
     show: bool = True,  # a progress line
 ) -> str:  # the experiment's id in the store
     "Run an experiment to its end, or go on with it, or do nothing where it is completed; returns its id."
-    prepared, store = prepare(config), store or Store()
+    prepared, store = prepare(config, engine), store or Store()
     data, corpus = prepared.data, prepared.corpus
     id = store.create_experiment(
         prepared.id,

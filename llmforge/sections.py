@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Whole', 'Count', 'Share', 'Text', 'PROMPTS', 'Address', 'RetrieverName', 'Weight', 'REPORTED', 'RESERVED', 'Section',
-           'ModelConfig', 'EngineConfig', 'SamplingConfig', 'check_template', 'PromptConfig', 'AgentConfig',
-           'MethodConfig', 'RetrievalConfig', 'DatasetConfig', 'CorpusConfig', 'MetricsConfig']
+           'ModelConfig', 'SamplingConfig', 'check_template', 'PromptConfig', 'AgentConfig', 'MethodConfig',
+           'RetrievalConfig', 'DatasetConfig', 'CorpusConfig', 'MetricsConfig']
 
 # %% ../nbs/03_sections.ipynb #sections-imports
 import re
@@ -57,17 +57,6 @@ class ModelConfig(Section):
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="auto: cuda, else mps, else cpu"
-    )
-
-# %% ../nbs/03_sections.ipynb #sections-engine
-class EngineConfig(Section):
-    "The program that runs the model, its batch size and its caches."
-
-    name: Text = Field("local", description="a registered engine")
-    batch_size: Whole = Field(16, ge=1, le=4096, description="prompts generated at once")
-    prefix_cache: bool = Field(True, description="reuse the key/value cache of the prompts' common beginning")
-    cache: bool = Field(
-        True, description="never generate the same thing twice: keep generations in outputs/generations.db"
     )
 
 # %% ../nbs/03_sections.ipynb #sections-sampling
