@@ -30,6 +30,7 @@ Whole = Annotated[int, Field(strict=True)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
+_NEW: dict[str, Any] = {"json_schema_extra": {"since": "2026-11-28"}}  # what marks a field as a later one
 
 
 class Section(BaseModel):
@@ -68,6 +69,12 @@ class EngineConfig(Section):
     prefix_cache: bool = Field(True, description="reuse the key/value cache of the prompts' common beginning")
     cache: bool = Field(
         True, description="never generate the same thing twice: keep generations in outputs/generations.db"
+    )
+    concurrency: Whole | None = Field(
+        None, ge=1, le=4096, description="questions at work at once; default: chosen by the engine", **_NEW
+    )
+    timeout: float | None = Field(
+        None, gt=0, description="seconds that one generation may take; default: chosen by the engine", **_NEW
     )
 
 # %% ../nbs/03_sections.ipynb #sections-sampling
@@ -235,9 +242,7 @@ class MethodConfig(Section):
     )
     prompt: PromptConfig = Field(description="the texts; what is not given depends on method and format")
     agent: AgentConfig | None = Field(
-        None,
-        description="for react: its tools and limits",
-        json_schema_extra={"since": "2026-11-24"},
+        None, description="for react: its tools and limits", json_schema_extra={"since": "2026-11-24"}
     )
 
     @model_validator(mode="before")
@@ -388,11 +393,9 @@ class CorpusConfig(Section):
 # %% ../nbs/03_sections.ipynb #sections-reserved
 REPORTED = ("exact_match", "f1", "contains")  # in any case
 RESERVED = (
-    *REPORTED,
-    *("accuracy", "correct", "attempted", "answered", "abstained", "failed"),
+    *(*REPORTED, "accuracy", "correct", "attempted", "answered", "abstained", "failed"),
     *("mrr", "answer_relevance", "faithfulness", "hallucination_rate", "groundedness", "ungrounded_rate"),
-    *("steps", "tool_calls", "failed_calls", "first_tool", "forced"),
-    *("throughput", "queue_ms"),
+    *("steps", "tool_calls", "failed_calls", "first_tool", "forced", "throughput", "queue_ms"),
 )
 _TAKEN = re.compile(r"(latency|tokens|recall|has_answer)(_.*)?")  # families of measures
 
