@@ -18,7 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from .core import ConfigError, RetrievalError, fingerprint, in_future, own_threads, require, retrievers
+from llmforge.core import (
+    ConfigError,
+    RetrievalError,
+    fingerprint,
+    in_future,
+    own_threads,
+    require,
+    retrievers,
+)
 from .embedding import MINILM, Chunk, embed, embedding_model, no_progress_bars, reason
 from .indexing import EdgeVectors, Index, ServerVectors, build_index
 from .records import Corpus
