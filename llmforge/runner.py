@@ -210,12 +210,6 @@ class Progress:
         self.bar.update()
 
 # %% ../nbs/52_runner.ipynb #d8851247
-def _at_work(config: ExperimentConfig, engine: Engine) -> int:
-    "How many questions are at work at once: as the config says, else as many as suit the engine."
-    own = getattr(engine, "concurrency", None)  # an engine of one's own need not say
-    return config.engine.concurrency or own or config.engine.batch_size
-
-
 def _context(prepared: Prepared, resources: Resources, example: Example) -> Context:
     "What the method works with on one example."
     return Context(
@@ -239,13 +233,19 @@ def _check_breaker(progress: Progress, limit: int, row: dict[str, Any]) -> None:
             f"{row['error']}; mend that and run again (what succeeded is kept in the generation cache)"
         )
 
+# %% ../nbs/52_runner.ipynb #runner-at-work
+def _at_work(config: ExperimentConfig, engine: Engine) -> int:
+    "How many questions are at work at once: as the config says, else as many as suit the engine."
+    own = getattr(engine, "concurrency", None)  # an engine of one's own need not say
+    return config.engine.concurrency or own or config.engine.batch_size
+
 # %% ../nbs/52_runner.ipynb #runner-answer-all
 async def answer_all(
     prepared: Prepared,  # what to ask
     resources: Resources,  # what to ask it with
     done: Collection[str],  # ids of the examples that have a row
     save: Callable[[dict[str, Any]], None],  # called with each new row
-    stop: threading.Event,  # set from outside to end early
+    stop: threading.Event,  # set to end early
     show: bool = True,  # print progress
 ) -> None:
     "Ask every example that has no row yet; raises `BreakerOpen` after too many failures in a row."

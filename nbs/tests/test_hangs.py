@@ -176,8 +176,8 @@ def test_a_stuck_engine_ends_the_run_with_a_sentence():
         within(lambda: run_experiment(config(), Store(), engine, show=False))
     (id,) = Store().experiments().id
     assert str(Store().experiment(id).status) == "FAILED" and "EngineStuck" in Store().experiment(id).error
-    rows = Store().rows(id)
-    assert [r["error_type"] for r in rows[:2]] == [None, None] and rows[2]["error_type"] == "EngineStuck"
+    errors = [r["error_type"] for r in Store().rows(id)]
+    assert errors.count(None) == 2 and {*errors} == {None, "EngineStuck"}  # what was done before is kept
     free.set()
     again = within(lambda: run_experiment(config(), Store(), FakeEngine("ok"), show=False))
     assert str(Store().experiment(again).status) == "COMPLETED" and len(Store().rows(again)) == 6

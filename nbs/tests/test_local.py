@@ -139,7 +139,9 @@ class Counting(LocalEngine):
         return super().generate_batch(requests)
 
 engine = Counting(load_model(ModelConfig(device="cpu")))
-threading.Thread(target=torch.set_num_threads, args=(1,)).start()  # somebody's, without a thought for others
+somebody = threading.Thread(target=torch.set_num_threads, args=(1,))  # without a thought for others
+somebody.start()
+somebody.join()
 asyncio.run(engine.generate("Hi", Sampling(max_tokens=1)))
 asyncio.run(r.search("a tree"))
 asyncio.run(engine.generate("Ho", Sampling(max_tokens=1)))
