@@ -302,7 +302,7 @@ def ends_the_run(
     if isinstance(error, KeyboardInterrupt):
         return threading.current_thread() is threading.main_thread()
     if not isinstance(error, asyncio.CancelledError):
-        return isinstance(error, GeneratorExit)
+        return False
     try:
         task = asyncio.current_task()
     except RuntimeError:  # no event loop, nobody to cancel anything
