@@ -14,7 +14,16 @@ from typing import Any
 
 from .agent import agent_scores
 from .config import ExperimentConfig
-from .core import EngineFatal, LlmForgeError, fingerprint, methods, redact
+from llmforge.core import (
+    EngineFatal,
+    LlmForgeError,
+    ends_the_run,
+    error_text,
+    fingerprint,
+    in_future,
+    methods,
+    redact,
+)
 from .engine import Generation
 from .methods import Context, abstains
 from .metrics import registered_score, retrieval_scores, score_answer, total
@@ -79,7 +88,7 @@ async def judged_scores(
         passages = [h.chunk.searchable for h in context.hits]
         claim = "" if abstains(answer) else answer
         loop = asyncio.get_running_loop()
-        judgement = await loop.run_in_executor(_judges, scorer.judge, question, claim, passages)
+        judgement = await loop.run_in_executor(_judges, in_future, scorer.judge, question, claim, passages)
         s.output = [{"claim": c, "probability": round(p, 5)} for c, p in judgement.claims]
     return judgement.scores
 
@@ -90,7 +99,7 @@ class Outcome:
 
     answer: str = ""  # "" where the method raised before it had one
     judged: dict[str, float] = field(default_factory=dict)  # the judge's scores
-    error: Exception | None = None  # what the method or the judge raised
+    error: BaseException | None = None  # what the method or the judge raised
     trace: dict[str, Any] = field(default_factory=dict)  # the root span, as plain values
 
 # %% ../nbs/50_answer.ipynb #answer-row-of
@@ -133,7 +142,7 @@ def row_of(
         "correct": error is None and scores[context.config.metrics.accuracy] >= 1,
         "abstained": error is None and _counts_as_abstention(answer, example, scores),
         "error_type": type(error).__name__ if error else None,
-        "error": redact(str(error)) if error else None,
+        "error": redact(error_text(error)) if error else None,
         "scores": scores,
         "trace": outcome.trace,
     }
@@ -156,9 +165,11 @@ async def _ask(example: Example, context: Context, scorer: Scorer | None) -> Out
                 outcome.judged = await judged_scores(example.question, answer, context, scorer)
         except EngineFatal:
             raise
-        except Exception as e:
+        except BaseException as e:
+            if ends_the_run(e):
+                raise
             outcome.error = e
-            root.error = redact(f"{type(e).__name__}: {e}")
+            root.error = redact(f"{type(e).__name__}: {error_text(e)}")
     outcome.trace = to_dict(root)
     return outcome
 

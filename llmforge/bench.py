@@ -130,7 +130,7 @@ def _agents(n: int, choice: str, size: int) -> ExperimentConfig:
         "retrieval": {"name": "sparse", "top_k": 1},
         "sampling": {"max_tokens": 64},
         "dataset": {"name": "almanac", "limit": n},
-        "engine": {"batch_size": size},
+        "engine": {"batch_size": size, "concurrency": size},
     }
     return load_config({"experiment": experiment})
 

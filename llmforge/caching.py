@@ -15,8 +15,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from .config import ExperimentConfig
-from .core import EngineError, engines, fingerprint
-from .engine import Engine, Generation, Prompt, Sampling
+from .core import EngineError, engines, error_text, fingerprint
+from .engine import Engine, Generation, Prompt, Sampling, checked_generation
 from .files import outputs_dir, use_wal
 
 # %% ../nbs/22_caching.ipynb #83c817b3
@@ -73,7 +73,8 @@ class RetryingEngine(EngineWrapper):
                 if not e.transient:
                     raise
                 last = e
-        raise EngineError(f"gave up after {self.attempts} attempts: {last}", transient=True) from last
+        said = error_text(last) if last else ""
+        raise EngineError(f"gave up after {self.attempts} attempts: {said}", transient=True) from last
 
 # %% ../nbs/22_caching.ipynb #d7395642
 def generation_key(
@@ -92,6 +93,13 @@ def generation_key(
 _TABLE = """
 CREATE TABLE IF NOT EXISTS generations (key TEXT PRIMARY KEY, generation TEXT NOT NULL) WITHOUT ROWID
 """
+
+
+def _as_json(generation: Generation) -> str:
+    try:
+        return json.dumps(asdict(generation))
+    except (TypeError, ValueError, RecursionError) as e:
+        raise EngineError(f"the engine gave a Generation that cannot be stored: {e}") from e
 
 
 def _open_cache(path: Path) -> sqlite3.Connection:
@@ -117,7 +125,7 @@ class CachedEngine(EngineWrapper):
     ):
         super().__init__(inner)
         self._db = _open_cache(Path(path or outputs_dir() / "generations.db"))
-        self._unsaved: list[tuple[str, Generation, asyncio.Future[None]]] = []  # key, generation, its waiter
+        self._unsaved: list[tuple[str, str, asyncio.Future[None]]] = []  # key, generation, its waiter
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         "The remembered generation (`cached=True`), or a new one, committed before it is returned."
@@ -125,8 +133,8 @@ class CachedEngine(EngineWrapper):
         row = self._db.execute("SELECT generation FROM generations WHERE key = ?", [key]).fetchone()
         if row:
             return Generation(**{**json.loads(row[0]), "cached": True})
-        generation = await self.inner.generate(prompt, sampling)
-        await self._committed(key, generation)
+        generation = checked_generation(await self.inner.generate(prompt, sampling))
+        await self._committed(key, _as_json(generation))
         return generation
 
     def close(self) -> None:
@@ -134,7 +142,7 @@ class CachedEngine(EngineWrapper):
         self._db.close()
         self.inner.close()
 
-    async def _committed(self, key: str, generation: Generation) -> None:
+    async def _committed(self, key: str, generation: str) -> None:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         self._unsaved.append((key, generation, future))
@@ -146,9 +154,9 @@ class CachedEngine(EngineWrapper):
         waiting, self._unsaved = self._unsaved, []
         error = None
         try:
-            self._insert([(key, json.dumps(asdict(generation))) for key, generation, _ in waiting])
-        except sqlite3.Error as e:
-            error = EngineError(f"cannot write the generation cache: {e}")
+            self._insert([(key, generation) for key, generation, _ in waiting])
+        except Exception as e:  # whatever it is, those who wait must hear of it
+            error = EngineError(f"cannot write the generation cache: {error_text(e)}")
         for _, _, future in waiting:
             if future.done():
                 continue

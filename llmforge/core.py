@@ -5,17 +5,21 @@
 # %% auto #0
 __all__ = ['engines', 'methods', 'retrievers', 'tools', 'metrics', 'datasets', 'corpora', 'LlmForgeError', 'ConfigError',
            'DataError', 'MissingExtra', 'RetrievalError', 'StoreError', 'AlreadyRunning', 'LeaseLost', 'EngineError',
-           'EngineFatal', 'BreakerOpen', 'closest', 'round_robin', 'Registry', 'require', 'canonical', 'fingerprint',
-           'field_marks', 'later_at_default', 'redact']
+           'EngineFatal', 'EngineStuck', 'BreakerOpen', 'closest', 'round_robin', 'Registry', 'require', 'canonical',
+           'fingerprint', 'field_marks', 'later_at_default', 'redact', 'error_text', 'ends_the_run', 'in_future',
+           'own_threads']
 
 # %% ../nbs/00_core.ipynb #4f23840c
+import asyncio
 import dataclasses
 import difflib
 import hashlib
 import importlib
 import json
 import re
+import threading
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -69,6 +73,10 @@ class EngineError(LlmForgeError):
 
 class EngineFatal(EngineError):
     "No request can succeed any more (wrong key, no such model, no money left): the run ends at once."
+
+
+class EngineStuck(EngineError):
+    "A generation took longer than it may, and its thread cannot be stopped: the engine is of no more use."
 
 
 class BreakerOpen(LlmForgeError):
@@ -290,3 +298,51 @@ def redact(
 ) -> str:  # the same with each replaced by ***
     "Blank out tokens and passwords in a text."
     return _SECRET.sub("***", text)
+
+# %% ../nbs/00_core.ipynb #core-error-text
+def error_text(
+    error: BaseException,
+) -> str:  # without the error's type
+    "What an error says, also where its own `__str__` raises."
+    try:
+        return str(error)
+    except Exception as e:
+        return f"(asked for its text, it raised {type(e).__name__})"
+
+# %% ../nbs/00_core.ipynb #core-ends-the-run
+def ends_the_run(
+    error: BaseException,  # caught where it was raised, in the thread and task that it came up in
+) -> bool:
+    "Whether it is the user's interrupt or a cancellation from outside, and no failure of what was called."
+    if isinstance(error, KeyboardInterrupt):
+        return threading.current_thread() is threading.main_thread()
+    if not isinstance(error, asyncio.CancelledError):
+        return False
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no event loop, nobody to cancel anything
+        return False
+    return task is not None and task.cancelling() > 0
+
+# %% ../nbs/00_core.ipynb #core-in-future
+def in_future(
+    work: Callable[..., _T],  # runs in a thread while a future waits for it
+    *args: Any,  # its arguments
+) -> _T:
+    "The result of a call; a `StopIteration`, which no future can hold, leaves as a `RuntimeError`."
+    try:
+        return work(*args)
+    except StopIteration as e:
+        raise RuntimeError(f"{getattr(work, '__name__', work)} raised StopIteration") from e
+
+# %% ../nbs/00_core.ipynb #core-own-threads
+def own_threads(
+    n: int,  # how many
+) -> None:
+    "Let PyTorch use `n` threads in the thread that calls this; all others, also later ones, keep theirs."
+    torch = require("torch", "local")
+    torch.get_num_threads()  # a thread's first question sets its number to the usual one; so it comes before
+    with ThreadPoolExecutor(1) as another:
+        usual = another.submit(torch.get_num_threads).result()
+        torch.set_num_threads(n)
+        another.submit(torch.set_num_threads, usual).result()

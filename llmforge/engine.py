@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Prompt', 'Message', 'prompt_text', 'ToolCall', 'ToolMessage', 'as_tool_call', 'parse_tool_calls', 'Sampling',
-           'Generation', 'choice_generation', 'cut_at_stop', 'Engine']
+           'Generation', 'choice_generation', 'checked_generation', 'cut_at_stop', 'Engine']
 
 # %% ../nbs/20_engine.ipynb #804d59b2
 import json
@@ -238,6 +238,33 @@ def choice_generation(
     return Generation(
         choices[best], tokens_in, 0, latency_ms, 0.0, "stop", logprobs=tuple(map(float, logprobs))
     )
+
+# %% ../nbs/20_engine.ipynb #engine-checked
+_PLAIN: dict[str, tuple[type, ...]] = {
+    "text": (str,),
+    "tokens_in": (int,),
+    "tokens_out": (int,),
+    "latency_ms": (float, int),
+    "queue_ms": (float, int),
+    "finish_reason": (str,),
+}
+
+
+def checked_generation(
+    given: object,  # what an engine gave for a request
+) -> Generation:  # the same
+    "A generation whose values can be stored and added up; raises `EngineError` for anything else."
+    if not isinstance(given, Generation):
+        raise EngineError(f"the engine gave {type(given).__name__}; must be: a Generation")
+    values = {name: getattr(given, name) for name in _PLAIN}
+    wrong = [name for name, value in values.items() if not isinstance(value, _PLAIN[name])]
+    if wrong:
+        kind, allowed = type(values[wrong[0]]), [t.__name__ for t in _PLAIN[wrong[0]]]
+        raise EngineError(
+            f"the engine gave a Generation whose {wrong[0]} is of type {kind.__module__}.{kind.__name__}; "
+            f"must be: {' or '.join(allowed)}"
+        )
+    return given
 
 # %% ../nbs/20_engine.ipynb #3bba564a
 def cut_at_stop(

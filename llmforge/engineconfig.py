@@ -87,7 +87,7 @@ class EngineConfig(Section):
         True, description="never generate the same thing twice: keep generations in outputs/generations.db"
     )
     concurrency: Whole | None = _later(
-        None, "questions at work at once (default: batch_size; for a server 16)", ge=1, le=4096
+        None, "questions at work at once (default: chosen by the engine; for a server 16)", ge=1, le=4096
     )
     base_url: ServerUrl | None = _later(None, "where the server is, e.g. https://example.org/v1")
     api: Literal["chat", "completions"] | None = _later(
@@ -96,7 +96,12 @@ class EngineConfig(Section):
     key_env: Variable | None = _later(
         None, "the environment variable that holds the server's key, e.g. OPENAI_API_KEY"
     )
-    timeout: float = _later(120.0, "seconds that one request may take", gt=0, le=3600)
+    timeout: float | None = _later(
+        None,
+        "seconds that one generation may take (default: for a server 120, else no limit)",
+        gt=0,
+        allow_inf_nan=False,
+    )
     attempts: Count = _later(4, "the most requests for one generation")
     stream: bool = _later(True, "read replies as they are written, and know the time to the first token")
     price: PriceConfig | None = _later(None, "what a million tokens cost")

@@ -15,6 +15,7 @@ import json
 import logging
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from transformers.cache_utils import Cache
 
 from .batching import BatchedEngine
 from .config import ExperimentConfig
-from .core import EngineError, fingerprint
+from .core import EngineError, fingerprint, own_threads
 from llmforge.engine import (
     Generation,
     Prompt,
@@ -162,8 +163,10 @@ class ModelEngine(BatchedEngine):
         loaded: Loaded,  # from load_model
         batch_size: int = 16,  # the most prompts at once; halved when memory does not suffice
         prefix_cache: bool = True,  # compute no beginning of a prompt twice
+        timeout: float | None = None,  # seconds that a batch may take; None: no limit
+        concurrency: int | None = None,  # examples to have at work; default: four batches' worth
     ):
-        super().__init__(batch_size)
+        super().__init__(batch_size, timeout, concurrency, partial(own_threads, torch.get_num_threads()))
         _check_attention(loaded.model)
         self.model, self.tokenizer, self.prefix_cache = loaded.model, loaded.tokenizer, prefix_cache
         self.native_tools = writes_tools(loaded.tokenizer)
@@ -420,4 +423,6 @@ def plain_generate(
 # %% ../nbs/25_local.ipynb #79544b0c
 def local_engine(config: ExperimentConfig) -> LocalEngine:
     "The engine that a config calls `local`."
-    return LocalEngine(load_model(config.model), config.engine.batch_size, config.engine.prefix_cache)
+    c = config.engine
+    one_batch = c.batch_size if config.method.agent else None  # see above
+    return LocalEngine(load_model(config.model), c.batch_size, c.prefix_cache, c.timeout, one_batch)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from numbers import Real
 from reprlib import repr as brief
 
-from .core import ConfigError, DataError, LlmForgeError, closest, metrics
+from .core import ConfigError, DataError, LlmForgeError, closest, ends_the_run, error_text, metrics
 
 # %% ../nbs/12_metrics.ipynb #d3618700
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
@@ -141,8 +141,11 @@ def registered_score(
     asked = f"for the prediction {brief(prediction)} and the answers {brief(list(answers))}"
     try:
         value = score(prediction, answers, style)
-    except Exception as e:
-        raise LlmForgeError(f"metric {name!r} raised {type(e).__name__} {asked}: {e}") from e
+    except BaseException as e:
+        if ends_the_run(e):
+            raise
+        raised = f"{type(e).__name__} {asked}: {error_text(e)}"
+        raise LlmForgeError(f"metric {name!r} raised {raised}") from e
     if isinstance(value, Real) and 0 <= value <= 1:
         return float(value)
     raise LlmForgeError(f"metric {name!r} gave {brief(value)} {asked}; allowed: a number from 0 to 1")

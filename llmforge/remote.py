@@ -266,6 +266,7 @@ def identity_facts(
 
 # %% ../nbs/29_remote.ipynb #remote-factory
 _CONCURRENCY = 16  # questions at once, where a config does not say
+_TIMEOUT = 120.0  # seconds that one request may take, unless the config says another number
 
 
 def run_apart(
@@ -282,5 +283,5 @@ def remote_engine(
     "The engine that a config calls `openai`, `hf_api`, `ollama` or `vllm_server`."
     server, e = server_of(config), config.engine
     facts = identity_facts(run_apart(server_facts(server)), server)
-    client = Client(server, e.concurrency or _CONCURRENCY, e.timeout, e.stream)
+    client = Client(server, e.concurrency or _CONCURRENCY, e.timeout or _TIMEOUT, e.stream)
     return RemoteEngine(client, Patience(e.attempts), Budget(e.max_cost), facts)

@@ -18,7 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from .core import ConfigError, RetrievalError, fingerprint, require, retrievers
+from llmforge.core import (
+    ConfigError,
+    RetrievalError,
+    fingerprint,
+    in_future,
+    own_threads,
+    require,
+    retrievers,
+)
 from .embedding import MINILM, Chunk, embed, embedding_model, no_progress_bars, reason
 from .indexing import EdgeVectors, Index, ServerVectors, build_index
 from .records import Corpus
@@ -225,15 +233,6 @@ def hybrid(searcher: Searcher, query: str, k: int) -> list[tuple[int, float]]:
     "The retriever `hybrid`, and what `reranked` begins with: both, fused by reciprocal rank."
     return [(row, score) for row, score, _ in searcher.fused(query, k)]
 
-# %% ../nbs/34_retriever.ipynb #retriever-one-core
-def _one_core(thread: ThreadPoolExecutor) -> None:
-    "Let a thread's PyTorch work on one core; other threads, also those that start later, keep their number."
-    torch = require("torch", "retrieval")
-    usual = torch.get_num_threads()
-    thread.submit(torch.get_num_threads).result()  # a thread's first question sets its number to the default
-    thread.submit(torch.set_num_threads, 1).result()
-    torch.set_num_threads(usual)
-
 # %% ../nbs/34_retriever.ipynb #45257afd
 def _settings(searcher: Searcher) -> list[tuple[str, str]]:
     "What a searcher does with a question, as rows of a table."
@@ -285,7 +284,7 @@ class Retriever(Searcher):
         self.fingerprint = fingerprint(index.fingerprint, config.model_dump(include=settings))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="retriever")
         if self.vectors:
-            _one_core(self._thread)
+            self._thread.submit(own_threads, 1).result()
 
     def __repr__(self) -> str:
         return f"Retriever({self.config.name!r}, top_k={self.config.top_k}, {self.index!r})"
@@ -327,7 +326,7 @@ class Retriever(Searcher):
 
     async def _on_thread(self, work: Callable[..., Hits], *args) -> tuple[Hits, float]:
         "Hits and the milliseconds it took to find them."
-        return await asyncio.get_running_loop().run_in_executor(self._thread, _timed, work, *args)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, in_future, _timed, work, *args)
 
     def close(self) -> None:
         "Let go of the thread and of the vectors."

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,15 +25,18 @@ from tqdm import tqdm
 from .agent import check_engine
 from .aggregate import result_row, software_and_machine, summarise
 from .answer import answer_one, example_seed
+from .batching import Worker
 from .caching import make_engine
 from .config import ExperimentConfig, experiment_id
 from llmforge.core import (
     BreakerOpen,
     ConfigError,
     EngineFatal,
+    EngineStuck,
     LeaseLost,
     LlmForgeError,
     closest,
+    error_text,
     methods,
     metrics,
     redact,
@@ -226,25 +229,28 @@ def _context(prepared: Prepared, resources: Resources, example: Example) -> Cont
 
 
 def _check_breaker(progress: Progress, limit: int, row: dict[str, Any]) -> None:
-    "Raise `BreakerOpen` after too many failures in a row."
+    "Raise `BreakerOpen` after too many failures in a row, `EngineStuck` where the engine is."
+    if row["error_type"] == EngineStuck.__name__:
+        raise EngineStuck(row["error"])
     if progress.in_a_row >= limit:
         raise BreakerOpen(
             f"{progress.in_a_row} questions in a row failed, the last with {row['error_type']}: "
             f"{row['error']}; mend that and run again (what succeeded is kept in the generation cache)"
         )
 
-# %% ../nbs/52_runner.ipynb #runner-answer-all
-def _workers(config: ExperimentConfig, engine: Engine) -> int:
-    "How many questions are at work at once: as the config says, else as the engine likes it."
-    return config.engine.concurrency or getattr(engine, "concurrency", None) or config.engine.batch_size
+# %% ../nbs/52_runner.ipynb #runner-at-work
+def _at_work(config: ExperimentConfig, engine: Engine) -> int:
+    "How many questions are at work at once: as the config says, else as many as suit the engine."
+    own = getattr(engine, "concurrency", None)  # an engine of one's own need not say
+    return config.engine.concurrency or own or config.engine.batch_size
 
-# %% ../nbs/52_runner.ipynb #runner-answer
+# %% ../nbs/52_runner.ipynb #runner-answer-all
 async def answer_all(
     prepared: Prepared,  # what to ask
     resources: Resources,  # what to ask it with
     done: Collection[str],  # ids of the examples that have a row
     save: Callable[[dict[str, Any]], None],  # called with each new row
-    stop: threading.Event,  # set from outside to end early
+    stop: threading.Event,  # set to end early
     show: bool = True,  # print progress
 ) -> None:
     "Ask every example that has no row yet; raises `BreakerOpen` and `EngineFatal`."
@@ -264,18 +270,26 @@ async def answer_all(
             _check_breaker(progress, config.max_consecutive_failures, row)
 
     with closing(progress.bar):
-        await asyncio.gather(*(worker() for _ in range(_workers(config, resources.engine))))
+        await asyncio.gather(*(worker() for _ in range(_at_work(config, resources.engine))))
 
 # %% ../nbs/52_runner.ipynb #124e5567
 def _run_async(coroutine: Coroutine[Any, Any, None], stop: threading.Event) -> None:
     "Run a coroutine to its end, also where an event loop is running; an interrupt sets `stop` and waits."
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(asyncio.run, coroutine)
-        try:
-            future.result()
-        except KeyboardInterrupt:
-            stop.set()
-            raise
+    worker = Worker("llmforge-loop")
+    future = worker.submit(asyncio.run, coroutine)
+    try:
+        wait([future])
+    except KeyboardInterrupt:
+        stop.set()
+        wait([future])
+        raise
+    finally:
+        worker.close(wait=False)
+    error = future.exception()
+    if error and not isinstance(error, Exception):  # none of them is the user's: that comes to this thread
+        raised = f"{type(error).__name__}: {error_text(error)}"
+        raise LlmForgeError(f"a method, tool or engine ended the run by raising {raised}") from error
+    future.result()
 
 # %% ../nbs/52_runner.ipynb #runner-git
 def provenance(
@@ -373,7 +387,7 @@ def _early_end_stored(store: Store, lease: Lease) -> Iterator[None]:
         raise
     except Exception as e:
         where = getattr(e, "phase", "run")
-        store.fail(lease, redact(f"{where}: {type(e).__name__}: {e}"))
+        store.fail(lease, redact(f"{where}: {type(e).__name__}: {error_text(e)}"))
         raise
     except BaseException:
         store.release(lease)

@@ -224,9 +224,7 @@ class MethodConfig(Section):
     )
     prompt: PromptConfig = Field(description="the texts; what is not given depends on method and format")
     agent: AgentConfig | None = Field(
-        None,
-        description="for react: its tools and limits",
-        json_schema_extra={"since": "2026-11-24"},
+        None, description="for react: its tools and limits", json_schema_extra={"since": "2026-11-24"}
     )
 
     @model_validator(mode="before")
@@ -377,11 +375,9 @@ class CorpusConfig(Section):
 # %% ../nbs/03_sections.ipynb #sections-reserved
 REPORTED = ("exact_match", "f1", "contains")  # in any case
 RESERVED = (
-    *REPORTED,
-    *("accuracy", "correct", "attempted", "answered", "abstained", "failed"),
+    *(*REPORTED, "accuracy", "correct", "attempted", "answered", "abstained", "failed"),
     *("mrr", "answer_relevance", "faithfulness", "hallucination_rate", "groundedness", "ungrounded_rate"),
-    *("steps", "tool_calls", "failed_calls", "first_tool", "forced"),
-    *("throughput", "queue_ms"),
+    *("steps", "tool_calls", "failed_calls", "first_tool", "forced", "throughput", "queue_ms"),
 )
 _TAKEN = re.compile(r"(latency|tokens|recall|has_answer)(_.*)?")  # families of measures
 

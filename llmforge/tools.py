@@ -22,7 +22,7 @@ from typing import Any, NoReturn, cast, get_type_hints
 from fastcore.docments import docments
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
 
-from .core import ConfigError, LlmForgeError, closest, redact, tools
+from .core import ConfigError, LlmForgeError, closest, ends_the_run, redact, tools
 from .methods import Context
 from .trace import Span, span
 
@@ -68,9 +68,9 @@ class Tool:
         f = partial(self.function, **arguments, **extra)
         try:
             return _checked(await f()) if inspect.iscoroutinefunction(self.function) else await _in_thread(f)
-        except KeyboardInterrupt:
-            raise
         except BaseException as e:
+            if ends_the_run(e):
+                raise
             return _failure(e)
 
 # %% ../nbs/41_tools.ipynb #114d5be5

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from .core import redact
+from .core import error_text, redact
 from .traceview import number, tree_html, tree_text
 
 # %% ../nbs/09_trace.ipynb #e5a58f9f
@@ -101,7 +101,7 @@ def span(
     try:
         yield s
     except BaseException as e:
-        s.error = redact(f"{type(e).__name__}: {e}")
+        s.error = redact(f"{type(e).__name__}: {error_text(e)}")
         raise
     finally:
         s.duration_ms = (time.perf_counter() - start) * 1000

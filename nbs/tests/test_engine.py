@@ -91,6 +91,74 @@ def test_queue_time_is_not_latency():
     assert first.queue_ms < 50 < 90 < second.queue_ms
 
 
+def lengths_of(sizes, **kwargs):
+    "The lengths in each batch, for prompts of these lengths that all wait at once."
+    engine = FakeEngine("ok", **kwargs)
+    gather(*(engine.generate("x" * n, GREEDY) for n in sizes))
+    lengths = iter([len(p) for p, _ in engine.calls])
+    return [[next(lengths) for _ in range(n)] for n in engine.batches]
+
+
+def test_a_batch_is_the_oldest_and_those_nearest_to_it_in_length():
+    assert lengths_of([9, 1, 8, 2, 9, 3], batch_size=3) == [[9, 8, 9], [1, 2, 3]]
+    assert lengths_of([5] * 5, batch_size=2) == [[5, 5], [5, 5], [5]]  # of equals, the first to come
+
+
+def test_nobody_waits_for_ever_because_of_its_length():
+    "One long prompt among ever new short ones is in the first batch after it is the oldest."
+    engine, places = FakeEngine("ok", batch_size=2), []
+
+    async def short(i):
+        with engine.running():
+            for step in range(9):
+                await engine.generate(f"{i}{step}", GREEDY)
+
+    async def long():
+        with engine.running():
+            await engine.generate("x" * 900, GREEDY)
+            places.append(len(engine.batches))
+
+    gather(*(short(i) for i in range(3)), long(), *(short(i) for i in range(3, 6)))
+    assert places and places[0] <= 3 and sum(engine.batches) == 6 * 9 + 1
+
+
+def test_texts_do_not_depend_on_what_a_batch_is_made_of():
+    prompts = [f"{random.Random(i).randint(1, 10**9)}" * (1 + i % 5) for i in range(24)]
+
+    def texts(size):
+        engine = FakeEngine(lambda text, s: f" {len(text)} {text[:3]}", batch_size=size)
+        return [g.text for g in gather(*(engine.generate(p, GREEDY) for p in prompts))]
+
+    assert texts(1) == texts(4) == texts(24)
+
+
+def test_concurrency_is_the_engines_unless_it_is_asked_for():
+    assert FakeEngine(batch_size=4).concurrency == 16
+    assert CachedEngine(RetryingEngine(FakeEngine(batch_size=2))).concurrency == 8
+
+
+@pytest.mark.parametrize("asked, at_work", [(None, 8), (1, 1), (5, 5)])
+def test_so_many_questions_are_at_work(asked, at_work):
+    from llmforge.config import load_config
+    from llmforge.runner import run_experiment
+
+    seen = []
+
+    class Watched(FakeEngine):
+        def generate_batch(self, requests):
+            seen.append(len(self._examples))
+            return super().generate_batch(requests)
+
+    experiment = {
+        "name": "work",
+        "engine": {"name": "fake", **({"concurrency": asked} if asked else {})},
+        "dataset": {"name": "meridia", "limit": 20},
+        "method": {"shots": 0},
+    }
+    run_experiment(load_config({"experiment": experiment}), engine=Watched(batch_size=2), show=False)
+    assert max(seen) == at_work
+
+
 # cancellation and failure
 
 

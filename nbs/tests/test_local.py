@@ -1,11 +1,14 @@
 """The local engine on the real embedded model: the same text in any batch, next to `model.generate`, and
 every way to fail."""
 
+import asyncio
 import importlib.util
+import os
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -17,7 +20,7 @@ except ModuleNotFoundError:
 from transformers.cache_utils import Cache
 
 from llmforge import model as model_module
-from llmforge.core import ConfigError, EngineError, MissingExtra
+from llmforge.core import ConfigError, EngineError, MissingExtra, own_threads
 from llmforge.engine import Message, Sampling, ToolCall, ToolMessage
 from llmforge.local import ActiveRequest, LocalEngine, plain_generate
 from llmforge.model import EMBEDDED, Loaded, common_prefix, embedded_model, encode, load_model, writes_tools
@@ -89,6 +92,97 @@ def test_greedy_texts_are_those_of_generate_at_every_batch_size(loaded, referenc
     n = 8 if batch_size == 1 else len(PROMPTS)
     got = run(LocalEngine(loaded, batch_size, prefix_cache), PROMPTS[:n], GREEDY)
     assert [str(g) for g in got] == [str(r) for r in reference[:n]]  # text, tokens in and out, finish reason
+
+
+def test_mixed_lengths_are_sorted_into_batches_and_their_texts_stay(loaded, monkeypatch):
+    prompts = [SHOTS * (1 + 5 * (i % 2)) + f"Question: What is {t}?\nAnswer:" for i, t in enumerate(THINGS)]
+    engine, columns, forward = LocalEngine(loaded, 4, prefix_cache=False), [], LocalEngine._forward
+    monkeypatch.setattr(
+        LocalEngine,
+        "_forward",
+        lambda self, ids, *a: columns.append(tuple(ids.shape)) or forward(self, ids, *a),
+    )
+
+    async def ask():
+        return await asyncio.gather(*(engine.generate(p, GREEDY) for p in prompts))
+
+    texts = [str(g) for g in asyncio.run(ask())]
+    widths = [width for rows, width in columns if width > 1]
+    assert len(widths) == 2 and widths[1] > 3 * widths[0]  # the short ones, and the long ones
+    assert texts == [str(plain_generate(loaded, p, GREEDY)) for p in prompts]
+
+
+def test_the_workers_threads_are_the_engines_own():
+    """After a retriever has embedded something, and after another thread has set a number for itself.
+
+    In a process without OMP_NUM_THREADS, which tests side by side set to 1."""
+    code = """
+import asyncio, threading, torch
+if torch.get_num_threads() == 1:
+    torch.set_num_threads(2)
+usual = torch.get_num_threads()
+from llmforge.core import own_threads
+from llmforge.engine import Sampling
+from llmforge.local import LocalEngine
+from llmforge.model import load_model
+from llmforge.records import Corpus, Passage
+from llmforge.retriever import make_retriever
+from llmforge.sections import ModelConfig, RetrievalConfig
+
+r = make_retriever(RetrievalConfig(name="dense", top_k=1), Corpus("c", [Passage("p", "Oak", "Oaks grow.")]))
+asyncio.run(r.search("oak"))
+counts = []
+
+class Counting(LocalEngine):
+    def generate_batch(self, requests):
+        counts.append(torch.get_num_threads())
+        return super().generate_batch(requests)
+
+engine = Counting(load_model(ModelConfig(device="cpu")))
+somebody = threading.Thread(target=torch.set_num_threads, args=(1,))  # without a thought for others
+somebody.start()
+somebody.join()
+asyncio.run(engine.generate("Hi", Sampling(max_tokens=1)))
+asyncio.run(r.search("a tree"))
+asyncio.run(engine.generate("Ho", Sampling(max_tokens=1)))
+assert counts == [usual, usual], (counts, usual)
+assert r._thread.submit(torch.get_num_threads).result() == 1
+assert torch.get_num_threads() == usual
+"""
+    env = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    p = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=300)
+    assert p.returncode == 0, p.stderr[-2000:]
+
+
+def test_a_thread_of_ones_own_number_changes_nobody_elses():
+    def number():
+        with ThreadPoolExecutor(1) as new:
+            return new.submit(torch.get_num_threads).result()
+
+    before = torch.get_num_threads(), number()
+    with ThreadPoolExecutor(1) as own:
+        own.submit(own_threads, before[1] + 2).result()
+        assert own.submit(torch.get_num_threads).result() == before[1] + 2
+        assert (torch.get_num_threads(), number()) == before
+
+
+def test_an_agents_questions_fill_one_batch(monkeypatch, loaded):
+    from llmforge import local
+    from llmforge.config import load_config
+
+    monkeypatch.setattr(local, "load_model", lambda config: loaded)
+    make = lambda method: load_config(
+        {
+            "experiment": {
+                "name": "x",
+                "dataset": "almanac",
+                "method": {"name": method},
+                "engine": {"timeout": 9},
+            }
+        }
+    )
+    naive, react = (local.local_engine(make(m)) for m in ("naive", "react"))
+    assert (naive.concurrency, react.concurrency, naive.timeout) == (64, 16, 9)
 
 
 def test_the_shared_prefix_is_computed_once(loaded, monkeypatch):

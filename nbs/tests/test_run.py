@@ -258,7 +258,7 @@ def test_a_metric_that_fails_in_the_middle_stops_the_run_and_the_same_call_goes_
         return 1 / ("or so" not in prediction)
 
     monkeypatch.setitem(metrics._entries, "half_right", breaks)
-    config = own(engine={"name": "scripted", "batch_size": 1})
+    config = own(engine={"name": "scripted", "batch_size": 1, "concurrency": 1})
     with pytest.raises(
         LlmForgeError,
         match="question '.*': metric 'half_right' raised ZeroDivisionError for the prediction "

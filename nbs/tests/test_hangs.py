@@ -1,0 +1,372 @@
+"""What would leave somebody waiting for ever has an end: each of these runs has a hard limit in time."""
+
+import asyncio
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from llmforge.answer import answer_one
+from llmforge.batching import FakeEngine
+from llmforge.caching import CachedEngine, RetryingEngine
+from llmforge.config import load_config
+from llmforge.core import EngineError, EngineStuck, LlmForgeError, in_future, methods, metrics, tools
+from llmforge.data import load_dataset
+from llmforge.engine import Generation, Sampling
+from llmforge.methods import Context
+from llmforge.runner import _run_async, run_experiment
+from llmforge.store import Store
+from llmforge.tools import tool
+
+LIMIT = 20  # seconds: what takes longer hangs
+
+
+def within(f, seconds=LIMIT):
+    "The result of a call, which runs in a thread of its own; fails where it hangs."
+    results = []
+
+    def work():
+        try:
+            results.append((f(), None))
+        except BaseException as e:
+            results.append((None, e))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert not thread.is_alive(), "it hangs"
+    result, error = results[0]
+    if error:
+        raise error
+    return result
+
+
+def process(code, *args, seconds=60):
+    "Run code in a process of its own; the test fails where that hangs."
+    lines = [sys.executable, "-c", textwrap.dedent(code), *args]
+    return subprocess.run(lines, capture_output=True, text=True, timeout=seconds)
+
+
+def config(method="naive", **engine):
+    return load_config(
+        {
+            "experiment": {
+                "name": "hangs",
+                "engine": {"name": "fake", **engine},
+                "dataset": {"name": "meridia", "limit": 6},
+                "method": {"name": method, "shots": 0},
+            }
+        }
+    )
+
+
+class Mute(Exception):
+    def __str__(self):
+        raise ValueError("no words")
+
+
+class MuteEngineError(EngineError):
+    def __str__(self):
+        raise ValueError("no words")
+
+
+def generation(**changed):
+    return Generation(**{**vars(Generation("ok", 1, 1, 0.0, 0.0, "stop")), **changed})
+
+
+def raises(error):
+    def raise_it(good):
+        raise error
+
+    return raise_it
+
+
+WRONG = {  # what an engine makes of the right results -> what its items are told
+    "none": (lambda good: None, "generate_batch gave NoneType; must be: a list of"),
+    "too few": (lambda good: good[1:], "results; must be: a list of"),
+    "too many": (lambda good: good + good, "results; must be: a list of"),
+    "a text": (lambda good: "ok", "generate_batch gave str; must be"),
+    "texts": (lambda good: ["ok" for _ in good], "gave str; must be: a Generation"),
+    "nones": (lambda good: [None for _ in good], "gave NoneType; must be: a Generation"),
+    "numpy": (
+        lambda good: [generation(tokens_in=np.int64(3)) for _ in good],
+        "tokens_in is of type numpy.int64",
+    ),
+    "no text": (lambda good: [generation(text=None) for _ in good], "text is of type builtins.NoneType"),
+    "mute": (raises(Mute()), "generation failed: Mute: .asked for its text, it raised ValueError"),
+    "mute engine error": (raises(MuteEngineError("x")), "asked for its text"),
+    "returned": (lambda good: [SystemExit("x") for _ in good], "generation failed: SystemExit: x"),
+    "exit": (raises(SystemExit(3)), "generation failed: SystemExit: 3"),
+    "interrupt": (raises(KeyboardInterrupt()), "generation failed: KeyboardInterrupt"),
+    "cancelled": (raises(asyncio.CancelledError()), "generation failed: CancelledError"),
+    "stop iteration": (raises(StopIteration()), "generation failed: StopIteration"),
+}
+
+
+class Wrong(FakeEngine):
+    "An engine that makes something else of its results."
+
+    def __init__(self, makes, **kwargs):
+        super().__init__("ok", **kwargs)
+        self.makes = makes
+
+    def generate_batch(self, requests):
+        return self.makes(super().generate_batch(requests))
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_whatever_an_engine_gives_is_an_error_of_its_items(name):
+    makes, told = WRONG[name]
+    run = lambda: run_experiment(config(), Store(), Wrong(makes, batch_size=3), show=False)
+    id = within(run)
+    rows = Store().rows(id)
+    assert len(rows) == 6 and {r["error_type"] for r in rows} <= {"EngineError", "MuteEngineError"}
+    assert all(re.search(told, r["error"]) for r in rows), rows[0]["error"]
+
+
+def test_one_bad_item_is_nobody_elses_error():
+    "Also where the others' generations are committed to the cache in the same turn."
+
+    def makes(good):
+        return [generation(tokens_out=np.int64(1)), *good[1:-1], generation(logprobs=(np.float32(1),))]
+
+    engine = CachedEngine(RetryingEngine(Wrong(makes)))
+
+    async def ask():
+        asked = (engine.generate(f"prompt {i}", Sampling()) for i in range(4))
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    first, *middle, last = within(lambda: asyncio.run(ask()))
+    assert [g.text for g in middle] == ["ok", "ok"]
+    assert isinstance(first, EngineError) and "tokens_out is of type numpy.int64" in str(first)
+    assert isinstance(last, EngineError) and "cannot be stored" in str(last)
+
+
+def test_a_cache_that_cannot_be_written_tells_all_who_wait(monkeypatch):
+    engine = CachedEngine(FakeEngine("ok"))
+    monkeypatch.setattr(engine, "_insert", raises(Mute()))
+    with pytest.raises(EngineError, match="cannot write the generation cache: .asked for its text"):
+        within(lambda: asyncio.run(engine.generate("x", Sampling())))
+
+
+def test_a_closed_engine_says_so():
+    engine = FakeEngine("ok")
+    assert within(lambda: asyncio.run(engine.generate("x", Sampling()))).text == "ok"
+    engine.close()
+    with pytest.raises(EngineError, match="is closed and does no more work"):
+        within(lambda: asyncio.run(engine.generate("x", Sampling())))
+
+
+def test_a_stuck_engine_ends_the_run_with_a_sentence():
+    free = threading.Event()
+
+    class Stuck(FakeEngine):
+        def generate_batch(self, requests):
+            if self.batches:
+                free.wait(10 * LIMIT)
+            return super().generate_batch(requests)
+
+    engine = Stuck("ok", batch_size=2, timeout=0.3)
+    with pytest.raises(EngineStuck, match=r"within 0.3 s \(engine.timeout\).*run again"):
+        within(lambda: run_experiment(config(), Store(), engine, show=False))
+    (id,) = Store().experiments().id
+    assert str(Store().experiment(id).status) == "FAILED" and "EngineStuck" in Store().experiment(id).error
+    errors = [r["error_type"] for r in Store().rows(id)]
+    assert errors.count(None) == 2 and {*errors} == {None, "EngineStuck"}  # what was done before is kept
+    free.set()
+    again = within(lambda: run_experiment(config(), Store(), FakeEngine("ok"), show=False))
+    assert str(Store().experiment(again).status) == "COMPLETED" and len(Store().rows(again)) == 6
+
+
+def test_all_who_wait_for_a_stuck_engine_are_told():
+    engine = FakeEngine("ok", batch_size=1, delay=2, timeout=0.1)
+
+    async def ask():
+        asked = (engine.generate(f"prompt {i}", Sampling()) for i in range(3))
+        first = await asyncio.gather(*asked, return_exceptions=True)
+        return [*first, *await asyncio.gather(engine.generate("late", Sampling()), return_exceptions=True)]
+
+    start = time.monotonic()
+    assert [type(e) for e in within(lambda: asyncio.run(ask()))] == [EngineStuck] * 4
+    engine.close()
+    assert time.monotonic() - start < 1.5  # it waits for nobody
+
+
+def test_a_stuck_thread_keeps_no_process_from_ending():
+    p = process("""
+        import asyncio, threading
+        from llmforge.batching import FakeEngine
+        from llmforge.core import EngineStuck
+        from llmforge.engine import Sampling
+
+        class Stuck(FakeEngine):
+            def generate_batch(self, requests):
+                threading.Event().wait()
+
+        engine = Stuck(timeout=0.1)
+        try:
+            asyncio.run(engine.generate("x", Sampling()))
+        except EngineStuck:
+            engine.close()
+            print("told")
+    """)
+    assert (p.returncode, p.stdout) == (0, "told\n"), p.stderr
+
+
+# what is raised by the code of others, and what by the user
+
+BASE = [SystemExit("bye"), KeyboardInterrupt("mine"), asyncio.CancelledError("mine"), StopIteration(), Mute()]
+
+
+def named(error):
+    return type(error).__name__
+
+
+@pytest.mark.parametrize("error", BASE, ids=named)
+def test_what_a_method_raises_is_its_items_failure(error, monkeypatch):
+    async def method(question, context):
+        if question == first.question:
+            raise error
+        return "ok"
+
+    first = load_dataset(config().dataset).examples[0]
+    monkeypatch.setitem(methods._entries, "raising", method)
+    id = within(lambda: run_experiment(config("raising"), Store(), FakeEngine("ok"), show=False))
+    failed = [r["error_type"] for r in Store().rows(id)]
+    name = "RuntimeError" if isinstance(error, StopIteration) else named(error)  # as Python has it
+    assert failed == [name] + [None] * 5
+
+
+@pytest.mark.parametrize("error", BASE[:2], ids=named)
+def test_what_a_task_of_a_method_raises_ends_the_run_with_a_sentence(error, monkeypatch):
+    "Such an error leaves the event loop past all who wait; it is not taken for the user's interrupt."
+
+    async def raise_it():
+        raise error
+
+    async def method(question, context):
+        return await asyncio.gather(raise_it())
+
+    monkeypatch.setitem(methods._entries, "raising", method)
+    with pytest.raises(LlmForgeError, match=f"ended the run by raising {named(error)}"):
+        within(lambda: run_experiment(config("raising"), Store(), FakeEngine("ok"), show=False))
+    assert str(Store().experiment(Store().experiments().id[0]).status) == "FAILED"
+
+
+@pytest.mark.parametrize("error", BASE, ids=named)
+@pytest.mark.parametrize("in_thread", [True, False], ids=["function", "coroutine"])
+def test_what_a_tool_raises_is_a_failed_result(error, in_thread, monkeypatch):
+    monkeypatch.setattr(tools, "_entries", dict(tools._entries))
+
+    def function() -> str:
+        "Raise."
+        raise error
+
+    async def coroutine() -> str:
+        "Raise."
+        raise error
+
+    made = tool(function if in_thread else coroutine)
+    result = within(lambda: asyncio.run(made.execute()))
+    assert result.failed and result.text.startswith("error: ")
+
+
+@pytest.mark.parametrize("error", BASE, ids=named)
+def test_what_a_metric_raises_names_the_metric(error, monkeypatch):
+    def metric(prediction, answers, style):
+        raise error
+
+    monkeypatch.setitem(metrics._entries, "raising", metric)
+    changed = {"metrics": config().metrics.model_copy(update={"extra": ("raising",)})}
+    own = config().model_copy(update=changed)
+    with pytest.raises(LlmForgeError, match=f"metric 'raising' raised {named(error)}"):
+        within(lambda: run_experiment(own, Store(), FakeEngine("ok"), show=False))
+
+
+def test_a_stop_iteration_in_a_thread_reaches_who_waits():
+    "No future can hold one: the search of an own retriever, `next` of nothing, would hang."
+
+    async def ask():
+        return await asyncio.get_running_loop().run_in_executor(None, in_future, next, iter(()))
+
+    with pytest.raises(RuntimeError, match="next raised StopIteration"):
+        within(lambda: asyncio.run(ask()))
+
+
+def test_a_cancellation_from_outside_still_ends_an_example():
+    async def main():
+        example = load_dataset(config().dataset).examples[0]
+        context = Context(config(), FakeEngine("ok", delay=1))
+        task = asyncio.create_task(answer_one(example, 0, context))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    within(lambda: asyncio.run(main()))
+
+
+def test_the_users_interrupt_ends_a_run_and_the_same_call_goes_on(tmp_path):
+    code = """
+        import os, signal, time
+        from llmforge.batching import FakeEngine
+        from llmforge.config import load_config
+        from llmforge.runner import run_experiment
+
+        class Interrupted(FakeEngine):
+            def generate_batch(self, requests):
+                if len(self.batches) == 1:
+                    os.kill(os.getpid(), signal.SIGINT)
+                    time.sleep(0.2)
+                return super().generate_batch(requests)
+
+        names = {"name": "hangs", "engine": {"name": "fake", "concurrency": 2},
+                 "dataset": {"name": "meridia", "limit": 6}, "method": {"shots": 0}}
+        run_experiment(load_config({"experiment": names}), engine=Interrupted("ok", batch_size=2), show=False)
+    """
+    p = process(code)
+    assert p.returncode != 0 and "KeyboardInterrupt" in p.stderr, p.stderr
+    (id,) = Store().experiments().id
+    assert str(Store().experiment(id).status) not in ("FAILED", "COMPLETED")
+    assert [r["error_type"] for r in Store().rows(id)] == [None] * 4
+    own = config(concurrency=2)
+    assert within(lambda: run_experiment(own, Store(), FakeEngine("ok"), show=False)) == id
+
+
+def test_a_second_interrupt_leaves_an_engine_that_is_stuck():
+    "Without a limit in time as well."
+    lines = """
+        import os, signal, threading, time
+        from llmforge.runner import _run_async
+        import asyncio
+
+        async def stuck():
+            threading.Event().wait()
+
+        def interrupt():
+            for _ in range(2):
+                time.sleep(0.3)
+                os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=interrupt, daemon=True).start()
+        stop = threading.Event()
+        try:
+            _run_async(stuck(), stop)
+        except KeyboardInterrupt:
+            print("left", stop.is_set())
+    """
+    p = process(lines)
+    assert (p.returncode, p.stdout) == (0, "left True\n"), p.stderr
+
+
+def test_the_loop_passes_errors_on():
+    async def fails():
+        raise ValueError("plain")
+
+    with pytest.raises(ValueError, match="plain"):
+        within(lambda: _run_async(fails(), threading.Event()))
