@@ -166,9 +166,10 @@ def _logging(verbose: bool) -> None:
 
 def _run_notebook(config: str, override: list[str]) -> str:
     "Execute run_experiment.ipynb and keep it beside the exported rows; the experiment's id."
+    from llmforge.exports import record_folder
     from llmforge.notebooks import execute_notebook
     from llmforge.results import find_experiment
-    from llmforge.runner import prepare, record_folder
+    from llmforge.runner import prepare
     from llmforge.store import Store
 
     work, executed = prepare(load_config(config, override)), outputs_dir() / f".{os.getpid()}.ipynb"
@@ -189,7 +190,8 @@ def run(
 ):
     "Run an experiment, or go on with one that was interrupted. A completed one is only shown."
     _logging(verbose)
-    from llmforge.runner import record_folder, run_experiment
+    from llmforge.exports import record_folder
+    from llmforge.runner import run_experiment
     from llmforge.store import Store
     from llmforge.tables import Status
 

@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['log', 'TTL', 'phase', 'Prepared', 'check_metrics', 'prepare', 'Resources', 'make_resources', 'Progress', 'answer_all',
-           'provenance', 'kept_lease', 'own_folder', 'record_folder', 'run_experiment']
+           'provenance', 'kept_lease', 'run_experiment']
 
 # %% ../nbs/52_runner.ipynb #runner-imports
 import asyncio
-import json
 import logging
 import sys
 import threading
@@ -17,7 +16,6 @@ from collections.abc import Callable, Collection, Coroutine, Iterator
 from concurrent.futures import wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -44,9 +42,8 @@ from llmforge.core import (
 from .data import load_corpus, load_dataset
 from .engine import Engine
 from .exemplars import demonstrations
-from .exports import export_experiment
+from .exports import export_experiment, record_folder
 from .faithfulness import make_scorer
-from .files import outputs_dir
 from .leases import Lease
 from .methods import Context, Exemplar, choose_exemplars, usable_exemplars
 from .metrics import SCORES, registered_score
@@ -347,30 +344,6 @@ def kept_lease(
     finally:
         over.set()
         thread.join()
-
-# %% ../nbs/52_runner.ipynb #1ef8c84a
-def own_folder(
-    name: str,  # below outputs/
-    file: str,  # the JSON file there that says whose record it is
-    whose: Callable[[dict], object],  # picks that out of the file's content
-    ours: object,  # what it would be for ours
-) -> Path:
-    "`outputs/<name>`, or `outputs/<name>-rerun` where the record there is another's."
-    folder = outputs_dir() / name
-    try:
-        theirs = whose(json.loads((folder / file).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
-        return folder
-    return folder if theirs == ours else folder.with_name(f"{name}-rerun")
-
-# %% ../nbs/52_runner.ipynb #runner-record-folder
-def record_folder(
-    store: Store,  # where the experiment is
-    id: str,  # the experiment
-) -> Path:
-    "`outputs/<id>`, or `outputs/<id>-rerun` where another run of the same work is on record there."
-    created_at = store.experiment(id).created_at
-    return own_folder(id, "result.json", lambda record: record["experiment"]["created_at"], created_at)
 
 # %% ../nbs/52_runner.ipynb #223cfcff
 @contextmanager

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from .config import ExperimentConfig
 from .engine import Engine
-from .exports import export_plan
+from .exports import export_plan, own_folder
 from .plan import BROKEN, Study, completed_ids, differences, plan_of, serving
-from .runner import Prepared, own_folder, prepare, run_experiment
+from .runner import Prepared, prepare, run_experiment
 from .store import Store
 from .studyconfig import Key, StudyConfig, experiments
 
