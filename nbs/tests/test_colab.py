@@ -271,7 +271,7 @@ def test_on_a_new_colab_machine(tmp_path, colab, monkeypatch):
         nbformat.v4.new_code_cell(
             "import os, llmforge\n"
             "secret = os.environ['HF_TOKEN'] == 'from-the-vault'\n"
-            "print(llmforge.__file__, secret, store.experiment(experiment.id).status)"
+            "print(llmforge.__file__, secret, Store().experiment(experiment.id).status)"
         )
     )
     (tmp_path / "content").mkdir()
