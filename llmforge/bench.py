@@ -12,7 +12,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from statistics import median
 from typing import TypeVar
@@ -21,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from .config import ExperimentConfig, load_config
-from .core import ConfigError
+from .core import ConfigError, in_own_thread
 from .data import load_corpus, load_dataset
 from .engine import Prompt, Sampling
 from .indexing import Bm25, Bm25Reference, EdgeVectors
@@ -116,12 +115,6 @@ def engine_speed(
     return pd.DataFrame(rows, columns=["batch", "prefix reuse", "times the plain loop", "same texts"])
 
 # %% ../nbs/55_bench.ipynb #233c51e0
-def _apart(f: Callable[..., T], *args) -> T:
-    "Call a function in a thread of its own, where no event loop runs."
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(f, *args).result()
-
-
 def _agents(n: int, choice: str, size: int) -> ExperimentConfig:
     "An agent over `n` questions of the Almanac, so many at a time."
     experiment = {
@@ -161,7 +154,7 @@ def agent_speed(
     answers: dict[int, dict[str, str]] = {}
 
     def ask(size):
-        answers[size] = _apart(_answers, loaded, prepared[size], retriever)
+        answers[size] = in_own_thread(_answers, loaded, prepared[size], retriever)
 
     took = median_seconds({size: partial(ask, size) for size in batch_sizes}, rounds)
     rows = []

@@ -6,18 +6,19 @@
 __all__ = ['cost_estimate', 'checks']
 
 # %% ../nbs/56_check.ipynb #check-imports
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
 from .answer import answer_one, example_seed
 from .config import ExperimentConfig
-from .core import ConfigError, EngineFatal, closest
+from .core import ConfigError, EngineFatal, closest, in_own_thread
 from .engine import Generation
 from .engineconfig import PRESETS
 from .methods import Context
 from .metrics import total
-from .remote import remote_engine, run_apart, server_facts
+from .remote import remote_engine, server_facts
 from .runner import make_resources, prepare
 from .server import Server, server_of
 from .text import clip
@@ -62,7 +63,7 @@ def _ask_first(config: ExperimentConfig) -> tuple[Mapping[str, Any], list[Genera
             prepared.corpus,
             example,
         )
-        row = run_apart(answer_one(example, 0, context, parts.scorer))
+        row = in_own_thread(asyncio.run, answer_one(example, 0, context, parts.scorer))
     return row, context.generations, len(prepared.data)
 
 # %% ../nbs/56_check.ipynb #check-lines
@@ -77,7 +78,7 @@ def checks(
         )
     server = server_of(config)
     yield f"key: in {server.key_env}" if server.key else "key: none is sent"
-    yield _server_line(server, run_apart(server_facts(server)))
+    yield _server_line(server, in_own_thread(asyncio.run, server_facts(server)))
     row, generations, questions = _ask_first(config)
     if row["error"]:
         raise EngineFatal(f"the first question failed with {row['error_type']}: {row['error']}")

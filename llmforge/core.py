@@ -7,7 +7,7 @@ __all__ = ['engines', 'methods', 'retrievers', 'tools', 'metrics', 'datasets', '
            'DataError', 'MissingExtra', 'RetrievalError', 'StoreError', 'AlreadyRunning', 'LeaseLost', 'EngineError',
            'EngineFatal', 'EngineStuck', 'BreakerOpen', 'closest', 'round_robin', 'Registry', 'require', 'canonical',
            'fingerprint', 'field_marks', 'later_at_default', 'redact', 'error_text', 'ends_the_run', 'in_future',
-           'own_threads']
+           'in_own_thread', 'own_threads']
 
 # %% ../nbs/00_core.ipynb #4f23840c
 import asyncio
@@ -334,6 +334,15 @@ def in_future(
         return work(*args)
     except StopIteration as e:
         raise RuntimeError(f"{getattr(work, '__name__', work)} raised StopIteration") from e
+
+# %% ../nbs/00_core.ipynb #core-in-own-thread
+def in_own_thread(
+    f: Callable[..., _T],
+    *args: Any,  # its arguments
+) -> _T:
+    "Call a function in a thread of its own, where no event loop runs."
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(f, *args).result()
 
 # %% ../nbs/00_core.ipynb #core-own-threads
 def own_threads(
