@@ -38,16 +38,16 @@ def _peers(table: str, row: Row, same: str) -> list[Row]:
     "The other rows that agree in a column, the closest first; ties go to the next in a hashed ring."
     near, ring = articles()[table].near, _ring(table)
     i = next(i for i, r in enumerate(ring) if r["name"] == row["name"])
-
-    def _related(r: Row) -> bool:
-        if same != "any":
-            return bool(set(r[same]) & set(row[same]))
-        return not near or bool(r[near] and row[near])
-
-    def _distance(r: Row) -> int:
-        return abs(int(r[near][0]) - int(row[near][0])) if near and r[near] and row[near] else 10**6
-
-    return sorted(filter(_related, (*ring[i + 1 :], *ring[:i])), key=_distance)
+    peers = [*ring[i + 1 :], *ring[:i]]
+    if same != "any":
+        own = set(row[same])
+        peers = [r for r in peers if not own.isdisjoint(r[same])]
+    elif near:
+        peers = [r for r in peers if r[near]] if row[near] else []
+    if not near or not row[near]:
+        return peers
+    here = int(row[near][0])
+    return sorted(peers, key=lambda r: abs(int(r[near][0]) - here) if r[near] else 10**6)
 
 
 def _others(table: str, row: Row, same: str, known: set[str], n: int) -> tuple[str, ...]:

@@ -140,10 +140,17 @@ FILTERS: dict[str, Callable[[_Values], _Values]] = {
 FIELD = re.compile(r"\{(\w+)((?:\|\w+)*)\}")
 
 
-def _filled(field: re.Match, row: Row) -> str:
+@cache
+def _parsed(template: str) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    "The text around a template's fields; column and filters of each field."
+    parts = FIELD.split(template)
+    return parts[::3], [(column, names.split("|")[1:]) for column, names in zip(parts[1::3], parts[2::3])]
+
+
+def _filled(column: str, filters: list[str], row: Row) -> str:
     "The first value of a field after its filters; empty where there is none."
-    values = tuple(show(field[1], v) for v in row.get(field[1], ()))
-    for name in field[2].split("|")[1:]:
+    values = tuple(show(column, v) for v in row.get(column, ()))
+    for name in filters:
         values = FILTERS[name](values)
     return values[0] if values else ""
 
@@ -153,11 +160,13 @@ def fill(
     row: Row,  # of a fact table
 ) -> str | None:  # None where a field is empty
     "A template with the row's values in it."
-    values = [_filled(m, row) for m in FIELD.finditer(template)]
-    if not all(values):
-        return None
-    rest = iter(values)
-    text = FIELD.sub(lambda m: next(rest), template)
+    around, fields = _parsed(template)
+    text = around[0]
+    for (column, filters), after in zip(fields, around[1:]):
+        value = _filled(column, filters, row)
+        if not value:
+            return None
+        text += value + after
     text = re.sub(r"([.?!])[.?](?=\s|$)", r"\1", text)  # a name may end with a mark of its own
     return text[0].upper() + text[1:]
 
