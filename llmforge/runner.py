@@ -25,7 +25,7 @@ from .aggregate import result_row, software_and_machine, summarise
 from .answer import answer_one, example_seed
 from .batching import Worker
 from .caching import make_engine
-from .config import ExperimentConfig, experiment_id
+from .config import CorpusConfig, DatasetConfig, ExperimentConfig, experiment_id
 from llmforge.core import (
     BreakerOpen,
     ConfigError,
@@ -134,12 +134,14 @@ def _usable(config: ExperimentConfig, data: Dataset) -> tuple[Example, ...]:
 def prepare(
     config: ExperimentConfig,  # resolved
     engine: Engine | None = None,  # that will be asked, where it is not the one that the config names
+    data_of: Callable[[DatasetConfig], Dataset] = load_dataset,
+    corpus_of: Callable[[CorpusConfig], Corpus] = load_corpus,
 ) -> Prepared:
     "Phases 1 and 2: load the inputs and check the config against them; raises before anything is written."
     with phase("load inputs"):
-        data = load_dataset(config.dataset)
+        data = data_of(config.dataset)
         searched = config.corpus if config.retrieval.name != "none" else None
-        corpus = load_corpus(searched) if searched else None
+        corpus = corpus_of(searched) if searched else None
     with phase("validate config"):
         methods.get(config.method.name)
         if engine is None:

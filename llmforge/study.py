@@ -9,9 +9,11 @@ __all__ = ['OpenStudy', 'open_study', 'run_study', 'study_folder']
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from .config import ExperimentConfig
+from .data import load_corpus, load_dataset
 from .engine import Engine
 from .exports import export_plan, own_folder
 from .plan import BROKEN, Study, completed_ids, differences, plan_of, serving
@@ -33,7 +35,8 @@ def open_study(
 ) -> OpenStudy:
     "Load a study's data and freeze its plan, or hold it against the one that is frozen; runs nothing."
     store = store or Store()
-    prepared = {key: prepare(config) for key, config in experiments(study).items()}
+    once = {"data_of": cache(load_dataset), "corpus_of": cache(load_corpus)}  # arms share what they load
+    prepared = {key: prepare(config, **once) for key, config in experiments(study).items()}
     ids = {key: p.id for key, p in prepared.items()}
     questions = {data: len(p.data) for (_, data, _), p in prepared.items()}
     plan = plan_of(study, questions, ids)
