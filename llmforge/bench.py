@@ -87,17 +87,23 @@ def _texts_of_loop(loaded, prompts: Sequence[Prompt], sampling: Sampling) -> lis
 
     return [plain_generate(loaded, p, sampling).text for p in prompts]
 
+# %% ../nbs/55_bench.ipynb #bench-fillable
+def _fillable(batch_sizes: Sequence[int], n: int) -> list[int]:
+    "Sizes up to the first that takes all `n` at once: a larger one would be that batch again."
+    before = [0, *batch_sizes]
+    return [size for size, smaller in zip(batch_sizes, before) if smaller < n]
+
 # %% ../nbs/55_bench.ipynb #bench-engine-speed
 def engine_speed(
     loaded,  # from `llmforge.model.load_model`
     prompts: Sequence[Prompt],  # the same for all
     sampling: Sampling,  # greedy
-    batch_sizes: Sequence[int] = (1, 4, 8, 16),
+    batch_sizes: Sequence[int] = (1, 4, 8, 16),  # those that the prompts can fill
     rounds: int = 3,  # turns
 ) -> pd.DataFrame:  # batch, prefix reuse, times the plain loop, how many texts are the same
     "The speed of the local engine, as a multiple of a plain `model.generate` loop."
     plain = (0, False)  # stands for the plain loop
-    arms = [(size, prefix) for prefix in (False, True) for size in batch_sizes]
+    arms = [(size, prefix) for prefix in (False, True) for size in _fillable(batch_sizes, len(prompts))]
     texts: dict[tuple[int, bool], list[str]] = {}
 
     def write(arm):
@@ -148,6 +154,7 @@ def agent_speed(
     rounds: int = 3,  # turns
 ) -> pd.DataFrame:  # batch, times the first, how many answers are the same
     "Questions a second of an agent, many questions at a time, as a multiple of one at a time."
+    batch_sizes = _fillable(batch_sizes, n)
     first = batch_sizes[0]
     prepared = {size: prepare(_agents(n, choice, size)) for size in batch_sizes}
     retriever = make_retriever(prepared[first].config.retrieval, prepared[first].corpus)
