@@ -8,6 +8,7 @@ import shutil
 import subprocess
 
 import pytest
+from executing import forked_kernels
 from filelock import FileLock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never reach for a hub
@@ -63,6 +64,18 @@ def outputs(tmp_path, monkeypatch):
     folder = tmp_path / "outputs"
     monkeypatch.setenv("LLMFORGE_OUTPUTS", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def _kernels():
+    with forked_kernels() as folder:
+        yield folder
+
+
+@pytest.fixture
+def kernels(_kernels, monkeypatch):
+    "Jupyter's kernels are forked ones."
+    monkeypatch.setenv("JUPYTER_PATH", _kernels)
 
 
 HOSTILE = [

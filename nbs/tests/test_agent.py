@@ -3,14 +3,12 @@
 import asyncio
 import inspect
 import json
-import os
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 
+import executing
 import pytest
 from fastcore.test import expect_fail
 
@@ -387,17 +385,11 @@ print(run_experiment(load_config(config, ["engine.name=slow", "engine.batch_size
 
 
 def start(outputs, delay):
-    return subprocess.Popen(
-        [sys.executable, "-c", CHILD],
-        env={
-            **os.environ,
-            "LLMFORGE_OUTPUTS": str(outputs),
-            "DELAY": str(delay),
-            "CONFIG": json.dumps({"experiment": config("dataset.limit=48").model_dump(mode="json")}),
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    return executing.start(
+        CHILD,
+        LLMFORGE_OUTPUTS=str(outputs),
+        DELAY=str(delay),
+        CONFIG=json.dumps({"experiment": config("dataset.limit=48").model_dump(mode="json")}),
     )
 
 

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 import nbformat
 import papermill
 import pytest
+from executing import command
 
 from llmforge.config import load_config
 from llmforge.files import project_root
@@ -31,7 +32,7 @@ from llmforge.studyconfig import load_study
 
 pytestmark = pytest.mark.slow
 
-ROOT, BIN = project_root(), Path(sys.executable).parent
+ROOT = project_root()
 EXECUTED = executable()
 PAGES = [*tutorials(), *EXECUTED]
 INI = configparser.ConfigParser(interpolation=None)
@@ -198,29 +199,23 @@ study:
 def execute(path, tmp_path, **parameters):
     "Run a notebook as papermill's command does, from the project's root."
     given = [x for k, v in parameters.items() for x in ("-p", k, str(v))]
-    p = subprocess.run(
-        [str(BIN / "papermill"), str(path), str(tmp_path / path.name), *given, "--no-progress-bar"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
+    p = command("papermill", str(path), str(tmp_path / path.name), *given, "--no-progress-bar", cwd=ROOT)
     assert p.returncode == 0, p.stdout[-2000:] + p.stderr[-2000:]
     return nbformat.read(tmp_path / path.name, as_version=4)
 
 
-def test_smallest_study(tmp_path):
+def test_smallest_study(tmp_path, kernels):
     (tmp_path / "smallest.yaml").write_text(STUDY)
     nb = execute(ROOT / "nbs" / "run_study.ipynb", tmp_path, study=tmp_path / "smallest.yaml")
     assert any("Reading gives more right answers" in json.dumps(c.get("outputs", [])) for c in nb.cells)
 
 
-def test_smallest_cards(tmp_path):
+def test_smallest_cards(tmp_path, kernels):
     nb = execute(ROOT / "nbs" / "run_cards.ipynb", tmp_path, scorers="")
     assert any("exact_match" in json.dumps(c.get("outputs", [])) for c in nb.cells)
 
 
-def test_smallest_benchmark(tmp_path):
+def test_smallest_benchmark(tmp_path, kernels):
     nb = execute(ROOT / "nbs" / "run_benchmark.ipynb", tmp_path, prompts=1, rounds=1, sizes="60")
     assert any("times the plain loop" in json.dumps(c.get("outputs", [])) for c in nb.cells)
 

@@ -5,10 +5,9 @@ import asyncio
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 
+import executing
 import pytest
 
 from llmforge.batching import FakeEngine, Fault
@@ -519,7 +518,7 @@ asyncio.run(main())
 
 
 def start(folder, n, delay):
-    return subprocess.Popen([sys.executable, "-c", CHILD, str(folder), str(n), str(delay)])
+    return executing.start(CHILD, str(folder), str(n), str(delay))
 
 
 def lines(path):

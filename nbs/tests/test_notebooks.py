@@ -1,19 +1,15 @@
 "The notebooks are the source: modules are exported from them, and they run as they stand, outputs and all."
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from executing import run_as_stored
+from executing import command, run_as_stored
 
 from llmforge.files import project_root
 
-ROOT, BIN = project_root(), Path(sys.executable).parent
+ROOT = project_root()
 LESSONS = sorted(p.name for p in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")) + ["index.ipynb"]
 TUTORIALS = sorted(f"tutorials/{p.name}" for p in (ROOT / "nbs" / "tutorials").glob("*.ipynb"))
 
@@ -30,8 +26,7 @@ def copy(tmp_path_factory):
 
 
 def call(*args, cwd):
-    env = {**os.environ, "PYTHONPATH": str(cwd), "LLMFORGE_HOME": str(cwd)}
-    p = subprocess.run([str(BIN / args[0]), *args[1:]], cwd=cwd, env=env, capture_output=True, text=True)
+    p = command(*args, cwd=cwd, PYTHONPATH=str(cwd), LLMFORGE_HOME=str(cwd))
     assert p.returncode == 0, p.stdout + p.stderr
 
 
@@ -47,10 +42,10 @@ def test_modules_are_exported(copy):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LESSONS + TUTORIALS)
-def test_notebook_runs_as_stored(name, copy, tmp_path):
+def test_notebook_runs_as_stored(name, copy):
     "Drift gate 2: executing and cleaning a lesson or tutorial leaves it as it is, outputs included."
     before = (ROOT / "nbs" / name).read_text()
-    run_as_stored(copy / "nbs" / name, copy, tmp_path / "log")
+    run_as_stored(copy / "nbs" / name, copy)
     assert (copy / "nbs" / name).read_text() == before, (
         f"{name}: outputs have drifted: nbdev-test nbs/{name} --save && nbdev-clean"
     )

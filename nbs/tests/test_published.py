@@ -5,9 +5,9 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 
 import pytest
+from executing import command
 
 from llmforge.exports import export_experiment, import_experiment, import_plan
 from llmforge.files import project_root
@@ -56,8 +56,8 @@ def everything(tmp_path_factory):
 
 
 @pytest.fixture
-def published(everything, outputs):
-    "An outputs folder whose store holds all that is published."
+def published(everything, outputs, kernels):
+    "An outputs folder whose store holds all that is published; kernels start quickly."
     outputs.mkdir()
     shutil.copyfile(everything, outputs / "llmforge.db")
     return outputs
@@ -74,13 +74,9 @@ def test_exports_are_what_the_store_writes(published, tmp_path):
 
 def nbval(*notebooks):
     "Execute notebooks and compare every output with what they show."
-    options = ["-q", "--nbval", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(OUTPUTS)]
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", *options, *map(str, notebooks)],
-        cwd=OUTPUTS,
-        capture_output=True,
-        text=True,
-    )
+    options = ["-q", "--nbval", "-p", "nbval.plugin", "-p", "no:cacheprovider", "-c", os.devnull]
+    where = ["--rootdir", str(OUTPUTS), *map(str, notebooks)]
+    return command("pytest", *options, *where, cwd=OUTPUTS, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
 
 
 def test_experiment_pages(published):

@@ -4,10 +4,9 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
+import executing
 import pytest
 from watching import count
 
@@ -53,10 +52,7 @@ except LlmForgeError as e: sys.exit(f"{{type(e).__name__}}: {{e}}")
 
 
 def start(tmp_path):
-    env = {**os.environ, "CALLS": str(tmp_path / "calls.txt")}
-    return subprocess.Popen(
-        [sys.executable, "-c", CHILD], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return executing.start(CHILD, CALLS=str(tmp_path / "calls.txt"))
 
 
 def test_sigkill_at_twenty_random_moments(tmp_path, outputs):

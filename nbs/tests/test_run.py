@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from executing import command
 from typer.testing import CliRunner
 
 from llmforge.batching import FakeEngine, Fault
@@ -27,12 +28,11 @@ from llmforge.tables import Status
 
 pytestmark = pytest.mark.slow
 
-BIN = Path(sys.executable).parent
 SMALL = "dataset=meridia dataset.limit=6 method.shots=2 retrieval.top_k=1 engine.batch_size=3"
 
 
 def call(*args, ok=True):
-    p = subprocess.run([str(BIN / args[0]), *args[1:]], cwd=project_root(), capture_output=True, text=True)
+    p = command(*args, cwd=project_root())
     assert (p.returncode == 0) == ok, p.stdout + p.stderr
     return p
 
@@ -40,17 +40,15 @@ def call(*args, ok=True):
 def test_papermill_in_the_users_own_words(tmp_path, outputs):
     "papermill nbs/run_experiment.ipynb OUT -p config rag_hybrid.yaml: COMPLETED, and the page shows it."
     target = tmp_path / "rag_hybrid.ipynb"
-    call(
-        "papermill",
-        "nbs/run_experiment.ipynb",
-        str(target),
-        "-p",
-        "config",
-        "rag_hybrid.yaml",
-        "-p",
-        "overrides",
-        SMALL,
+    given = ["-p", "config", "rag_hybrid.yaml", "-p", "overrides", SMALL]
+    papermill = str(Path(sys.executable).with_name("papermill"))  # started as by a user
+    p = subprocess.run(
+        [papermill, "nbs/run_experiment.ipynb", str(target), *given],
+        cwd=project_root(),
+        capture_output=True,
+        text=True,
     )
+    assert p.returncode == 0, p.stderr
     store = Store()
     (id,) = store.experiments().id
     assert store.experiment(id).status == "COMPLETED"
@@ -73,7 +71,7 @@ def test_papermill_in_the_users_own_words(tmp_path, outputs):
     )
 
 
-def test_run_show_compare(outputs):
+def test_run_show_compare(outputs, kernels):
     "The command: two arms, a re-run that asks nobody, show, list, compare, export and import."
     common = ["-o", "dataset=meridia", "-o", "dataset.limit=6", "-o", "method.shots=2"]
     first = call("llmforge", "run", "naive.yaml", *common)
@@ -144,7 +142,7 @@ def test_a_published_record_is_not_overwritten(outputs):
     assert (outputs / f"{id}-rerun" / "result.json").exists()
 
 
-def test_a_notebook_that_fails_says_why(outputs, tmp_path):
+def test_a_notebook_that_fails_says_why(outputs, tmp_path, kernels):
     "The cell's error becomes the command's: one sentence, exit code 1, the half-executed notebook kept."
     (tmp_path / "bad.yaml").write_text(
         "experiment: {name: t, model: no/such-model, dataset: {name: meridia, limit: 3}, method: {shots: 0}}"

@@ -6,13 +6,11 @@ import random
 import re
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
+from executing import command, start
 from typer.testing import CliRunner
 from watching import count
 
@@ -145,17 +143,12 @@ def test_sigkill_leaves_no_trace_in_the_verdicts(tmp_path, outputs, monkeypatch)
     rng, db = random.Random(6), outputs / "llmforge.db"
     for _ in range(6):
         before = count(db, "runs")
-        p = subprocess.Popen(
-            [sys.executable, "-c", CHILD],
-            env={**os.environ, "DELAY": "0.05"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
+        p = start(CHILD, DELAY="0.05")
         while p.poll() is None and count(db, "runs") <= before:
             time.sleep(0.005)
         time.sleep(rng.random() * 0.4)
         p.send_signal(signal.SIGKILL)
-        p.communicate()
+        p.wait()
     assert 0 < count(db, "runs") < 400
     study = run_study(load_study(STUDY), show=False)
     assert count(db, "runs") == 400 and study.frozen.intact and not study.tampered and not study.late
@@ -397,7 +390,7 @@ def test_shipped_studies_are_valid():
         assert load_study(path).hypotheses
 
 
-def test_the_command_on_the_embedded_model(tmp_path, outputs):
+def test_the_command_on_the_embedded_model(tmp_path, outputs, kernels):
     "`llmforge study` with real parts: reranked against hybrid retrieval, judged; the notebook is kept."
     small = {
         "study": {
@@ -426,12 +419,7 @@ def test_the_command_on_the_embedded_model(tmp_path, outputs):
         }
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
-    p = subprocess.run(
-        [str(Path(sys.executable).parent / "llmforge"), "study", str(tmp_path / "small.yaml")],
-        cwd=project_root(),
-        capture_output=True,
-        text=True,
-    )
+    p = command("llmforge", "study", str(tmp_path / "small.yaml"), cwd=project_root())
     assert p.returncode == 0, p.stdout + p.stderr
     assert "H1" in p.stdout and any(v in p.stdout for v in ("supported", "refuted", "inconclusive"))
     assert {"plan.json", "study.ipynb"} <= set(os.listdir(outputs / "study-small"))
