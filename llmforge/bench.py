@@ -98,7 +98,7 @@ def engine_speed(
     loaded,  # from `llmforge.model.load_model`
     prompts: Sequence[Prompt],  # the same for all
     sampling: Sampling,  # greedy
-    batch_sizes: Sequence[int] = (1, 4, 8, 16),  # those that the prompts can fill
+    batch_sizes: Sequence[int] = (1, 4, 8, 16),
     rounds: int = 3,  # turns
 ) -> pd.DataFrame:  # batch, prefix reuse, times the plain loop, how many texts are the same
     "The speed of the local engine, as a multiple of a plain `model.generate` loop."
@@ -116,8 +116,7 @@ def engine_speed(
     rows = []
     for arm in arms:
         same = sum(map(str.__eq__, texts[arm], texts[plain]))
-        speed = took[plain] / took[arm]
-        rows.append((*arm, speed, f"{same} of {len(prompts)}"))
+        rows.append((*arm, took[plain] / took[arm], f"{same} of {len(prompts)}"))
     return pd.DataFrame(rows, columns=["batch", "prefix reuse", "times the plain loop", "same texts"])
 
 # %% ../nbs/55_bench.ipynb #233c51e0

@@ -130,7 +130,7 @@ def _usable(config: ExperimentConfig, data: Dataset) -> tuple[Example, ...]:
     demonstrations(config.method.agent.tools, config.method.shots)
     return ()
 
-
+# %% ../nbs/52_runner.ipynb #runner-prepare
 def prepare(
     config: ExperimentConfig,  # resolved
     engine: Engine | None = None,  # that will be asked, where it is not the one that the config names

@@ -154,7 +154,7 @@ def _filled(column: str, filters: list[str], row: Row) -> str:
         values = FILTERS[name](values)
     return values[0] if values else ""
 
-
+# %% ../nbs/30_templates.ipynb #templates-fill
 def fill(
     template: str,  # e.g. "{name|the} lies in {continent}."
     row: Row,  # of a fact table

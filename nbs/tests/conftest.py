@@ -29,9 +29,9 @@ LONGEST = [
     ("test_notebooks",),
     ("test_published",),
     ("test_colab",),
+    ("test_study",),
     ("test_local",),
     ("test_run",),
-    ("test_study",),
     ("test_agent",),
     ("test_resume",),
 ]
