@@ -25,6 +25,7 @@ from llmforge.metrics import (
     kind_of,
     right,
     run_values,
+    spending,
     throughput,
     tokens_of,
     total,
@@ -44,10 +45,14 @@ def metric_estimates(
     rows: list[dict],  # of `runs`
     config: ExperimentConfig,  # metrics of one's own; confidence, resamples
 ) -> dict[str, dict[str, Any]]:  # metric -> {value, low, high, n, confidence}
-    "Every score and measure of a run; of the latency its median, 95th and 99th percentile."
+    """Every score and measure of a run.
+
+    Of the latency the median, 95th and 99th percentile; of the time to the first token the median."""
     values = run_values(rows, config.metrics.extra)
-    latency = values.pop("latency_ms")
+    latency, ttft = values.pop("latency_ms"), values.pop("ttft_ms", None)
     estimates = {name: _estimate(v, config) for name, v in values.items()}
+    if ttft:
+        estimates["ttft_p50"] = _estimate(ttft, config, "p50")
     for p in (50, 95, 99):
         estimates[f"latency_p{p}"] = _estimate(latency, config, f"p{p}")
     return estimates
@@ -161,6 +166,7 @@ def summarise(
     config: ExperimentConfig,  # which score is accuracy; confidence, resamples
     seconds: float | None = None,  # wall-clock time of the loop, where this process ran all of it
     scorer: Scorer | None = None,  # that judged the answers
+    at_work: int | None = None,  # questions at once, at the most
 ) -> dict[str, Any]:  # counts, estimates, speed, and what they rest on
     "The aggregates of an experiment."
     metrics = metric_estimates(rows, config)
@@ -176,6 +182,8 @@ def summarise(
         "throughput_tokens_per_s": throughput(rows, seconds) if seconds else None,
         "questions_per_s": len(rows) / seconds if seconds else None,
         "peak_memory_mb": peak_memory_mb(),
+        **spending(rows),
+        **({"at_work": at_work} if at_work else {}),
         **background(rows, config, scorer),
     }
 

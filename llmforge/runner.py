@@ -39,6 +39,7 @@ from llmforge.core import (
     metrics,
     redact,
 )
+from .cputime import CpuShares
 from .data import load_corpus, load_dataset
 from .engine import Engine
 from .exemplars import demonstrations
@@ -252,7 +253,7 @@ async def answer_all(
 ) -> None:
     "Ask every example that has no row yet; raises `BreakerOpen` and `EngineFatal`."
     config, data = prepared.config, prepared.data
-    progress = Progress(len(data), len(done), show)
+    progress, shares = Progress(len(data), len(done), show), CpuShares()
     todo = iter([(i, e) for i, e in enumerate(data.examples) if e.id not in done])
 
     async def worker() -> None:
@@ -260,8 +261,9 @@ async def answer_all(
             if stop.is_set():
                 return
             context = _context(prepared, resources, example)
-            with resources.engine.running():
+            with resources.engine.running(), shares.question() as cpu:
                 row = await answer_one(example, i, context, resources.scorer)
+            row["cpu_s"] = round(cpu.seconds, 6)
             save(row)
             progress.note(row)
             _check_breaker(progress, config.max_consecutive_failures, row)
@@ -397,7 +399,9 @@ def _run(prepared: Prepared, store: Store, engine: Engine | None, show: bool) ->
                 seconds = _ask_the_rest(prepared, resources, store, lease, stop, show)
             origin = provenance(prepared, resources)
         with phase("persist outputs"):
-            summary = summarise(store.rows(prepared.id), prepared.config, seconds, resources.scorer)
+            at_work = _at_work(prepared.config, resources.engine)
+            rows = store.rows(prepared.id)
+            summary = summarise(rows, prepared.config, seconds, resources.scorer, at_work)
         with phase("finalize"):
             store.complete(lease, result_row(summary), origin)
 

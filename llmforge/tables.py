@@ -267,6 +267,19 @@ MIGRATIONS = [
         columns={"results": _columns(sa.Float, "faithfulness hallucination_rate")},
     ),
     Migration("0003_names_of_migrations", schema=2, tables=(APPLIED,), run=_number_3),
+    Migration(
+        "0004_costs_of_rows",
+        schema=3,
+        columns={
+            "runs": [
+                sa.Column("ttft_ms", sa.Float),
+                sa.Column("tokens_cached", sa.Integer),  # of tokens_in
+                sa.Column("cost", sa.Float),  # dollars
+                sa.Column("cpu_s", sa.Float),  # its share of the process tree's CPU time
+                sa.Column("finish_reason", sa.Text),  # of its last reply
+            ]
+        },
+    ),
 ]
 # What the number in `meta` stood for before the names came.
 _BY_NUMBER = {1: ["0001_experiments"], 2: ["0001_experiments", "0002_studies"]}
