@@ -964,6 +964,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'llmforge.metrics._contains': ('metrics.html#_contains', 'llmforge/metrics.py'),
                                   'llmforge.metrics._f1': ('metrics.html#_f1', 'llmforge/metrics.py'),
                                   'llmforge.metrics._given': ('metrics.html#_given', 'llmforge/metrics.py'),
+                                  'llmforge.metrics._known': ('metrics.html#_known', 'llmforge/metrics.py'),
                                   'llmforge.metrics._percentile': ('metrics.html#_percentile', 'llmforge/metrics.py'),
                                   'llmforge.metrics._tidy': ('metrics.html#_tidy', 'llmforge/metrics.py'),
                                   'llmforge.metrics._tokens': ('metrics.html#_tokens', 'llmforge/metrics.py'),

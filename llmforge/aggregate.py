@@ -166,7 +166,7 @@ def summarise(
     config: ExperimentConfig,  # which score is accuracy; confidence, resamples
     seconds: float | None = None,  # wall-clock time of the loop, where this process ran all of it
     scorer: Scorer | None = None,  # that judged the answers
-    at_work: int | None = None,  # questions at once, at the most
+    at_work: int | None = None,  # questions at once
 ) -> dict[str, Any]:  # counts, estimates, speed, and what they rest on
     "The aggregates of an experiment."
     metrics = metric_estimates(rows, config)
@@ -183,7 +183,7 @@ def summarise(
         "questions_per_s": len(rows) / seconds if seconds else None,
         "peak_memory_mb": peak_memory_mb(),
         **spending(rows),
-        **({"at_work": at_work} if at_work else {}),
+        "at_work": at_work,
         **background(rows, config, scorer),
     }
 

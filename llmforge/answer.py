@@ -119,7 +119,7 @@ def _spent(calls: Sequence[Generation], trace: Mapping) -> dict[str, Any]:
         "finish_reason": calls[-1].finish_reason if calls else None,
     }
 
-
+# %% ../nbs/50_answer.ipynb #answer-abstained
 def _counts_as_abstention(answer: str, example: Example, scores: Mapping[str, float]) -> bool:
     'Whether nothing was answered; "none" may be the right answer, and then it is one.'
     rightly_none = bool(example.answers) and scores["exact_match"] > 0

@@ -48,14 +48,14 @@ class TreeClock:
                 continue
         return seconds
 
-# %% ../nbs/49_cputime.ipynb #cputime-shares
+# %% ../nbs/49_cputime.ipynb #cputime-share
 @dataclass
 class CpuShare:
     "What one question used; known when it has ended."
 
     seconds: float = 0.0
 
-
+# %% ../nbs/49_cputime.ipynb #cputime-shares
 class CpuShares:
     "Shares out CPU time among the questions at work."
 

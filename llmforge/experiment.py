@@ -74,7 +74,7 @@ class Experiment:
         state = state_line(self)
         return f"**{cell(self.id, 120)}** {cell(state, 400)}" if state else results_table(self)
 
-# %% ../nbs/62_experiment.ipynb #a1cd96dc
+# %% ../nbs/62_experiment.ipynb #experiment-cut-off
 def _cut_off(experiments: Collection[Experiment]) -> str:
     "How many replies max_tokens cut off; nothing where none was, or the rows do not say."
     known = [e.result for e in experiments if "replies" in e.result]
@@ -82,7 +82,7 @@ def _cut_off(experiments: Collection[Experiment]) -> str:
         return ""
     return f"; {cut:,} of {sum(r['replies'] for r in known):,} replies cut off by max_tokens"
 
-
+# %% ../nbs/62_experiment.ipynb #a1cd96dc
 def counts_line(
     *experiments: Experiment,  # completed; several are counted together
 ) -> str:

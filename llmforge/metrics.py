@@ -217,6 +217,11 @@ def _given(value: object) -> bool:
     return value is not None and value == value
 
 
+def _known(rows: Collection[Mapping], name: str) -> list:
+    "The values of a column, where rows have one."
+    return [r[name] for r in rows if _given(r.get(name))]
+
+
 def failed(
     row: Mapping,  # of a stored run
 ) -> bool:
@@ -256,7 +261,7 @@ def run_values(
     made = [r for r in done if not r["cached"]]
     values["latency_ms"] = [r["latency_ms"] for r in made if _given(r["latency_ms"])]
     for name, some in (("ttft_ms", made), ("tokens_cached", done), ("cost", done)):
-        if known := [r[name] for r in some if _given(r.get(name))]:
+        if known := _known(some, name):
             values[name] = known
     return values
 
@@ -299,21 +304,18 @@ def throughput(
 # %% ../nbs/12_metrics.ipynb #metrics-spending
 def spending(
     rows: Collection[Mapping],  # of a stored run
-) -> dict[str, float]:  # cost (dollars) of cost_n questions, cached_share, cpu_s, cut_off of replies
+) -> dict[str, float]:  # cost (dollars) of cost_n questions, cpu_s, cut_off of replies, cached_share
     "What a run took, failed questions included; only what its rows say."
-    known = {
-        name: [r[name] for r in rows if _given(r.get(name))] for name in ("cost", "cpu_s", "finish_reason")
-    }
     facts: dict[str, float] = {}
-    if known["cost"]:
-        facts |= {"cost": math.fsum(known["cost"]), "cost_n": len(known["cost"])}
-    if known["cpu_s"]:
-        facts["cpu_s"] = math.fsum(known["cpu_s"])
-    if known["finish_reason"]:
-        facts |= {"cut_off": known["finish_reason"].count("length"), "replies": len(known["finish_reason"])}
+    if costs := _known(rows, "cost"):
+        facts |= {"cost": math.fsum(costs), "cost_n": len(costs)}
+    if seconds := _known(rows, "cpu_s"):
+        facts["cpu_s"] = math.fsum(seconds)
+    if reasons := _known(rows, "finish_reason"):
+        facts |= {"cut_off": reasons.count("length"), "replies": len(reasons)}
     said = [r for r in rows if _given(r.get("tokens_cached")) and r["tokens_in"]]
     if said:
-        facts["cached_share"] = sum(r["tokens_cached"] for r in said) / sum(r["tokens_in"] for r in said)
+        facts["cached_share"] = sum(_known(said, "tokens_cached")) / sum(_known(said, "tokens_in"))
     return facts
 
 # %% ../nbs/12_metrics.ipynb #d2dcc043

@@ -20,7 +20,7 @@ from .text import cell, table
 from .trace import from_dict
 from .wording import interval, number, words
 
-# %% ../nbs/63_results.ipynb #25fc7876
+# %% ../nbs/63_results.ipynb #results-spent
 def _spent(e: Experiment) -> Iterator[str]:
     "What else a run took, as far as its rows say it."
     r = e.result
@@ -36,7 +36,7 @@ def _spent(e: Experiment) -> Iterator[str]:
     if "replies" in r:
         yield f"{r['cut_off']:,} of {r['replies']:,} replies cut off by max_tokens"
 
-
+# %% ../nbs/63_results.ipynb #25fc7876
 def cost_line(
     e: Experiment,  # completed
 ) -> str:  # Markdown
@@ -45,7 +45,7 @@ def cost_line(
     speed = ""
     if r["questions_per_s"]:
         at_once = f"in batches of up to {e.config.engine.batch_size}"
-        if "at_work" in r:
+        if r.get("at_work"):
             at_once = f"with up to {r['at_work']:,} at work"
         speed = f", {r['questions_per_s']:.2f} questions a second {at_once}"
     used = "an unknown number of" if r["tokens_used"] is None else f"{r['tokens_used']:,}"

@@ -226,11 +226,11 @@ def _context(prepared: Prepared, resources: Resources, example: Example) -> Cont
     )
 
 
-def _check_breaker(progress: Progress, limit: int, row: dict[str, Any]) -> None:
+def _check_breaker(progress: Progress, config: ExperimentConfig, row: dict[str, Any]) -> None:
     "Raise `BreakerOpen` after too many failures in a row, `EngineStuck` where the engine is."
     if row["error_type"] == EngineStuck.__name__:
         raise EngineStuck(row["error"])
-    if progress.in_a_row >= limit:
+    if progress.in_a_row >= config.max_consecutive_failures:
         raise BreakerOpen(
             f"{progress.in_a_row} questions in a row failed, the last with {row['error_type']}: "
             f"{row['error']}; mend that and run again (what succeeded is kept in the generation cache)"
@@ -245,10 +245,10 @@ def _at_work(config: ExperimentConfig, engine: Engine) -> int:
 # %% ../nbs/52_runner.ipynb #runner-answer-all
 async def answer_all(
     prepared: Prepared,  # what to ask
-    resources: Resources,  # what to ask it with
-    done: Collection[str],  # ids of the examples that have a row
-    save: Callable[[dict[str, Any]], None],  # called with each new row
-    stop: threading.Event,  # set to end early
+    resources: Resources,  # with what
+    done: Collection[str],  # ids of examples with a row
+    save: Callable[[dict[str, Any]], None],  # each new row
+    stop: threading.Event,  # ends it early
     show: bool = True,  # print progress
 ) -> None:
     "Ask every example that has no row yet; raises `BreakerOpen` and `EngineFatal`."
@@ -263,10 +263,9 @@ async def answer_all(
             context = _context(prepared, resources, example)
             with resources.engine.running(), shares.question() as cpu:
                 row = await answer_one(example, i, context, resources.scorer)
-            row["cpu_s"] = round(cpu.seconds, 6)
-            save(row)
+            save(row | {"cpu_s": cpu.seconds})
             progress.note(row)
-            _check_breaker(progress, config.max_consecutive_failures, row)
+            _check_breaker(progress, config, row)
 
     with closing(progress.bar):
         await asyncio.gather(*(worker() for _ in range(_at_work(config, resources.engine))))
