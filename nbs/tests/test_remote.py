@@ -349,7 +349,6 @@ def test_a_conversation_with_calls():
 def test_what_a_server_cannot_be_asked():
     fails(EngineError, echo, "set method.prompt.format: chat", api="chat")
     fails(EngineError, echo, "engine.api: chat", prompt=(Message("user", "x"),))
-    fails(EngineError, echo, "not asked to score choices", sampling=Sampling(choices=["a", "b"]))
 
 
 # --- patience ---
@@ -597,19 +596,6 @@ def test_bad_engines(engine, words):
     with pytest.raises(ConfigError) as e:
         load_config({"experiment": {"name": "t", "engine": engine}})
     assert words in str(e.value) and KEY not in str(e.value)
-
-
-def test_an_agent_that_needs_probabilities_is_refused():
-    with pytest.raises(ConfigError, match="experiment.method.agent.choice: 'calibrated' needs the prob"):
-        load_config(
-            {
-                "experiment": {
-                    "name": "t",
-                    "engine": "ollama",
-                    "method": {"name": "react", "agent": {"choice": "calibrated"}},
-                }
-            }
-        )
 
 
 # --- money, ids, names ---
