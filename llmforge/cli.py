@@ -150,7 +150,7 @@ def validate(
 # %% ../nbs/90_cli.ipynb #cli-check-command
 @app.command()
 def check(config: Annotated[str, typer.Argument(help="The config.")], override: Overrides = None):
-    "Ask a config's server the first question: key, model, tokens, and what a run will cost."
+    "Ask a config's server a few questions: key, model, stop strings, tokens, and what a run will cost."
     from llmforge.check import checks
 
     with sentences():

@@ -263,6 +263,11 @@ class RemoteEngine(ServerEngine):
         except TimeoutError as e:
             raise EngineError(f"gave up after {longest:.0f} seconds", transient=True) from e
 
+    async def raw(self, prompt: Prompt, sampling: Sampling) -> str:
+        "The text of a reply as the server sent it, not cut at stop strings; asked for once."
+        _check_request(self.server, prompt, sampling)
+        return "".join((await self.client.ask(prompt, sampling)).reply.parts)
+
     async def check_scoring(self) -> None:
         "Raise `EngineFatal` where the server does not give the probabilities of choices; tried once."
         if self._fault is None:
