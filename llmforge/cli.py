@@ -109,7 +109,7 @@ def trace(
             raise StoreError(f"{row['example_id']} has no trace")
         typer.echo(visible(f"{row['example_id']}\n") + render(from_dict(row["trace"]), full=True))
 
-# %% ../nbs/91_cli.ipynb #3cf52e40
+# %% ../nbs/91_cli.ipynb #cli-endpoint
 Endpoint = Annotated[
     str | None,
     typer.Option(
@@ -119,7 +119,7 @@ Endpoint = Annotated[
     ),
 ]
 
-
+# %% ../nbs/91_cli.ipynb #3cf52e40
 @app.command("export-traces")
 def export_traces_(
     id: Id,
