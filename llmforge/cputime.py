@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 # %% ../nbs/49_cputime.ipynb #cputime-tree
-_EVERY = 0.2  # seconds between two looks at other processes
+_EVERY = 1.0  # seconds between two looks at other processes
 
 
 def _used(times: tuple) -> float:
