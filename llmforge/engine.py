@@ -247,6 +247,9 @@ _PLAIN: dict[str, tuple[type, ...]] = {
     "latency_ms": (float, int),
     "queue_ms": (float, int),
     "finish_reason": (str,),
+    "ttft_ms": (float, int, type(None)),
+    "tokens_cached": (int, type(None)),
+    "cost": (float, int, type(None)),
 }
 
 

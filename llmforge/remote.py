@@ -235,9 +235,9 @@ async def _scoring_fault(
     "What is wrong with a server's probabilities of choices."
     try:
         g = await generate(_COUNTING, Sampling(choices=(_NATURAL, _NONSENSE)))
-    except EngineFatal:
-        raise
     except EngineError as e:
+        if isinstance(e, EngineFatal) or e.transient:
+            raise
         return str(e)
     natural, nonsense = g.logprobs
     if natural - nonsense > _MARGIN:
