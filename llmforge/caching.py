@@ -12,7 +12,7 @@ import sqlite3
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -99,7 +99,7 @@ CREATE TABLE IF NOT EXISTS generations (key TEXT PRIMARY KEY, generation TEXT NO
 
 def _as_json(generation: Generation) -> str:
     try:
-        return json.dumps(asdict(generation))
+        return json.dumps(vars(generation), default=vars)  # its tool calls are records too
     except (TypeError, ValueError, RecursionError) as e:
         raise EngineError(f"the engine gave a Generation that cannot be stored: {e}") from e
 
