@@ -104,7 +104,7 @@ class Outcome:
 
 # %% ../nbs/50_answer.ipynb #answer-row-of
 def _spent(calls: Sequence[Generation], trace: Mapping) -> dict[str, Any]:
-    "Tokens and time of one question, in columns of `runs`."
+    "Tokens, time and money of one question, in columns of `runs`."
     searching = sum(s["attributes"]["search_ms"] for s in walk(trace, "retriever"))
     using_tools = sum(s["attributes"]["work_ms"] for s in walk(trace, "tool"))
     return {
@@ -113,9 +113,13 @@ def _spent(calls: Sequence[Generation], trace: Mapping) -> dict[str, Any]:
         "cached": any(g.cached for g in calls),
         "latency_ms": sum(g.latency_ms for g in calls) + searching + using_tools,
         "queue_ms": sum(g.queue_ms for g in calls),
+        "ttft_ms": next((g.ttft_ms for g in calls if g.ttft_ms is not None), None),
+        "tokens_cached": total(g.tokens_cached for g in calls) if calls else None,
+        "cost": total(g.cost for g in calls) if calls else None,
+        "finish_reason": calls[-1].finish_reason if calls else None,
     }
 
-
+# %% ../nbs/50_answer.ipynb #answer-abstained
 def _counts_as_abstention(answer: str, example: Example, scores: Mapping[str, float]) -> bool:
     'Whether nothing was answered; "none" may be the right answer, and then it is one.'
     rightly_none = bool(example.answers) and scores["exact_match"] > 0

@@ -138,11 +138,14 @@ def _answers(loaded, prepared: Prepared, retriever: Retriever | None) -> dict[st
     from llmforge.local import LocalEngine
 
     resources = Resources(LocalEngine(loaded, prepared.config.engine.batch_size), retriever)
-    rows: list[dict] = []
-    asking = answer_all(prepared, resources, set(), rows.append, threading.Event(), show=False)
-    asyncio.run(asking)
+    answers: dict[str, str] = {}
+
+    async def keep(row: dict) -> None:
+        answers[row["example_id"]] = row["answer"]
+
+    asyncio.run(answer_all(prepared, resources, set(), keep, threading.Event(), show=False))
     resources.engine.close()
-    return {r["example_id"]: r["answer"] for r in rows}
+    return answers
 
 # %% ../nbs/55_bench.ipynb #bench-agent-speed
 def agent_speed(

@@ -242,11 +242,14 @@ def choice_generation(
 # %% ../nbs/20_engine.ipynb #engine-checked
 _PLAIN: dict[str, tuple[type, ...]] = {
     "text": (str,),
-    "tokens_in": (int, type(None)),  # None: the server does not say
+    "tokens_in": (int, type(None)),
     "tokens_out": (int, type(None)),
     "latency_ms": (float, int),
     "queue_ms": (float, int),
     "finish_reason": (str,),
+    "ttft_ms": (float, int, type(None)),
+    "tokens_cached": (int, type(None)),
+    "cost": (float, int, type(None)),
 }
 
 
@@ -259,10 +262,11 @@ def checked_generation(
     values = {name: getattr(given, name) for name in _PLAIN}
     wrong = [name for name, value in values.items() if not isinstance(value, _PLAIN[name])]
     if wrong:
-        kind, allowed = type(values[wrong[0]]), [t.__name__.removesuffix("Type") for t in _PLAIN[wrong[0]]]
+        name, kind = wrong[0], type(values[wrong[0]])
+        allowed = " or ".join(t.__name__.removesuffix("Type") for t in _PLAIN[name])
         raise EngineError(
-            f"the engine gave a Generation whose {wrong[0]} is of type {kind.__module__}.{kind.__name__}; "
-            f"must be: {' or '.join(allowed)}"
+            f"the engine gave a Generation whose {name} is of type {kind.__module__}.{kind.__name__}; "
+            f"must be: {allowed}"
         )
     return given
 

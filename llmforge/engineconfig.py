@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ServerUrl', 'Variable', 'PRESETS', 'Dollars', 'OPERATION', 'PriceConfig', 'EngineConfig', 'server_settings',
-           'check_engine_fits']
+           'needs_probabilities', 'check_engine_fits']
 
 # %% ../nbs/04_engineconfig.ipynb #engineconfig-imports
 import re
@@ -147,6 +147,13 @@ def _wrong_api(api: str, format: str, fixed: bool) -> ConfigError:
         f" set method.prompt.format: {_KIND[api]}{way}"
     )
 
+# %% ../nbs/04_engineconfig.ipynb #engineconfig-probabilities
+def needs_probabilities(
+    method: MethodConfig,
+) -> bool:
+    "Whether an agent asks how likely its next actions are."
+    return method.agent is not None and method.agent.choice in ("constrained", "calibrated")
+
 # %% ../nbs/04_engineconfig.ipynb #engineconfig-check
 def check_engine_fits(
     engine: EngineConfig,
@@ -163,8 +170,3 @@ def check_engine_fits(
         )
     if (api := settings["api"]) and _KIND[api] != format:
         raise _wrong_api(api, format, engine.name == "hf_api")
-    if method.agent and method.agent.choice in ("constrained", "calibrated"):
-        raise ConfigError(
-            f"experiment.method.agent.choice: {method.agent.choice!r} needs the probabilities of choices,"
-            f" which the engine {engine.name!r} does not ask a server for; allowed: free, oracle"
-        )

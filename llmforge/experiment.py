@@ -74,15 +74,25 @@ class Experiment:
         state = state_line(self)
         return f"**{cell(self.id, 120)}** {cell(state, 400)}" if state else results_table(self)
 
+# %% ../nbs/62_experiment.ipynb #experiment-cut-off
+def _cut_off(experiments: Collection[Experiment]) -> str:
+    "How many replies max_tokens cut off; nothing where none was, or the rows do not say."
+    known = [e.result for e in experiments if "replies" in e.result]
+    if not (cut := sum(r["cut_off"] for r in known)):
+        return ""
+    return f"; {cut:,} of {sum(r['replies'] for r in known):,} replies cut off by max_tokens"
+
 # %% ../nbs/62_experiment.ipynb #a1cd96dc
 def counts_line(
     *experiments: Experiment,  # completed; several are counted together
 ) -> str:
-    "Counts of questions attempted, answered, abstained from and failed; of one run also its best accuracy."
+    """Counts of questions attempted, answered, abstained from and failed, and of replies cut off, if any.
+
+    Of one run with failures also its best accuracy."""
     total: Counter = Counter()
     for e in experiments:
         total.update({k: e.result[k] for k in ("attempted", "answered", "abstained", "failed")})
-    line = ", ".join(f"{n:,} {k}" for k, n in total.items())
+    line = ", ".join(f"{n:,} {k}" for k, n in total.items()) + _cut_off(experiments)
     if not total["failed"] or len(experiments) > 1:
         return line
     (e,) = experiments
@@ -252,7 +262,9 @@ _ORDER = (
     "mrr",
     "has_answer",
     "latency",
+    "ttft",
     "tokens",
+    "cost",
 )
 
 
@@ -266,7 +278,13 @@ def place_in_table(
     return next((i for i, start in enumerate(_ORDER) if name.startswith(start)), len(_ORDER)), name
 
 # %% ../nbs/62_experiment.ipynb #0e1f1fb8
-_LABELS = {"tokens_in": "tokens in / question", "tokens_out": "tokens out / question"}
+_LABELS = {
+    "tokens_in": "tokens in / question",
+    "tokens_out": "tokens out / question",
+    "tokens_cached": "of them from the server's cache",
+    "ttft_p50": "time to the first token p50 (ms)",
+    "cost": "cost / question ($)",
+}
 
 
 def _label(aggregate: str) -> str:

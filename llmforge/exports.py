@@ -151,7 +151,7 @@ def _load(texts: Mapping[str, str]) -> _Export:
 
 # %% ../nbs/17_exports.ipynb #exports-faults
 def _readable() -> str:
-    return " and ".join(map(str, sorted(READABLE)))
+    return ", ".join(map(str, sorted(READABLE)))
 
 
 def _faults(export: _Export, texts: Mapping[str, str]) -> Iterator[str]:

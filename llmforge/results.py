@@ -7,6 +7,7 @@ __all__ = ['cost_line', 'kinds_table', 'found_gold', 'retrieval_estimates', 'ret
            'shown_rows', 'Traces', 'provenance_table', 'experiments_table', 'find_experiment']
 
 # %% ../nbs/63_results.ipynb #results-imports
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .core import StoreError, closest, round_robin
@@ -19,18 +20,37 @@ from .text import cell, table
 from .trace import from_dict
 from .wording import interval, number, words
 
+# %% ../nbs/63_results.ipynb #results-spent
+def _spent(e: Experiment) -> Iterator[str]:
+    "What else a run took, as far as its rows say it."
+    r = e.result
+    if "cached_share" in r:
+        yield f"{r['cached_share']:.0%} of those read from the server's cache"
+    if "cost" in r:
+        some = (
+            "" if r["cost_n"] == r["attempted"] else f" for {r['cost_n']:,} of {r['attempted']:,} questions"
+        )
+        yield f"${r['cost']:,.4f}{some}"
+    if "cpu_s" in r:
+        yield f"{r['cpu_s']:,.1f} CPU seconds"
+    if "replies" in r:
+        yield f"{r['cut_off']:,} of {r['replies']:,} replies cut off by max_tokens"
+
 # %% ../nbs/63_results.ipynb #25fc7876
 def cost_line(
     e: Experiment,  # completed
 ) -> str:  # Markdown
-    "Tokens, speed and memory of a run; the speed only where one process ran all of it."
+    "Tokens, dollars, speed and memory of a run; the speed only where one process ran all of it."
     r = e.result
     speed = ""
     if r["questions_per_s"]:
-        batch = e.config.engine.batch_size
-        speed = f", {r['questions_per_s']:.2f} questions a second in batches of up to {batch}"
+        at_once = f"in batches of up to {e.config.engine.batch_size}"
+        if r.get("at_work"):
+            at_once = f"with up to {r['at_work']:,} at work"
+        speed = f", {r['questions_per_s']:.2f} questions a second {at_once}"
     used = "an unknown number of" if r["tokens_used"] is None else f"{r['tokens_used']:,}"
-    return f"{used} tokens{speed}, peak memory {r['peak_memory_mb']:,.0f} MB"
+    spent = "".join(f", {part}" for part in _spent(e))
+    return f"{used} tokens{spent}{speed}, peak memory {r['peak_memory_mb']:,.0f} MB"
 
 # %% ../nbs/63_results.ipynb #f78653ba
 def _failures_first(e: Experiment) -> str:

@@ -251,13 +251,22 @@ class Migration:
         if self.run:
             self.run(c)
 
-# %% ../nbs/14_tables.ipynb #tables-list
+# %% ../nbs/14_tables.ipynb #tables-of-entries
 def _number_3(c: sa.Connection) -> None:
     "From now on the names count; an older LlmForge knows 1 and 2, and refuses."
     c.execute(META.delete())
     c.execute(META.insert().values(schema_version=3))
 
 
+_COSTS_OF_ROWS = [
+    sa.Column("ttft_ms", sa.Float),  # to the first text of the first reply
+    sa.Column("tokens_cached", sa.Integer),  # of tokens_in, those in the server's cache
+    sa.Column("cost", sa.Float),  # dollars
+    sa.Column("cpu_s", sa.Float),  # its share of the CPU time
+    sa.Column("finish_reason", sa.Text),  # of the last reply
+]
+
+# %% ../nbs/14_tables.ipynb #tables-list
 MIGRATIONS = [
     Migration("0001_experiments", schema=1, tables=(META, EXPERIMENTS, RUNS, RESULTS)),
     Migration(
@@ -267,6 +276,7 @@ MIGRATIONS = [
         columns={"results": _columns(sa.Float, "faithfulness hallucination_rate")},
     ),
     Migration("0003_names_of_migrations", schema=2, tables=(APPLIED,), run=_number_3),
+    Migration("0004_costs_of_rows", schema=3, columns={"runs": _COSTS_OF_ROWS}),
 ]
 # What the number in `meta` stood for before the names came.
 _BY_NUMBER = {1: ["0001_experiments"], 2: ["0001_experiments", "0002_studies"]}

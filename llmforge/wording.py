@@ -87,8 +87,10 @@ def spec_of(
     aggregate: str,  # of a run, e.g. "latency_p50", "tokens_in", "f1"
 ) -> str:
     "The format of an aggregate: whole milliseconds, tenths of a token, thousandths of a score."
-    if aggregate.startswith("latency"):
+    if aggregate.startswith(("latency", "ttft")):
         return ".0f"
+    if aggregate == "cost":
+        return ".3g"
     return ".1f" if aggregate.startswith("tokens") else ".3f"
 
 # %% ../nbs/60_wording.ipynb #wording-noun-x

@@ -97,6 +97,10 @@ WRONG = {  # what an engine makes of the right results -> what its items are tol
         lambda good: [generation(tokens_in=np.int64(3)) for _ in good],
         "tokens_in is of type numpy.int64",
     ),
+    "a price in words": (
+        lambda good: [generation(cost="free") for _ in good],
+        "cost is of type builtins.str; must be: float or int or None",
+    ),
     "no text": (lambda good: [generation(text=None) for _ in good], "text is of type builtins.NoneType"),
     "mute": (raises(Mute()), "generation failed: Mute: .asked for its text, it raised ValueError"),
     "mute engine error": (raises(MuteEngineError("x")), "asked for its text"),

@@ -16,6 +16,7 @@ from aiohttp import web
 from typer.testing import CliRunner
 
 from llmforge.caching import CachedEngine, RetryingEngine, make_engine
+from llmforge.check import checks
 from llmforge.cli import app as command
 from llmforge.client import Busy, Client
 from llmforge.config import experiment_id, load_config, to_yaml
@@ -349,7 +350,6 @@ def test_a_conversation_with_calls():
 def test_what_a_server_cannot_be_asked():
     fails(EngineError, echo, "set method.prompt.format: chat", api="chat")
     fails(EngineError, echo, "engine.api: chat", prompt=(Message("user", "x"),))
-    fails(EngineError, echo, "not asked to score choices", sampling=Sampling(choices=["a", "b"]))
 
 
 # --- patience ---
@@ -599,19 +599,6 @@ def test_bad_engines(engine, words):
     assert words in str(e.value) and KEY not in str(e.value)
 
 
-def test_an_agent_that_needs_probabilities_is_refused():
-    with pytest.raises(ConfigError, match="experiment.method.agent.choice: 'calibrated' needs the prob"):
-        load_config(
-            {
-                "experiment": {
-                    "name": "t",
-                    "engine": "ollama",
-                    "method": {"name": "react", "agent": {"choice": "calibrated"}},
-                }
-            }
-        )
-
-
 # --- money, ids, names ---
 
 
@@ -810,19 +797,65 @@ def test_a_config_without_its_key(outputs, monkeypatch):
 
 
 def test_check(outputs, tmp_path):
-    "One question, no row; what a run will use and cost."
+    "Five questions and two trials of a stop string, no row; what a run will use and cost."
     facts = {"/v1/models": {"data": [{"id": "m"}]}, "/version": {"version": "7"}}
     with in_a_thread(Scripted(echo), facts) as server:
         path = tmp_path / "x.yaml"
         path.write_text(to_yaml(experiment(server, price={"input": 1, "output": 2})))
         result = CliRunner().invoke(command, ["check", str(path)])
-        assert len(server.bodies) == 1
+        assert len(server.bodies) == 7 and not len(Store().experiments())
     assert result.exit_code == 0, result.output
-    key, about, answer, cost = result.output.splitlines()
+    key, about, answer, stop, scores, cost = result.output.splitlines()
     assert key == "key: none is sent" and "answers, version 7, and lists 1 models, this one" in about
+    assert stop.startswith("stop strings: the server ignores them; replies are cut here")
+    assert scores == "probabilities of choices: none, engine.api is chat"
     assert answer.startswith("answer: ") and cost == "6 questions × 100 tokens in, 10 out ≈ $0.0007"
     result = CliRunner().invoke(command, ["check", "naive.yaml"])
     assert result.exit_code == 2 and "is no server" in result.output
+
+
+@pytest.mark.parametrize(
+    "end, words",
+    [
+        (lambda text, stop: text, "ignores them"),
+        (lambda text, stop: text.partition(stop)[0] + stop, "leaves them in its replies"),
+        (lambda text, stop: text.partition(stop)[0], "the server ends before them"),
+        (lambda text, stop: "something else", "answered the same question in another way"),
+        (lambda text, stop: None, "not known (500 from"),
+    ],
+)
+def test_check_tries_stop_strings(outputs, end, words):
+    "With a piece of the server's own reply; few prices, so many questions cost an unknown sum."
+
+    async def answer(request, body):
+        text = " four, five, six"
+        if stop := body.get("stop", [])[-1:]:
+            text = end(text, stop[0]) if "Count" in asked(body) else text
+        if text is None:
+            return web.json_response({}, status=500)
+        return web.json_response({"choices": [{"text": text, "finish_reason": "stop"}], "usage": USAGE})
+
+    with in_a_thread(Scripted(answer)) as server:
+        config = experiment(server)
+        prompt = config.method.prompt.model_copy(update={"format": "completion"})
+        config = config.model_copy(update={"method": config.method.model_copy(update={"prompt": prompt})})
+        lines = list(checks(config))
+    assert words in lines[3] and lines[3].startswith("stop strings: ")
+    assert "none (the probabilities of choices cannot be had" in lines[4]
+    assert lines[5] == "6 questions × 100 tokens in, 10 out at an unknown price"
+
+
+def test_what_a_run_will_cost_stands_before_it(outputs, tmp_path):
+    "After five questions, whose rows are rows of the run; without a price nothing is said."
+    with in_a_thread(Scripted(echo)) as server:
+        path = tmp_path / "x.yaml"
+        path.write_text(to_yaml(experiment(server, price={"input": 1, "output": 2})))
+        first = CliRunner().invoke(command, ["run", str(path), "--no-notebook"])
+        assert first.exit_code == 0 and len(server.bodies) == 6, first.output
+        assert "6 questions × 100 tokens in, 10 out ≈ $0.0007" in first.stderr
+        path.write_text(to_yaml(experiment(server, model="n")))
+        second = CliRunner().invoke(command, ["run", str(path), "--no-notebook"])
+        assert second.exit_code == 0 and "tokens in" not in second.output
 
 
 @pytest.mark.slow

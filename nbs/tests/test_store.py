@@ -44,6 +44,7 @@ from llmforge.tables import (
 
 TESTS = Path(__file__).parent
 NEW_IN_2 = ("faithfulness", "hallucination_rate")
+NEW_IN_3 = ("ttft_ms", "tokens_cached", "cost", "cpu_s", "finish_reason")
 
 # --- a PostgreSQL of our own, on a free loopback port, ended with the tests
 
@@ -541,7 +542,10 @@ def test_rows_are_stored_once_and_the_first_stays(store):
         ("q1", "Paris"),
         ("q2", "Paris"),
     ]
-    assert rows[0] == dict(a_row(0), error_type=None, error=None) and rows[0]["cached"] is False
+    assert (
+        rows[0] == dict(a_row(0), error_type=None, error=None, **dict.fromkeys(NEW_IN_3))
+        and rows[0]["cached"] is False
+    )
     table = store.dataframe("naive-1")
     assert (
         list(table.example_id) == ["q0", "q1", "q2"]
@@ -710,9 +714,12 @@ def test_a_newer_store_is_refused_and_left_alone(url, tmp_path, change, message)
     engine.dispose()
 
 
-TAKEN_AWAY = {
-    2: ("DROP TABLE migrations", "UPDATE meta SET schema_version = 2"),
+COSTS = tuple(f"ALTER TABLE runs DROP COLUMN {n}" for n in NEW_IN_3)
+TAKEN_AWAY = {  # the number in `meta` -> what takes a store back to it
+    3: (*COSTS, "DELETE FROM migrations WHERE name = '0004_costs_of_rows'"),
+    2: (*COSTS, "DROP TABLE migrations", "UPDATE meta SET schema_version = 2"),
     1: (
+        *COSTS,
         *(f"ALTER TABLE results DROP COLUMN {n}" for n in NEW_IN_2),
         "DROP TABLE studies",
         "DROP TABLE migrations",
@@ -756,7 +763,7 @@ def test_an_old_store_is_brought_up_to_date_in_place(store, url, tmp_path, schem
     exported = files(export_experiment(store, "a", tmp_path / "1"))
     store.claim(make(store, "b"), owner="elsewhere:1:ab")
     made_old(url, schema)
-    assert shape(store.engine)[:2] == (schema, None)
+    assert shape(store.engine)[:2] == (schema, [m.name for m in MIGRATIONS[:3]] if schema == 3 else None)
     s = Store(url)
     assert (s.rows("a"), s.result("a"), s.experiment("a"), shape(s.engine)) == before
     assert before[-1][:2] == TODAY
@@ -769,14 +776,25 @@ def test_an_old_store_is_brought_up_to_date_in_place(store, url, tmp_path, schem
     Store(url).close()
 
 
-@pytest.fixture(params=[1, 2])
-def old(request, tmp_path):
-    "A store that the LlmForge of schema 1 or 2 wrote: its schema and its file."
-    file = tmp_path / "llmforge.db"
+FIRST = {
+    "schema-1": "0002_studies",
+    "schema-2": "0003_names_of_migrations",
+    "schema-2-named": "0004_costs_of_rows",
+}
+
+
+def written(name, file):
+    "A store that an LlmForge wrote once: its schema of exports and its file."
     with sqlite3.connect(file) as c:
-        c.executescript((TESTS / "stores" / f"schema-{request.param}.sql").read_text())
+        c.executescript((TESTS / "stores" / f"{name}.sql").read_text())
     c.close()
-    return request.param, file
+    return int(name.split("-")[1]), file
+
+
+@pytest.fixture(params=FIRST)
+def old(request, tmp_path):
+    "A store of every older kind."
+    return written(request.param, tmp_path / "llmforge.db")
 
 
 def dump(file):
@@ -788,12 +806,12 @@ def dump(file):
         c.close()
 
 
-def test_a_store_that_an_old_llmforge_wrote(old, tmp_path, caplog):
+def test_a_store_that_an_old_llmforge_wrote(old, request, tmp_path, caplog):
     "It is copied once, brought up to date once, holds what it held, and then is a store like any other."
     schema, file = old
     before = dump(file)
     s = Store(f"sqlite:///{file}")
-    first = {1: "0002_studies", 2: "0003_names_of_migrations"}[schema]
+    first = FIRST[request.node.callspec.params["old"]]
     [copy] = copies(tmp_path)
     assert copy.name == f"llmforge.db.before-{first}" and dump(copy) == before
     [message] = [r.getMessage() for r in caplog.records if r.name == "llmforge.tables"]
@@ -811,6 +829,20 @@ def test_a_store_that_an_old_llmforge_wrote(old, tmp_path, caplog):
     Store(f"sqlite:///{file}").close()
     assert dump(file) == after and copies(tmp_path) == [copy] and len(caplog.records) == caplog_before
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")], "nothing is left beside"
+
+
+def test_a_store_of_today_is_opened_as_it_is(tmp_path, caplog):
+    "The newest of the stores kept here needs no migration, and gives the newest export."
+    schema, file = written("schema-3", tmp_path / "llmforge.db")
+    before = dump(file)
+    s = Store(f"sqlite:///{file}")
+    exported = TESTS / "exports" / f"schema-{schema}"
+    assert files(export_experiment(s, "old-3", tmp_path / "x")).items() <= files(exported).items()
+    known, unknown = s.rows("old-3")
+    assert [known[n] for n in NEW_IN_3] == [3.5, 4, 0.1 + 0.2, 0.25, "length"]
+    assert {unknown[n] for n in NEW_IN_3} == {None} and shape(s.engine)[:2] == TODAY
+    s.close()
+    assert dump(file) == before and not copies(tmp_path) and schema == max(READABLE)
 
 
 def test_the_copy_is_a_way_back(old, tmp_path):
@@ -1192,7 +1224,7 @@ def test_a_column_that_comes_later_is_one_entry(tmp_path):
     from llmforge.store import Record, Store
     from llmforge.exports import export_experiment, import_experiment
     s, other, out = Store("sqlite:///{tmp_path}/s.db"), Store("sqlite://"), Path("{tmp_path}")
-    for n in (1, 2):
+    for n in (1, 2, 3):
         id = import_experiment(s, f"{TESTS}/exports/schema-{{n}}")
         again = export_experiment(s, id, out / id)
         old = Path(f"{TESTS}/exports/schema-{{n}}")
@@ -1212,7 +1244,7 @@ def test_a_column_that_comes_later_is_one_entry(tmp_path):
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
     with pytest.raises(StoreError, match="migration '0999_energy', which this one does not know"):
         Store(f"sqlite:///{tmp_path}/s.db")
-    with pytest.raises(StoreError, match="schema is 9, this LlmForge reads 1 and 2"):
+    with pytest.raises(StoreError, match="schema is 9, this LlmForge reads 1, 2, 3"):
         import_experiment(Store("sqlite://"), tmp_path / "new0")
 
 

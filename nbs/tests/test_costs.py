@@ -1,0 +1,89 @@
+"What a run took: tokens, dollars, first tokens, CPU seconds, and replies that were cut off."
+
+import time
+
+import pytest
+from test_remote import Scripted, delta, events, in_a_thread
+from typer.testing import CliRunner
+
+from llmforge.cli import app as command
+from llmforge.comparison import compare
+from llmforge.config import load_config
+from llmforge.cputime import CpuShares, TreeClock
+from llmforge.experiment import Experiment, counts_line, results_table
+from llmforge.results import cost_line
+from llmforge.runner import run_experiment
+from llmforge.store import Store
+
+PRICE = {"input": 1.0, "cached_input": 0.5, "output": 2.0}
+USAGE = {"prompt_tokens": 100, "completion_tokens": 10, "prompt_tokens_details": {"cached_tokens": 40}}
+DOLLARS = (60 * 1.0 + 40 * 0.5 + 10 * 2.0) / 1e6
+
+
+def config(url, name="costs", **engine):
+    asked = {"name": "openai", "base_url": url, "api": "completions", "price": PRICE, **engine}
+    data = {"name": "meridia", "limit": 10}
+    return load_config(
+        {"experiment": {"name": name, "engine": asked, "dataset": data, "method": {"shots": 0}}}
+    )
+
+
+async def every_other_cut(request, body):
+    "Every second reply ends at max_tokens; of every fifth it is not said what it took."
+    n = len(SERVER.bodies)
+    usage = [] if n % 5 == 0 else [{"choices": [], "usage": USAGE}]
+    return await events(request, delta(" Vessolt"), delta(None, "length" if n % 2 else "stop"), *usage)
+
+
+SERVER = Scripted(every_other_cut)
+
+
+@pytest.fixture
+def served(outputs):
+    SERVER.bodies.clear()
+    with in_a_thread(SERVER) as server:
+        yield server
+
+
+def test_rows_and_tables_say_what_a_run_took(served):
+    store = Store()
+    e = Experiment(run_experiment(config(served.url), store, show=False), store)
+    assert sum(r["cost"] is None for r in e.rows) == 2 and e.result["cost_n"] == 8
+    known = [r for r in e.rows if r["cost"] is not None]
+    assert all(r["cost"] == pytest.approx(DOLLARS) and r["tokens_cached"] == 40 for r in known)
+    assert all(r["ttft_ms"] > 0 and r["cpu_s"] > 0 for r in e.rows)
+    assert {r["finish_reason"] for r in e.rows} == {"stop", "length"}
+    assert e.result["cost"] == pytest.approx(8 * DOLLARS) and e.result["cached_share"] == 0.4
+    assert e.result["cpu_s"] == pytest.approx(sum(r["cpu_s"] for r in e.rows))
+    assert counts_line(e).endswith("; 5 of 10 replies cut off by max_tokens")
+    table, line = results_table(e), cost_line(e)
+    assert "| time to the first token p50 (ms) |" in table and "| cost / question ($) | 0.0001 |" in table
+    assert "40% of those read from the server's cache, $0.0008 for 8 of 10 questions" in line
+    assert "with up to 16 at work" in line and "batches" not in line
+    shown = CliRunner().invoke(command, ["show", e.id]).output
+    assert "5 of 10 replies cut off" in shown and "$0.0008" in shown
+
+
+def test_comparisons_say_how_many_replies_were_cut_off(served):
+    store = Store()
+    a, b = (Experiment(run_experiment(config(served.url, n), store, show=False), store) for n in "ab")
+    assert compare(a, b)._repr_markdown_().count("5 of 10 replies cut off by max") == 2
+
+
+def test_without_a_price_nothing_is_said_of_dollars(served):
+    store = Store()
+    e = Experiment(run_experiment(config(served.url, price=None), store, show=False), store)
+    assert {r["cost"] for r in e.rows} == {None} and "cost" not in e.result
+    assert "$" not in results_table(e) + cost_line(e)
+
+
+def test_shares_add_up_to_what_the_process_used():
+    clock = TreeClock()
+    before, shares, used = clock(True), CpuShares(), []
+    for _ in range(20):
+        with shares.question() as outer, shares.question() as inner:
+            while time.process_time() % 0.01 < 0.005:
+                pass
+        used += [outer.seconds, inner.seconds]
+    whole = clock(True) - before
+    assert 0.5 * whole < sum(used) <= whole and min(used) >= 0
