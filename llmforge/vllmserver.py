@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
+from urllib.parse import urlsplit
 
 from tqdm.auto import tqdm
 
@@ -95,7 +96,7 @@ _REMEDIES = (  # what the first error, or the log, says -> what to do
     (r"unrecognized arguments", "its version of vLLM does not know an argument: install a newer one"),
 )
 
-
+# %% ../nbs/29_vllmserver.ipynb #vllm-remedy
 def remedy_for(
     text: str,  # the first error, or a whole log
 ) -> str:  # "" where none is known
@@ -123,7 +124,7 @@ def _free_port() -> int:
         return s.getsockname()[1]
 
 
-def _is_healthy(port: int) -> bool:
+def _is_healthy(port: int | None) -> bool:
     try:
         with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
             connection.request("GET", "/health")
@@ -131,7 +132,7 @@ def _is_healthy(port: int) -> bool:
     except (OSError, http.client.HTTPException):
         return False
 
-
+# %% ../nbs/29_vllmserver.ipynb #vllm-wait
 def wait_until_healthy(
     process: Supervised,
     port: int,
@@ -213,8 +214,7 @@ class VllmEngine(RemoteEngine):
 
     async def _has_ended(self) -> bool:
         "Whether the server is gone; one that is no longer healthy gets the time to go."
-        port = int(self.server.base_url.removesuffix("/v1").rpartition(":")[2])
-        if await asyncio.to_thread(_is_healthy, port):
+        if await asyncio.to_thread(_is_healthy, urlsplit(self.server.base_url).port):
             return False
         deadline = time.monotonic() + _LEAVING
         while self.process.exit_code is None and time.monotonic() < deadline:
@@ -226,7 +226,7 @@ class VllmEngine(RemoteEngine):
         super().close()
         self.process.close()
 
-# %% ../nbs/29_vllmserver.ipynb #vllm-version
+# %% ../nbs/29_vllmserver.ipynb #vllm-device
 def _check_device(wanted: str, device: str) -> None:
     "Raise `ConfigError` where a config wants another device than vLLM was built for."
     fits = {"auto": True, "cpu": device == "cpu", "cuda": device != "cpu"}
@@ -235,6 +235,13 @@ def _check_device(wanted: str, device: str) -> None:
             f"experiment.model.device: {wanted!r} is not what this vLLM runs on, which is {device!r};"
             " set it to auto, or name another Python in LLMFORGE_VLLM_PYTHON"
         )
+
+# %% ../nbs/29_vllmserver.ipynb #vllm-version
+def _server(config: ExperimentConfig, port: int, key: str) -> Server:
+    "The server that was started for a config."
+    api = "chat" if config.method.prompt.format == "chat" else "completions"
+    name = ADAPTER if config.engine.server.lora else config.model.name
+    return Server(f"http://127.0.0.1:{port}/v1", api, name, key, price=config.engine.price)
 
 
 def _version(server: Server) -> str:
@@ -256,20 +263,13 @@ def vllm_engine(
     _check_device(config.model.device, about["device"])
     model, weights = model_for_vllm(config.model)
     lora, adapter = adapter_for_vllm(e.server.lora) if e.server.lora else ([], "")
+    facts: dict[str, Any] = {**about, "model": config.model.name, "weights": weights, "adapter": adapter}
     process, port = start_server(config, model + lora, key)
     try:
-        api = "chat" if config.method.prompt.format == "chat" else "completions"
-        name = ADAPTER if lora else config.model.name
-        server = Server(f"http://127.0.0.1:{port}/v1", api, name, key, price=e.price)
-        told = {
-            "model": config.model.name,
-            "weights": weights,
-            "api": api,
-            "arguments": answer_arguments(config),
-        }
-        facts = {**about, "vllm": _version(server), **told} | ({"adapter": adapter} if adapter else {})
+        server = _server(config, port, key)
+        facts |= {"arguments": answer_arguments(config), "api": server.api, "vllm": _version(server)}
         client = Client(server, e.concurrency or e.batch_size, e.timeout or _TIMEOUT, e.stream)
-        tools = api == "chat" and bool(e.server.tool_parser)
+        tools = server.api == "chat" and bool(e.server.tool_parser)
         return VllmEngine(process, client, Patience(e.attempts), Budget(e.max_cost), facts, tools)
     except BaseException:
         process.close()
