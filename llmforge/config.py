@@ -28,7 +28,7 @@ from llmforge.configfiles import (
     section_of,
 )
 from .core import ConfigError, corpora, engines, field_marks, fingerprint, methods
-from .engineconfig import OPERATION, EngineConfig, check_engine_fits
+from .engineconfig import EngineConfig, check_engine_fits, without_operation
 from llmforge.sections import (
     CorpusConfig,
     Count,
@@ -267,7 +267,7 @@ def _work(config: ExperimentConfig) -> dict[str, Any]:
     work = first_names(ExperimentConfig, config.model_dump(mode="json"))
     for name in ("id", "name", "breaker"):
         del work[name]
-    work["engine"] = {k: v for k, v in work["engine"].items() if k not in OPERATION}
+    work["engine"] = without_operation(work["engine"])
     if config.retrieval.name == "none":
         work |= {"retrieval": "none", "corpus": None}
     elif config.retrieval.name != "reranked":

@@ -158,6 +158,7 @@ engines = Registry(
         "hf_api": "llmforge.remote:remote_engine",
         "ollama": "llmforge.remote:remote_engine",
         "vllm_server": "llmforge.remote:remote_engine",
+        "vllm": "llmforge.vllmserver:vllm_engine",
     },
 )
 

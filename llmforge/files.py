@@ -44,6 +44,11 @@ VARIABLES = (
     Variable("LLMFORGE_CACHE", "~/.cache/llmforge", "the folder of converted models and indexes"),
     Variable("LLMFORGE_STORE", "llmforge.db in the folder of results", "the SQLAlchemy URL of the store"),
     Variable(
+        "LLMFORGE_VLLM_PYTHON",
+        "the Python that runs LlmForge",
+        "the Python with which the engine vllm starts its server",
+    ),
+    Variable(
         "LLMFORGE_WIKIPEDIA",
         "https://en.wikipedia.org/w/api.php",
         "the address that a live Wikipedia search asks",

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from concurrent.futures import wait
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -176,10 +176,12 @@ def make_resources(
     "Phase 3: index, engine, exemplars and judge; raises `EngineError` where the engine cannot do the method."
     config = prepared.config
     retriever = make_retriever(config.retrieval, prepared.corpus) if prepared.corpus else None
-    engine = engine or make_engine(config)
-    check_engine(config, engine)
-    exemplars = choose_exemplars(config, prepared.usable, retriever)
-    scorer = make_scorer(config.metrics.judge, config.metrics.threshold) if retriever else None
+    with ExitStack() as on_failure:
+        engine = engine or on_failure.enter_context(closing(make_engine(config)))
+        check_engine(config, engine)
+        exemplars = choose_exemplars(config, prepared.usable, retriever)
+        scorer = make_scorer(config.metrics.judge, config.metrics.threshold) if retriever else None
+        on_failure.pop_all()
     return Resources(engine, retriever, exemplars, scorer)
 
 # %% ../nbs/52_runner.ipynb #78390212
