@@ -153,6 +153,7 @@ engines = Registry(
     "engine",
     {
         "local": "llmforge.local:local_engine",
+        "openvino": "llmforge.openvino:openvino_engine",
         "fake": "llmforge.batching:fake_engine",
         "openai": "llmforge.remote:remote_engine",
         "hf_api": "llmforge.remote:remote_engine",

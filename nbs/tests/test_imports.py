@@ -1,4 +1,4 @@
-"Importing is instant, and every module but the three that run a model imports where torch is not installed."
+"Importing is instant, and every module but the four that run a model imports where torch is not installed."
 
 import re
 import subprocess
@@ -10,13 +10,13 @@ import pytest
 import llmforge
 from llmforge.files import VARIABLES, project_root
 
-NEED_TORCH = {"model", "prefix", "local"}
+NEED_TORCH = {"model", "prefix", "local", "openvino"}
 MODULES = sorted(
     p.stem
     for p in Path(llmforge.__file__).parent.glob("*.py")
     if not p.stem.startswith("_") and p.stem not in NEED_TORCH
 )
-BLOCKED = ("torch", "transformers", "sentence_transformers", "datasets", "vllm")
+BLOCKED = ("torch", "transformers", "sentence_transformers", "datasets", "vllm", "openvino")
 
 
 def python(code):
