@@ -1160,6 +1160,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'llmforge.plots._paint': ('plots.html#_paint', 'llmforge/plots.py'),
                                 'llmforge.plots._panels': ('plots.html#_panels', 'llmforge/plots.py'),
                                 'llmforge.plots._plain': ('plots.html#_plain', 'llmforge/plots.py'),
+                                'llmforge.plots._plain_figure': ('plots.html#_plain_figure', 'llmforge/plots.py'),
                                 'llmforge.plots._scale': ('plots.html#_scale', 'llmforge/plots.py'),
                                 'llmforge.plots._title': ('plots.html#_title', 'llmforge/plots.py'),
                                 'llmforge.plots._verdict': ('plots.html#_verdict', 'llmforge/plots.py'),
