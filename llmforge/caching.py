@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from .config import ExperimentConfig
-from .core import EngineError, engines, error_text, fingerprint
+from .core import EngineError, engines, error_text, fingerprint, without_secrets
 from .engine import Engine, Generation, Prompt, Sampling, checked_generation
 from .files import outputs_dir, use_wal
 
@@ -97,7 +97,7 @@ CREATE TABLE IF NOT EXISTS generations (key TEXT PRIMARY KEY, generation TEXT NO
 
 def _as_json(generation: Generation) -> str:
     try:
-        return json.dumps(asdict(generation))
+        return json.dumps(without_secrets(asdict(generation)))
     except (TypeError, ValueError, RecursionError) as e:
         raise EngineError(f"the engine gave a Generation that cannot be stored: {e}") from e
 

@@ -320,7 +320,8 @@ def _forms(values: tuple[str, ...]) -> list[str]:
     forms: set[str] = set()
     for value in values:
         coded = base64.b64encode(value.encode("utf-8", "replace")).decode().rstrip("=")
-        forms |= {value, quote(value, safe=""), quote_plus(value), json.dumps(value)[1:-1], coded}
+        quoted = {quote(value), quote(value, safe=""), quote_plus(value)}
+        forms |= {value, json.dumps(value)[1:-1], coded} | quoted
     return sorted(forms, key=len, reverse=True)
 
 

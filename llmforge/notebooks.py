@@ -20,6 +20,7 @@ from urllib.parse import quote
 import llmforge.core
 from .core import LlmForgeError, redact, without_secrets
 from .files import build_aside, project_root
+from .text import visible
 
 # %% ../nbs/70_notebooks.ipynb #44658fe5
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -77,10 +78,10 @@ def _our_error(name: str, text: str) -> LlmForgeError:
 
 
 class _Passed:
-    "A kernel's stderr on its way to the terminal: without secrets."
+    "A kernel's stderr on its way to the terminal: without secrets, and of control characters only CR."
 
     def write(self, text: str) -> None:
-        sys.stderr.write(redact(text))
+        sys.stderr.write("\r".join(map(visible, redact(text).split("\r"))))
 
     def flush(self) -> None:
         sys.stderr.flush()
