@@ -8,7 +8,6 @@ __all__ = ['app', 'Overrides', 'Verbose', 'Id', 'Endpoint', 'exit_code', 'senten
            'site', 'main']
 
 # %% ../nbs/90_cli.ipynb #40d7db5e
-import logging
 import os
 import shlex
 import sys
@@ -32,7 +31,7 @@ from llmforge.core import (
     closest,
 )
 from .files import outputs_dir
-from .terminal import LogLine, guard_terminal, say, tell
+from .terminal import guard_terminal, log_to_terminal, say, tell
 
 # %% ../nbs/90_cli.ipynb #cli-app
 app = typer.Typer(
@@ -150,14 +149,6 @@ def check(config: Annotated[str, typer.Argument(help="The config.")], override: 
             tell(line)
 
 # %% ../nbs/90_cli.ipynb #cli-run-notebook
-def _logging(verbose: bool) -> None:
-    "Log to stderr: warnings, and with `verbose` also what is being done."
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LogLine("%(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logging.getLogger("llmforge").setLevel(logging.INFO if verbose else logging.WARNING)
-
-
 def _run_notebook(config: str, override: list[str]) -> str:
     "Execute run_experiment.ipynb and keep it beside the exported rows; the experiment's id."
     from llmforge.exports import record_folder
@@ -183,7 +174,7 @@ def run(
     verbose: Verbose = False,
 ):
     "Run an experiment, or go on with one that was interrupted. A completed one is only shown."
-    _logging(verbose)
+    log_to_terminal(verbose)
     from llmforge.exports import record_folder
     from llmforge.runner import run_experiment
     from llmforge.store import Store
@@ -214,7 +205,7 @@ def study(
     verbose: Verbose = False,
 ):
     "Freeze a study's plan, run its arms or go on with them, and print its verdicts."
-    _logging(verbose)
+    log_to_terminal(verbose)
     from llmforge.findings import verdicts
     from llmforge.plan import plan_table
     from llmforge.study import open_study, run_study, study_folder
@@ -361,12 +352,12 @@ def export_(
     ] = True,
 ):
     "Write an experiment's config, result and rows as text files."
-    from llmforge.exports import export_experiment
+    from llmforge.exports import export_experiment, record_folder
     from llmforge.results import find_experiment
 
     with sentences():
         e = find_experiment(id)
-        tell(export_experiment(e.store, e.id, folder or outputs_dir() / e.id, texts))
+        tell(export_experiment(e.store, e.id, folder or record_folder(e.store, e.id), texts))
 
 # %% ../nbs/90_cli.ipynb #cli-import-one
 def _import_one(store, path: Path, name: str | None, filter: str | None, metric: str | None) -> str:
@@ -410,9 +401,15 @@ def import_(
     from llmforge.store import Store
 
     with sentences():
-        store = Store()
-        for path in paths:
+        store, error = Store(), None
+    for path in paths:
+        try:
             tell(_import_one(store, path, name, filter, metric))
+        except LlmForgeError as e:
+            tell(f"error: {e}", err=True)
+            error = e
+    if error:
+        raise typer.Exit(exit_code(error))
 
 # %% ../nbs/90_cli.ipynb #a31a2370
 @app.command()

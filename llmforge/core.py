@@ -334,7 +334,7 @@ def _hidden(value: Any, forms: list[str]) -> Any:
         return {_hidden(k, forms): _hidden(v, forms) for k, v in value.items()}
     return [_hidden(v, forms) for v in value] if isinstance(value, list | tuple) else value
 
-
+# %% ../nbs/00_core.ipynb #core-without-secrets-2
 def without_secrets(
     value: _T,  # a text or JSON-like; what is no text stays
 ) -> _T:  # the same, with the value of each secret replaced by ***

@@ -18,6 +18,7 @@ from pathlib import Path
 from .core import DataError, closest
 from .markup import as_html, fenced, foreign_prose, raw, safe_html
 from .published import Published
+from .shapes import foreign_text
 from .text import cell
 
 # %% ../nbs/73_pages.ipynb #e3bf1921
@@ -185,8 +186,8 @@ def _safe_cell(c: Mapping) -> dict:
 def _foreign(path: Path) -> tuple[str, list[dict]]:
     "Title and cells of a stranger's notebook, the title no longer in them; raises `DataError`."
     try:
-        cells = [_safe_cell(c) for c in readable_cells(json.loads(path.read_text(encoding="utf-8"))["cells"])]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        cells = [_safe_cell(c) for c in readable_cells(json.loads(foreign_text(path))["cells"])]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise DataError(f"{path} is no notebook: {type(e).__name__}: {e}") from e
     heading = re.match(r"# +(.+)\n*", cells[0]["source"]) if cells else None
     if not heading or cells[0]["cell_type"] == "code":
@@ -200,10 +201,13 @@ def executed_cells(
 ) -> list[dict]:
     "The cells of an executed notebook, for the site; raises `DataError` where it is no notebook."
     title, cells = _foreign(path)
+    kept = [{"cell_type": "markdown", "metadata": {}, "source": f"# {cell(title, 200)}"}]
     for c in cells:
-        if c["cell_type"] == "markdown":
-            c["source"] = raw(foreign_prose(c["source"]))
-    return [{"cell_type": "markdown", "metadata": {}, "source": f"# {cell(title, 200)}"}, *cells]
+        if c["cell_type"] == "code":
+            kept.append(c)
+        elif prose := foreign_prose(c["source"]).strip():
+            kept.append(c | {"source": raw(prose)})
+    return kept
 
 # %% ../nbs/73_pages.ipynb #pages-executed-item
 def executed_item(

@@ -9,7 +9,6 @@ __all__ = ['COLOURS', 'MARKERS', 'LOOKS', 'score_plot', 'latency_plot', 'retriev
 # %% ../nbs/69_plots.ipynb #fb5ba4ac
 import textwrap
 from collections.abc import Iterable
-from functools import cache
 
 import numpy as np
 
@@ -21,28 +20,12 @@ from .metrics import SCORES, failed, percentiles, unit_of
 from .pooling import pooled
 from .results import retrieval_estimates
 from .stats import Estimate
+from .text import plain_figure
 from .wording import noun, p_text
 
 # %% ../nbs/69_plots.ipynb #e0721394
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's palette
 MARKERS = "os^DvP"
-
-
-@cache
-def _plain_figure() -> type:
-    "A figure whose texts are shown as they are: a dollar sign in somebody's answer begins no formula."
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-    from matplotlib.text import Text
-
-    class PlainFigure(Figure):
-        def draw(self, renderer):
-            with mpl.rc_context({"text.parse_math": False}):
-                for text in self.findobj(Text):
-                    text.set_parse_math(False)
-                super().draw(renderer)
-
-    return PlainFigure
 
 
 def _panels(width: float, height: float, rows: list[float] | None = None, columns: int = 1) -> tuple:
@@ -57,7 +40,7 @@ def _panels(width: float, height: float, rows: list[float] | None = None, column
             figsize=(width, height),
             dpi=100,
             layout="constrained",
-            FigureClass=_plain_figure(),
+            FigureClass=plain_figure(),
             squeeze=False,
             height_ratios=rows,
             sharey=columns > 1,

@@ -313,6 +313,9 @@ def hostile_outputs(work):
     beside = outputs / "<img src=x onerror=alert(205)>"
     beside.mkdir()
     (beside / "beside.ipynb").write_text(notebook(texts[:5], texts[9]))
+    title = {"cell_type": "markdown", "metadata": {}, "source": "# Only a title"}
+    (beside / "title.ipynb").write_text(json.dumps({"cells": [title], "metadata": {}}))
+    (beside / "empty.ipynb").write_text(json.dumps({"cells": [], "metadata": {}}))
     _card(outputs / "cards", texts)
     return ids
 
