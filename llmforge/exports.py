@@ -225,7 +225,8 @@ def import_experiment(
 ) -> str:  # its id
     "Import an experiment; raises `StoreError` where it is damaged, or another of the same id is there."
     names = ("config.yaml", "runs.jsonl", "result.json")
-    texts = {name: foreign_text(Path(folder) / name) for name in names}
+    with _damage_told(folder, "experiment"):
+        texts = {name: foreign_text(Path(folder) / name) for name in names}
     export = _checked(texts, str(folder))
     id = export.experiment["id"]
     if not store.put_experiment(export.experiment, export.rows, export.result):
@@ -277,9 +278,8 @@ def _plan_faults(schema: object, plan: FrozenPlan) -> Iterator[str]:
 # %% ../nbs/17_exports.ipynb #exports-read-plan
 def _read_plan(path: Path) -> FrozenPlan:
     "The plan in a file; raises `StoreError` where it is damaged."
-    text = foreign_text(path)
     with _damage_told(path, "plan"):
-        values = json.loads(text)
+        values = json.loads(foreign_text(path))
         schema, plan = values.pop("schema"), FrozenPlan(**values)
         _refuse(path, _plan_faults(schema, plan))
     return plan

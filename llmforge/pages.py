@@ -187,7 +187,7 @@ def _foreign(path: Path) -> tuple[str, list[dict]]:
     "Title and cells of a stranger's notebook, the title no longer in them; raises `DataError`."
     try:
         cells = [_safe_cell(c) for c in readable_cells(json.loads(foreign_text(path))["cells"])]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise DataError(f"{path} is no notebook: {type(e).__name__}: {e}") from e
     heading = re.match(r"# +(.+)\n*", cells[0]["source"]) if cells else None
     if not heading or cells[0]["cell_type"] == "code":

@@ -223,8 +223,8 @@ def _read(plan: Mapping) -> tuple[StudyConfig, dict[Key, str]]:
     wanted = set(itertools.product(config.arms, config.datasets, config.seeds))
     if ids.keys() != wanted or plan["questions"].keys() != config.datasets.keys():
         raise ValueError("its experiments or questions are not those of its arms, data sets and seeds")
-    if not all(type(count) is int for count in plan["questions"].values()):
-        raise ValueError("its counts of questions are not whole numbers")
+    if not all(type(n) is int and 0 <= n < 10**9 for n in plan["questions"].values()):
+        raise ValueError("its counts of questions are no counts")
     if wrong := [id for id in ids.values() if id_fault(id) or "-" not in id]:
         raise ValueError(f"{wrong[0][:80]!r} is no experiment's id")
     return config, ids

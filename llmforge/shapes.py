@@ -19,13 +19,10 @@ from .core import StoreError
 def foreign_text(
     path: Path,  # a file in a folder from outside
 ) -> str:
-    "What a file says; raises `StoreError` where it is a link, or no text."
+    "What a file says; raises `StoreError` where it is a link, else what reading it raises."
     if path.is_symlink():
         raise StoreError(f"{path} is a link; put the file itself there")
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise StoreError(f"{path} cannot be read: {e}") from e
+    return path.read_text(encoding="utf-8")
 
 # %% ../nbs/16_shapes.ipynb #shapes-id
 def id_fault(

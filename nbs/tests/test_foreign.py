@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llmforge.cli import app
-from llmforge.core import LlmForgeError, StoreError, fingerprint
+from llmforge.core import DataError, LlmForgeError, StoreError, fingerprint
 from llmforge.experiment import Experiment
 from llmforge.exports import export_experiment, import_experiment, import_plan
 from llmforge.files import project_root
@@ -196,7 +196,7 @@ def test_links_are_refused(tmp_path):
     (outputs / REACT / "plan.json").unlink()
     (outputs / "cards").mkdir()
     (outputs / "cards" / "x.json").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(StoreError, match="is a link"):
+    with pytest.raises(DataError, match="is a link"):
         published(outputs)
 
 
