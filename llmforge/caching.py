@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from .config import ExperimentConfig
-from .core import EngineError, engines, error_text, fingerprint
+from .core import EngineError, engines, error_text, fingerprint, without_secrets
 from .engine import Engine, Generation, Prompt, Sampling, checked_generation
 from .files import outputs_dir, use_wal
 
@@ -98,8 +98,11 @@ CREATE TABLE IF NOT EXISTS generations (key TEXT PRIMARY KEY, generation TEXT NO
 
 
 def _as_json(generation: Generation) -> str:
+    def plain(record: object) -> dict:  # a generation, or one of its tool calls
+        return without_secrets(vars(record))
+
     try:
-        return json.dumps(vars(generation), default=vars)  # its tool calls are records too
+        return json.dumps(plain(generation), default=plain)
     except (TypeError, ValueError, RecursionError) as e:
         raise EngineError(f"the engine gave a Generation that cannot be stored: {e}") from e
 

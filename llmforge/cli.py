@@ -14,9 +14,9 @@ from typing import Annotated
 
 import typer
 
-from .command import Id, app, say, sentences
+from .command import Id, app, sentences
 from .core import DataError, StoreError, closest
-from .files import outputs_dir
+from .terminal import guard_terminal, say, tell
 
 # %% ../nbs/91_cli.ipynb #cli-list-command
 @app.command("list")
@@ -100,14 +100,13 @@ def trace(
 ):
     "Print every step of one answer: prompts, replies, tool calls, passages, tokens, times, errors."
     from llmforge.results import find_experiment
-    from llmforge.text import visible
     from llmforge.trace import from_dict, render
 
     with sentences():
         row = find_example(find_experiment(id).rows, example)
         if not row["trace"]:
             raise StoreError(f"{row['example_id']} has no trace")
-        typer.echo(visible(f"{row['example_id']}\n") + render(from_dict(row["trace"]), full=True))
+        tell(f"{row['example_id']}\n" + render(from_dict(row["trace"]), full=True))
 
 # %% ../nbs/91_cli.ipynb #cli-endpoint
 Endpoint = Annotated[
@@ -142,7 +141,7 @@ def export_traces_(
         traces, spans = export_traces(e.rows, e.id, endpoint, file, content)
         place = f"to {shown_address(endpoint)}" if endpoint else f"in {file}"
         texts = "" if content else "without texts, "
-        typer.echo(f"{e.id}: {traces} traces with {spans} spans, {texts}{place}")
+        tell(f"{e.id}: {traces} traces with {spans} spans, {texts}{place}")
 
 # %% ../nbs/91_cli.ipynb #cli-export-command
 @app.command("export")
@@ -157,12 +156,12 @@ def export_(
     ] = True,
 ):
     "Write an experiment's config, result and rows as text files."
-    from llmforge.exports import export_experiment
+    from llmforge.exports import export_experiment, record_folder
     from llmforge.results import find_experiment
 
     with sentences():
         e = find_experiment(id)
-        typer.echo(export_experiment(e.store, e.id, folder or outputs_dir() / e.id, texts))
+        tell(export_experiment(e.store, e.id, folder or record_folder(e.store, e.id), texts))
 
 # %% ../nbs/91_cli.ipynb #cli-import-one
 def _import_one(store, path: Path, name: str | None, filter: str | None, metric: str | None) -> str:
@@ -206,9 +205,15 @@ def import_(
     from llmforge.store import Store
 
     with sentences():
-        store = Store()
-        for path in paths:
-            typer.echo(_import_one(store, path, name, filter, metric))
+        store, error = Store(), None
+    for path in paths:
+        try:
+            tell(_import_one(store, path, name, filter, metric))
+        except LlmForgeError as e:
+            tell(f"error: {e}", err=True)
+            error = e
+    if error:
+        raise typer.Exit(exit_code(error))
 
 # %% ../nbs/91_cli.ipynb #a31a2370
 @app.command()
@@ -222,18 +227,19 @@ def site(
 
     with sentences():
         built = build_site(target)
-        typer.echo(f"{os.path.relpath(built)}/index.html")
+        tell(f"{os.path.relpath(built)}/index.html")
         if not serve:
             return
         with site_server(built, port) as server:
-            typer.echo(f"http://127.0.0.1:{server.server_port}/")
+            tell(f"http://127.0.0.1:{server.server_port}/")
             server.serve_forever()
 
 # %% ../nbs/91_cli.ipynb #0a31b8dc
 def main() -> None:
     "Entry point of the `llmforge` command."
+    guard_terminal()
     try:
         app()
     except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from here", err=True)
+        tell("interrupted; the same command goes on from here", err=True)
         sys.exit(130)

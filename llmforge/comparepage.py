@@ -13,6 +13,7 @@ from .contrasts import contrast
 from .core import LlmForgeError
 from .experiment import Experiment
 from .experimentpages import answer_of, by_questions, outcome, questions_of, setting
+from .markup import fill_template, raw
 from .metrics import right, value_of
 from .pages import Source
 from .results import expected
@@ -79,7 +80,7 @@ def _choice(group: list[Experiment]) -> dict:
 def write_compare(
     source: Source,
 ) -> None:
-    "The data of the page that compares."
+    "The data of the page that compares, and its scripts."
     groups = by_questions(source.published).values()
     for e in source.published.experiments.values():
         _script(source, e.id, browser_data(e))
@@ -87,3 +88,5 @@ def write_compare(
         pairs = combinations(sorted(group, key=lambda e: e.id), 2)
         _script(source, f"pairs-{i}", {f"{a.id}|{b.id}": browser_pair(a, b) for a, b in pairs})
     _script(source, "index", [_choice(group) for group in groups])
+    scripts = ["data/index.js", "_static/compare.js"]
+    source.parts["compare-scripts"] = raw(fill_template("scripts", scripts=scripts, nonce=source.nonce))

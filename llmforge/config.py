@@ -25,6 +25,7 @@ from llmforge.configfiles import (
     plain_values,
     read_chain,
     read_override,
+    refuse_secrets,
     section_of,
 )
 from .core import ConfigError, corpora, engines, field_marks, fingerprint, methods
@@ -259,7 +260,9 @@ def load_config(
 ) -> ExperimentConfig:
     "The resolved config; raises `ConfigError` with every problem found."
     where, data = experiment_mapping(source)
-    return validate(merge(data, parse_overrides(overrides)), where)
+    data = merge(data, parse_overrides(overrides))
+    refuse_secrets(data, where)
+    return validate(data, where)
 
 # %% ../nbs/05_config.ipynb #config-work
 def _work(config: ExperimentConfig) -> dict[str, Any]:

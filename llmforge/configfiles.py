@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['read_yaml', 'read_config', 'plain_values', 'find_config', 'merge', 'experiment_document', 'read_chain',
-           'read_override', 'section_of', 'check_section']
+           'read_override', 'section_of', 'check_section', 'refuse_secrets']
 
 # %% ../nbs/04_configfiles.ipynb #configfiles-imports
 import os
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from .core import ConfigError, closest
+from .core import ConfigError, closest, redact, secrets
 from .files import project_root
 from .sections import Section
 
@@ -219,7 +219,8 @@ def _problem(e: ErrorDetails, model: type[Section], root: str) -> str:
     "One pydantic error as `path: what is wrong; received …; allowed …`."
     loc = [p for p in e["loc"] if p != "[key]"]
     path = ".".join(filter(None, [root, *map(str, loc)]))
-    received = repr(e["input"]) if len(repr(e["input"])) <= 80 else repr(e["input"])[:77] + "…"
+    received = redact(repr(e["input"]))
+    received = received if len(received) <= 80 else received[:77] + "…"
     match e["type"]:
         case "extra_forbidden":
             allowed = _fields_at(model, loc[:-1])
@@ -251,3 +252,16 @@ def check_section(
         problems = [_problem(p, model, root) for p in e.errors(include_url=False)]
     count = f"{where}: {len(problems)} problem{'s' * (len(problems) > 1)}"
     raise ConfigError("\n".join([count, *(f"  {p}" for p in problems)]))
+
+# %% ../nbs/04_configfiles.ipynb #configfiles-secrets
+def refuse_secrets(
+    data: Mapping,  # plain values
+    where: str,  # file name, for the message
+) -> None:
+    "Raise `ConfigError` where the value of a secret variable stands in a config; the value is not repeated."
+    for name, secret in secrets().items():
+        if repr(secret)[1:-1] in repr(data):
+            raise ConfigError(
+                f"{where}: the value of the environment variable {name} stands in the config, which is stored"
+                " with every result; take it out of the config"
+            )

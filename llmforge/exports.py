@@ -21,8 +21,9 @@ import sqlalchemy as sa
 from .configfiles import read_yaml
 from .core import StoreError, closest, fingerprint
 from .files import build_aside, outputs_dir
+from .shapes import column_faults, foreign_text, id_fault, trace_fault
 from .store import FrozenPlan, Record, Store
-from .tables import READABLE, RESULTS, RUNS, Status, data_columns, json_text, schema_of
+from .tables import EXPERIMENTS, READABLE, RESULTS, RUNS, Status, data_columns, json_text, schema_of
 
 # %% ../nbs/17_exports.ipynb #exports-schema
 def _without(values: Mapping, table: sa.Table, schema: int) -> dict:
@@ -153,7 +154,18 @@ def _load(texts: Mapping[str, str]) -> _Export:
 def _readable() -> str:
     return ", ".join(map(str, sorted(READABLE)))
 
+# %% ../nbs/17_exports.ipynb #exports-faults-2
+def _shape_faults(export: _Export) -> Iterator[str]:
+    "What in exported files is of another type than what reads it expects."
+    if fault := id_fault(export.experiment["id"]):
+        yield fault
+    yield from column_faults({**export.experiment, "fence": 0}, EXPERIMENTS)
+    yield from column_faults(export.result, RESULTS)
+    for i, row in enumerate(export.rows, 1):
+        faults = [*column_faults(row, RUNS), trace_fault(row["trace"])]
+        yield from (f"runs.jsonl line {i}: {fault}" for fault in faults if fault)
 
+# %% ../nbs/17_exports.ipynb #exports-faults-3
 def _faults(export: _Export, texts: Mapping[str, str]) -> Iterator[str]:
     "Reasons why exported files cannot be imported."
     head, experiment, rows = export.head, export.experiment, export.rows
@@ -167,6 +179,7 @@ def _faults(export: _Export, texts: Mapping[str, str]) -> Iterator[str]:
         yield "config.yaml is not the config that ran"
     if _sha256(texts["runs.jsonl"]) != head["runs_sha256"]:
         yield "runs.jsonl is not what result.json was computed from"
+    yield from _shape_faults(export)
     n, ids = export.result["n"], {row["example_id"] for row in rows}
     if not n == len(rows) == len(ids):
         yield f"the result is over {n} examples, runs.jsonl has {len(rows)} lines for {len(ids)}"
@@ -180,7 +193,15 @@ def _damage_told(
     "What reading damaged files raises, as `StoreError`."
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as e:
         raise StoreError(f"{where} is not an exported {what}: {type(e).__name__}: {e}") from e
 
 
@@ -204,10 +225,8 @@ def import_experiment(
 ) -> str:  # its id
     "Import an experiment; raises `StoreError` where it is damaged, or another of the same id is there."
     names = ("config.yaml", "runs.jsonl", "result.json")
-    try:
-        texts = {name: (Path(folder) / name).read_text(encoding="utf-8") for name in names}
-    except (OSError, UnicodeDecodeError) as e:
-        raise StoreError(f"{folder} is not an exported experiment: {e}") from e
+    with _damage_told(folder, "experiment"):
+        texts = {name: foreign_text(Path(folder) / name) for name in names}
     export = _checked(texts, str(folder))
     id = export.experiment["id"]
     if not store.put_experiment(export.experiment, export.rows, export.result):
@@ -246,6 +265,8 @@ def _plan_faults(schema: object, plan: FrozenPlan) -> Iterator[str]:
     "Reasons why an exported plan cannot be imported."
     if schema != _PLAN_SCHEMA:
         yield f"schema is {schema}, this LlmForge needs {_PLAN_SCHEMA}"
+    if fault := id_fault(plan.name):
+        yield fault
     texts = (plan.name, plan.plan_hash, plan.frozen_at)
     if not isinstance(plan.plan_json, dict) or not all(isinstance(x, str) and x for x in texts):
         yield "its name, hash and time must be text, its plan a mapping"
@@ -258,7 +279,7 @@ def _plan_faults(schema: object, plan: FrozenPlan) -> Iterator[str]:
 def _read_plan(path: Path) -> FrozenPlan:
     "The plan in a file; raises `StoreError` where it is damaged."
     with _damage_told(path, "plan"):
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(foreign_text(path))
         schema, plan = values.pop("schema"), FrozenPlan(**values)
         _refuse(path, _plan_faults(schema, plan))
     return plan

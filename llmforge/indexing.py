@@ -110,7 +110,7 @@ class ServerVectors:
         self.qdrant = qdrant = require("qdrant_client", "retrieval")
         # the stand-in knows no other way than exact search
         self.exact = None if url == ":memory:" else qdrant.models.SearchParams(exact=True)
-        key = os.environ.get("QDRANT_API_KEY")
+        key = os.environ.get("QDRANT_API_KEY", "").strip() or None
         with _server_errors(url):
             self.client = qdrant.QdrantClient(url, api_key=key, timeout=60, check_compatibility=False)
             self._create(vectors.shape[1])

@@ -11,6 +11,7 @@ import gzip
 import json
 import math
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,10 +199,10 @@ def _records(path: Path) -> Iterator[tuple[dict, int]]:
     try:
         with (gzip.open if path.name.endswith(".gz") else open)(path, "rb") as f:
             yield from zip(read_jsonl(path), (i for i, line in enumerate(f, 1) if line.strip()))
-    except OSError as e:
-        raise DataError(f"{path}: cannot be read: {e.strerror or e}") from None
+    except (OSError, EOFError, zlib.error) as e:
+        raise DataError(f"{path}: cannot be read: {getattr(e, 'strerror', None) or e}") from None
 
-
+# %% ../nbs/54_logs.ipynb #logs-samples
 def _samples(path: Path) -> Iterator[tuple[Sample, int]]:
     "The questions of a log, with their line numbers; raises `DataError` at the first line that is wrong."
     for record, i in _records(path):

@@ -14,11 +14,13 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import llmforge.core
-from .core import LlmForgeError, redact
+from .core import LlmForgeError, redact, without_secrets
 from .files import build_aside, project_root
+from .text import visible
 
 # %% ../nbs/70_notebooks.ipynb #44658fe5
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -74,6 +76,25 @@ def _our_error(name: str, text: str) -> LlmForgeError:
     known = isinstance(kind, type) and issubclass(kind, LlmForgeError)
     return kind(redact(text)) if known else LlmForgeError(redact(f"{name}: {text}"))
 
+
+class _Passed:
+    "A kernel's stderr on its way to the terminal: without secrets, and of control characters only CR."
+
+    def write(self, text: str) -> None:
+        sys.stderr.write("\r".join(map(visible, redact(text).split("\r"))))
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def _cleared(path: Path) -> Any:
+    "An executed notebook (nbformat) without secrets, also in its file."
+    import nbformat
+
+    nb = nbformat.from_dict(without_secrets(nbformat.read(path, as_version=4)))
+    nbformat.write(nb, path)
+    return nb
+
 # %% ../nbs/70_notebooks.ipynb #notebooks-execute
 def execute_notebook(
     name: str,  # a notebook of the project, e.g. "run_experiment"
@@ -93,12 +114,13 @@ def execute_notebook(
                 parameters=dict(parameters),
                 progress_bar=False,
                 kernel_name="python3",
-                stderr_file=sys.stderr if show else None,
+                stderr_file=_Passed() if show else None,
             )
         except pm.PapermillExecutionError as e:
+            _cleared(half)
             os.replace(half, target.with_suffix(".failed.ipynb"))
             raise _our_error(e.ename, e.evalue) from e
-        nbformat.write(normalise(nbformat.read(half, as_version=4)), half)
+        nbformat.write(normalise(_cleared(half)), half)
     return target
 
 # %% ../nbs/70_notebooks.ipynb #41530885

@@ -4,18 +4,21 @@
 
 # %% auto #0
 __all__ = ['Source', 'write_page', 'picture', 'toctree', 'with_parts', 'readable_cells', 'rendered_output', 'write_notebook',
-           'executed_cells', 'executed_page']
+           'executed_cells', 'executed_item', 'executed_page']
 
 # %% ../nbs/73_pages.ipynb #pages-imports
+import base64
 import json
 import re
-from collections.abc import Iterable
+import secrets
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .core import DataError, closest
-from .markup import as_html, fenced, safe_html
+from .markup import as_html, fenced, foreign_prose, raw, safe_html
 from .published import Published
+from .shapes import foreign_text
 from .text import cell
 
 # %% ../nbs/73_pages.ipynb #e3bf1921
@@ -27,6 +30,8 @@ class Source:
     extra: Path  # copied to the site as it is
     published: Published  # what the pages are about
     parts: dict[str, str] = field(default_factory=dict)  # name -> Markdown, for the pages that people write
+    # what the site's own scripts carry, and nothing that was written before the build
+    nonce: str = field(default_factory=lambda: secrets.token_urlsafe(16))
 
 # %% ../nbs/73_pages.ipynb #4590f1d2
 _WIDE = {"html_theme.sidebar_secondary.remove": True}  # metadata of a page without the list of its headings
@@ -136,28 +141,82 @@ def write_notebook(
     target.write_text(json.dumps(page), encoding="utf-8")
 
 # %% ../nbs/73_pages.ipynb #pages-executed
-def _safe_output(output: dict) -> dict:
+_SHOWN = ("text/plain", "text/html", "text/markdown", "image/png")
+
+
+def _text(value: object) -> str:
+    "A text of a notebook, which stores it whole or in lines."
+    lines = value if isinstance(value, list) else [value or ""]
+    return "".join(map(str, lines))
+
+
+def _is_png(text: str) -> bool:
+    "Whether a text is a PNG picture in base64."
+    try:
+        return base64.b64decode(text).startswith(b"\x89PNG\r\n\x1a\n")
+    except ValueError:
+        return False
+
+# %% ../nbs/73_pages.ipynb #pages-executed-output
+def _safe_output(output: Mapping) -> dict:
     "An output whose texts cannot act."
-    if "data" not in output:
-        return output
-    data = {k: "".join(v) for k, v in rendered_output(output)["data"].items()}
+    kind = output["output_type"]
+    if kind not in ("display_data", "execute_result"):
+        said = _text(output.get("text" if kind == "stream" else "traceback"))
+        return {"output_type": "stream", "name": "stdout", "text": said}
+    known = {name: _text(output["data"].get(name)) for name in _SHOWN}
+    data = rendered_output({"data": {name: text for name, text in known.items() if text}})["data"]
+    data.pop("text/markdown", None)
     if "text/html" in data:
         data["text/html"] = safe_html(data["text/html"])
-    allowed = ("text/plain", "text/html", "image/png")
-    return output | {"data": {k: v for k, v in data.items() if k in allowed}}
+    if not _is_png(data.get("image/png", "")):
+        data.pop("image/png", None)
+    return {"output_type": "display_data", "metadata": {}, "data": data}
+
+# %% ../nbs/73_pages.ipynb #pages-executed-cells
+def _safe_cell(c: Mapping) -> dict:
+    "A cell of a stranger's notebook with what is shown of it; prose is still Markdown."
+    kept: dict = {"cell_type": "markdown", "metadata": {}, "source": _text(c["source"])}
+    if c["cell_type"] != "code":
+        return kept
+    outputs = [_safe_output(o) for o in c["outputs"]]
+    return kept | {"cell_type": "code", "execution_count": None, "outputs": outputs}
 
 
+def _foreign(path: Path) -> tuple[str, list[dict]]:
+    "Title and cells of a stranger's notebook, the title no longer in them; raises `DataError`."
+    try:
+        cells = [_safe_cell(c) for c in readable_cells(json.loads(foreign_text(path))["cells"])]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        raise DataError(f"{path} is no notebook: {type(e).__name__}: {e}") from e
+    heading = re.match(r"# +(.+)\n*", cells[0]["source"]) if cells else None
+    if not heading or cells[0]["cell_type"] == "code":
+        return path.stem, cells
+    cells[0]["source"] = cells[0]["source"][heading.end() :]
+    return heading[1], cells
+
+# %% ../nbs/73_pages.ipynb #pages-executed-all
 def executed_cells(
     path: Path,  # an executed notebook
 ) -> list[dict]:
-    "The cells of an executed notebook, for the site."
-    cells = []
-    for c in readable_cells(json.loads(path.read_text(encoding="utf-8"))["cells"]):
-        kept = {"cell_type": c["cell_type"], "source": c["source"], "metadata": {}}
+    "The cells of an executed notebook, for the site; raises `DataError` where it is no notebook."
+    title, cells = _foreign(path)
+    kept = [{"cell_type": "markdown", "metadata": {}, "source": f"# {cell(title, 200)}"}]
+    for c in cells:
         if c["cell_type"] == "code":
-            kept |= {"execution_count": None, "outputs": [_safe_output(o) for o in c["outputs"]]}
-        cells.append(kept)
-    return cells
+            kept.append(c)
+        elif prose := foreign_prose(c["source"]).strip():
+            kept.append(c | {"source": raw(prose)})
+    return kept
+
+# %% ../nbs/73_pages.ipynb #pages-executed-item
+def executed_item(
+    path: Path,  # an executed notebook
+) -> str:  # Markdown
+    "A stranger's notebook as an item of a list: its title, and the promise below it."
+    title, cells = _foreign(path)
+    promise = re.match(r"> (.+)", cells[0]["source"]) if cells else None
+    return f"- [{cell(title)}]({path.name})" + (f": {cell(promise[1], 300)}" if promise else "")
 
 # %% ../nbs/73_pages.ipynb #pages-executed-below
 def executed_page(

@@ -7,6 +7,7 @@ __all__ = ['BROKEN', 'planned', 'study_json', 'plan_of', 'differences', 'complet
            'stored_study', 'plan_table']
 
 # %% ../nbs/19_plan.ipynb #plan-imports
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from .config import ExperimentConfig, first_names
 from .core import StoreError
 from .metrics import unit_of
 from .paired import discordant_sd, smallest_effect
+from .shapes import id_fault
 from .store import FrozenPlan, Store
 from .studyconfig import Hypothesis, Key, StudyConfig
 from .tables import Status
@@ -210,10 +212,24 @@ def _before(started_at: object, frozen_at: str) -> bool:
     "Whether an experiment had begun then; one that never began has no time."
     return isinstance(started_at, str) and started_at < frozen_at
 
-# %% ../nbs/19_plan.ipynb #plan-stored-study
+# %% ../nbs/19_plan.ipynb #plan-read
 BROKEN = "the stored plan is not the one that was frozen: its hash differs"
 
 
+def _read(plan: Mapping) -> tuple[StudyConfig, dict[Key, str]]:
+    "What a plan says: the study, and the ids of all its experiments; raises many things."
+    config = StudyConfig.model_validate(plan["study"])
+    ids = {_key_of(text): str(id) for text, id in plan["experiments"].items()}
+    wanted = set(itertools.product(config.arms, config.datasets, config.seeds))
+    if ids.keys() != wanted or plan["questions"].keys() != config.datasets.keys():
+        raise ValueError("its experiments or questions are not those of its arms, data sets and seeds")
+    if not all(type(n) is int and 0 <= n < 10**9 for n in plan["questions"].values()):
+        raise ValueError("its counts of questions are no counts")
+    if wrong := [id for id in ids.values() if id_fault(id) or "-" not in id]:
+        raise ValueError(f"{wrong[0][:80]!r} is no experiment's id")
+    return config, ids
+
+# %% ../nbs/19_plan.ipynb #plan-stored-study
 def stored_study(
     name: str,  # of a study whose plan is frozen
     store: Store | None = None,  # default: the project's
@@ -228,8 +244,10 @@ def stored_study(
         raise StoreError(f"{store!r} has no plan of a study {name!r}; run it: llmforge study FILE")
     if not frozen.intact:
         raise StoreError(f"the plan of {name!r} cannot be read: {BROKEN}")
-    config = StudyConfig.model_validate(frozen.plan_json["study"])
-    ids = {_key_of(text): id for text, id in frozen.plan_json["experiments"].items()}
+    try:
+        config, ids = _read(frozen.plan_json)
+    except (ValueError, LookupError, TypeError, AttributeError) as e:
+        raise StoreError(f"the plan of {name!r} is none: {type(e).__name__}: {e}") from e
     return Study(config, store, frozen, ids).placed()
 
 # %% ../nbs/19_plan.ipynb #plan-head

@@ -20,6 +20,7 @@ from .metrics import SCORES, failed, percentiles, unit_of
 from .pooling import pooled
 from .results import retrieval_estimates
 from .stats import Estimate
+from .text import plain_figure
 from .wording import noun, p_text
 
 # %% ../nbs/69_plots.ipynb #e0721394
@@ -39,6 +40,7 @@ def _panels(width: float, height: float, rows: list[float] | None = None, column
             figsize=(width, height),
             dpi=100,
             layout="constrained",
+            FigureClass=plain_figure(),
             squeeze=False,
             height_ratios=rows,
             sharey=columns > 1,

@@ -24,6 +24,7 @@ from .findings import Verdict, verdicts
 from .markup import Link, anchor, slug
 from .plan import Study, differences, stored_study, study_json
 from .pooling import pooled
+from .shapes import id_fault
 from .stats import Estimate
 from .store import Store
 from .studyconfig import load_study
@@ -61,10 +62,11 @@ def _folders(outputs: Path, file: str) -> list[Path]:
     return sorted(f for f in folders if not f.name.startswith(".") and not f.name.endswith("-rerun"))
 
 
-def _file_name(id: str) -> str:
-    "The id; raises `DataError` where it cannot name a file."
-    if not re.fullmatch(r"\w[\w.=-]*", id, re.ASCII):
-        raise DataError(f"{id!r} cannot be a file's name; allowed: letters, digits and . = - _")
+def _page_name(id: str) -> str:
+    "The id; raises `DataError` where the site has a page or a file of that name, or it cannot be one's."
+    fault = id_fault(id) or (f"id {id!r} is the site's own" if re.fullmatch(r"index|pairs-\d+", id) else None)
+    if fault:
+        raise DataError(fault)
     return id
 
 # %% ../nbs/72_published.ipynb #42153278
@@ -85,13 +87,16 @@ def _study(name: str, store: Store) -> Study:
 def _others(outputs: Path, known: set[Path]) -> list[Path]:
     "Executed notebooks in folders that are no experiment's and no study's."
     notebooks = sorted(outputs.glob("*/*.ipynb"))
-    return [path for path in notebooks if path.parent not in known and not path.name.startswith(".")]
+    others = [path for path in notebooks if path.parent not in known and not path.name.startswith(".")]
+    return [path.with_name(f"{_page_name(path.stem)}.ipynb") for path in others]
 
 
 def _cards(outputs: Path) -> list[Path]:
     "Cards of metrics, the package's first; of two for one metric and version, the one made here."
     places = (Path(str(files("llmforge"))) / "cards", outputs / "cards")
     cards = {path.name: path for place in places for path in sorted(place.glob("*.json"))}
+    if link := next(filter(Path.is_symlink, cards.values()), None):
+        raise DataError(f"{link} is a link; put the card itself there")
     return list(cards.values())
 
 # %% ../nbs/72_published.ipynb #0505a2a6
@@ -102,8 +107,8 @@ def published(
     outputs, store = Path(folder or outputs_dir()), Store("sqlite://")
     plans = [(import_plan(store, place), place) for place in _folders(outputs, "plan.json")]
     plans.sort(key=lambda pair: pair[0].frozen_at)
-    study_folders = {plan.name: place for plan, place in plans}
-    folders = {_file_name(import_experiment(store, f)): f for f in _folders(outputs, "result.json")}
+    study_folders = {_page_name(plan.name): place for plan, place in plans}
+    folders = {_page_name(import_experiment(store, f)): f for f in _folders(outputs, "result.json")}
     studies = {name: _study(name, store) for name in study_folders}
     whole = {name: study for name, study in studies.items() if set(study.ids.values()) <= set(folders)}
     experiments = {id: Experiment(id, store) for id in sorted(folders)}

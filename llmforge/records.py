@@ -8,6 +8,7 @@ __all__ = ['Example', 'Passage', 'Dataset', 'Corpus', 'read_jsonl', 'to_example'
 # %% ../nbs/06_records.ipynb #records-imports
 import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -125,7 +126,7 @@ def read_jsonl(
     with opener(path, "rt", encoding="utf-8", newline="\n") as f:
         try:
             yield from _objects(f, path.name)
-        except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as e:
+        except (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as e:
             raise DataError(f"{path.name}: cannot be read: {e}") from None
 
 # %% ../nbs/06_records.ipynb #94030ea2

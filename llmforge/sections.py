@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from .core import Registry, closest, corpora, datasets, later_at_default, retrievers, tools
+from .core import Registry, closest, corpora, datasets, later_at_default, redact, retrievers, tools
 
 # %% ../nbs/03_sections.ipynb #4ee8e7f8
 Whole = Annotated[int, Field(strict=True)]
@@ -245,9 +245,9 @@ class MethodConfig(Section):
 
 # %% ../nbs/03_sections.ipynb #sections-address
 def _without_password(url: str) -> str:
-    if "@" in url.partition("?")[0]:
+    if set(url) & set("@?#") or redact(url) != url:
         raise ValueError(
-            "a name or password in the address would be stored with every result;"
+            "a name, a password or a key in the address would be stored with every result;"
             " leave it out, and put the server's key into QDRANT_API_KEY"
         )
     return url

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from .config import ExperimentConfig
-from .core import ConfigError, EngineError, EngineFatal, redact
+from .core import ConfigError, EngineError, EngineFatal, redact, without_secrets
 from .engineconfig import PRESETS, PriceConfig, server_settings
 
 # %% ../nbs/26_server.ipynb #server-key
@@ -74,8 +74,9 @@ class Server:
         self,
         text: str,  # that a model wrote
     ) -> str:
-        "The same without the key, should the server have repeated it."
-        return text.replace(self.key, "***") if len(self.key) >= _LONG else text
+        "The same without the key and other secrets, should the server have repeated one."
+        text = text.replace(self.key, "***") if len(self.key) >= _LONG else text
+        return without_secrets(text)
 
     def cost(
         self,

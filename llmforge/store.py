@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from .core import AlreadyRunning, StoreError, closest, fingerprint, redact
+from .core import AlreadyRunning, StoreError, closest, fingerprint, redact, without_secrets
 from .files import outputs_dir
 from .leases import Lease, enter_state, hold_lease, new_owner, owner_gone, shared_clock
 from llmforge.tables import (
@@ -247,7 +247,8 @@ class RowStore(LeaseStore):
         rows: Collection[Mapping],  # column -> value; example_id and position are required
     ) -> None:
         "Store finished examples, each once; raises `LeaseLost` and stores nothing where the lease is gone."
-        records = [{**_record(r, RUNS), "experiment_id": lease.experiment_id} for r in rows]
+        safe = without_secrets(list(rows))
+        records = [{**_record(r, RUNS), "experiment_id": lease.experiment_id} for r in safe]
         with self.transaction() as c:
             hold_lease(c, lease)
             if records:
@@ -297,10 +298,10 @@ class ResultStore(RowStore):
         provenance: Mapping | None = None,  # versions, commit, machine, known once the engine is there
     ) -> None:
         "Store the result and end as COMPLETED; raises `LeaseLost`, `StoreError` for a wrong n."
-        record = _record(result, RESULTS)
+        record = _record(without_secrets(result), RESULTS)
         values: dict[str, object] = {"completed_at": utc_now(), "lease_expires": None}
         if provenance:
-            values["provenance_json"] = provenance
+            values["provenance_json"] = without_secrets(provenance)
         id = lease.experiment_id
         with self.transaction() as c:
             hold_lease(c, lease, Status.COMPLETED, **values)

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from .config import ExperimentConfig, experiment_mapping, validate
-from .configfiles import check_section, find_config, merge, read_config, read_yaml
+from .configfiles import check_section, find_config, merge, read_config, read_yaml, refuse_secrets
 from .core import ConfigError, closest
 from .metrics import AGENT_SCORES, JUDGED, MEASURES
 from .sections import Section, Text
@@ -305,6 +305,7 @@ def load_study(
         fields["base"] = experiment_mapping(base, folder)[1]
     elif isinstance(base, Mapping):
         fields["base"] = _spelled(base)
+    refuse_secrets(fields, where)
     study = check_section(StudyConfig, fields, where, "study")
     check_study_metrics(study, experiments(study), where)
     return study

@@ -2,6 +2,7 @@
 "use strict";
 
 (() => {
+  const nonce = document.currentScript.nonce; // the page's policy lets only scripts with it run
   const data = window.llmforge, groups = data.index, form = document.getElementById("choose"), filters = document.getElementById("diff-filters");
   const [a, b] = [form.elements.a, form.elements.b], wait = {};
   const element = (name, text, parent) => { const e = document.createElement(name); if (text !== undefined) e.textContent = text; if (parent) parent.append(e); return e; };
@@ -9,6 +10,7 @@
   const load = name => wait[name] ??= new Promise((done, failed) => {
     if (data[name]) return done(data[name]);
     const script = document.createElement("script");
+    script.nonce = nonce;
     script.src = `data/${encodeURIComponent(name)}.js`;
     script.onload = () => done(data[name]);
     script.onerror = () => failed(new Error(`${name} cannot be loaded`));

@@ -37,6 +37,14 @@ function openTarget() {
   if (target instanceof HTMLTableRowElement && target.hidden) { target.hidden = false; target.scrollIntoView(); }
 }
 
+// The page's policy lets no form send anything. A search is an address, and goes there as a link does.
+document.addEventListener("submit", event => {
+  if (!event.target.matches("form.bd-search")) return;
+  event.preventDefault();
+  const words = new URLSearchParams(new FormData(event.target)), page = new URL(event.target.getAttribute("action"), location);
+  location.assign(`${page.href.split(/[?#]/)[0]}?${words}`);
+});
+
 document.addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll("form.filters[data-for]").forEach(filterTable);
   document.querySelectorAll("svg.modules").forEach(lightUp);

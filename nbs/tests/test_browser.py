@@ -104,7 +104,7 @@ def visit(contexts, built):
         page.route(re.compile(r"^(?!file:|data:|blob:)"), _no_network)
         page.goto(f"file://{built[0]}/{url}")
         if url.startswith(("search.html?", "compare.html")):
-            page.wait_for_function("document.querySelector('.search-summary, #difference').textContent")
+            expect(page.locator(".search-summary, #difference")).not_to_be_empty()
         return page
 
     yield _visit

@@ -1,9 +1,11 @@
 "Everything a user meets shows itself in a bare cell, and whatever texts it holds stay texts."
 
 import re
+import sys
 from html.parser import HTMLParser
 
 import pytest
+from hostile import PAYLOADS
 from IPython.core.formatters import DisplayFormatter
 from markdown_it import MarkdownIt
 
@@ -41,6 +43,7 @@ OURS = {
     "td",
     "div",
     "span",
+    "i",
     "details",
     "summary",
     "pre",
@@ -257,3 +260,42 @@ def test_a_trace(capfd):
         s.output = HOSTILE
     assert "alert" in displayed(s, capfd)["text/html"]
     displayed(Traces([{"trace": to_dict(s)}]), capfd)
+
+
+# every payload
+
+
+def test_every_payload_in_a_trace_and_in_a_table(capfd):
+    for text in PAYLOADS:
+        with span("tool", text, [text, {"role": text, "content": text}], **{text: {text: text}}) as s:
+            s.output = s.error = text
+        displayed(s, capfd)
+        displayed(Dataset(text, (Example(text, text, (text,), kind=text),)), capfd)
+
+
+def test_every_payload_in_experiments_a_comparison_and_a_study(store, config, capfd, monkeypatch):
+    "A row for each; the names, claims and metrics are some of them."
+    made = []
+    for name, score, text in (("a", 0.0, PAYLOADS[9]), ("b", 1.0, PAYLOADS[-2])):
+        monkeypatch.setattr(sys.modules[__name__], "HOSTILE", text)
+        id = store.create_experiment(name, name, config.model_dump(mode="json"), "data")
+        texts = {
+            t: dict.fromkeys(("input_text", "output_text", "answer", "error", "error_type"), t)
+            for t in PAYLOADS
+        }
+        rows = [row(i, score) | texts[t] | {"example_id": f"{i} {t}"} for i, t in enumerate(PAYLOADS)]
+        lease = store.claim(id)
+        store.add_rows(lease, rows)
+        store.complete(lease, result_row(summarise(store.rows(id), config)), {})
+        made.append(Experiment(id, store))
+        displayed(made[-1], capfd)
+        displayed(Traces(rows[:9]), capfd)
+    displayed(compare(*made), capfd)
+    for text in PAYLOADS[::7]:
+        h = Hypothesis(id="H1", claim=text, metric="accuracy", treatment="b", control="a")
+        arms = {"a": {}, "b": {}}
+        c = StudyConfig(name="test", question=text, base={}, datasets={"d": {}}, arms=arms, hypotheses=(h,))
+        plan = FrozenPlan("test", {"questions": {"d": 3}}, fingerprint({}), "2026-01-01T00:00:00+00:00")
+        ids = {("a", "d", 0): made[0].id, ("b", "d", 0): made[1].id}
+        for arms_there in (ids, {**ids, ("b", "d", 0): text}):
+            displayed(Study(c, store, plan, arms_there, tampered=(text,)), capfd)

@@ -19,7 +19,7 @@ from llmforge.core import DataError
 from llmforge.docs import WINGS, lessons_by_wing
 from llmforge.files import project_root
 from llmforge.published import bound, published
-from llmforge.site import check_links
+from llmforge.site import check_pages
 
 pytestmark = pytest.mark.slow
 ROOT = project_root()
@@ -307,8 +307,8 @@ def test_a_broken_link_stops_the_build(tmp_path):
     (tmp_path / "index.html").write_text(
         '<a href="nowhere.html">x</a><a href="#nothing">y</a><script src="https://cdn.example/x.js"></script>'
     )
-    with pytest.raises(DataError, match="3 links"):
-        check_links(tmp_path)
+    with pytest.raises(DataError, match="5 faults"):  # the script also has no nonce, and no policy before it
+        check_pages(tmp_path)
 
 
 def test_the_command_refuses_in_a_sentence(tmp_path, outputs):

@@ -1,0 +1,247 @@
+"Files from outside, of any shape: read, or refused in a sentence; never a traceback, never a file elsewhere."
+
+import copy
+import gzip
+import hashlib
+import json
+import random
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from llmforge.cli import app
+from llmforge.core import DataError, LlmForgeError, StoreError, fingerprint
+from llmforge.experiment import Experiment
+from llmforge.exports import export_experiment, import_experiment, import_plan
+from llmforge.files import project_root
+from llmforge.logs import import_lm_eval
+from llmforge.plan import plan_table, stored_study
+from llmforge.published import published
+from llmforge.store import Store
+from llmforge.trace import from_dict, render, render_html
+
+OUTPUTS = project_root() / "outputs"
+REACT, STUDY = "react-04be8240", "study-reasoning"
+WRONG = [
+    None,
+    "",
+    "x",
+    0,
+    -1,
+    1.5,
+    True,
+    10**30,
+    float("nan"),
+    [],
+    {},
+    [[]],
+    {"x": []},
+    "\ud800",
+    "../../x",
+    [7] * 3,
+]
+
+
+def places(value, path=()):
+    "Every place in a JSON value."
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in items:
+        yield from places(part, (*path, key))
+
+
+def damaged(value, rng):
+    "A copy with one part replaced by something else, or left out."
+    copied = copy.deepcopy(value)
+    path = rng.choice(list(places(copied)))
+    if not path:
+        return rng.choice(WRONG)
+    at = copied
+    for key in path[:-1]:
+        at = at[key]
+    if rng.random() < 0.25:
+        del at[path[-1]]
+    else:
+        at[path[-1]] = rng.choice(WRONG)
+    return copied
+
+
+@pytest.fixture(scope="module")
+def rows():
+    lines = (OUTPUTS / REACT / "runs.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines[:2]]
+
+
+def write(folder, head, rows):
+    "An export whose hashes and counts fit, whatever is in it."
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    if isinstance(head, dict):
+        head = head | {"runs_sha256": hashlib.sha256(lines.encode()).hexdigest()}
+        if isinstance(head.get("result"), dict):
+            head["result"] = head["result"] | {"n": len(rows)}
+    folder.mkdir(exist_ok=True)
+    (folder / "runs.jsonl").write_text(lines)
+    (folder / "result.json").write_text(json.dumps(head))
+    shutil.copyfile(OUTPUTS / REACT / "config.yaml", folder / "config.yaml")
+
+
+@pytest.mark.slow
+def test_rows_and_traces_of_any_shape(tmp_path, rows):
+    "What is refused is refused in a sentence; what is taken can be drawn."
+    head, rng, taken = json.loads((OUTPUTS / REACT / "result.json").read_text()), random.Random(0), 0
+    for i in range(250):
+        store = Store("sqlite://")
+        wrong = (
+            [damaged(rows[0], rng), rows[1]]
+            if i % 2
+            else [{**rows[0], "trace": damaged(rows[0]["trace"], rng)}]
+        )
+        write(tmp_path / "x", head, wrong)
+        try:
+            id = import_experiment(store, tmp_path / "x")
+        except LlmForgeError as e:
+            assert len(str(e)) < 500
+            continue
+        taken += 1
+        for row in Experiment(id, store).rows:
+            if row["trace"]:
+                assert render(from_dict(row["trace"]), full=True) and render_html(from_dict(row["trace"]))
+    assert 10 < taken < 240
+
+
+@pytest.mark.slow
+def test_heads_of_any_shape(tmp_path, rows):
+    head, rng = json.loads((OUTPUTS / REACT / "result.json").read_text()), random.Random(1)
+    for _ in range(200):
+        write(tmp_path / "x", damaged(head, rng), rows)
+        try:
+            import_experiment(Store("sqlite://"), tmp_path / "x")
+        except LlmForgeError as e:
+            assert len(str(e)) < 500
+
+
+@pytest.mark.slow
+def test_plans_of_any_shape(tmp_path):
+    "Also those whose hash fits."
+    plan, rng, taken = json.loads((OUTPUTS / STUDY / "plan.json").read_text()), random.Random(2), 0
+    for i in range(300):
+        wrong = damaged(plan, rng) if i % 3 == 0 else plan | {"plan_json": damaged(plan["plan_json"], rng)}
+        try:
+            wrong["plan_hash"] = fingerprint(wrong["plan_json"])
+        except (TypeError, KeyError, ValueError, UnicodeError):
+            pass
+        (tmp_path / "plan.json").write_text(json.dumps(wrong))
+        try:
+            store = Store("sqlite://")
+            assert plan_table(stored_study(import_plan(store, tmp_path).name, store))
+            taken += 1
+        except LlmForgeError as e:
+            assert len(str(e)) < 2000
+    assert taken > 5
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 100_000, "9" * 5000, "\x00", "", "null", "[]", '"x"']
+)
+def test_files_that_are_none(tmp_path, text):
+    for name in ("plan.json", "result.json"):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "runs.jsonl").write_text(text)
+    (tmp_path / "config.yaml").write_text(text[:5000])
+    for read in (import_plan, import_experiment):
+        with pytest.raises(StoreError):
+            read(Store("sqlite://"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "id", ["../../x", "/etc/x", "a/b", "a\\b", "", ".", "..", "a\nb", "x" * 300, "ünï", 7, None]
+)
+def test_ids_that_lead_elsewhere(tmp_path, rows, id):
+    head = json.loads((OUTPUTS / REACT / "result.json").read_text())
+    head["experiment"]["id"] = id
+    write(tmp_path / "x", head, rows)
+    with pytest.raises(StoreError, match="cannot name a folder"):
+        import_experiment(Store("sqlite://"), tmp_path / "x")
+    plan = json.loads((OUTPUTS / STUDY / "plan.json").read_text()) | {"name": id}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(StoreError, match="cannot name a folder"):
+        import_plan(Store("sqlite://"), tmp_path)
+
+
+def test_a_deep_trace(tmp_path, rows):
+    head, deep = json.loads((OUTPUTS / REACT / "result.json").read_text()), rows[0]["trace"]
+    for _ in range(150):
+        deep = {**rows[0]["trace"], "children": [deep]}
+    write(tmp_path / "x", head, [rows[0] | {"trace": deep}])
+    with pytest.raises(StoreError, match="deeper than 100 levels"):
+        import_experiment(Store("sqlite://"), tmp_path / "x")
+
+
+def test_links_are_refused(tmp_path):
+    "Of an export, a plan, a card and a notebook."
+    outputs = tmp_path / "outputs"
+    shutil.copytree(OUTPUTS / REACT, outputs / REACT)
+    assert list(published(outputs).experiments) == [REACT]
+    for name in ("runs.jsonl", "config.yaml", "result.json"):
+        (outputs / REACT / name).rename(tmp_path / name)
+        (outputs / REACT / name).symlink_to(tmp_path / name)
+        with pytest.raises(StoreError, match="is a link"):
+            published(outputs)
+        (outputs / REACT / name).unlink()
+        (tmp_path / name).rename(outputs / REACT / name)
+    (outputs / REACT / "plan.json").symlink_to(OUTPUTS / STUDY / "plan.json")
+    with pytest.raises(StoreError, match="is a link"):
+        published(outputs)
+    (outputs / REACT / "plan.json").unlink()
+    (outputs / "cards").mkdir()
+    (outputs / "cards" / "x.json").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="is a link"):
+        published(outputs)
+
+
+def test_one_bad_folder_does_not_stop_the_others(tmp_path, outputs):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "result.json").write_text("{}")
+    r = CliRunner().invoke(
+        app, ["import", *map(str, (tmp_path / "bad", OUTPUTS / REACT, tmp_path, OUTPUTS / STUDY))]
+    )
+    assert r.exit_code == 2 and r.stderr.count("error:") == 2
+    assert r.stdout.splitlines() == [REACT, "plan of reasoning"]
+
+
+def test_an_import_and_an_export_overwrite_nobodys_record(tmp_path, outputs, rows):
+    "Another run of the same id: refused by the store, and written beside what is there."
+    head = json.loads((OUTPUTS / REACT / "result.json").read_text())
+    write(tmp_path / "x", head, rows)
+    assert CliRunner().invoke(app, ["import", str(tmp_path / "x")]).exit_code == 0
+    r = CliRunner().invoke(app, ["import", str(OUTPUTS / REACT)])
+    assert r.exit_code == 1 and "with other content; neither was changed" in r.stderr
+    shutil.copytree(OUTPUTS / REACT, outputs / REACT)
+    record = json.loads((outputs / REACT / "result.json").read_text())
+    record["experiment"]["created_at"] = "2020-01-01T00:00:00.000+00:00"
+    (outputs / REACT / "result.json").write_text(before := json.dumps(record))
+    assert CliRunner().invoke(app, ["export", REACT]).exit_code == 0
+    assert (outputs / REACT / "result.json").read_text() == before
+    assert (outputs / f"{REACT}-rerun" / "result.json").exists()
+    export_experiment(Store(), REACT, tmp_path / "again")
+
+
+@pytest.mark.slow
+def test_damaged_gz(tmp_path):
+    "Cut anywhere, or with a byte changed anywhere."
+    sample = {"doc_id": 0, "target": "a", "arguments": [["q", {}]], "resps": [["a"]], "filtered_resps": ["a"]}
+    sample |= {"filter": "none", "doc": {"question": "q"}, "exact_match": 1.0}
+    whole, rng = gzip.compress((json.dumps(sample) + "\n").encode() * 50, mtime=0), random.Random(3)
+    path = tmp_path / "samples_x_2026-01-01T00-00-00.jsonl.gz"
+    for i in range(200):
+        data = bytearray(whole)
+        if i % 2:
+            data = data[: rng.randrange(len(data))]
+        else:
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(bytes(data))
+        try:
+            import_lm_eval(Store("sqlite://"), path)
+        except LlmForgeError as e:
+            assert len(str(e)) < 500
