@@ -14,8 +14,8 @@ from typing import Annotated
 
 import typer
 
-from .command import Id, app, sentences
-from .core import DataError, StoreError, closest
+from .command import Id, app, exit_code, sentences
+from .core import DataError, LlmForgeError, StoreError, closest
 from .terminal import guard_terminal, say, tell
 
 # %% ../nbs/91_cli.ipynb #cli-list-command

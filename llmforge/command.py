@@ -8,7 +8,6 @@ __all__ = ['app', 'Overrides', 'Verbose', 'Id', 'exit_code', 'sentences', 'valid
 # %% ../nbs/90_command.ipynb #40d7db5e
 import os
 import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
