@@ -147,11 +147,8 @@ def read_card(
     "The card in a file; raises `DataError` for a damaged one."
     try:
         card = Card.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        _ = (
-            card.line(),
-            card._repr_markdown_(),
-            card.kinds_table(),
-        )  # whatever is written there, it can be shown
+        # whatever is written there, it can be shown
+        _ = card.line(), card._repr_markdown_(), card.kinds_table()
         return card
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError) as e:
         raise DataError(

@@ -265,11 +265,11 @@ def _plan_faults(schema: object, plan: FrozenPlan) -> Iterator[str]:
     "Reasons why an exported plan cannot be imported."
     if schema != _PLAN_SCHEMA:
         yield f"schema is {schema}, this LlmForge needs {_PLAN_SCHEMA}"
-    if fault := id_fault(plan.name):
-        yield fault
     texts = (plan.name, plan.plan_hash, plan.frozen_at)
     if not isinstance(plan.plan_json, dict) or not all(isinstance(x, str) and x for x in texts):
         yield "its name, hash and time must be text, its plan a mapping"
+    if fault := id_fault(plan.name):
+        yield fault
     if datetime.fromisoformat(plan.frozen_at).utcoffset() != UTC.utcoffset(None):
         yield "frozen_at is no time in UTC"
     if not plan.intact:

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 # %% ../nbs/01_text.ipynb #e33402f4
-_MARKUP = re.compile(r"[&<>|`*_\[\]()!#$\\~{}\"^=]")
+_MARKUP = re.compile(r"[&<>|`*_\[\]()!#$\\~{}\"^=]|^[:%]")  # MyST: a fence or a comment may begin the line
 
 
 def cell(

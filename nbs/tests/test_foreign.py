@@ -165,7 +165,7 @@ def test_ids_that_lead_elsewhere(tmp_path, rows, id):
         import_experiment(Store("sqlite://"), tmp_path / "x")
     plan = json.loads((OUTPUTS / STUDY / "plan.json").read_text()) | {"name": id}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
-    with pytest.raises(StoreError, match="cannot name a folder"):
+    with pytest.raises(StoreError, match="cannot name a folder|must be text"):
         import_plan(Store("sqlite://"), tmp_path)
 
 

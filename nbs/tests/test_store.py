@@ -178,7 +178,7 @@ def a_row(i, text="Paris", **more):
         correct=1.0,
         abstained=False,
         scores={"f1": 0.5, "exact_match": 1.0},
-        trace={"spans": []},
+        trace={"kind": "chain", "name": "naive", "start_ms": 0.0, "duration_ms": 0.0},
         **more,
     )
 
