@@ -111,7 +111,7 @@ def server_ended(
     "The error for a server that ended by itself."
     log = process.log()
     first, last = last_words(log)
-    remedy = remedy_for(first) or remedy_for(log)
+    remedy = remedy_for(first or last)
     parts = [f"the vLLM server ended {when} (exit code {process.exit_code})", remedy]
     said = f"its first error: {first[:600]}\n" if first else ""
     head = "; ".join(filter(None, parts))
