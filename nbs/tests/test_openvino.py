@@ -81,7 +81,7 @@ def test_after_a_failure_the_next_batch_is_answered(engine, local, monkeypatch):
     def fail(*_):
         raise RuntimeError("no more")
 
-    monkeypatch.setattr(OpenVinoEngine, "_ended", fail)
+    monkeypatch.setattr(OpenVinoEngine, "_read", fail)
     with pytest.raises(RuntimeError):
         engine.generate_batch([(PROMPTS[0], Sampling(max_tokens=1))])
     monkeypatch.undo()

@@ -135,9 +135,23 @@ def experiment(name, limit=6, engine=(), **more):
     return load_config({"experiment": {**said, **more}})
 
 
+def _children():
+    processes = psutil.Process().children(recursive=True)
+    return [p for p in processes if p.status() != psutil.STATUS_ZOMBIE]
+
+
+BEFORE = set()  # what other tests have started
+
+
+@pytest.fixture(autouse=True)
+def _started_by_others():
+    BEFORE.clear()
+    BEFORE.update(_children())
+
+
 def family():
-    "The processes that this one has started, and theirs; forks of a test runner apart."
-    return [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+    "The processes that this test has started, and theirs."
+    return [p for p in _children() if p not in BEFORE]
 
 
 def gone(processes, seconds=20):
