@@ -73,14 +73,14 @@ def esc(
 def plain_figure() -> type:  # of matplotlib figures
     "A figure whose texts are shown as they are: a dollar sign in somebody's answer begins no formula."
     import matplotlib as mpl
-    from matplotlib.figure import Figure
+    from matplotlib import figure
     from matplotlib.text import Text
 
-    class PlainFigure(Figure):
+    class Figure(figure.Figure):  # the name that notebooks print
         def draw(self, renderer):
             with mpl.rc_context({"text.parse_math": False}):
                 for text in self.findobj(Text):
                     text.set_parse_math(False)
                 super().draw(renderer)
 
-    return PlainFigure
+    return Figure
