@@ -100,7 +100,7 @@ def test_second_process_is_told_who_runs(tmp_path, outputs):
     _, err = second.communicate(timeout=60)
     assert second.returncode != 0 and "AlreadyRunning" in err and f":{p.pid}:" in err
     assert p.poll() is None, "and the first goes on"
-    p.kill()
+    p.send_signal(signal.SIGKILL)
     p.communicate()
 
 
