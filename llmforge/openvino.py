@@ -37,8 +37,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 from .config import ExperimentConfig
 from .core import ConfigError, EngineError
 from .files import build_once, cache_dir
-from .local import ActiveRequest, LocalEngine
-from .model import Loaded, common_prefix, load_model, quiet
+from .local import ActiveRequest, LocalEngine, layer_kinds, local_engine
+from .model import Loaded, common_prefix, quiet
 
 # %% ../nbs/25_openvino.ipynb #openvino-wrapper
 class _Explicit(torch.nn.Module):
@@ -190,8 +190,7 @@ def exported(
 ) -> Path:  # the folder, named by the weights and OpenVINO's version
     "The model in OpenVINO's format, converted at first use; raises `EngineError`."
     config = loaded.model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if kinds - {"full_attention"} or not hasattr(config, "num_key_value_heads"):
+    if layer_kinds(loaded.model) - {"full_attention"} or not hasattr(config, "num_key_value_heads"):
         raise EngineError(
             f"the engine openvino cannot run a {config.model_type!r} model: "
             "its layers must all have full attention; use engine.name: local"
@@ -203,6 +202,15 @@ def exported(
 # %% ../nbs/25_openvino.ipynb #openvino-engine
 _PRECISION = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _PAGE = 32  # tokens whose keys and values are kept together
+
+
+def _precision(dtype: torch.dtype) -> str:
+    if dtype not in _PRECISION:
+        raise EngineError(
+            f"the engine openvino has no {dtype}, which model.dtype: auto chose for this model; "
+            "set model.dtype: float32 or bfloat16"
+        )
+    return _PRECISION[dtype]
 
 
 def _greedy(max_tokens: int) -> Any:
@@ -314,7 +322,8 @@ class OpenVinoEngine(LocalEngine):
         concurrency: int | None = None,  # examples to have at work; default: four batches' worth
     ):
         super().__init__(loaded, batch_size, prefix_cache, timeout, concurrency)
-        self._folder, self._precision = exported(loaded), _PRECISION[loaded.model.dtype]
+        self._precision = _precision(loaded.model.dtype)
+        self._folder = exported(loaded)
         self._pipeline: Pipeline | None = None
         versions = {"openvino": ov.__version__, "openvino_genai": openvino_genai.__version__}
         batches = {"batch_size": batch_size, "prefix_cache": prefix_cache}
@@ -356,9 +365,9 @@ class OpenVinoEngine(LocalEngine):
         return bool(request.finish_reason)
 
 # %% ../nbs/25_openvino.ipynb #openvino-config
-def openvino_engine(config: ExperimentConfig) -> OpenVinoEngine:
+def openvino_engine(config: ExperimentConfig) -> LocalEngine:
     "The engine that a config calls `openvino`; raises `ConfigError`."
-    c, model = config.engine, config.model
+    model = config.model
     if model.device not in ("auto", "cpu"):
         raise ConfigError(
             f"experiment.model.device: the engine openvino runs on the cpu; received {model.device!r}; "
@@ -368,6 +377,5 @@ def openvino_engine(config: ExperimentConfig) -> OpenVinoEngine:
         raise ConfigError(
             "experiment.model.dtype: the engine openvino has no 'float16'; allowed: float32, bfloat16, auto"
         )
-    loaded = load_model(model.model_copy(update={"device": "cpu"}))
-    one_batch = c.batch_size if config.method.agent else None  # as for `local`
-    return OpenVinoEngine(loaded, c.batch_size, c.prefix_cache, c.timeout, one_batch)
+    on_cpu = model.model_copy(update={"device": "cpu"})
+    return local_engine(config.model_copy(update={"model": on_cpu}), OpenVinoEngine)

@@ -65,7 +65,7 @@ def test_samples_and_scores_are_those_of_the_local_engine(engine, local):
 
 
 def test_prompts_that_go_on_from_one_text(engine, local):
-    "OpenVINO lets them write into one page; every length within a page is tried."
+    "OpenVINO lets them write into one page; three places within a page are tried."
     first = "The quick brown fox jumps over the lazy dog."
     for more in range(3):
         first += " one" * more + "\n"
@@ -104,6 +104,12 @@ def test_what_it_cannot_do_is_refused(model, message):
     config = ExperimentConfig(name="x", engine={"name": "openvino"}, model=model)
     with pytest.raises(ConfigError, match=message):
         openvino_engine(config)
+
+
+def test_a_precision_that_auto_chose_is_refused(loaded):
+    half = AutoModelForCausalLM.from_config(loaded.model.config).half()
+    with pytest.raises(EngineError, match="has no torch.float16, which model.dtype: auto chose"):
+        OpenVinoEngine(Loaded(half, loaded.tokenizer, loaded.identity))
 
 
 def test_sliding_windows_are_refused(loaded):
