@@ -212,8 +212,8 @@ def result_row(
 # %% ../nbs/51_aggregate.ipynb #aggregate-cost-estimate
 def _mean(rows: Sequence[Mapping], name: str) -> float | None:
     "The mean of a column; None where a row does not know it."
-    known = [r[name] for r in rows if r[name] is not None]
-    return sum(known) / len(known) if known and len(known) == len(rows) else None
+    whole = total(r[name] for r in rows)
+    return whole / len(rows) if rows and whole is not None else None
 
 
 def cost_estimate(

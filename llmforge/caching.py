@@ -98,11 +98,8 @@ CREATE TABLE IF NOT EXISTS generations (key TEXT PRIMARY KEY, generation TEXT NO
 
 
 def _as_json(generation: Generation) -> str:
-    def plain(record: object) -> dict:  # a generation, or one of its tool calls
-        return without_secrets(vars(record))
-
     try:
-        return json.dumps(plain(generation), default=plain)
+        return without_secrets(json.dumps(vars(generation), default=vars))  # its tool calls are records too
     except (TypeError, ValueError, RecursionError) as e:
         raise EngineError(f"the engine gave a Generation that cannot be stored: {e}") from e
 

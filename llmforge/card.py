@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .core import DataError
-from .files import outputs_dir
+from .files import DAMAGED, outputs_dir
 from .stats import Estimate
 from .text import cell, table
 
@@ -150,7 +150,7 @@ def read_card(
         # whatever is written there, it can be shown
         _ = card.line(), card._repr_markdown_(), card.kinds_table()
         return card
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError) as e:
+    except DAMAGED as e:
         raise DataError(
             f"the card {path.name} is damaged ({type(e).__name__}: {e}); make it again with run_cards.ipynb"
         ) from e

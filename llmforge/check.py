@@ -19,7 +19,7 @@ from .engine import Message, Prompt, Sampling
 from .engineconfig import PRESETS
 from .records import Example
 from .remote import RemoteEngine, remote_engine, server_facts
-from .runner import FEW, context_for, make_resources, prepare
+from .runner import FEW, Prepared, Resources, context_for, make_resources, prepare
 from .server import Server, server_of
 from .text import clip
 
@@ -34,18 +34,13 @@ def _server_line(server: Server, facts: Mapping[str, Any]) -> str:
     return f"server: {server.base_url} answers,{version} and lists {len(models):,} models, {listed}"
 
 # %% ../nbs/56_check.ipynb #check-question
-def _ask_few(config: ExperimentConfig) -> tuple[list[dict[str, Any]], int]:
-    "The rows of the first questions, and how many questions there are."
-    prepared = prepare(config)
-    with closing(make_resources(prepared, remote_engine(config))) as parts:
+async def _ask_few(prepared: Prepared, parts: Resources) -> list[dict[str, Any]]:
+    "The rows of the first questions."
 
-        async def ask(i: int, example: Example) -> dict[str, Any]:
-            return await answer_one(example, i, context_for(prepared, parts, example), parts.scorer)
+    async def ask(i: int, example: Example) -> dict[str, Any]:
+        return await answer_one(example, i, context_for(prepared, parts, example), parts.scorer)
 
-        async def ask_all() -> list[dict[str, Any]]:
-            return await asyncio.gather(*(ask(i, e) for i, e in enumerate(prepared.data.examples[:FEW])))
-
-        return in_own_thread(asyncio.run, ask_all()), len(prepared.data)
+    return await asyncio.gather(*(ask(i, e) for i, e in enumerate(prepared.data.examples[:FEW])))
 
 
 def _answer_line(row: Mapping[str, Any]) -> str:
@@ -113,13 +108,14 @@ def checks(
     server = server_of(config)
     yield f"key: in {server.key_env}" if server.key else "key: none is sent"
     yield _server_line(server, in_own_thread(asyncio.run, server_facts(server)))
-    rows, questions = _ask_few(config)
-    if lost := [r for r in rows if r["error"]]:
-        raise EngineFatal(
-            f"{len(lost)} of the first {len(rows)} questions failed, one with"
-            f" {lost[0]['error_type']}: {lost[0]['error']}"
-        )
-    yield _answer_line(rows[0])
-    with closing(remote_engine(config)) as engine:
+    prepared, engine = prepare(config), remote_engine(config)
+    with closing(make_resources(prepared, engine)) as parts:
+        rows = in_own_thread(asyncio.run, _ask_few(prepared, parts))
+        if lost := [r for r in rows if r["error"]]:
+            raise EngineFatal(
+                f"{len(lost)} of the first {len(rows)} questions failed, one with"
+                f" {lost[0]['error_type']}: {lost[0]['error']}"
+            )
+        yield _answer_line(rows[0])
         yield from in_own_thread(asyncio.run, _trials(engine))
-    yield cost_estimate(rows, questions)
+    yield cost_estimate(rows, len(prepared.data))

@@ -14,8 +14,8 @@ from typing import Annotated
 
 import typer
 
-from .command import Id, app, exit_code, sentences
-from .core import DataError, LlmForgeError, StoreError, closest
+from .command import Id, app, sentences, tell_each
+from .core import DataError, StoreError, closest
 from .terminal import guard_terminal, say, tell
 
 # %% ../nbs/91_cli.ipynb #cli-list-command
@@ -205,15 +205,8 @@ def import_(
     from llmforge.store import Store
 
     with sentences():
-        store, error = Store(), None
-    for path in paths:
-        try:
-            tell(_import_one(store, path, name, filter, metric))
-        except LlmForgeError as e:
-            tell(f"error: {e}", err=True)
-            error = e
-    if error:
-        raise typer.Exit(exit_code(error))
+        store = Store()
+    tell_each(paths, lambda path: _import_one(store, path, name, filter, metric))
 
 # %% ../nbs/91_cli.ipynb #a31a2370
 @app.command()

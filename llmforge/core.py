@@ -7,7 +7,7 @@ __all__ = ['engines', 'methods', 'retrievers', 'tools', 'metrics', 'datasets', '
            'ConfigError', 'DataError', 'MissingExtra', 'RetrievalError', 'StoreError', 'AlreadyRunning', 'LeaseLost',
            'EngineError', 'EngineFatal', 'EngineStuck', 'BreakerOpen', 'closest', 'round_robin', 'Registry', 'require',
            'canonical', 'fingerprint', 'field_marks', 'later_at_default', 'secrets', 'without_secrets', 'redact',
-           'error_text', 'ends_the_run', 'in_future', 'in_own_thread', 'own_threads']
+           'error_text', 'error_line', 'ends_the_run', 'in_future', 'in_own_thread', 'own_threads']
 
 # %% ../nbs/00_core.ipynb #4f23840c
 import asyncio
@@ -360,6 +360,14 @@ def error_text(
         return str(error)
     except Exception as e:
         return f"(asked for its text, it raised {type(e).__name__})"
+
+# %% ../nbs/00_core.ipynb #core-error-line
+def error_line(
+    error: BaseException,
+) -> str:
+    "Type and first line of an error, without secrets: what libraries say may go on for pages."
+    lines = error_text(error).strip().splitlines()
+    return redact(f"{type(error).__name__}: {lines[0].rstrip('.') if lines else ''}")
 
 # %% ../nbs/00_core.ipynb #core-ends-the-run
 def ends_the_run(

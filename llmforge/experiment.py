@@ -22,7 +22,7 @@ from .stats import Estimate, bounds, corrected_rate
 from .store import Record, Store
 from .tables import Status
 from .text import cell, table
-from .wording import bare, percent, spec_of, words
+from .wording import bare, cut_off_text, percent, spec_of, words
 
 # %% ../nbs/62_experiment.ipynb #aa3bb931
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _cut_off(experiments: Collection[Experiment]) -> str:
     known = [e.result for e in experiments if "replies" in e.result]
     if not (cut := sum(r["cut_off"] for r in known)):
         return ""
-    return f"; {cut:,} of {sum(r['replies'] for r in known):,} replies cut off by max_tokens"
+    return f"; {cut_off_text(cut, sum(r['replies'] for r in known))}"
 
 # %% ../nbs/62_experiment.ipynb #a1cd96dc
 def counts_line(

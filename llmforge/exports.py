@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from .configfiles import read_yaml
 from .core import StoreError, closest, fingerprint
-from .files import build_aside, outputs_dir
+from .files import DAMAGED, build_aside, outputs_dir
 from .shapes import column_faults, foreign_text, id_fault, trace_fault
 from .store import FrozenPlan, Record, Store
 from .tables import EXPERIMENTS, READABLE, RESULTS, RUNS, Status, data_columns, json_text, schema_of
@@ -193,15 +193,7 @@ def _damage_told(
     "What reading damaged files raises, as `StoreError`."
     try:
         yield
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        RecursionError,
-    ) as e:
+    except DAMAGED as e:
         raise StoreError(f"{where} is not an exported {what}: {type(e).__name__}: {e}") from e
 
 

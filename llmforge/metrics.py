@@ -257,9 +257,9 @@ def run_values(
     for name in sorted(others):
         values[name] = [r["scores"][name] for r in done if name in r["scores"]]
     for name in ("tokens_in", "tokens_out"):
-        values[name] = [r[name] for r in done if r[name] is not None]
+        values[name] = _known(done, name)
     made = [r for r in done if not r["cached"]]
-    values["latency_ms"] = [r["latency_ms"] for r in made if _given(r["latency_ms"])]
+    values["latency_ms"] = _known(made, "latency_ms")
     for name, some in (("ttft_ms", made), ("tokens_cached", done), ("cost", done)):
         if known := _known(some, name):
             values[name] = known

@@ -32,7 +32,7 @@ import jinja2
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from . import __version__
-from .core import ConfigError, EngineError, MissingExtra, closest, fingerprint, redact
+from .core import ConfigError, EngineError, MissingExtra, closest, error_line, fingerprint
 from .engine import Message, Prompt, ToolCall
 from .files import build_once, cache_dir
 from .sections import ModelConfig
@@ -148,11 +148,6 @@ def _device(name: str) -> str:
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
-
-def _first_line(e: Exception) -> str:
-    lines = str(e).strip().splitlines()
-    return redact(f"{type(e).__name__}: {lines[0].rstrip('.') if lines else ''}")
-
 # %% ../nbs/23_model.ipynb #6215a527
 def load_model(
     config: ModelConfig,  # name, revision, dtype, device
@@ -167,7 +162,7 @@ def load_model(
             tokenizer = AutoTokenizer.from_pretrained(source, **at)
     except Exception as e:
         raise EngineError(
-            f"cannot load model {config.name!r} (revision {revision}): {_first_line(e)}; "
+            f"cannot load model {config.name!r} (revision {revision}): {error_line(e)}; "
             f"check the spelling{closest(config.name, [EMBEDDED])}, the network, "
             f"and HF_TOKEN for a gated model. {EMBEDDED!r} needs neither"
         ) from e
@@ -227,7 +222,7 @@ def _chat_text(tokenizer: Any, messages: Sequence[Message], tools: Sequence[str]
     except Exception as e:
         roles = ", ".join(m.role for m in messages)
         raise EngineError(
-            f"the model's chat template refuses these messages: {_first_line(e)}; roles received: {roles}"
+            f"the model's chat template refuses these messages: {error_line(e)}; roles received: {roles}"
         ) from e
 
 # %% ../nbs/23_model.ipynb #bc83fc6e

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .core import DataError, closest
+from .files import DAMAGED
 from .markup import as_html, fenced, foreign_prose, raw, safe_html
 from .published import Published
 from .shapes import foreign_text
@@ -187,7 +188,7 @@ def _foreign(path: Path) -> tuple[str, list[dict]]:
     "Title and cells of a stranger's notebook, the title no longer in them; raises `DataError`."
     try:
         cells = [_safe_cell(c) for c in readable_cells(json.loads(foreign_text(path))["cells"])]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+    except DAMAGED as e:
         raise DataError(f"{path} is no notebook: {type(e).__name__}: {e}") from e
     heading = re.match(r"# +(.+)\n*", cells[0]["source"]) if cells else None
     if not heading or cells[0]["cell_type"] == "code":

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from .config import ExperimentConfig, first_names
 from .core import StoreError
+from .files import DAMAGED
 from .metrics import unit_of
 from .paired import discordant_sd, smallest_effect
 from .shapes import id_fault
@@ -246,7 +247,7 @@ def stored_study(
         raise StoreError(f"the plan of {name!r} cannot be read: {BROKEN}")
     try:
         config, ids = _read(frozen.plan_json)
-    except (ValueError, LookupError, TypeError, AttributeError) as e:
+    except DAMAGED as e:
         raise StoreError(f"the plan of {name!r} is none: {type(e).__name__}: {e}") from e
     return Study(config, store, frozen, ids).placed()
 

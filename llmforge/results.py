@@ -18,7 +18,7 @@ from .store import Store
 from .tables import Status
 from .text import cell, table
 from .trace import from_dict
-from .wording import interval, number, words
+from .wording import cut_off_text, interval, number, words
 
 # %% ../nbs/63_results.ipynb #results-spent
 def _spent(e: Experiment) -> Iterator[str]:
@@ -34,7 +34,7 @@ def _spent(e: Experiment) -> Iterator[str]:
     if "cpu_s" in r:
         yield f"{r['cpu_s']:,.1f} CPU seconds"
     if "replies" in r:
-        yield f"{r['cut_off']:,} of {r['replies']:,} replies cut off by max_tokens"
+        yield cut_off_text(r["cut_off"], r["replies"])
 
 # %% ../nbs/63_results.ipynb #25fc7876
 def cost_line(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import ExperimentConfig
-from .core import ConfigError, EngineFatal, error_text, redact, require
+from .core import ConfigError, EngineFatal, error_line, redact, require
 from .files import find_file
 from .sections import ModelConfig
 
@@ -94,10 +94,8 @@ def hub_commit(
     try:
         found = hub.hf_hub_download(config.name, "config.json", revision=revision)
     except Exception as e:
-        first = (error_text(e).strip().splitlines() or [""])[0]
         raise EngineFatal(
-            f"cannot find the model {config.name!r} (revision {revision}):"
-            f" {type(e).__name__}: {redact(first)};"
+            f"cannot find the model {config.name!r} (revision {revision}): {error_line(e)};"
             " check the spelling, the network, and HF_TOKEN for a gated model"
         ) from e
     return Path(found).parent.name

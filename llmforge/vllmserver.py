@@ -166,7 +166,9 @@ def start_server(
 ) -> tuple[Supervised, int]:  # and its port
     "Start a server and wait until it can generate; raises `EngineFatal`."
     env = {**os.environ, "VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1", "PYTHONSAFEPATH": "1"}
-    for tries in range(_TRIES):
+    tries = _TRIES
+    while True:
+        tries -= 1
         port = _free_port()
         process = Supervised(server_command(config, model, port), env)
         try:
@@ -175,9 +177,8 @@ def start_server(
         except BaseException as e:
             process.close()
             taken = isinstance(e, EngineFatal) and "address already in use" in process.log().lower()
-            if not taken or tries == _TRIES - 1:
+            if not taken or not tries:
                 raise
-    raise AssertionError
 
 # %% ../nbs/29_vllmserver.ipynb #vllm-engine
 _LEAVING = 10.0  # seconds that a server may take to end once it is not healthy

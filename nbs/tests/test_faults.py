@@ -2,15 +2,13 @@
 
 import asyncio
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 
 import pytest
 from aiohttp import web
+from executing import start
 from test_remote import Scripted, asked, delta, echo, events, in_a_thread
 from watching import count
 
@@ -85,7 +83,7 @@ def test_a_server_in_trouble(outputs, folder):
 
 CHILD = """
 import sys
-from llmforge.config import load_config, to_yaml
+from llmforge.config import load_config
 from llmforge.runner import run_experiment
 print(run_experiment(load_config(sys.argv[1]), show=False))
 """
@@ -101,20 +99,21 @@ def test_after_a_kill_only_what_was_in_flight_is_asked_again(outputs, folder):
     with in_a_thread(Scripted(slowly)) as server:
         path = folder / "experiment.yaml"
         path.write_text(to_yaml(config(server.url, folder, concurrency=16)))
-        command = [sys.executable, "-c", CHILD, str(path)]
-        died = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        died = start(CHILD, str(path))
         while count(outputs / "llmforge.db", "runs") < N // 2:
             time.sleep(0.003)
             assert died.poll() is None
         died.send_signal(signal.SIGKILL)
-        died.communicate()
+        died.wait()
         time.sleep(0.2)  # what was on its way arrives
         before, stored = [asked(b) for b in server.bodies], count(outputs / "generations.db", "generations")
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ)
+        done = start(CHILD, str(path))
+        printed, errors = done.communicate()
+        assert done.returncode == 0, errors
         after = [asked(b) for b in server.bodies[len(before) :]]
     assert N // 2 <= stored < N and len(set(before)) == len(before)
     again = set(before) & set(after)
     assert len(again) == len(before) - stored <= 16, "those whose answer was not stored"
     assert len(before) + len(after) == N + len(again)
-    rows = Store().rows(done.stdout.strip())
+    rows = Store().rows(printed.strip())
     assert len({r["example_id"] for r in rows}) == len(rows) == N and not any(r["error"] for r in rows)

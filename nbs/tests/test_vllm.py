@@ -10,7 +10,6 @@ The real ones want environments of their own, each named by its Python:
 """
 
 import asyncio
-import http.client
 import json
 import os
 import signal
@@ -18,7 +17,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -44,7 +42,7 @@ from llmforge.vllmarguments import (
     python_facts,
     server_command,
 )
-from llmforge.vllmserver import last_words, remedy_for, stage_of, vllm_engine
+from llmforge.vllmserver import _free_port, _is_healthy, last_words, remedy_for, stage_of, vllm_engine
 
 STAND_IN = """
 "Takes vLLM's arguments, answers as it does, and has a child; MODE says what goes wrong."
@@ -555,15 +553,6 @@ def test_vllm_says_what_it_cannot(vllm):
     assert "max_position_embeddings=8192" in str(e.value) and not family()
 
 
-def answers(port):
-    try:
-        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
-            connection.request("GET", "/health")
-            return connection.getresponse().status == 200
-    except OSError:
-        return False
-
-
 @pytest.fixture
 def transformers_server():
     "The address and the model of a running `transformers serve`."
@@ -575,7 +564,6 @@ def transformers_server():
             " and name its Python in TRANSFORMERS_SERVE_PYTHON"
         )
     from llmforge.model import embedded_model
-    from llmforge.vllmserver import _free_port
 
     model, port = str(embedded_model()), _free_port()
     start = "from transformers.cli.transformers import main; main()"
@@ -594,7 +582,7 @@ def transformers_server():
     server = Supervised([python, "-c", start, *said])
     try:
         deadline = time.monotonic() + 120
-        while not answers(port):
+        while not _is_healthy(port):
             assert server.exit_code is None and time.monotonic() < deadline, server.log()[-2000:]
             time.sleep(0.2)
         yield f"http://127.0.0.1:{port}/v1", model
