@@ -130,11 +130,13 @@ def agent_of(
 # %% ../nbs/62_experiment.ipynb #experiment-method-line
 def method_line(
     config: Mapping,  # an experiment's, as the store has it
+    shown: Callable[[str], str] = str,  # makes of a text from it one for a page, e.g. `cell`
 ) -> str:
     "The name of its method; an agent's with how it chooses."
     method = config["method"]
     choice = (method.get("agent") or {}).get("choice") if method["name"] == "react" else None
-    return f"{method['name']} ({choice} choice)" if choice else method["name"]
+    name = shown(method["name"])
+    return f"{name} ({shown(choice)} choice)" if choice else name
 
 # %% ../nbs/62_experiment.ipynb #experiment-arm-line
 def arm_line(

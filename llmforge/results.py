@@ -193,7 +193,7 @@ def _listed(record, config: dict) -> tuple:
         counts = (record.n, record.answered, record.abstained, record.failed)
         scores = (f"{record.accuracy:.3f}", *map(int, counts))
     created = record.created_at[:16].replace("T", " ")
-    work = (cell(config["dataset"]["name"]), cell(method_line(config)), cell(config["retrieval"]["name"]))
+    work = (cell(config["dataset"]["name"]), method_line(config, cell), cell(config["retrieval"]["name"]))
     return record.id, record.status, *work, *scores, created
 
 
