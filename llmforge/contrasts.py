@@ -9,15 +9,15 @@ __all__ = ['arm_of', 'Contrast', 'scorer_of', 'check_pair', 'pairs_of', 'contras
 # %% ../nbs/64_contrasts.ipynb #4829ade4
 import weakref
 from collections.abc import Collection, Hashable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from .core import StoreError, closest
 from .experiment import Experiment, arm_line, counts_line
 from .metrics import JUDGED, OUTCOMES, SCORES, UNITS
 from .paired import PairedDifference, paired_difference
 from .plan import StudyRows
-from .pooling import groups_of, interval_settings, metric_of, scored
-from .stats import Estimate, estimate
+from .pooling import groups_of, metric_of, scored
+from .stats import Estimate
 from .studyconfig import Key
 
 # %% ../nbs/64_contrasts.ipynb #4b043605
@@ -69,15 +69,6 @@ def _bounds(a: dict, b: dict, metric: str) -> tuple[float, float] | None:
         return None
     least = sum(y[0] - x[1] for x, y in known) / len(known)
     return least, sum(y[1] - x[0] for x, y in known) / len(known)
-
-# %% ../nbs/64_contrasts.ipynb #b55d6eee
-def _widened(d: PairedDifference, groups: int) -> PairedDifference:
-    "The same with an interval that is not a point."
-    e = d.difference
-    if not e.n or e.low < e.high:
-        return d
-    more = estimate([0.0] * groups, confidence=e.confidence).high
-    return replace(d, difference=replace(e, low=max(-1.0, e.low - more), high=min(1.0, e.high + more)))
 
 # %% ../nbs/64_contrasts.ipynb #86cd3b04
 def scorer_of(
@@ -178,16 +169,13 @@ def contrast(
     a, b = _scored_of_two(control, treatment, metric, only)
     x, y, group = _paired(a, b, groups_of([control]))
     name = metric_of(first, metric)
-    n_groups = len(set(group.values()))
-    settings = interval_settings(first) | ({"confidence": confidence} if confidence else {})
-    paired = paired_difference(x, y, **settings, groups=group)
     return Contrast(
         metric,
-        paired if name in UNITS else _widened(paired, n_groups),
+        paired_difference(x, y, confidence or first.config.metrics.confidence, group),
         left_out=len(a) - len(x),
         failed=(_lost(a), _lost(b)),
         bounds=_bounds(a, b, name),
-        groups=n_groups,
+        groups=len(set(group.values())),
         questions=len({(d, q) for d, _, q in x}),
         scored=(tuple(x.values()), tuple(y.values()), tuple(group.values())),
     )

@@ -7,49 +7,62 @@ __all__ = ['CORRECTIONS', 'decide', 'Verdict', 'verdicts', 'verdict_table', 'arm
 
 # %% ../nbs/68_findings.ipynb #08bd6c5a
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .contrasts import Contrast, arm_lines, arm_of, arms_of, contrast, total_line
 from .core import StoreError, closest
 from .experiment import Experiment, card_line, corrected, own_lines
-from .metrics import JUDGED, failed, right, unit_of
-from .paired import benjamini_hochberg, holm, non_inferiority
+from .metrics import JUDGED, failed, right
+from .paired import benjamini_hochberg, holm, holm_levels
 from .plan import StudyRows
 from .pooling import metric_of, pooled
 from .stats import Estimate, bounds
 from .studyconfig import Hypothesis
 from .text import cell, table
 from .tradeoffs import agent_arms_table, by_data
-from .wording import bare, interval, noun, number, p_text, percent, points, shown, words
+from llmforge.wording import (
+    bare,
+    difference_text,
+    interval,
+    noun,
+    number,
+    p_text,
+    percent,
+    points,
+    shown,
+    words,
+)
 
 # %% ../nbs/68_findings.ipynb #28ed8047
 def decide(
-    effect: Estimate,  # treatment minus control
-    p: float | None,  # after correction; None where there is nothing to test
+    effect: Estimate,  # treatment minus control, with its interval at the level of the hypothesis's test
     hypothesis: Hypothesis,  # its direction, min_effect, margin
-    alpha: float,  # of the study
 ) -> str:  # "supported", "refuted" or "inconclusive"
     "The rule, on one effect."
-    if p is None:
+    if effect.value is None:
         return "inconclusive"
     h = hypothesis
     sign = 1 if h.direction == "higher" else -1
-    value = round(sign * effect.value, 12)
-    best = round(max(sign * effect.low, sign * effect.high), 12)
-    if best < (h.min_effect if h.margin is None else -h.margin):
+    low, value, high = sorted(round(sign * x, 12) for x in (effect.low, effect.value, effect.high))
+    if high < (h.min_effect if h.margin is None else -h.margin):
         return "refuted"
-    enough = h.margin is not None or value > 0 and value >= h.min_effect
-    return "supported" if p <= alpha and enough else "inconclusive"
+    beyond = low > (0 if h.margin is None else -h.margin)
+    enough = h.margin is not None or value >= h.min_effect
+    return "supported" if beyond and enough else "inconclusive"
 
 # %% ../nbs/68_findings.ipynb #b690ede4
 _AFTER = {"holm": " after Holm", "benjamini_hochberg": " after Benjamini–Hochberg"}
 
 
 def _claimed(h: Hypothesis, metric: str) -> str:
-    "The size that was claimed beyond the direction."
+    "The size of the difference that was claimed, with its sign."
+    sign = 1 if h.direction == "higher" else -1
+    at = "at least" if sign > 0 else "at most"
     if h.margin is not None:
-        return f"up to {points(h.margin, metric, unit=True)} worse allowed; "
-    return f"at least {points(h.min_effect, metric, unit=True)} claimed; " if h.min_effect else ""
+        return f"claimed {at} {points(-sign * h.margin, metric, sign=True)}"
+    if h.min_effect:
+        return f"claimed {at} {points(sign * h.min_effect, metric, sign=True)}"
+    return f"claimed {'above' if sign > 0 else 'below'} 0"
 
 
 def _missing(c: Contrast, metric: str) -> str:
@@ -57,7 +70,7 @@ def _missing(c: Contrast, metric: str) -> str:
     lost = sum(c.failed)
     text = f"; {lost} runs failed" if lost else ""
     if lost and c.bounds:
-        low, high = points(c.bounds[0], metric), points(c.bounds[1], metric, unit=True)
+        low, high = points(c.bounds[0], metric, sign=True), points(c.bounds[1], metric, unit=True, sign=True)
         text += f", so the difference lies between {low} and {high} whatever they would have been"
     if c.left_out:
         text += f"; {c.left_out} pairs left out, since a side has no value"
@@ -69,11 +82,11 @@ class Verdict:
     "A hypothesis with its evidence and the verdict on it."
 
     hypothesis: Hypothesis
-    contrast: Contrast
+    contrast: Contrast  # its interval is at the level of this hypothesis's test
     metric: str  # what the hypothesis's metric stands for
     p: float | None  # of this hypothesis alone; None where there is nothing to test
     p_adjusted: float | None  # within the study's family
-    correction: str  # how: "holm", …
+    correction: str  # how: "holm", "none"
     verdict: str  # "supported", "refuted", "inconclusive" or "tampered"
     post_hoc: bool  # a run had started before the plan was frozen
 
@@ -107,14 +120,13 @@ class Verdict:
         return f"{self.verdict} (post hoc)" if self.post_hoc else self.verdict
 
     def _evidence(self) -> str:
-        "The claim, the interval in the direction of the sentence, p and n."
-        e = self.effect
-        low, high = (e.low, e.high) if e.value >= 0 else (-e.high, -e.low)
-        ci = f"{percent(e.confidence)} CI {points(low, self.metric)} to {points(high, self.metric)}"
-        p = p_text(self.p_adjusted) + ("" if self.hypothesis.margin is None else " one-sided")
+        "The level of the interval, p by itself and corrected, and n."
+        p = p_text(self.p) + ("" if self.hypothesis.margin is None else " one-sided")
+        if self.correction in _AFTER:
+            p += f", {p_text(self.p_adjusted)}{_AFTER[self.correction]}"
         questions = self.contrast.questions
         n = f"n = {self.n}" + (f", {questions} questions" if questions < self.n else "")
-        return f"{_claimed(self.hypothesis, self.metric)}{ci}, {p}{_AFTER.get(self.correction, '')}, {n}"
+        return f"{percent(self.effect.confidence)} interval, {p}, {n}"
 
     def sentence(
         self,
@@ -126,13 +138,9 @@ class Verdict:
         end = f"{_missing(self.contrast, self.metric)}: {self.stamp}"
         if not self.n:
             return f"No question has a value of {noun(h.metric)} in both {treatment} and {control}{end}"
-        value = self.effect.value
-        verb = "changes"
-        if value:
-            verb = "raises" if value > 0 else "lowers"
-        size = points(abs(value), self.metric, unit=True)
-        start = f"{treatment[0].upper()}{treatment[1:]} {verb} {noun(h.metric)} by {size}"
-        return f"{start} against {control} ({self._evidence()}){end}"
+        size = difference_text(self.effect, self.metric)
+        start = f"{treatment} − {control}, {noun(h.metric)}: {size}, {_claimed(h, self.metric)}"
+        return f"{start} ({self._evidence()}){end}"
 
     def __repr__(self) -> str:
         return f"Verdict({self.sentence()!r})"
@@ -154,12 +162,15 @@ def _family(ps: list[float | None], correction: str) -> list[float | None]:
 # %% ../nbs/68_findings.ipynb #findings-test
 def _test(h: Hypothesis, c: Contrast) -> float | None:
     "p of a hypothesis by itself: two-sided against no difference, or one-sided against the margin."
-    if h.margin is None or not c.paired.n:
+    spread = c.paired.spread
+    if h.margin is None or spread is None:
         return c.paired.p
-    a, b, group = c.scored
-    if h.direction == "lower":  # flip both, so that higher is better
-        a, b = tuple(1 - x for x in a), tuple(1 - x for x in b)
-    return non_inferiority(a, b, h.margin, group)
+    return spread.p_above(-h.margin) if h.direction == "higher" else 1 - spread.p_above(h.margin)
+
+
+def _confidence(h: Hypothesis, level: float) -> float:
+    "Of the interval that ends where a test at this level does."
+    return 1 - level if h.margin is None else 1 - 2 * level
 
 
 def _changed(study: StudyRows) -> tuple[str, ...]:
@@ -178,12 +189,16 @@ def verdicts(
     pairs = [
         (arm_of(es, h.control, h.datasets), arm_of(es, h.treatment, h.datasets)) for h in plan.hypotheses
     ]
-    contrasts = [contrast(a, b, h.metric, 1 - plan.alpha) for h, (a, b) in zip(plan.hypotheses, pairs)]
+    contrasts = [contrast(a, b, h.metric) for h, (a, b) in zip(plan.hypotheses, pairs)]
     ps = [_test(h, c) for h, c in zip(plan.hypotheses, contrasts)]
+    levels = holm_levels(ps, plan.alpha) if plan.correction == "holm" else [plan.alpha] * len(ps)
     out = []
-    for h, (a, b), c, p, q in zip(plan.hypotheses, pairs, contrasts, ps, _family(ps, plan.correction)):
+    for h, (a, b), c, p, q, level in zip(
+        plan.hypotheses, pairs, contrasts, ps, _family(ps, plan.correction), levels
+    ):
         metric = metric_of(next(iter(a.values())), h.metric)
-        verdict = "tampered" if tampered else decide(c.effect, q, h, plan.alpha)
+        c = replace(c, paired=c.paired.at(_confidence(h, level)))
+        verdict = "tampered" if tampered else decide(c.effect, h)
         late = study.frozen is None or any(e.id in study.late for e in [*a.values(), *b.values()])
         out.append(Verdict(h, c, metric, p, q, plan.correction, verdict, late))
     return out
@@ -216,12 +231,14 @@ def _verdict_row(v: Verdict, names: dict[str, str]) -> tuple:
     return (
         cell(h.id),
         cell(h.claim, 200),
-        cell(f"{names[h.control]} → {names[h.treatment]}"),
+        cell(f"{names[h.treatment]} − {names[h.control]}"),
         noun(h.metric),
         f"{number(v.a, v.metric)} → {number(v.b, v.metric)}",
-        shown(v.effect, "+.3f" if unit_of(v.metric) == "points" else "+.1f"),
+        difference_text(v.effect, v.metric),
+        _claimed(h, v.metric).removeprefix("claimed "),
         f"{v.wins} / {v.losses}",
         v.n,
+        p_text(v.p),
         p_text(v.p_adjusted),
         f"**{v.verdict}**{' (post hoc)' if v.post_hoc else ''}",
     )
@@ -233,7 +250,7 @@ def verdict_table(
     "A line for each hypothesis, and its sentence."
     judged = verdicts(study)
     names = arm_lines(arms_of(study))
-    columns = ["", "claim", "arms", "metric", "means", "difference", "higher / lower", "n"]
+    columns = ["", "claim", "arms", "metric", "means", "difference", "claimed", "higher / lower", "n", "p"]
     columns += ["p, corrected", "verdict"]
     lines = table(columns, [_verdict_row(v, names) for v in judged])
     shown_names = {arm: cell(label) for arm, label in names.items()}
@@ -308,6 +325,7 @@ def _explored(arms: str, metric: str, c: Contrast, q: float | None) -> tuple:
         noun(metric),
         number(c.effect.value, metric, sign=True),
         interval(c.effect, metric, sign=True),
+        p_text(c.paired.p),
         p_text(q),
         f"{c.paired.wins} / {c.paired.losses}",
         c.paired.n,
@@ -332,7 +350,7 @@ def exploratory_table(
         return "Nothing was to be explored."
     qs = _family([c.paired.p for *_, c in compared], "benjamini_hochberg")
     rows = [_explored(*comparison, q) for comparison, q in zip(compared, qs)]
-    columns = ["arms", "metric", "difference", "interval", "p, corrected"]
+    columns = ["arms", "metric", "difference", "interval", "p", "p, corrected"]
     columns += ["higher / lower", "n", "left out", "failed"]
     head = f"Exploratory, p after Benjamini–Hochberg over {len(rows)} comparisons; {total_line(es)}"
     return f"{head}\n\n{table(columns, rows)}"

@@ -193,11 +193,12 @@ def _verdict(ax, y: float, v: Verdict, scale: float) -> None:
     "One verdict: what was claimed, what was measured, and the words beside it."
     h = v.hypothesis
     colour, marker = LOOKS[v.verdict]
-    least = scale * (h.min_effect if h.margin is None else -h.margin)
+    sign = 1 if h.direction == "higher" else -1
+    least = sign * scale * (h.min_effect if h.margin is None else -h.margin)
     ax.plot([least, least], [y - 0.32, y + 0.32], color="black", lw=2, zorder=3)
     words, below = f"{v.verdict}{' (post hoc)' * v.post_hoc}", "nothing to compare"
     if v.n:
-        _mark(ax, y, v.effect, scale if h.direction == "higher" else -scale, colour, marker)
+        _mark(ax, y, v.effect, scale, colour, marker)
         below = f"{p_text(v.p_adjusted)}, n = {v.n}"
     beside = ("axes fraction", "data")
     ax.annotate(f"{words}\n{below}", (1.01, y), xycoords=beside, va="center", color=colour, fontsize=9)
@@ -205,7 +206,8 @@ def _verdict(ax, y: float, v: Verdict, scale: float) -> None:
 # %% ../nbs/69_plots.ipynb #plots-forest
 def _verdict_name(v: Verdict) -> str:
     h = v.hypothesis
-    return f"{h.id}: {h.treatment} against {h.control}\n{noun(h.metric).removeprefix('the ')}"
+    wanted = "" if h.margin is not None else f", claimed {h.direction}"
+    return f"{h.id}: {h.treatment} − {h.control}\n{noun(h.metric).removeprefix('the ')}{wanted}"
 
 
 def _forest(ax, same_unit: list[Verdict], unit: str) -> None:
@@ -214,7 +216,7 @@ def _forest(ax, same_unit: list[Verdict], unit: str) -> None:
         _verdict(ax, y, v, 100 if unit == "points" else 1)
     ax.axvline(0, color="#999999", lw=1, zorder=1)
     _listed(ax, dict(enumerate(map(_verdict_name, same_unit))))
-    ax.set_xlabel(f"{unit} in the claimed direction, {same_unit[0].effect.confidence:.0%} interval")
+    ax.set_xlabel(f"{unit}, with the interval that belongs to each test")
 
 # %% ../nbs/69_plots.ipynb #a8511e04
 def verdict_plot(

@@ -17,7 +17,7 @@ from .pooling import interval_settings, pooled, ratio, tokens_per_right
 from .stats import Estimate
 from .studyconfig import Key
 from .text import cell, table
-from .wording import heading, noun, number, points, shown
+from .wording import difference_text, heading, noun, number, shown
 
 # %% ../nbs/66_tradeoffs.ipynb #25b26518
 def by_data(study: StudyRows) -> dict[tuple[str, str], list[Experiment]]:
@@ -105,18 +105,7 @@ def _change(c: Contrast, treatment: str, control: str) -> str:
     name = noun(metric)
     if not e.n:
         return f"no question has a value of {name} in both {treatment} and {control}"
-    if e.low <= 0 <= e.high:
-        difference = points(e.value, metric, unit=True, sign=True)
-        interval = f"[{points(e.low, metric)}, {points(e.high, metric)}]"
-        return f"{treatment} does not measurably change {name} against {control} ({difference} {interval})"
-    if e.value > 0:
-        verb = "improves" if metric in ("accuracy", *SCORES) else "raises"
-        low, high = e.low, e.high
-    else:
-        verb = "lowers"
-        low, high = -e.high, -e.low
-    size = f"{points(abs(e.value), metric, unit=True)} [{points(low, metric)}, {points(high, metric)}]"
-    return f"{treatment} {verb} {name} by {size} against {control}"
+    return f"{treatment} − {control}, {name}: {difference_text(e, metric)}"
 
 # %% ../nbs/66_tradeoffs.ipynb #tradeoffs-price
 def _price(tokens: Estimate, latency: Estimate, n: int) -> str:
@@ -146,10 +135,10 @@ class TradeOff:
         self,
         name: Callable[[str], str] = str,  # how the arms are named, e.g. `llmforge.text.cell` in Markdown
     ) -> str:
-        "The finding in one sentence, whichever way it falls."
+        "The finding in one sentence."
         n, lost = self.gain.paired.n, sum(self.gain.failed)
         change = _change(self.gain, name(self.treatment), name(self.control))
-        line = f"{change[0].upper()}{change[1:]} and {_price(self.tokens, self.latency, n)}; n = {n}"
+        line = f"{change}; {_price(self.tokens, self.latency, n)}; n = {n}"
         if self.gain.questions < n:
             line += f", {self.gain.questions} questions"
         if lost:

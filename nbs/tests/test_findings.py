@@ -316,39 +316,28 @@ def test_the_rule(store, name, h, b, expect):
 def test_the_rule_on_intervals():
     "At the edges: an effect of just the least size supports; an interval that touches it does not refute."
 
-    def of(value, low, high, p, h):
-        return decide(Estimate(value, low, high, 100), p, h, 0.05)
+    def of(value, low, high, **claimed):
+        return decide(Estimate(value, low, high, 100), claim(**claimed))
 
-    assert (
-        of(0.1, 0.05, 0.2, 0.01, claim(min_effect=0.1)) == "supported"
-        and of(0.1, 0.05, 0.2, 0.051, claim(min_effect=0.1)) == "inconclusive"
-    )
-    assert (
-        of(0.09, 0.05, 0.2, 0.001, claim(min_effect=0.1)) == "inconclusive"
-        and of(0.05, 0.01, 0.1, 0.01, claim(min_effect=0.1)) == "inconclusive"
-    )
-    assert of(0.05, 0.01, 0.09, 0.01, claim(min_effect=0.1)) == "refuted"
-    assert (
-        of(-0.1, -0.2, 0.0, 0.01, claim()) == "inconclusive"
-        and of(-0.1, -0.2, -0.01, 0.2, claim()) == "refuted"
-    )
-    assert (
-        of(-0.1, -0.2, -0.05, 0.01, claim(direction="lower", min_effect=0.1)) == "supported"
-        and of(-0.05, -0.09, 0.0, 0.01, claim(direction="lower", min_effect=0.1)) == "refuted"
-    )
-    assert (
-        of(-0.02, -0.04, 0.0, 0.01, claim(margin=0.05)) == "supported"
-        and of(-0.02, -0.06, 0.02, 0.2, claim(margin=0.05)) == "inconclusive"
-    )
-    assert (
-        of(-0.1, -0.2, -0.06, 0.9, claim(margin=0.05)) == "refuted"
-        and of(0.1, 0.06, 0.2, 0.9, claim(direction="lower", margin=0.05)) == "refuted"
-    )
-    assert of(0.0, 0.0, 0.0, None, claim(min_effect=0.1)) == "inconclusive"
+    assert of(0.1, 0.05, 0.2, min_effect=0.1) == "supported"
+    assert of(0.1, -0.01, 0.2, min_effect=0.1) == "inconclusive"
+    assert of(0.09, 0.05, 0.2, min_effect=0.1) == "inconclusive"
+    assert of(0.05, 0.01, 0.1, min_effect=0.1) == "inconclusive"
+    assert of(0.05, 0.01, 0.09, min_effect=0.1) == "refuted"
+    assert of(-0.1, -0.2, 0.0) == "inconclusive"
+    assert of(-0.1, -0.2, -0.01) == "refuted"
+    assert of(-0.1, -0.2, -0.05, direction="lower", min_effect=0.1) == "supported"
+    assert of(-0.05, -0.09, 0.0, direction="lower", min_effect=0.1) == "refuted"
+    assert of(-0.02, -0.04, 0.0, margin=0.05) == "supported"
+    assert of(-0.02, -0.06, 0.02, margin=0.05) == "inconclusive"
+    assert of(-0.1, -0.2, -0.06, margin=0.05) == "refuted"
+    assert of(0.02, -0.01, 0.04, direction="lower", margin=0.05) == "supported"
+    assert of(0.1, 0.06, 0.2, direction="lower", margin=0.05) == "refuted"
+    assert decide(Estimate(None, None, None, 0), claim(min_effect=0.1)) == "inconclusive"
 
 
 def test_ten_ties_refute_nothing(store):
-    "The bootstrap of equal differences is a point; the verdict does not take that for certainty."
+    "Ten questions without a difference do not prove two arms equal; four hundred nearly do."
     small = verdict(store, binary((10, 1.0)), binary((10, 1.0)), claim(min_effect=0.1))
     assert small.verdict == "inconclusive" and small.effect.low < -0.2 and small.effect.high > 0.2
     large = verdict(Store("sqlite://"), binary((400, 1.0)), binary((400, 1.0)), claim(min_effect=0.1))
@@ -369,15 +358,51 @@ def test_what_the_sentence_says(store):
     )
     sentence = verdicts(study)[0].sentence()
     assert re.fullmatch(
-        r"Reranked lowers the hallucination rate by 11\.0 points against hybrid "
-        r"\(95% CI \d+\.\d to \d+\.\d, p < \.001 after Holm, n = 200\): supported",
+        r"reranked − hybrid, the hallucination rate: -11\.0 points \[-\d+\.\d, -\d+\.\d\], claimed below 0 "
+        r"\(97\.5% interval, p < \.001, p < \.001 after Holm, n = 200\): supported",
         sentence,
     ), sentence
-    assert (
-        "changes accuracy by 0.0 points" in verdicts(study)[1].sentence()
-        and "-0.0"
-        not in verdict(Store("sqlite://"), binary((8, 1.0)), binary((7, 1.0), (1, 0.0)), claim()).sentence()
-    )
+    assert "accuracy: 0.0 points [" in verdicts(study)[1].sentence()
+    one_loss = verdict(Store("sqlite://"), binary((8, 1.0)), binary((7, 1.0), (1, 0.0)), claim())
+    assert "-0.0" not in one_loss.sentence()
+
+
+@pytest.mark.parametrize(
+    "h, claimed",
+    [
+        (dict(min_effect=0.05), "claimed at least +5.0"),
+        (dict(min_effect=0.05, direction="lower"), "claimed at most -5.0"),
+        (dict(margin=0.05), "claimed at least -5.0"),
+        (dict(margin=0.05, direction="lower"), "claimed at most +5.0"),
+        (dict(direction="lower"), "claimed below 0"),
+    ],
+)
+def test_a_claim_has_its_sign(store, h, claimed):
+    v = verdict(store, binary((50, 1.0), (50, 0.0)), binary((40, 1.0), (60, 0.0)), claim(**h))
+    written = v.sentence()
+    assert written.startswith(f"b − a, accuracy: -10.0 points [-16.3, -3.3], {claimed} ("), written
+    assert v.effect.low < v.effect.value < v.effect.high < 0, "the sign is that of treatment minus control"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_interval_corrected_p_and_verdict_agree(store, seed):
+    """Whatever the data: the interval excludes 0 (for a margin: lies above it) exactly where the corrected p
+    is at most alpha, and no verdict is supported without both."""
+    rng = np.random.default_rng(seed)
+    arms = {f"a{i}": rng.random(60) < 0.3 + 0.12 * i for i in range(4)}
+    ids = {
+        arm: stored(store, arm, [row(i, float(x), gold=[f"p{i // 2}"]) for i, x in enumerate(scores)])
+        for arm, scores in arms.items()
+    }
+    claims = [
+        claim(f"H{i}", "accuracy", f"a{i}", "a0", **more)
+        for i, more in ((1, {}), (2, dict(min_effect=0.1)), (3, dict(margin=0.1)))
+    ]
+    for v in verdicts(study_of(store, ids, *claims)):
+        h, e = v.hypothesis, v.effect
+        beyond = e.low > -h.margin if h.margin else e.low > 0 or e.high < 0
+        assert beyond == (v.p_adjusted <= 0.05), v.sentence()
+        assert v.verdict != "supported" or beyond
 
 
 def test_holm_over_the_family(store):
@@ -442,9 +467,7 @@ def test_questions_on_one_passage_are_one_group(store):
     assert len(label) == 100 and len(set(label.values())) == 10
     v = verdicts(study)[0]
     assert (
-        v.contrast.groups == 10
-        and v.contrast.paired.test == "clustered permutation"
-        and v.verdict == "inconclusive"
+        v.contrast.groups == 10 and v.contrast.paired.test == "grouped t" and v.verdict == "inconclusive"
     ), "two passages, not twenty questions, speak for b"
 
 
@@ -941,18 +964,18 @@ def test_tokens_that_were_not_counted(store):
     [
         (
             binary((90, 1.0), (10, 0.0)),
-            r"B improves accuracy by 40\.0 points \[\d+\.\d, \d+\.\d\] against a "
-            r"and costs 5\.00 \[5\.00, 5\.00\] times the tokens "
+            r"b − a, accuracy: \+40\.0 points \[\+\d+\.\d, \+\d+\.\d\]; "
+            r"costs 5\.00 \[5\.00, 5\.00\] times the tokens "
             r"\(1\.00 \[1\.00, 1\.00\] times the latency\); n = 100",
         ),
         (
             binary((20, 1.0), (80, 0.0)),
-            r"B lowers accuracy by 30\.0 points \[\d+\.\d, \d+\.\d\] against a and costs 5\.00 .*",
+            r"b − a, accuracy: -30\.0 points \[-\d+\.\d, -\d+\.\d\]; costs 5\.00 .*",
         ),
         (
             binary((48, 1.0), (52, 0.0)),
-            r"B does not measurably change accuracy against a \(-2\.0 points \[-\d+\.\d, \d+\.\d\]\) "
-            r"and costs 5\.00 .*",
+            r"b − a, accuracy: -2\.0 points \[-\d+\.\d, \+\d+\.\d\]; "
+            r"costs 5\.00 .*",
         ),
     ],
 )
