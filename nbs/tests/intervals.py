@@ -1,4 +1,4 @@
-"""How often an interval of a paired difference holds the truth, by simulation. `python nbs/tests/intervals.py`
+"""How often an interval of a paired difference holds the truth. `python nbs/tests/intervals.py`
 prints the table of the design note on intervals (two minutes)."""
 
 import itertools

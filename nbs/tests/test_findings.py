@@ -1033,61 +1033,67 @@ def test_pooled_and_for_each_data_set(store):
 # for which questions
 
 
-def test_the_test_of_labels_keeps_its_level():
-    "400 studies without any dependence: about 5% are called one, however the questions hang together."
+@pytest.mark.parametrize(
+    "kinds, differ",
+    [
+        ((4, 40), (0.5, 0.1)),
+        ((3, 60), (0.8, 0.05)),
+        ((3, 3, 30, 30), (0.6, 0.6, 0.1, 0.1)),
+        ((10, 100), (0.5, 0.05)),
+        ((40, 40), (0.5, 0.05)),
+        ((60, 60), (0.3, 0.3)),
+    ],
+)
+@pytest.mark.parametrize("gain", [0, 0.9])
+def test_the_test_of_labels_keeps_its_level(kinds, differ, gain):
+    "1,000 studies without any dependence, the arms equal or far apart: at most 5% are called one."
+    rng, alarms = np.random.default_rng(11), 0
+    labels = np.repeat(np.arange(len(kinds)), kinds)
+    for _ in range(1000):
+        mean = gain * min(differ)
+        d = [
+            rng.choice([1, -1, 0], n, p=[(q + mean) / 2, (q - mean) / 2, 1 - q])
+            for n, q in zip(kinds, differ)
+        ]
+        alarms += label_test(np.concatenate(d), labels)[0] <= 0.05
+    assert alarms / 1000 <= 0.065
 
-    def simulated(rng, how, n=120):
-        kinds, groups = rng.choice(list("abc"), n, p=[0.6, 0.3, 0.1]), np.arange(n)
-        if how == "scatter":
-            return (
-                rng.choice([-1.0, 0.0, 1.0], n) * (rng.random(n) < np.where(kinds == "c", 0.9, 0.2)),
-                kinds,
-                groups,
-            )
-        if how != "alone":
-            groups = rng.integers(0, n // 3, n)
-        if how == "one kind":
-            kinds = rng.choice(list("abc"), n // 3, p=[0.6, 0.3, 0.1])[groups]
-        shared = 0 if how == "alone" else rng.normal(size=n)[groups]
-        return np.sign(shared + rng.normal(size=n)) * (rng.random(n) < 0.4), kinds, groups
 
-    def alarms(how):
-        rng = np.random.default_rng(11)
-        return np.mean(
-            [label_test(*simulated(rng, how), resamples=199, seed=i)[0] <= 0.05 for i in range(400)]
-        )
+def test_the_test_of_labels_keeps_its_level_in_groups():
+    "Questions of a group go together; a group may have questions of several kinds."
+    rng, alarms = np.random.default_rng(12), 0
+    for _ in range(1000):
+        kinds, groups = rng.choice(list("abc"), 120, p=[0.6, 0.3, 0.1]), rng.integers(0, 40, 120)
+        d = np.sign(rng.normal(size=120)[groups] + rng.normal(size=120)) * (rng.random(120) < 0.4)
+        alarms += label_test(d, kinds, groups)[0] <= 0.05
+    assert alarms / 1000 <= 0.065
 
-    assert (
-        0.02 <= alarms("alone") <= 0.08
-        and 0.02 <= alarms("one kind") <= 0.08
-        and alarms("mixed") <= 0.07
-        and alarms("scatter") <= 0.14
-    )
-    rng = np.random.default_rng(12)
 
-    def seen(i):
+def test_the_test_of_labels_sees_a_dependence():
+    rng, seen = np.random.default_rng(12), 0
+    for _ in range(200):
         kinds = rng.choice(list("abc"), 120, p=[0.6, 0.3, 0.1])
-        return (
-            label_test(
-                np.where(rng.random(120) < np.where(kinds == "b", 0.4, 0.05), 1.0, 0.0),
-                kinds,
-                resamples=199,
-                seed=i,
-            )[0]
-            <= 0.05
-        )
+        seen += label_test(rng.random(120) < np.where(kinds == "b", 0.4, 0.05), kinds)[0] <= 0.05
+    assert seen / 200 > 0.8, "a gain of 40% on one kind in three is found"
 
-    assert np.mean([seen(i) for i in range(60)]) > 0.9, "a gain of 40% on one kind in three is found"
+
+def test_welchs_test_is_that_of_statsmodels():
+    "With the imagined groups written out, as statsmodels has it for means of unequal variance."
+    from statsmodels.stats.oneway import anova_oneway
+
+    rng = np.random.default_rng(13)
+    d, labels = rng.choice([-1.0, 0.0, 1.0], 60), np.repeat([0, 1, 2], 20)
+    size = np.sqrt(np.mean(d[d != 0] ** 2))
+    kinds = [np.r_[d[labels == k] - d.mean(), size, -size] for k in range(3)]
+    known = anova_oneway(kinds, use_var="unequal", welch_correction=True)
+    assert label_test(d, labels) == (pytest.approx(known.pvalue, rel=1e-6), 60)
 
 
 def test_the_test_of_labels_at_its_edges():
     d, kinds = [1.0, 0.0, -1.0, 1.0, 0.0, 0.0], list("aabbcc")
-    assert label_test(d, kinds) == label_test(d, kinds) and label_test(d, kinds, seed=1)[1] == 6
-    assert (
-        label_test(d, ["a"] * 6) == (None, 6)
-        and label_test([], []) == (None, 0)
-        and label_test([0.5] * 4, list("aabb")) == (1.0, 4)
-    )
+    assert label_test(d, kinds)[1] == 6
+    assert label_test(d, ["a"] * 6) == (None, 6) and label_test([], []) == (None, 0)
+    assert label_test([0.5] * 4, list("aabb")) == (pytest.approx(1.0), 4)
     assert label_test(d, kinds, groups=[0, 0, 1, 1, 2, 2])[1] == 3
 
 
