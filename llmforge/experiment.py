@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['AGENT_NUMBERS', 'NO_CARD', 'Experiment', 'counts_line', 'state_line', 'agent_of', 'method_line', 'arm_line',
-           'stops_line', 'agent_table', 'card_of', 'own_lines', 'card_line', 'corrected', 'place_in_table',
-           'results_table']
+           'stops_line', 'agent_table', 'card_of', 'own_lines', 'card_line', 'place_in_table', 'results_table']
 
 # %% ../nbs/62_experiment.ipynb #experiment-imports
 from collections import Counter
@@ -16,9 +15,9 @@ from functools import cached_property
 from .card import Card
 from .config import ExperimentConfig, load_config
 from .core import LlmForgeError, StoreError
-from .metrics import AGENT_SCORES, JUDGED, SCORES, failed, right, value_of
+from .metrics import AGENT_SCORES, SCORES, failed, right
 from .pooling import failed_calls, pooled, tokens_per_right
-from .stats import Estimate, bounds, corrected_rate
+from .stats import Estimate, bounds
 from .store import Record, Store
 from .tables import Status
 from .text import cell, table
@@ -228,27 +227,8 @@ def card_line(
         f"a finding below {scorer['threshold']:g}: {known}"
     )
     if card and card.threshold != scorer["threshold"]:
-        line += f" (The card was measured at {card.threshold:g}, so no rate is corrected by it.)"
+        line += f" (The card was measured at {card.threshold:g}.)"
     return line
-
-# %% ../nbs/62_experiment.ipynb #experiment-corrected
-def corrected(
-    *experiments: Experiment,  # completed, judged by one scorer
-) -> Estimate | None:  # None without a scorer, or without a card of it at the same threshold
-    "The rate of unfounded claims, corrected by the scorer's card; an answer weighs as one claim."
-    first = experiments[0]
-    card = card_of(first)
-    if card is None or card.threshold != first.result["scorer"]["threshold"]:
-        return None
-    shares = []
-    for e in experiments:
-        rate = JUDGED[e.result["scorer"]["name"]]
-        shares += [v for r in e.rows if (v := value_of(r, rate)) is not None]
-    if not shares:
-        return None
-    flagged = round(sum(shares))
-    confidence = first.config.metrics.confidence
-    return corrected_rate(flagged, len(shares), *card.sensitivity, *card.specificity, confidence)
 
 # %% ../nbs/62_experiment.ipynb #experiment-place
 _ORDER = (
@@ -316,9 +296,5 @@ def results_table(
     level = percent(e.config.metrics.confidence)
     rows = [(label, *_value_low_high(s, spec), s.n) for label, spec, s in _aggregates(e)]
     numbers = table(["metric", "value", f"{level} low", f"{level} high", "n"], rows)
-    judged = card_line(e)
-    rate = corrected(e)
-    if rate and rate.value is not None:
-        judged += f" The rate of unfounded claims, corrected for its errors: {rate}."
-    parts = [f"**{cell(e.id, 120)}**: {counts_line(e)}", numbers, *own_lines(e), judged, agent_table(e)]
+    parts = [f"**{cell(e.id, 120)}**: {counts_line(e)}", numbers, *own_lines(e), card_line(e), agent_table(e)]
     return "\n\n".join(part for part in parts if part)

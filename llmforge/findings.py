@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from .contrasts import Contrast, arm_lines, arm_of, arms_of, contrast, total_line
 from .core import StoreError, closest
-from .experiment import Experiment, card_line, corrected, own_lines
+from .experiment import Experiment, card_line, own_lines
 from .metrics import JUDGED, failed, right
 from .paired import benjamini_hochberg, holm, holm_levels
 from .plan import StudyRows
@@ -288,9 +288,6 @@ def _arm_row(arm: list[Experiment]) -> dict:
     if lost:
         row["best case"] = f"{_best_case(arm, lost):.3f}"
     row |= _scores(arm)
-    rate = corrected(*arm)
-    if rate:
-        row["rate, corrected"] = bare(rate.value, ".3f") if rate.value is None else shown(rate)
     latency, tokens = pooled(arm, "latency_ms", "p50"), pooled(arm, "tokens_out")
     return row | dict(zip(_COSTS, (bare(latency.value, ",.0f"), bare(tokens.value, ".1f"))))
 

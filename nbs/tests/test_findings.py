@@ -18,7 +18,7 @@ from llmforge.comparison import compare, diff_table, trace_line
 from llmforge.config import load_config
 from llmforge.contrasts import arms_of, groups, values
 from llmforge.core import StoreError, fingerprint
-from llmforge.experiment import Experiment, agent_table, corrected, counts_line, results_table
+from llmforge.experiment import Experiment, agent_table, counts_line, results_table
 from llmforge.findings import arms_table, decide, exploratory_table, verdict_table, verdicts
 from llmforge.interaction import interaction, label_test
 from llmforge.plan import Study
@@ -633,8 +633,7 @@ def test_diff_table_sorts_the_questions(store):
 # a rate and its card
 
 
-def test_the_rate_is_corrected_by_the_card(store):
-    "26 of 100 flagged, 80% found and 20% falsely suspected: 10%."
+def test_a_rate_stands_as_the_scorer_gave_it_beside_the_card(store):
     e = Estimate(0.8, 0.7, 0.9, 2000)
     card = Card(
         "groundedness",
@@ -650,23 +649,14 @@ def test_the_rate_is_corrected_by_the_card(store):
         stored(store, "b", rows, SCORER),
         stored(store, "c", rows, {**SCORER, "threshold": 0.7, "card": card}),
     )
-    assert corrected(e).value == pytest.approx(0.1) and corrected(e).low < 0.1 < corrected(e).high
     page = arms_table(study_of(store, {"a": e, "b": e}))
-    assert (
-        "0.260 [" in page
-        and "0.100 [" in page
-        and page.count("Judged by groundedness, version 1") == 1
-        and "finds 800 of 1000" in page
-    )
-    assert "finds 800 of 1000" in results_table(e) and "corrected for its errors: 0.100 [" in results_table(e)
-    assert (
-        corrected(plain) is None
-        and "no metric card" in results_table(plain)
-        and "no metric card" in arms_table(study_of(store, {"a": plain, "b": e}))
-    )
-    assert corrected(other) is None and "measured at 0.5, so no rate is corrected" in results_table(other), (
-        "a card speaks for its own threshold only"
-    )
+    assert "0.260 [" in page and page.count("Judged by groundedness, version 1") == 1
+    assert "finds 800 of 1000" in page and "finds 800 of 1000" in results_table(e)
+    for text in (page, results_table(e)):
+        assert "corrected" not in text, "the card's claims are not this experiment's answers"
+    assert "no metric card" in results_table(plain)
+    assert "no metric card" in arms_table(study_of(store, {"a": plain, "b": e}))
+    assert "The card was measured at 0.5." in results_table(other)
 
 
 # the same rows, the same words

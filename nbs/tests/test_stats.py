@@ -25,7 +25,7 @@ from llmforge.paired import (
     pairs_needed,
     smallest_effect,
 )
-from llmforge.stats import Estimate, bootstrap_interval, bounds, corrected_rate, estimate, wilson
+from llmforge.stats import Estimate, bootstrap_interval, bounds, estimate, wilson
 
 pytestmark = pytest.mark.slow
 
@@ -703,69 +703,7 @@ def test_power_at_the_edges():
         pairs_needed(0)
 
 
-# --- an imperfect judge, and answers that never came
-
-
-def test_brucellosis_of_the_epir_manual():
-    """epiR's epi.prev: 23 of 150 cows positive, sensitivity 0.96, specificity 0.89: 5.1 in 100, 0 to 13. A
-    card of 10,000 is as good as certain."""
-    e = corrected_rate(23, 150, 9600, 10000, 8900, 10000)
-    assert e.value == pytest.approx(0.051, abs=5e-4) and ends(e) == pytest.approx((0, 0.13), abs=0.005)
-
-
-def test_a_perfect_judge_needs_no_correction():
-    e = corrected_rate(37, 100, 10**6, 10**6, 10**6, 10**6)
-    assert e.value == pytest.approx(0.37) and ends(e) == pytest.approx((0.2818, 0.4678), abs=1e-3), (
-        "Wilson's interval"
-    )
-
-
-def test_the_card_carries_its_uncertainty():
-    width = lambda e: e.high - e.low
-    assert (
-        width(corrected_rate(60, 200, 16, 20, 18, 20))
-        > width(corrected_rate(60, 200, 80, 100, 90, 100))
-        > width(corrected_rate(60, 200, 8000, 10000, 9000, 10000))
-    )
-
-
-def test_a_judge_that_knows_nothing_gives_no_rate():
-    for counts in ((5, 10, 5, 10), (0, 10, 10, 10), (0, 0, 9, 10), (9, 10, 0, 0)):
-        e = corrected_rate(3, 10, *counts)
-        assert (e.value, e.low, e.high, e.n) == (None, None, None, 10) and str(e) == "–"
-        json.dumps(asdict(e), allow_nan=False)
-    assert corrected_rate(0, 0, 9, 10, 9, 10).value is None
-    assert ends(corrected_rate(3, 10, 1, 1, 10, 1000)) == (0, 1), (
-        "one hallucinated claim on the card: anything may be true"
-    )
-    with pytest.raises(DataError, match="received 11 of 10"):
-        corrected_rate(11, 10, 9, 10, 9, 10)
-
-
-def test_corrected_rates_are_ordered_and_hold_the_truth():
-    rng = np.random.default_rng(0)
-    for true, sensitivity, specificity, n, card in (
-        (0.02, 0.8, 0.9, 200, 50),
-        (0.1, 0.95, 0.95, 50, 30),
-        (0.3, 0.8, 0.9, 200, 50),
-        (0.3, 0.65, 0.75, 200, 100),
-        (0.7, 0.8, 0.9, 100, 50),
-    ):
-        flagged, found, passed = (
-            rng.binomial(n, true * sensitivity + (1 - true) * (1 - specificity), 1000),
-            rng.binomial(card, sensitivity, 1000),
-            rng.binomial(card, specificity, 1000),
-        )
-        es = [
-            e
-            for e in (
-                corrected_rate(int(f), n, int(s), card, int(p), card)
-                for f, s, p in zip(flagged, found, passed)
-            )
-            if e.value is not None
-        ]
-        assert len(es) > 990 and all(0 <= e.low <= e.value <= e.high <= 1 for e in es)
-        assert 0.935 <= np.mean([e.low <= true <= e.high for e in es]) <= 0.995
+# --- answers that never came
 
 
 def test_bounds():
