@@ -748,6 +748,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'llmforge.findings._known_of_judges': ('findings.html#_known_of_judges', 'llmforge/findings.py'),
                                    'llmforge.findings._missing': ('findings.html#_missing', 'llmforge/findings.py'),
                                    'llmforge.findings._scores': ('findings.html#_scores', 'llmforge/findings.py'),
+                                   'llmforge.findings._sentences': ('findings.html#_sentences', 'llmforge/findings.py'),
                                    'llmforge.findings._test': ('findings.html#_test', 'llmforge/findings.py'),
                                    'llmforge.findings._total': ('findings.html#_total', 'llmforge/findings.py'),
                                    'llmforge.findings._verdict_row': ('findings.html#_verdict_row', 'llmforge/findings.py'),

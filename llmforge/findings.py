@@ -243,6 +243,12 @@ def _verdict_row(v: Verdict, names: dict[str, str]) -> tuple:
         f"**{v.verdict}**{' (post hoc)' if v.post_hoc else ''}",
     )
 
+# %% ../nbs/68_findings.ipynb #findings-verdict-lines
+def _sentences(judged: list[Verdict], names: dict[str, str]) -> str:
+    "A line for each verdict."
+    shown_names = {arm: cell(label) for arm, label in names.items()}
+    return "\n".join(f"- {cell(v.hypothesis.id)}: {v.sentence(shown_names.__getitem__)}" for v in judged)
+
 
 def verdict_table(
     study: StudyRows,
@@ -253,9 +259,7 @@ def verdict_table(
     columns = ["", "claim", "arms", "metric", "means", "difference", "claimed", "higher / lower", "n", "p"]
     columns += ["p, corrected", "verdict"]
     lines = table(columns, [_verdict_row(v, names) for v in judged])
-    shown_names = {arm: cell(label) for arm, label in names.items()}
-    sentences = [f"- {cell(v.hypothesis.id)}: {v.sentence(shown_names.__getitem__)}" for v in judged]
-    return "\n\n".join([_banner(study), lines, "\n".join(sentences)])
+    return "\n\n".join([_banner(study), lines, _sentences(judged, names)])
 
 # %% ../nbs/68_findings.ipynb #4870871b
 _COSTS = ("latency p50 (ms)", "tokens out")

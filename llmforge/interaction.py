@@ -30,7 +30,7 @@ def _by_label(differences: Sequence[float], labels: Sequence[Hashable], groups: 
         for label, of in units.items()
     }
 
-
+# %% ../nbs/67_interaction.ipynb #interaction-welch
 def _welch_p(spreads: Sequence[Spread]) -> float:
     "p of Welch's test that the means are equal (Biometrika 38:330, 1951)."
     from scipy.special import fdtrc
@@ -44,7 +44,7 @@ def _welch_p(spreads: Sequence[Spread]) -> float:
     f = between / (1 + 2 * (k - 2) / (k * k - 1) * unsure)
     return float(fdtrc(k - 1, (k * k - 1) / (3 * unsure), f))
 
-
+# %% ../nbs/67_interaction.ipynb #interaction-label-test
 def label_test(
     differences: Sequence[float],  # of pairs
     labels: Sequence[Hashable],  # the kind of each

@@ -109,7 +109,7 @@ def ordinary_size(
     differing = d[d != 0]
     return math.sqrt(np.mean(differing**2)) if len(differing) else otherwise
 
-
+# %% ../nbs/11_paired.ipynb #paired-spread-of-groups
 def spread_of(
     sums: np.ndarray,  # of each group's differences
     sizes: np.ndarray,  # how many differences a group has
