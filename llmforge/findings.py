@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 
 from .contrasts import Contrast, arm_lines, arm_of, arms_of, contrast, total_line
 from .core import StoreError, closest
-from .experiment import Experiment, card_line, own_lines
-from .metrics import JUDGED, failed, right
+from .experiment import Experiment, card_line, own_lines, ran_beside
+from .metrics import JUDGED, failed, right, unit_of
 from .paired import benjamini_hochberg, holm, holm_levels
 from .plan import StudyRows
 from .pooling import metric_of, pooled
 from .stats import Estimate, bounds
-from .studyconfig import Hypothesis
+from .studyconfig import Hypothesis, StudyConfig
 from .text import cell, table
 from .tradeoffs import agent_arms_table, by_data
 from llmforge.wording import (
@@ -65,6 +65,9 @@ def _claimed(h: Hypothesis, metric: str) -> str:
     return f"claimed {'above' if sign > 0 else 'below'} 0"
 
 
+_OVERLAPPED = "; other runs were under way at the same time, so latencies decide nothing"
+
+
 def _missing(c: Contrast, metric: str) -> str:
     "Missing rows, and the difference that they could have made."
     lost = sum(c.failed)
@@ -89,6 +92,7 @@ class Verdict:
     correction: str  # how: "holm", "none"
     verdict: str  # "supported", "refuted", "inconclusive" or "tampered"
     post_hoc: bool  # a run had started before the plan was frozen
+    overlapped: bool = False  # it is about latency, and its runs were not alone on the machine
 
     @property
     def n(self) -> int:
@@ -135,7 +139,7 @@ class Verdict:
         "The verdict in one sentence."
         h = self.hypothesis
         treatment, control = name(h.treatment), name(h.control)
-        end = f"{_missing(self.contrast, self.metric)}: {self.stamp}"
+        end = f"{_missing(self.contrast, self.metric)}{_OVERLAPPED * self.overlapped}: {self.stamp}"
         if not self.n:
             return f"No question has a value of {noun(h.metric)} in both {treatment} and {control}{end}"
         size = difference_text(self.effect, self.metric)
@@ -173,6 +177,10 @@ def _confidence(h: Hypothesis, level: float) -> float:
     return 1 - level if h.margin is None else 1 - 2 * level
 
 
+def _decided(effect: Estimate, h: Hypothesis, overlapped: bool) -> str:
+    return "inconclusive" if overlapped else decide(effect, h)
+
+
 def _changed(study: StudyRows) -> tuple[str, ...]:
     "Differences from the plan that was frozen."
     if study.frozen is None or study.frozen.intact:
@@ -180,27 +188,36 @@ def _changed(study: StudyRows) -> tuple[str, ...]:
     return (*study.tampered, "the plan in the store is not the one that was frozen")
 
 # %% ../nbs/68_findings.ipynb #7dd0d3d6
+def _levels(ps: list[float | None], plan: StudyConfig) -> list[float]:
+    "The level at which each hypothesis is tested."
+    return holm_levels(ps, plan.alpha) if plan.correction == "holm" else [plan.alpha] * len(ps)
+
+
+def _overlapped(metric: str, es: list[Experiment]) -> bool:
+    "Whether latencies are compared of runs that had not the machine to themselves."
+    return unit_of(metric) == "ms" and any(map(ran_beside, es))
+
+# %% ../nbs/68_findings.ipynb #findings-verdicts
 def verdicts(
     study: StudyRows,  # all of whose experiments are completed
 ) -> list[Verdict]:
     "The verdict on each hypothesis, from stored rows only."
-    es, plan = arms_of(study), study.config
-    tampered = bool(_changed(study))
-    pairs = [
-        (arm_of(es, h.control, h.datasets), arm_of(es, h.treatment, h.datasets)) for h in plan.hypotheses
+    arms, plan, tampered = arms_of(study), study.config, bool(_changed(study))
+    sides = [
+        (arm_of(arms, h.control, h.datasets), arm_of(arms, h.treatment, h.datasets)) for h in plan.hypotheses
     ]
-    contrasts = [contrast(a, b, h.metric) for h, (a, b) in zip(plan.hypotheses, pairs)]
+    contrasts = [contrast(*two, h.metric) for h, two in zip(plan.hypotheses, sides)]
     ps = [_test(h, c) for h, c in zip(plan.hypotheses, contrasts)]
-    levels = holm_levels(ps, plan.alpha) if plan.correction == "holm" else [plan.alpha] * len(ps)
+    tests = zip(ps, _family(ps, plan.correction), _levels(ps, plan))
     out = []
-    for h, (a, b), c, p, q, level in zip(
-        plan.hypotheses, pairs, contrasts, ps, _family(ps, plan.correction), levels
-    ):
-        metric = metric_of(next(iter(a.values())), h.metric)
+    for h, (a, b), c, (p, q, level) in zip(plan.hypotheses, sides, contrasts, tests):
+        es = [*a.values(), *b.values()]
+        metric = metric_of(es[0], h.metric)
+        overlapped = _overlapped(metric, es)
         c = replace(c, paired=c.paired.at(_confidence(h, level)))
-        verdict = "tampered" if tampered else decide(c.effect, h)
-        late = study.frozen is None or any(e.id in study.late for e in [*a.values(), *b.values()])
-        out.append(Verdict(h, c, metric, p, q, plan.correction, verdict, late))
+        verdict = "tampered" if tampered else _decided(c.effect, h, overlapped)
+        late = study.frozen is None or any(e.id in study.late for e in es)
+        out.append(Verdict(h, c, metric, p, q, plan.correction, verdict, late, overlapped))
     return out
 
 # %% ../nbs/68_findings.ipynb #21c30840

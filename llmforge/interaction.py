@@ -6,7 +6,7 @@
 __all__ = ['label_test', 'Interaction', 'interaction']
 
 # %% ../nbs/67_interaction.ipynb #interaction-imports
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,16 +19,17 @@ from .text import cell, table
 from .wording import heading, interval, noun, number, p_text, points, words
 
 # %% ../nbs/67_interaction.ipynb #93acd265
+def _sums_and_sizes(groups: Iterable[list[float]]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([(sum(ds), len(ds)) for ds in groups]).T
+
+
 def _by_label(differences: Sequence[float], labels: Sequence[Hashable], groups: Sequence[Hashable]) -> dict:
     "The sums and sizes of the groups of each label; the sums are of distances from the mean of all."
     mean = float(np.mean(differences)) if len(differences) else 0.0
     units: dict[Hashable, dict[Hashable, list[float]]] = {}
     for d, label, group in zip(differences, labels, groups, strict=True):
         units.setdefault(label, {}).setdefault(group, []).append(d - mean)
-    return {
-        label: (np.array([sum(ds) for ds in of.values()]), np.array([len(ds) for ds in of.values()]))
-        for label, of in units.items()
-    }
+    return {label: _sums_and_sizes(of.values()) for label, of in units.items()}
 
 # %% ../nbs/67_interaction.ipynb #interaction-welch
 def _welch_p(spreads: Sequence[Spread]) -> float:

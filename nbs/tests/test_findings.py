@@ -9,6 +9,7 @@ from html import unescape
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 import llmforge.contrasts as contrasts
 from llmforge.aggregate import result_row, summarise
@@ -18,7 +19,7 @@ from llmforge.comparison import compare, diff_table, trace_line
 from llmforge.config import load_config
 from llmforge.contrasts import arms_of, groups, values
 from llmforge.core import StoreError, fingerprint
-from llmforge.experiment import Experiment, agent_table, counts_line, results_table
+from llmforge.experiment import Experiment, agent_table, counts_line, ran_beside, results_table
 from llmforge.findings import arms_table, decide, exploratory_table, verdict_table, verdicts
 from llmforge.interaction import interaction, label_test
 from llmforge.plan import Study
@@ -28,6 +29,7 @@ from llmforge.runner import run_experiment
 from llmforge.stats import Estimate
 from llmforge.store import FrozenPlan, Store
 from llmforge.studyconfig import Hypothesis, StudyConfig
+from llmforge.tables import EXPERIMENTS
 from llmforge.tradeoffs import agent_arms_table, costs_table, trade_off
 from llmforge.wording import shown
 
@@ -267,6 +269,33 @@ def test_only_fresh_generations_are_timed(store):
     )
     v = verdicts(study_of(store, {"a": a, "b": b}, claim(metric="latency", direction="lower", margin=1.0)))[0]
     assert (v.n, v.contrast.left_out, v.metric) == (4, 6, "latency_ms") and "ms" in v.sentence()
+
+
+def test_latencies_of_runs_that_overlap_decide_nothing(store):
+    rows = lambda ms: [row(i, 1.0) | {"latency_ms": ms + i % 3} for i in range(40)]
+    h = claim(metric="latency", direction="lower")
+    study = study_of(store, {"a": stored(store, "a", rows(50.0)), "b": stored(store, "b", rows(20.0))}, h)
+    alone = verdicts(study)[0]
+    assert alone.verdict == "supported" and ran_beside(study_arm(study, "a")) == 0
+    stored(store, "c", rows(30.0))
+    with store.transaction() as c:  # a third was under way all the time
+        c.execute(sa.update(EXPERIMENTS).where(EXPERIMENTS.c.name == "c").values(started_at="2000-01-01"))
+    v = verdicts(study)[0]
+    assert v.verdict == "inconclusive" and v.overlapped and v.effect == alone.effect
+    assert "other runs were under way at the same time" in v.sentence()
+    assert "another run was under way at the same time" in results_table(study_arm(study, "a"))
+    right = replace(study, config=study.config.model_copy(update={"hypotheses": (claim(direction="lower"),)}))
+    assert not verdicts(right)[0].overlapped, "what is right does not depend on the clock"
+
+
+def study_arm(study, arm):
+    return Experiment(study.ids[arm, "d", 0], study.store)
+
+
+def test_p99_of_a_hundred_is_not_shown(store):
+    small, large = (stored(store, n, [row(i, 1.0) for i in range(k)]) for n, k in (("a", 299), ("b", 300)))
+    assert "latency p95" in results_table(small) and "latency p99" not in results_table(small)
+    assert "latency p99" in results_table(large)
 
 
 # the rule
