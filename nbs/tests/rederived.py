@@ -1,0 +1,130 @@
+"""Every verdict once more from the exported rows, by pandas and scipy alone: nothing of LlmForge is imported.
+`python nbs/tests/rederived.py outputs` prints them."""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+
+def rows(folder):
+    "An experiment's rows: question, gold passages, scores; a failed one has none."
+    lines = [json.loads(line) for line in (folder / "runs.jsonl").read_text(encoding="utf-8").splitlines()]
+    return pd.DataFrame(
+        {
+            "question": r["example_id"],
+            "gold": r["trace"]["attributes"].get("gold", []),
+            "failed": r["error_type"] is not None,
+            "scores": r["scores"] or {},
+        }
+        for r in lines
+    )
+
+
+def folder_of(outputs, id):
+    "Where an experiment's rows are: under its id, or under another name with the same work."
+    digits = id.rsplit("-", 1)[1]
+    return next(f for f in (outputs / id, *sorted(outputs.glob(f"*-{digits}"))) if f.is_dir())
+
+
+def values(frame, metric, answer_score):
+    "A row's value; a failed answer is wrong, a failed measurement is none."
+    if metric in ("accuracy", "exact_match", "f1", "contains"):
+        score = answer_score if metric == "accuracy" else metric
+        return [0.0 if lost else s[score] for lost, s in zip(frame.failed, frame.scores)]
+    return [None if lost else s.get(metric) for lost, s in zip(frame.failed, frame.scores)]
+
+
+def side(outputs, plan, arm, datasets, metric):
+    "The values of an arm by data set and question, with gold passages."
+    frames = []
+    for key, id in plan["experiments"].items():
+        name, data, _ = key.split("/")
+        if name == arm and data in datasets:
+            folder = folder_of(outputs, id)
+            answer_score = json.loads((folder / "result.json").read_text())["result"]["summary"][
+                "accuracy_is"
+            ]
+            frame = rows(folder)
+            frames.append(frame.assign(data=data, value=values(frame, metric, answer_score)))
+    return pd.concat(frames).set_index(["data", "question"])
+
+
+def groups(frame):
+    "For each question the gold passage that most questions share; its own name where it has none."
+    gold = {place: [f"{place[0]} {p}" for p in passages] for place, passages in frame.gold.items()}
+    shared = Counter(p for passages in gold.values() for p in set(passages))
+    most = {place: max(ps, key=lambda p: (shared[p], p)) if ps else place[1] for place, ps in gold.items()}
+    return pd.Series(most).reindex(frame.index)
+
+
+def spread(d, group):
+    "Mean, standard error and degrees of freedom of the differences with two imagined groups."
+    of = pd.DataFrame({"d": d, "group": group}).groupby("group").d.agg(["sum", "count"])
+    size, differ = of["count"].mean(), d[d != 0]
+    ordinary = np.sqrt((differ**2).mean()) if len(differ) else 1.0
+    sums = np.r_[of["sum"], size * ordinary, -size * ordinary]
+    counts = np.r_[of["count"], size, size]
+    k, mean = len(sums), sums.sum() / counts.sum()
+    error = np.sqrt(k / (k - 1) * ((sums - mean * counts) ** 2).sum()) / counts.sum()
+    return mean, error, k - 1
+
+
+def holm_levels(ps, alpha):
+    levels, stopped = np.zeros(len(ps)), False
+    for rank, i in enumerate(np.argsort(ps, kind="stable")):
+        level = level if stopped else alpha / (len(ps) - rank)  # noqa: F821
+        stopped |= ps[i] > level
+        levels[i] = level
+    return levels
+
+
+def verdict(h, mean, low, high):
+    sign = 1 if h["direction"] == "higher" else -1
+    low, mean, high = sorted(round(sign * x, 12) for x in (low, mean, high))
+    claimed = -h["margin"] if h["margin"] else h["min_effect"]
+    if high < claimed:
+        return "refuted"
+    beyond = low > (-h["margin"] if h["margin"] else 0)
+    return "supported" if beyond and (h["margin"] or mean >= claimed) else "inconclusive"
+
+
+def rederived(outputs, name):
+    "The verdicts of a published study: id -> n, difference, interval, p, verdict."
+    plan = json.loads((outputs / f"study-{name}" / "plan.json").read_text())["plan_json"]
+    study, tests = plan["study"], []
+    for h in study["hypotheses"]:
+        datasets = h["datasets"] or list(study["datasets"])
+        control, treatment = (
+            side(outputs, plan, h[a], datasets, h["metric"]) for a in ("control", "treatment")
+        )
+        d = (treatment.value.astype(float) - control.value.astype(float)).round(12)
+        known = d.notna()
+        mean, error, df = spread(d[known], groups(control)[known])
+        if h["margin"]:
+            away = mean + h["margin"] if h["direction"] == "higher" else h["margin"] - mean
+            p = stats.t.sf(away / error, df)
+        else:
+            p = 2 * stats.t.sf(abs(mean) / error, df)
+        tests.append((h, d[known].mean(), int(known.sum()), mean, error, df, p))
+    ps = [t[-1] for t in tests]
+    levels = holm_levels(ps, study["alpha"]) if study["correction"] == "holm" else [study["alpha"]] * len(ps)
+    result = {}
+    for (h, seen, n, mean, error, df, p), level in zip(tests, levels):
+        half = stats.t.ppf(1 - (level if h["margin"] else level / 2), df) * error
+        low, high = max(-1, mean - half), min(1, mean + half)
+        result[h["id"]] = (n, seen, low, high, p, verdict(h, seen, low, high))
+    return result
+
+
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    for folder in sorted(root.glob("study-*")):
+        study = folder.name.removeprefix("study-")
+        for id, (n, seen, low, high, p, word) in rederived(root, study).items():
+            interval = f"[{100 * low:+.1f}, {100 * high:+.1f}]"
+            print(f"{study} {id}: {100 * seen:+.1f} {interval}, p {p:.3f}, n {n}: {word}")
