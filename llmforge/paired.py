@@ -9,14 +9,14 @@ __all__ = ['exact_mcnemar', 'paired_permutation', 'PairedDifference', 'paired_di
 # %% ../nbs/11_paired.ipynb #paired-imports
 import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 
 from .core import ConfigError, DataError
-from .stats import Estimate, as_floats, bootstrap_interval, group_codes, or_dash
+from .stats import Estimate, as_floats, bootstrap_interval, counted, group_codes, or_dash
 
 # %% ../nbs/11_paired.ipynb #10fb2256
 def _aligned(a: Mapping | Sequence, b: Mapping | Sequence) -> tuple[np.ndarray, np.ndarray]:
@@ -72,27 +72,54 @@ def exact_mcnemar(
     losses: int,  # examples on which the first is better
 ) -> float:
     "Two-sided p of McNemar's test in its exact form; 1 where the systems never differ."
-    from scipy.stats import binomtest
+    from scipy.special import betainc
 
-    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+    if wins == losses:
+        return 1.0
+    return 2 * float(betainc(max(wins, losses), min(wins, losses) + 1, 0.5))  # the tail of the binomial
 
 # %% ../nbs/11_paired.ipynb #40260fc1
+def _all_tried(n: int, resamples: int) -> bool:
+    return n < 64 and 2**n <= resamples
+
+
+def _sign_patterns(n: int, seed: int, resamples: int) -> Iterator[np.ndarray]:  # 0 and 1: n rows
+    "Patterns of n signs, a column each: all of them where they are at most `resamples`, else random ones."
+    if _all_tried(n, resamples):
+        yield (np.arange(2**n) >> np.arange(n)[:, None]) & 1
+        return
+    source = np.random.PCG64(seed)
+    columns = max(2, 500_000 // n // 2 * 2)  # at once; an even number, for a draw of 64 bits gives two signs
+    for start in range(0, resamples, columns):
+        k = min(columns, resamples - start)
+        draws = source.random_raw((k * n + 1) // 2).astype("<u8").view("<u4")[: k * n]
+        yield (draws.reshape(k, n).astype(np.uint8) & 1).T
+
+
+def _signed_sums(d: np.ndarray, seed: int, resamples: int) -> Iterator[np.ndarray]:
+    "The sum of the differences under each pattern of signs."
+    if many := counted(np.abs(d)):
+        sizes, counts = many
+        yield (
+            2 * np.random.default_rng(seed).binomial(counts, 0.5, (resamples, len(sizes))) - counts
+        ) @ sizes
+        return
+    differ = np.flatnonzero(d)
+    for kept in _sign_patterns(len(d), seed, resamples):
+        yield np.einsum("ij,i->j", kept[differ] * 2.0 - 1, d[differ])
+
+# %% ../nbs/11_paired.ipynb #paired-permutation
 @lru_cache(maxsize=1024)  # a table and a plot of one study ask for the same tests
 def _permutation_p(differences: bytes, seed: int, resamples: int) -> float:
-    from scipy.stats import permutation_test
-
     d = np.frombuffer(differences)
-    mean_difference = lambda a, b, axis: np.mean(b - a, axis=axis)
-    test = permutation_test(
-        (np.zeros_like(d), d),
-        mean_difference,
-        permutation_type="samples",
-        n_resamples=resamples,
-        vectorized=True,
-        batch=max(1, 2_000_000 // len(d)),
-        rng=np.random.default_rng(seed),
-    )
-    return float(test.pvalue)
+    seen = d.mean()
+    near = abs(seen) * np.finfo(float).eps * 100  # equal but for rounding
+    drawn = np.concatenate(list(_signed_sums(d, seed, resamples))) / len(d)
+    own = int(
+        not _all_tried(len(d), resamples)
+    )  # the signs as they are count too, where not all patterns were tried
+    least = min((drawn <= seen + near).sum(), (drawn >= seen - near).sum())
+    return min(1.0, 2 * float(least + own) / (len(drawn) + own))
 
 
 def paired_permutation(
@@ -216,15 +243,15 @@ def _null_variance(wins: int, losses: int, n: int, margin: float) -> float:
 
 def _tango_p(wins: int, losses: int, n: int, margin: float) -> float:
     "One-sided p of Tango's test for right-or-wrong scores."
-    from scipy.stats import norm
+    from scipy.special import ndtr
 
     variance = _null_variance(wins, losses, n, margin)
-    return float(norm.sf((wins - losses + n * margin) / math.sqrt(variance))) if variance > 0 else 1.0
+    return float(ndtr(-(wins - losses + n * margin) / math.sqrt(variance))) if variance > 0 else 1.0
 
 # %% ../nbs/11_paired.ipynb #99f47b61
 def _student_p(pairs: _Pairs, margin: float) -> float:
     "One-sided p of Student's t on the sums of groups (of examples, where each stands alone)."
-    from scipy.stats import t
+    from scipy.special import stdtr
 
     d, n = pairs.d, len(pairs.d)
     sums, sizes = d, np.ones(n)
@@ -239,7 +266,7 @@ def _student_p(pairs: _Pairs, margin: float) -> float:
         variance = max(variance, margin * (1 - margin) * float((sizes**2).sum()))
     if variance == 0:
         return 1.0 if above <= 0 else 0.5**k
-    return max(float(t.sf(above / math.sqrt(variance), k - 1)), 0.5**k)
+    return max(float(stdtr(k - 1, -above / math.sqrt(variance))), 0.5**k)
 
 # %% ../nbs/11_paired.ipynb #paired-margin
 def non_inferiority(
@@ -263,17 +290,18 @@ def non_inferiority(
     return _student_p(pairs, margin)
 
 # %% ../nbs/11_paired.ipynb #576389d7
-def _adjusted(ps: Sequence[float | None], method: str) -> list[float | None]:
+def _adjusted(
+    ps: Sequence[float | None],
+    stepped: Callable[[np.ndarray, np.ndarray], np.ndarray],  # of the sorted p values and their ranks from 1
+) -> list[float | None]:
     "The p values adjusted for their number; None stays None and counts."
-    from statsmodels.stats.multitest import multipletests
-
-    known = [1.0 if p is None else float(p) for p in ps]
-    if not known:
-        return []
+    known = np.array([1.0 if p is None else p for p in ps], float)
     for p in known:
         if not 0 <= p <= 1:
             raise DataError(f"a p value lies between 0 and 1; received {p}")
-    adjusted = multipletests(known, method=method)[1]
+    order = np.argsort(known, kind="stable")
+    adjusted = np.empty(len(known))
+    adjusted[order] = np.minimum(stepped(known[order], np.arange(1, len(known) + 1)), 1)
     return [None if p is None else float(q) for p, q in zip(ps, adjusted)]
 
 # %% ../nbs/11_paired.ipynb #844a4cbe
@@ -281,14 +309,14 @@ def holm(
     ps: Sequence[float | None],  # one a hypothesis of the family
 ) -> list[float | None]:  # in the same order
     "Adjusted p values by Holm's method: the chance of any false claim is held."
-    return _adjusted(ps, "holm")
+    return _adjusted(ps, lambda p, rank: np.maximum.accumulate(p * rank[::-1]))
 
 # %% ../nbs/11_paired.ipynb #paired-bh
 def benjamini_hochberg(
     ps: Sequence[float | None],  # one a comparison
 ) -> list[float | None]:  # in the same order
     "Adjusted p values by Benjamini and Hochberg's method: the share of false claims is held."
-    return _adjusted(ps, "fdr_bh")
+    return _adjusted(ps, lambda p, rank: np.minimum.accumulate((p / (rank / len(p)))[::-1])[::-1])
 
 # %% ../nbs/11_paired.ipynb #ffc5dfb8
 def discordant_sd(
