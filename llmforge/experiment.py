@@ -57,6 +57,11 @@ class Experiment:
         "A row for each question, in the order of the data set."
         return self.store.rows(self.id)
 
+    @cached_property
+    def numbers(self) -> list[dict]:
+        "The same without texts, and of a trace only its attributes: quick to read."
+        return vars(self).get("rows") or self.store.rows(self.id, texts=False)
+
     def estimate(
         self,
         name: str,  # a metric, e.g. "accuracy" or "latency_p50"
@@ -96,7 +101,7 @@ def counts_line(
     if not total["failed"] or len(experiments) > 1:
         return line
     (e,) = experiments
-    known = [right(r, e.result["accuracy_is"]) for r in e.rows if not failed(r)]
+    known = [right(r, e.result["accuracy_is"]) for r in e.numbers if not failed(r)]
     worst, best = bounds(known, total["failed"])
     return (
         f"{line}; accuracy lies between {worst:.3f} and {best:.3f}, "
@@ -243,7 +248,7 @@ def corrected(
     shares = []
     for e in experiments:
         rate = JUDGED[e.result["scorer"]["name"]]
-        shares += [v for r in e.rows if (v := value_of(r, rate)) is not None]
+        shares += [v for r in e.numbers if (v := value_of(r, rate)) is not None]
     if not shares:
         return None
     flagged = round(sum(shares))

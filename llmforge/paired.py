@@ -95,7 +95,7 @@ def _sign_patterns(n: int, seed: int, resamples: int) -> Iterator[np.ndarray]:  
         draws = source.random_raw((k * n + 1) // 2).astype("<u8").view("<u4")[: k * n]
         yield (draws.reshape(k, n).astype(np.uint8) & 1).T
 
-
+# %% ../nbs/11_paired.ipynb #paired-signed-sums
 def _signed_sums(d: np.ndarray, seed: int, resamples: int) -> Iterator[np.ndarray]:
     "The sum of the differences under each pattern of signs."
     if many := counted(np.abs(d)):

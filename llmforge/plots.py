@@ -117,7 +117,7 @@ def latency_plot(
     e: Experiment,  # completed
 ):  # a matplotlib figure
     "The distribution of latencies as a step curve, with p50, p95 and p99."
-    ms = sorted(r["latency_ms"] for r in e.rows if not r["cached"] and not failed(r))
+    ms = sorted(r["latency_ms"] for r in e.numbers if not r["cached"] and not failed(r))
     fig, ax = _axes()
     if ms:
         ax.step([0, *ms], [i / len(ms) for i in range(len(ms) + 1)], where="post", color=COLOURS[0])

@@ -30,6 +30,7 @@ from llmforge.tables import (
     data_columns,
     json_text,
     migrate,
+    no_collection,
     open_engine,
     sources,
     storable,
@@ -238,6 +239,11 @@ def _record(row: Mapping, table: sa.Table) -> dict:
     return {name: _value(c, row.get(name)) for name, c in columns.items()}
 
 # %% ../nbs/16_store.ipynb #465c0610
+_TEXTS = ("input_text", "output_text", "answer", "error", "trace")
+_NUMBERS: list[Any] = [c for c in data_columns(RUNS) if c.name not in _TEXTS]
+_NUMBERS.append(RUNS.c.trace["attributes"].label("trace"))
+
+
 class RowStore(LeaseStore):
     "A store's rows: one a question, each stored once."
 
@@ -257,12 +263,18 @@ class RowStore(LeaseStore):
     def rows(
         self,
         id: str,  # of an experiment
+        texts: bool = True,  # False: only what numbers are made of; of a trace its attributes
     ) -> list[dict]:
         "All stored rows of an experiment in the data set's order."
-        query = sa.select(*data_columns(RUNS)).where(RUNS.c.experiment_id == id)
-        with self.transaction() as c:
+        columns = data_columns(RUNS) if texts else _NUMBERS
+        names = [column.name for column in columns]
+        query = sa.select(*columns).where(RUNS.c.experiment_id == id)
+        with self.transaction() as c, no_collection():
             stored = c.execute(query.order_by(RUNS.c.position, RUNS.c.example_id))
-            return [row._asdict() for row in stored]
+            rows = [dict(zip(names, row)) for row in stored]
+        for row in () if texts else rows:
+            row["trace"] = {"attributes": row["trace"] or {}}
+        return rows
 
     def dataframe(
         self,
