@@ -186,7 +186,7 @@ def contrast(
     a, b = _scored_of_two(control, treatment, metric, only)
     x, y, group = _paired(a, b, _groups(tuple(control.items())))
     name = metric_of(first, metric)
-    scores = tuple(tuple(part.values()) for part in (x, y, group))
+    scores = tuple(tuple(one.values()) for one in (x, y, group))
     settings = interval_settings(first) | ({"confidence": confidence} if confidence else {})
     paired = paired_difference(*scores[:2], **settings, groups=scores[2])
     return Contrast(
