@@ -22,7 +22,7 @@ from .terminal import guard_terminal, say, tell
 @app.command("list")
 def list_experiments():
     "List all experiments in the store."
-    from llmforge.results import experiments_table
+    from llmforge.listing import experiments_table
     from llmforge.store import Store
 
     with sentences():

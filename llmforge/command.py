@@ -15,8 +15,6 @@ from typing import Annotated, TypeVar
 import typer
 
 import llmforge
-from .config import load_config
-from .configfiles import find_config, read_config, read_yaml
 from llmforge.core import (
     AlreadyRunning,
     ConfigError,
@@ -107,6 +105,8 @@ Id = Annotated[str, typer.Argument(help="The experiment's id, or the beginning o
 # %% ../nbs/90_command.ipynb #cli-summary
 def _is_study(name: str) -> bool:
     "Whether a config file describes a study."
+    from llmforge.configfiles import find_config, read_config, read_yaml
+
     path = find_config(name)
     doc = read_yaml(read_config(path), path.name)
     return isinstance(doc, dict) and "study" in doc
@@ -114,6 +114,8 @@ def _is_study(name: str) -> bool:
 
 def _summary(name: str, override: list[str]) -> str:
     "A line about a valid config; raises `ConfigError`."
+    from llmforge.config import load_config
+
     if not _is_study(name):
         c = load_config(name, override)
         return f"{c.name}: {c.model.name}, {c.method.name}, retrieval {c.retrieval.name}, {c.dataset.name}"
@@ -140,6 +142,7 @@ def validate(
 def check(config: Annotated[str, typer.Argument(help="The config.")], override: Overrides = None):
     "Ask a config's server a few questions: key, model, stop strings, tokens, and what a run will cost."
     from llmforge.check import checks
+    from llmforge.config import load_config
 
     with sentences():
         for line in checks(load_config(config, override or [])):
@@ -148,6 +151,7 @@ def check(config: Annotated[str, typer.Argument(help="The config.")], override: 
 # %% ../nbs/90_command.ipynb #cli-run-notebook
 def _run_notebook(config: str, override: list[str]) -> str:
     "Execute run_experiment.ipynb and keep it beside the exported rows; the experiment's id."
+    from llmforge.config import load_config
     from llmforge.exports import record_folder
     from llmforge.notebooks import execute_notebook
     from llmforge.results import find_experiment
@@ -172,6 +176,7 @@ def run(
 ):
     "Run an experiment, or go on with one that was interrupted. A completed one is only shown."
     log_to_terminal(verbose)
+    from llmforge.config import load_config
     from llmforge.exports import record_folder
     from llmforge.runner import run_experiment
     from llmforge.store import Store

@@ -9,7 +9,8 @@ __all__ = ['arm_of', 'Contrast', 'scorer_of', 'check_pair', 'pairs_of', 'contras
 # %% ../nbs/64_contrasts.ipynb #4829ade4
 import weakref
 from collections.abc import Collection, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 
 from .core import StoreError, closest
 from .experiment import Experiment, arm_line, counts_line
@@ -47,7 +48,6 @@ class Contrast:
     bounds: tuple[float, float] | None = None
     groups: int = 0  # independent groups of questions
     questions: int = 0  # different questions; fewer than pairs where seeds repeat them
-    scored: tuple[tuple, ...] = field(default=((), (), ()), repr=False)  # control, treatment, and the groups
 
     @property
     def effect(self) -> Estimate:
@@ -62,8 +62,15 @@ def _limits(value: float | None, lost: bool, metric: str) -> tuple[float, float]
     return None if value is None else (value, value)
 
 
+def _lost(arm: dict) -> int:
+    "The number of an arm's rows that failed."
+    return sum(lost for _, lost in arm.values())
+
+
 def _bounds(a: dict, b: dict, metric: str) -> tuple[float, float] | None:
     "The least and the greatest mean difference that failed rows leave open."
+    if not (_lost(a) or _lost(b)):
+        return None
     known = [(x, y) for k in a if (x := _limits(*a[k], metric)) and (y := _limits(*b[k], metric))]
     if not any(low < high for pair in known for low, high in pair):
         return None
@@ -135,12 +142,12 @@ def _scored_of_two(control: Mapping, treatment: Mapping, metric: str, only) -> t
         check_pair(control.get(key), treatment.get(key), key, metric)
     return scored(control, metric, only), scored(treatment, metric, only)
 
+
+@lru_cache(maxsize=4)  # an arm is compared on many metrics, and with many others
+def _groups(runs: tuple[tuple[tuple, Experiment], ...]) -> dict[tuple, str]:
+    return groups_of([dict(runs)])
+
 # %% ../nbs/64_contrasts.ipynb #contrasts-paired
-def _lost(arm: dict) -> int:
-    "The number of an arm's rows that failed."
-    return sum(lost for _, lost in arm.values())
-
-
 def _paired(a: dict, b: dict, groups: dict) -> tuple[dict, dict, dict]:
     "The values and groups of the rows in which both arms have a value."
     both = [k for k in a if a[k][0] is not None and b[k][0] is not None]
@@ -154,7 +161,7 @@ def pairs_of(
     only: Collection[tuple] | None = None,  # these rows: (data set, seed, question); default: all
 ) -> tuple[dict, dict, dict]:  # (data set, seed, question) -> value: control, treatment; and -> group
     "The values of two arms where both have one; raises `StoreError` where the arms cannot be paired."
-    return _paired(*_scored_of_two(control, treatment, metric, only), groups_of([control]))
+    return _paired(*_scored_of_two(control, treatment, metric, only), _groups(tuple(control.items())))
 
 # %% ../nbs/64_contrasts.ipynb #contrasts-contrast
 def contrast(
@@ -162,22 +169,22 @@ def contrast(
     treatment: Mapping[tuple, Experiment],  # the same keys
     metric: str,  # see `metric_of`
     confidence: float | None = None,  # default: the control's config
-    only: Collection[tuple] | None = None,  # these rows (default: all)
+    only: Collection[tuple] | None = None,  # default: all rows
 ) -> Contrast:
     "Compare two arms on one metric; raises `StoreError` where they cannot be paired."
     first = next(iter(control.values()))
     a, b = _scored_of_two(control, treatment, metric, only)
-    x, y, group = _paired(a, b, groups_of([control]))
+    x, y, group = _paired(a, b, _groups(tuple(control.items())))
     name = metric_of(first, metric)
+    scores = tuple(tuple(one.values()) for one in (x, y, group))
     return Contrast(
         metric,
-        paired_difference(x, y, confidence or first.config.metrics.confidence, group),
+        paired_difference(*scores[:2], confidence or first.config.metrics.confidence, scores[2]),
         left_out=len(a) - len(x),
         failed=(_lost(a), _lost(b)),
         bounds=_bounds(a, b, name),
-        groups=len(set(group.values())),
+        groups=len(set(scores[2])),
         questions=len({(d, q) for d, _, q in x}),
-        scored=(tuple(x.values()), tuple(y.values()), tuple(group.values())),
     )
 
 # %% ../nbs/64_contrasts.ipynb #b0a9877e

@@ -13,7 +13,8 @@ from urllib.parse import quote
 
 from .config import to_yaml
 from .core import round_robin
-from .experiment import Experiment, counts_line, method_line, results_table
+from .experiment import Experiment, counts_line, results_table
+from .listing import method_line
 from .markup import anchor, fenced, fill_template, linked, raw
 from .metrics import failed, right, value_of
 from .pages import Source, executed_page, picture, toctree, write_page

@@ -284,7 +284,7 @@ _COSTS = ("latency p50 (ms)", "tokens out")
 
 def _best_case(arm: list[Experiment], lost: int) -> float | None:
     "The accuracy of an arm if all failed answers had been right."
-    known = [right(r, e.result["accuracy_is"]) for e in arm for r in e.rows if not failed(r)]
+    known = [right(r, e.result["accuracy_is"]) for e in arm for r in e.numbers if not failed(r)]
     return bounds(known, lost)[1]
 
 

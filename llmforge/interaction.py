@@ -146,7 +146,7 @@ def interaction(
     es = arms_of(study)
     a, b = arm_of(es, control, datasets), arm_of(es, treatment, datasets)
     # a question without a kind has its data set's label
-    kind = {(d, s, r["example_id"]): kind_of(r) or d for (d, s), e in a.items() for r in e.rows}
+    kind = {(d, s, r["example_id"]): kind_of(r) or d for (d, s), e in a.items() for r in e.numbers}
     x, y, group = pairs_of(a, b, metric)
     differences = [y[k] - x[k] for k in x]
     p, units = label_test(differences, [kind[k] for k in x], list(group.values()))

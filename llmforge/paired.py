@@ -9,7 +9,7 @@ __all__ = ['Spread', 'ordinary_size', 'spread_of', 'PairedDifference', 'paired_d
 # %% ../nbs/11_paired.ipynb #paired-imports
 import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -248,17 +248,18 @@ def non_inferiority(
     return _spread(pairs).p_above(-margin) if len(pairs.d) else None
 
 # %% ../nbs/11_paired.ipynb #576389d7
-def _adjusted(ps: Sequence[float | None], method: str) -> list[float | None]:
+def _adjusted(
+    ps: Sequence[float | None],
+    stepped: Callable[[np.ndarray, np.ndarray], np.ndarray],  # of the sorted p values and their ranks from 1
+) -> list[float | None]:
     "The p values adjusted for their number; None stays None and counts."
-    from statsmodels.stats.multitest import multipletests
-
-    known = [1.0 if p is None else float(p) for p in ps]
-    if not known:
-        return []
+    known = np.array([1.0 if p is None else p for p in ps], float)
     for p in known:
         if not 0 <= p <= 1:
             raise DataError(f"a p value lies between 0 and 1; received {p}")
-    adjusted = multipletests(known, method=method)[1]
+    order = np.argsort(known, kind="stable")
+    adjusted = np.empty(len(known))
+    adjusted[order] = np.minimum(stepped(known[order], np.arange(1, len(known) + 1)), 1)
     return [None if p is None else float(q) for p, q in zip(ps, adjusted)]
 
 # %% ../nbs/11_paired.ipynb #844a4cbe
@@ -266,14 +267,14 @@ def holm(
     ps: Sequence[float | None],  # one a hypothesis of the family
 ) -> list[float | None]:  # in the same order
     "Adjusted p values by Holm's method: the chance of any false claim is held."
-    return _adjusted(ps, "holm")
+    return _adjusted(ps, lambda p, rank: np.maximum.accumulate(p * rank[::-1]))
 
 # %% ../nbs/11_paired.ipynb #paired-bh
 def benjamini_hochberg(
     ps: Sequence[float | None],  # one a comparison
 ) -> list[float | None]:  # in the same order
     "Adjusted p values by Benjamini and Hochberg's method: the share of false claims is held."
-    return _adjusted(ps, "fdr_bh")
+    return _adjusted(ps, lambda p, rank: np.minimum.accumulate((p / (rank / len(p)))[::-1])[::-1])
 
 # %% ../nbs/11_paired.ipynb #paired-holm-levels
 def holm_levels(

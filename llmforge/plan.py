@@ -10,9 +10,9 @@ __all__ = ['BROKEN', 'planned', 'study_json', 'plan_of', 'differences', 'complet
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
 from .config import ExperimentConfig, first_names
 from .core import StoreError
@@ -24,9 +24,6 @@ from .store import FrozenPlan, Store
 from .studyconfig import Hypothesis, Key, StudyConfig
 from .tables import Status
 from .text import cell, table
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # %% ../nbs/19_plan.ipynb #eb847f58
 def planned(
@@ -114,10 +111,10 @@ def differences(
 
 # %% ../nbs/19_plan.ipynb #96256b14
 def completed_ids(
-    experiments: "pd.DataFrame",  # of a store, as `Store.experiments` gives them
+    experiments: Iterable[Mapping],  # of a store, as `Store.listing` gives them
 ) -> list[str]:  # the oldest first
     "The ids of those that are completed."
-    return [str(id) for id in experiments.id[experiments.status == Status.COMPLETED]]
+    return [e["id"] for e in experiments if e["status"] == Status.COMPLETED]
 
 # %% ../nbs/19_plan.ipynb #plan-serving
 def serving(
@@ -189,15 +186,15 @@ class Study:
     @property
     def missing(self) -> list[Key]:
         "Which experiments are not completed yet."
-        completed = completed_ids(self.store.experiments())
+        completed = completed_ids(self.store.listing())
         return [key for key, id in self.ids.items() if id not in completed]
 
     def placed(self) -> Self:
         "The same study with the places of its rows as they are now."
-        stored = self.store.experiments()
+        stored = self.store.listing()
         completed = completed_ids(stored)
         ids = {key: serving(completed, id) for key, id in self.ids.items()}
-        begun = dict(zip(stored.id, stored.started_at))
+        begun = {e["id"]: e["started_at"] for e in stored}
         late = {id for id in ids.values() if _before(begun.get(id), self.frozen.frozen_at)}
         return replace(self, ids=ids, late=tuple(sorted(late)))
 

@@ -26,14 +26,23 @@ from .wording import noun, p_text
 # %% ../nbs/69_plots.ipynb #e0721394
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's palette
 MARKERS = "os^DvP"
+_INKS = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
+_STYLE = dict.fromkeys(_INKS, ".15") | {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "font.sans-serif": ["Arial", "DejaVu Sans", "Liberation Sans", "Bitstream Vera Sans", "sans-serif"],
+    "grid.color": "#e5e5e5",
+    "lines.solid_capstyle": "round",
+    "patch.edgecolor": "w",
+    "patch.force_edgecolor": True,
+}
 
 
 def _panels(width: float, height: float, rows: list[float] | None = None, columns: int = 1) -> tuple:
     "A figure in the project's style and its axes, below each other (with these heights) or side by side."
     import matplotlib.pyplot as plt
-    import seaborn as sns
 
-    with sns.axes_style("ticks", {"axes.grid": True, "grid.color": "#e5e5e5"}):
+    with plt.rc_context(_STYLE):
         fig, axes = plt.subplots(
             len(rows or [1]),
             columns,
@@ -47,7 +56,7 @@ def _panels(width: float, height: float, rows: list[float] | None = None, column
         )
     plt.close(fig)  # or a notebook would show it twice
     for ax in axes.flat:
-        sns.despine(ax=ax)
+        ax.spines[["top", "right"]].set_visible(False)
     return fig, list(axes.flat)
 
 
@@ -117,7 +126,7 @@ def latency_plot(
     e: Experiment,  # completed
 ):  # a matplotlib figure
     "The distribution of latencies as a step curve, with p50, p95 and p99."
-    ms = sorted(r["latency_ms"] for r in e.rows if not r["cached"] and not failed(r))
+    ms = sorted(r["latency_ms"] for r in e.numbers if not r["cached"] and not failed(r))
     fig, ax = _axes()
     if ms:
         ax.step([0, *ms], [i / len(ms) for i in range(len(ms) + 1)], where="post", color=COLOURS[0])

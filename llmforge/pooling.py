@@ -15,7 +15,7 @@ import numpy as np
 
 from .config import ExperimentConfig
 from .metrics import ALIASES, failed, right, tokens_of, value_of
-from .stats import Estimate, estimate
+from .stats import Estimate, drawn_sums, estimate, group_codes
 
 # %% ../nbs/61_pooling.ipynb #pooling-run
 class CompletedRun(Protocol):
@@ -30,8 +30,8 @@ class CompletedRun(Protocol):
         ...
 
     @property
-    def rows(self) -> list[dict]:
-        "A row for each question."
+    def numbers(self) -> list[dict]:
+        "A row for each question; texts are not needed."
         ...
 
 
@@ -55,7 +55,7 @@ def scored(
     names = {key: metric_of(e, metric) for key, e in arm.items()}
     values = {}
     for key, e in arm.items():
-        for r in e.rows:
+        for r in e.numbers:
             place = (*key, r["example_id"])
             if only is None or place in only:
                 values[place] = value_of(r, names[key], e.config.metrics.extra), failed(r)
@@ -81,14 +81,14 @@ def groups_of(
     runs = [(key, e) for arm in arms for key, e in arm.items()]
     gold = {}
     for (data, _), e in runs:
-        for r in e.rows:
+        for r in e.numbers:
             passages = r["trace"].get("attributes", {}).get("gold", ())
             gold[data, r["example_id"]] = [f"{data} {p}" for p in passages]
     group = shared_passage(gold)
     return {
         (data, seed, r["example_id"]): str(group[data, r["example_id"]])
         for (data, seed), e in runs
-        for r in e.rows
+        for r in e.numbers
     }
 
 # %% ../nbs/61_pooling.ipynb #e10fac46-x
@@ -115,8 +115,11 @@ def pooled(
 def _drawn_ratios(both: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     "The ratio of resamples of the groups, infinite where nothing is below the line."
     k = len(both)  # groups: a row each, above and below the line
-    drawn = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), resamples) @ both
-    return np.divide(drawn[:, 0], drawn[:, 1], out=np.full(resamples, np.inf), where=drawn[:, 1] > 0)
+    if k < 10_000:
+        above, below = (np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), resamples) @ both).T
+    else:
+        above, below = drawn_sums(both.T, resamples, seed)
+    return np.divide(above, below, out=np.full(resamples, np.inf), where=below > 0)
 
 # %% ../nbs/61_pooling.ipynb #63f47254
 def ratio(
@@ -128,11 +131,10 @@ def ratio(
     seed: int = 0,  # of the resampling
 ) -> Estimate:  # n: questions; value None where the sum below the line is 0
     "A ratio of two sums with its percentile bootstrap interval over groups."
-    totals: dict = {}
-    for question in over:
-        group = groups[question] if groups else question
-        totals[group] = totals.get(group, 0) + np.array([over[question], under[question]], dtype=float)
-    both = np.array(list(totals.values())).reshape(-1, 2)
+    codes = group_codes(groups, over)
+    both = np.array([[over[q], under[q]] for q in over], dtype=float).reshape(-1, 2)
+    if codes is not None:
+        both = np.stack([np.bincount(codes, column) for column in both.T], axis=1)
     if not both[:, 1].any():
         return Estimate(None, None, None, len(over), confidence)
     ends = [(1 - confidence) / 2, (1 + confidence) / 2]
@@ -144,7 +146,7 @@ def ratio(
 def _rows(experiments: Sequence[CompletedRun]) -> tuple[dict, dict]:
     "The rows of an arm with their runs, and their groups, by (data set, seed, question)."
     arm = {("", i): e for i, e in enumerate(experiments)}
-    return {(*key, r["example_id"]): (e, r) for key, e in arm.items() for r in e.rows}, groups_of([arm])
+    return {(*key, r["example_id"]): (e, r) for key, e in arm.items() for r in e.numbers}, groups_of([arm])
 
 
 def tokens_per_right(

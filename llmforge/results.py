@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['cost_line', 'kinds_table', 'found_gold', 'retrieval_estimates', 'retrieval_table', 'expected', 'worst_examples',
-           'shown_rows', 'Traces', 'provenance_table', 'experiments_table', 'find_experiment']
+           'shown_rows', 'Traces', 'provenance_table', 'find_experiment']
 
 # %% ../nbs/63_results.ipynb #results-imports
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .core import StoreError, closest, round_robin
-from .experiment import Experiment, counts_line, method_line
+from .experiment import Experiment, counts_line
 from .metrics import failed, right
 from .stats import Estimate, estimate
 from .store import Store
@@ -182,30 +182,6 @@ def provenance_table(
     rows.append(("completed", f"{e.record.completed_at[:19].replace('T', ' ')} UTC"))
     return table(["", ""], [(name, cell(value, 400)) for name, value in rows])
 
-# %% ../nbs/63_results.ipynb #9061595b
-_LISTED = ("attempted", "answered", "abstained", "failed")
-
-
-def _listed(record, config: dict) -> tuple:
-    "An experiment in the list, a cell for each column."
-    scores = ("–",) * 5
-    if record.status == Status.COMPLETED:
-        counts = (record.n, record.answered, record.abstained, record.failed)
-        scores = (f"{record.accuracy:.3f}", *map(int, counts))
-    created = record.created_at[:16].replace("T", " ")
-    work = (cell(config["dataset"]["name"]), method_line(config, cell), cell(config["retrieval"]["name"]))
-    return record.id, record.status, *work, *scores, created
-
-
-def experiments_table(
-    store: Store,  # to list
-) -> str:  # Markdown
-    "Every experiment in the store, newest first."
-    newest_first = store.experiments().iloc[::-1].itertuples()
-    lines = [_listed(r, store.experiment(r.id).config_json) for r in newest_first]
-    columns = ["id", "status", "data set", "method", "retrieval", "accuracy", *_LISTED, "created (UTC)"]
-    return table(columns, lines) if lines else "No experiments yet."
-
 # %% ../nbs/63_results.ipynb #results-find
 def find_experiment(
     prefix: str,  # an id, or the beginning of one
@@ -213,7 +189,7 @@ def find_experiment(
 ) -> Experiment:
     "The one completed experiment whose id begins so; raises `StoreError` with the candidates."
     store = store or Store()
-    known = [r.id for r in store.experiments().itertuples() if r.status == Status.COMPLETED]
+    known = [e["id"] for e in store.listing() if e["status"] == Status.COMPLETED]
     candidates = [prefix] if prefix in known else [i for i in known if i.startswith(prefix)]
     if len(candidates) == 1:
         return Experiment(candidates[0], store)

@@ -13,10 +13,10 @@ import os
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from .core import AlreadyRunning, StoreError, closest, fingerprint, redact, without_secrets
 from .files import outputs_dir
@@ -30,6 +30,7 @@ from llmforge.tables import (
     data_columns,
     json_text,
     migrate,
+    no_collection,
     open_engine,
     sources,
     storable,
@@ -104,12 +105,10 @@ class Record:
         return f"**{cell(self.id)}** {state}"
 
 # %% ../nbs/16_store.ipynb #1fa5b63b
-_INSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-
-
 def _insert_new(c: sa.Connection, table: sa.Table, rows: dict | list[dict], *unique: str) -> bool:
     "Insert a row, or rows, but what is there already; for a row (not for a list), whether it was inserted."
-    statement = _INSERT[c.dialect.name](table).on_conflict_do_nothing(index_elements=unique)
+    dialect = import_module(f"sqlalchemy.dialects.{c.dialect.name}")
+    statement = dialect.insert(table).on_conflict_do_nothing(index_elements=unique)
     # Without the option the number is lost on PostgreSQL.
     return c.execute(statement, rows, execution_options={"preserve_rowcount": True}).rowcount == 1
 
@@ -238,6 +237,11 @@ def _record(row: Mapping, table: sa.Table) -> dict:
     return {name: _value(c, row.get(name)) for name, c in columns.items()}
 
 # %% ../nbs/16_store.ipynb #465c0610
+_TEXTS = ("input_text", "output_text", "answer", "error", "trace")
+_NUMBERS: list[Any] = [c for c in data_columns(RUNS) if c.name not in _TEXTS]
+_NUMBERS.append(RUNS.c.trace["attributes"].label("trace"))
+
+
 class RowStore(LeaseStore):
     "A store's rows: one a question, each stored once."
 
@@ -257,12 +261,18 @@ class RowStore(LeaseStore):
     def rows(
         self,
         id: str,  # of an experiment
+        texts: bool = True,  # False: only what numbers are made of; of a trace its attributes
     ) -> list[dict]:
         "All stored rows of an experiment in the data set's order."
-        query = sa.select(*data_columns(RUNS)).where(RUNS.c.experiment_id == id)
-        with self.transaction() as c:
+        columns = data_columns(RUNS) if texts else _NUMBERS
+        names = [column.name for column in columns]
+        query = sa.select(*columns).where(RUNS.c.experiment_id == id)
+        with self.transaction() as c, no_collection():
             stored = c.execute(query.order_by(RUNS.c.position, RUNS.c.example_id))
-            return [row._asdict() for row in stored]
+            rows = [dict(zip(names, row)) for row in stored]
+        for row in () if texts else rows:
+            row["trace"] = {"attributes": row["trace"] or {}}
+        return rows
 
     def dataframe(
         self,
@@ -414,13 +424,18 @@ _SCORES = (
 class Store(ResultStore, PlanStore):
     "The experiments, their rows and results, and the plans of studies; each method is one transaction."
 
-    def experiments(self) -> "pd.DataFrame":
-        "All experiments with their main results, the newest last."
-        import pandas as pd
-
-        columns = [EXPERIMENTS.c[name] for name in _LISTED.split()]
+    def listing(self) -> list[dict]:
+        "All experiments with their configs and main results, the newest last."
+        columns = [EXPERIMENTS.c[name] for name in f"{_LISTED} config_json".split()]
         columns += [RESULTS.c[name] for name in f"{_SCORES} tokens_used".split()]
         query = sa.select(*columns).select_from(EXPERIMENTS.outerjoin(RESULTS))
         with self.transaction() as c:
-            stored = c.execute(query.order_by(EXPERIMENTS.c.created_at, EXPERIMENTS.c.id)).mappings().all()
-        return pd.DataFrame(stored, columns=[column.name for column in columns])
+            stored = c.execute(query.order_by(EXPERIMENTS.c.created_at, EXPERIMENTS.c.id))
+            return [row._asdict() for row in stored]
+
+    def experiments(self) -> "pd.DataFrame":
+        "The same as a table, without configs."
+        import pandas as pd
+
+        columns = [*_LISTED.split(), *_SCORES.split(), "tokens_used"]
+        return pd.DataFrame(self.listing(), columns=columns)

@@ -54,7 +54,7 @@ def _announce(study: OpenStudy, key: Key, i: int, n: int) -> None:
 
 def _is_done(study: OpenStudy, key: Key) -> bool:
     "Whether a completed experiment has the rows of an arm: its own, or one that comes to the same work."
-    completed = completed_ids(study.store.experiments())
+    completed = completed_ids(study.store.listing())
     return serving(completed, study.prepared[key].id) in completed
 
 # %% ../nbs/53_study.ipynb #study-run-study

@@ -5,9 +5,11 @@
 # %% auto #0
 __all__ = ['TRANSITIONS', 'metadata', 'EXPERIMENTS', 'RUNS', 'RESULTS', 'STUDIES', 'META', 'APPLIED', 'MIGRATIONS', 'READABLE',
            'Status', 'sources', 'storable', 'json_text', 'utc_now', 'open_engine', 'store_name', 'transaction',
-           'Migration', 'schema_of', 'data_columns', 'migrate']
+           'no_collection', 'Migration', 'schema_of', 'data_columns', 'migrate']
 
 # %% ../nbs/14_tables.ipynb #tables-imports
+import gc
+import json
 import logging
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,8 +18,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
+from pydantic_core import from_json
 from sqlalchemy.exc import SQLAlchemyError
 
 from .core import StoreError, canonical, closest, redact, require
@@ -147,14 +151,25 @@ def json_text(
     except (ValueError, TypeError) as e:
         raise StoreError(f"not a JSON value: {e}") from e
 
+
+def _parsed_json(text: str | bytes) -> object:
+    "What stored JSON says; pydantic's parser is quicker than Python's, and refuses great depths."
+    try:
+        return from_json(text)
+    except ValueError:
+        return json.loads(text)
+
 # %% ../nbs/14_tables.ipynb #tables-now
 def utc_now() -> str:
     "The time now: ISO 8601, UTC, milliseconds."
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 # %% ../nbs/14_tables.ipynb #dfc0e756
+_JSON: Any = {"json_serializer": json_text, "json_deserializer": _parsed_json}
+
+
 def _sqlite(url: sa.URL) -> sa.Engine:
-    engine = sa.create_engine(url, json_serializer=json_text, connect_args={"timeout": 30})
+    engine = sa.create_engine(url, **_JSON, connect_args={"timeout": 30})
 
     @sa.event.listens_for(engine, "connect")
     def _settings(connection: sqlite3.Connection, _: object) -> None:
@@ -167,7 +182,7 @@ def _sqlite(url: sa.URL) -> sa.Engine:
 def _postgresql(url: sa.URL) -> sa.Engine:
     require("psycopg", "postgres")
     url = url.set(drivername="postgresql+psycopg")
-    return sa.create_engine(url, json_serializer=json_text, pool_pre_ping=True)
+    return sa.create_engine(url, **_JSON, pool_pre_ping=True)
 
 
 _BACKENDS = {"sqlite": _sqlite, "postgresql": _postgresql, "postgres": _postgresql}
@@ -218,6 +233,18 @@ def transaction(
     except SQLAlchemyError as e:
         reason = redact(str(getattr(e, "orig", None) or e)).strip().splitlines()
         raise StoreError(f"{store_name(engine)} failed: {'; '.join(line.strip() for line in reason)}") from e
+
+# %% ../nbs/14_tables.ipynb #tables-collection
+@contextmanager
+def no_collection() -> Iterator[None]:
+    "No search for cycles among objects while many rows are made."
+    searching = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if searching:
+            gc.enable()
 
 # %% ../nbs/14_tables.ipynb #tables-migration
 @dataclass(frozen=True, eq=False)

@@ -90,9 +90,8 @@ def test_what_a_notebook_imports_is_installed_by_its_cell(path):
         "IPython",
         "google",
         "numpy",
-        "matplotlib",
         "nbformat",
-    }  # the last three with seaborn and papermill
+    }  # the last two with pandas and papermill
     for c in nbformat.read(path, as_version=4).cells:
         if c.cell_type != "code" or c.id == "colab-install":
             continue

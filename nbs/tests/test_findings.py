@@ -22,9 +22,10 @@ from llmforge.core import StoreError, fingerprint
 from llmforge.experiment import Experiment, agent_table, counts_line, ran_beside, results_table
 from llmforge.findings import arms_table, decide, exploratory_table, verdict_table, verdicts
 from llmforge.interaction import interaction, label_test
+from llmforge.listing import experiments_table
 from llmforge.plan import Study
 from llmforge.pooling import ratio, shared_passage
-from llmforge.results import experiments_table, kinds_table, retrieval_table, worst_examples
+from llmforge.results import kinds_table, retrieval_table, worst_examples
 from llmforge.runner import run_experiment
 from llmforge.stats import Estimate
 from llmforge.store import FrozenPlan, Store

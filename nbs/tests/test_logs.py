@@ -14,8 +14,9 @@ from llmforge.comparison import compare
 from llmforge.core import ConfigError, DataError, StoreError
 from llmforge.experiment import Experiment, results_table
 from llmforge.exports import export_experiment, import_experiment
+from llmforge.listing import experiments_table
 from llmforge.logs import import_lm_eval, read_samples, sample_logs
-from llmforge.results import cost_line, experiments_table, kinds_table, provenance_table, worst_examples
+from llmforge.results import cost_line, kinds_table, provenance_table, worst_examples
 from llmforge.store import Store
 from llmforge.tables import Status
 

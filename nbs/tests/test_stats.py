@@ -5,8 +5,10 @@ import json
 import math
 import subprocess
 import sys
+import time
 import warnings
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 import pytest
@@ -287,6 +289,110 @@ def test_importing_needs_no_scipy():
         "assert not {'scipy', 'statsmodels', 'torch', 'pandas'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- the same draws as SciPy's
+
+
+def some_values(kind, n, rng):
+    "Scores of right or wrong, graded ones, times, counts: n of them."
+    return {
+        "shares": lambda: rng.integers(0, 2, n).astype(float),
+        "graded": lambda: np.round(rng.choice([0, 1 / 3, 0.4, 0.5, 2 / 3, 1], n), 12),
+        "times": lambda: rng.gamma(2, 200, n),
+        "counts": lambda: rng.integers(0, 300, n).astype(float),
+    }[kind]()
+
+
+def scipys_interval(data, statistic, method, **how):
+    from scipy.stats import bootstrap
+
+    found = bootstrap(data, statistic, method=method, n_resamples=999, rng=np.random.default_rng(7), **how)
+    return pytest.approx(tuple(found.confidence_interval), rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["shares", "graded", "times", "counts"])
+@pytest.mark.parametrize("n", [5, 20, 137, 1300])
+def test_intervals_are_scipys_draw_by_draw(kind, n):
+    rng = np.random.default_rng(n)
+    x = np.append(some_values(kind, n, rng), [0, 1])
+    how = {"resamples": 999, "seed": 7}
+    assert bootstrap_interval(x, **how) == scipys_interval((x,), np.mean, "BCa")
+    p95 = partial(np.percentile, q=95)
+    assert bootstrap_interval(x, "p95", **how) == scipys_interval((x,), p95, "percentile")
+    codes = np.append(rng.integers(0, n // 3 + 1, n), [0, 1])
+    codes = np.unique(codes, return_inverse=True)[1]
+    groups = np.bincount(codes, x), np.bincount(codes).astype(float)
+    mean = lambda sums, sizes, axis: sums.sum(axis) / sizes.sum(axis)
+    expected = scipys_interval(groups, mean, "BCa", paired=True, vectorized=True)
+    assert bootstrap_interval(x, codes=codes, **how) == expected
+
+
+@pytest.mark.parametrize(
+    "hits, n", [(0, 1), (1, 1), (0, 20), (20, 20), (3, 7), (999, 1000), (50_000, 100_000)]
+)
+def test_wilson_is_scipys(hits, n):
+    from scipy.stats import binomtest
+
+    expected = binomtest(hits, n).proportion_ci(0.9, method="wilson")
+    assert wilson(hits, n, 0.9) == pytest.approx(tuple(expected), abs=1e-14)
+
+
+def test_wilson_of_none_and_all_reaches_the_end():
+    assert wilson(0, 7)[0] == 0 and wilson(7, 7)[1] == 1
+    for n in range(1, 300):
+        assert 0 == wilson(0, n)[0] < wilson(0, n)[1] < 1 and 0 < wilson(n, n)[0] < wilson(n, n)[1] == 1
+
+
+@pytest.mark.parametrize("hits, n", [(1, 0), (-1, 5), (6, 5)])
+def test_a_share_of_nothing_is_refused(hits, n):
+    with pytest.raises(DataError, match=f"received {hits} of {n}"):
+        wilson(hits, n)
+
+
+def test_adjusted_p_values_are_those_of_statsmodels():
+    from statsmodels.stats.multitest import multipletests
+
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 5, 40):
+        ps = np.round(rng.random(n) ** 3, 2).tolist()  # with equal ones among them
+        assert holm(ps) == multipletests(ps, method="holm")[1].tolist()
+        assert benjamini_hochberg(ps) == multipletests(ps, method="fdr_bh")[1].tolist()
+
+
+# --- many values
+
+
+@pytest.mark.parametrize("kind", ["shares", "graded", "times", "counts"])
+@pytest.mark.parametrize("statistic", ["mean", "p50", "p95", "p100"])
+def test_intervals_of_many_values_are_those_of_single_draws(kind, statistic, monkeypatch):
+    "Above 10,000 units equal ones are drawn together; the distribution is the same."
+    x = some_values(kind, 10_000, np.random.default_rng(2))
+    codes = np.arange(10_000) // 2 if statistic == "mean" else None
+    for groups in (None, codes):
+        quick = bootstrap_interval(x, statistic, codes=groups)
+        with monkeypatch.context() as m:
+            m.setattr("llmforge.stats._MANY", math.inf)
+            slow = bootstrap_interval(x, statistic, codes=groups)
+        assert quick == pytest.approx(slow, abs=0.2 * (slow[1] - slow[0]) + 1e-9)
+
+
+def cpu_seconds(work):
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def seconds_of_a_comparison(n):
+    rng, passages = np.random.default_rng(1), np.arange(n) // 5
+    a, b = some_values("graded", n, rng), some_values("graded", n, rng)
+    return cpu_seconds(lambda: (paired_difference(a, b), paired_difference(a, b, groups=passages)))
+
+
+def test_what_ten_times_the_questions_cost():
+    "Work grows with the questions, not with their square: 100,000 are compared in seconds."
+    few, many = seconds_of_a_comparison(10_000), seconds_of_a_comparison(100_000)
+    assert many < 5 and many < 25 * max(few, 0.1)
 
 
 # --- published values

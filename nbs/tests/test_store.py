@@ -554,6 +554,29 @@ def test_rows_are_stored_once_and_the_first_stays(store):
     )
 
 
+def test_rows_without_texts_have_the_same_numbers(store):
+    "Of a trace only the attributes are read, by the database."
+    lease = store.claim(make(store))
+    trace = {"kind": "chain", "input": "x" * 50, "attributes": {"gold": ["p1"], "kind": 'é "', "big": 2**70}}
+    failed = dict(example_id="q2", position=2, error_type="EngineError", error="no answer")
+    store.add_rows(lease, [dict(a_row(0), trace=trace), dict(a_row(1), trace={"kind": "chain"}), failed])
+    rows, numbers = store.rows("naive-1"), store.rows("naive-1", texts=False)
+    texts = {"input_text", "output_text", "answer", "error"}
+    assert [set(row) - set(n) for row, n in zip(rows, numbers, strict=True)] == [texts] * 3
+    for row, n in zip(rows, numbers):
+        assert n.pop("trace") == {"attributes": (row["trace"] or {}).get("attributes", {})}
+        assert n == {name: value for name, value in row.items() if name in n}
+
+
+def test_a_deep_trace_is_read_again(store):
+    "Deeper than pydantic's parser goes."
+    lease, trace = store.claim(make(store)), {"kind": "chain", "name": "x"}
+    for _ in range(150):
+        trace = {"kind": "chain", "name": "x", "children": [trace]}
+    store.add_rows(lease, [dict(a_row(0), trace=trace)])
+    assert store.rows("naive-1")[0]["trace"] == trace
+
+
 def test_the_same_example_may_be_in_two_experiments(store):
     for id in ("a", "b"):
         store.add_rows(store.claim(make(store, id)), [a_row(0)])
