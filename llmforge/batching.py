@@ -11,6 +11,7 @@ import re
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from .config import ExperimentConfig
-from .core import EngineError, EngineStuck, error_text, fingerprint
+from .core import EngineError, EngineStuck, canonical, error_text, fingerprint
 from llmforge.engine import (
     Generation,
     Prompt,
@@ -329,6 +330,7 @@ class FakeEngine(BatchedEngine):
         self.identity = {"engine": "fake", "name": name}
         self.calls: list[tuple[Prompt, Sampling]] = []  # every request that reached the engine, in order
         self.batches: list[int] = []  # how many came in each batch
+        self._asked: Counter[str] = Counter()  # how often each prompt came
 
     def generate_batch(self, requests: list[tuple[Prompt, Sampling]]) -> list[Generation | EngineError]:
         "The scripted generations."
@@ -339,7 +341,9 @@ class FakeEngine(BatchedEngine):
     def _answer(self, prompt: Prompt, sampling: Sampling) -> Generation | EngineError:
         text = prompt_text(prompt)
         n = len(self.calls)
-        before = sum(p == prompt for p, _ in self.calls)
+        key = canonical(prompt)
+        before = self._asked[key]
+        self._asked[key] += 1
         self.calls.append((prompt, sampling))
         for fault in self.faults:
             if fault.hits(text) and (fault.times is None or before < fault.times):

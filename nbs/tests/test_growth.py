@@ -1,0 +1,56 @@
+"What ten times the questions cost, and what is loaded before the first of them."
+
+import subprocess
+import sys
+
+import pytest
+
+from llmforge.batching import FakeEngine, Fault
+from llmforge.core import EngineError
+from llmforge.engine import Message, Sampling
+from llmforge.growth import growth
+
+HEAVY = {"numpy", "pandas", "scipy", "seaborn", "matplotlib", "torch", "statsmodels", "llmforge.config"}
+
+
+def loaded(code):
+    "Which of the heavy modules a piece of code loads."
+    code += f"; import sys; print(*sorted({HEAVY!r} & set(sys.modules)))"
+    p = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(p.stdout.split())
+
+
+def test_the_list_loads_what_it_uses():
+    assert loaded("import llmforge.cli, llmforge.listing") == set()
+
+
+def test_results_load_no_pandas_and_plots_nothing_before_one_is_drawn():
+    assert loaded("import llmforge.results, llmforge.plots, llmforge.findings") <= {
+        "numpy",
+        "llmforge.config",
+    }
+    drawn = "from llmforge.plots import _axes; _axes()"
+    assert loaded(drawn) <= {"numpy", "matplotlib", "llmforge.config"}
+
+
+def test_intervals_and_tests_load_no_statistics_package():
+    code = "from llmforge.paired import paired_difference as p, holm; p([0, .5, 1] * 9, [0, 1, .5] * 9)"
+    assert loaded(f"{code}; holm([.1]); assert 'scipy.stats' not in __import__('sys').modules") == {
+        "numpy",
+        "scipy",
+    }
+
+
+def test_a_fault_counts_each_prompt_apart():
+    "The count of a prompt's calls is kept, not made again from all calls."
+    engine = FakeEngine("yes", faults=[Fault("hard", times=2)])
+    prompts = ["hard", (Message("user", "hard"),), (Message("user", "hard?"),)]
+    given = [engine._answer(p, Sampling()) for p in prompts * 3]
+    assert [isinstance(g, EngineError) for g in given] == [True] * 6 + [False] * 3
+
+
+@pytest.mark.slow
+def test_work_grows_with_the_questions():
+    "Not with their square: of exponent 2 the step from 1,000 to 5,000 would cost 25 times as much, not 5."
+    grown = growth([1_000, 5_000])
+    assert (grown.exponent < 1.4).all(), grown.to_string()
