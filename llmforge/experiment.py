@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from .card import Card
+from .claims import Record
 from .config import ExperimentConfig, load_config
 from .core import LlmForgeError, StoreError
 from .metrics import AGENT_SCORES, JUDGED, SCORES, failed, right, value_of
 from .pooling import failed_calls, pooled, tokens_per_right
 from .stats import Estimate, bounds, corrected_rate
-from .store import Record, Store
+from .store import Store
 from .tables import Status
 from .text import cell, table
 from .wording import bare, cut_off_text, percent, spec_of, words

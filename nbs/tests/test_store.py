@@ -23,10 +23,12 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from llmforge.claims import Record
 from llmforge.core import AlreadyRunning, ConfigError, LeaseLost, MissingExtra, StoreError
 from llmforge.exports import export_experiment, export_plan, import_experiment, import_plan
 from llmforge.leases import Lease, hold_lease, new_owner, owner_gone
-from llmforge.store import Record, Store
+from llmforge.processes import machine
+from llmforge.store import Store
 from llmforge.tables import (
     APPLIED,
     EXPERIMENTS,
@@ -246,7 +248,7 @@ def test_the_life_of_an_experiment(store):
 def test_the_transition_table():
     assert {to: sources(to) for to in Status} == {
         "PENDING": [],
-        "RUNNING": ["PENDING", "RUNNING"],
+        "RUNNING": ["PENDING", "RUNNING", "FAILED"],
         "COMPLETED": ["RUNNING"],
         "FAILED": ["RUNNING"],
     }
@@ -261,8 +263,11 @@ def test_no_way_out_of_an_end(store, ending):
     else:
         store.fail(lease, "boom")
     before = store.experiment(id)
+    if ending == "complete":
+        with pytest.raises(StoreError, match="is COMPLETED, and that is final"):
+            store.claim(id)
     for action in (
-        lambda: store.claim(id),
+        lambda: store.unlock(id, force=True),
         lambda: store.heartbeat(lease),
         lambda: store.add_rows(lease, [a_row(0)]),
         lambda: store.release(lease),
@@ -292,19 +297,56 @@ def test_the_database_itself_knows_the_states(store):
     assert store.experiment(id).status == "PENDING"
 
 
-def test_creating_is_idempotent_and_a_failure_is_followed_by_an_attempt(store):
+def test_creating_is_idempotent_and_a_failure_is_gone_on_with(store):
+    "The id stays; what was answered stays; what failed is asked again."
     assert make(store) == make(store) == "naive-1"
     lease = store.claim("naive-1")
     assert make(store) == "naive-1"
-    store.add_rows(lease, [a_row(0)])
+    store.add_rows(lease, [a_row(0), a_row(1, error_type="EngineError", error="gone")])
     store.fail(lease, "loading the model: 401 for hf_abcdefghijklmnop")
     assert "hf_abc" not in store.experiment("naive-1").error
-    assert make(store) == make(store) == "naive-1.2" and store.experiment("naive-1.2").attempt == 2
-    assert store.rows("naive-1.2") == [] and len(store.rows("naive-1")) == 1
-    store.fail(store.claim("naive-1.2"), "again")
+    assert store.done("naive-1") == {"q0", "q1"} and store.done("naive-1", failed=True) == {"q1"}
+    assert make(store) == "naive-1"
+    again = store.claim("naive-1")
+    e = store.experiment("naive-1")
+    assert (again.fence, str(e.status), e.error, e.completed_at) == (2, "RUNNING", None, None)
+    assert store.done("naive-1") == {"q0"}
+    with pytest.raises(LeaseLost):
+        store.add_rows(lease, [a_row(1)])
+    store.release(again)
+    third = store.claim("naive-1")  # of one that was interrupted all rows stay
+    store.add_rows(third, [a_row(1, error_type="EngineError", error="gone")])
+    store.release(third)
+    assert store.claim("naive-1") and store.done("naive-1") == {"q0", "q1"}
+
+
+def test_attempts_of_an_older_llmforge_are_known(store):
+    "There a failure was final, and running again made another id; the last of them counts."
+    for id in ("naive-1", "naive-1.2", "naive-1.3"):
+        make(store, id)
+        store.fail(store.claim(id), "boom")
     assert make(store) == "naive-1.3"
     store.complete(store.claim("naive-1.3"), a_result(0))
     assert make(store) == "naive-1.3", "completed work is found, not repeated"
+    finished(store, "naive-4")
+    make(store, "naive-4.2")
+    assert make(store, "naive-4") == "naive-4"
+
+
+def test_a_lease_is_broken_by_hand(store):
+    old = store.claim(make(store), owner="elsewhere:1:ab", ttl=60)
+    with pytest.raises(AlreadyRunning, match="owned by elsewhere:1:ab"):
+        store.unlock("naive-1")
+    assert store.lease_left(store.experiment("naive-1")) > 50
+    assert store.unlock("naive-1", force=True) == "elsewhere:1:ab"
+    assert store.lease_left(store.experiment("naive-1")) == 0
+    with pytest.raises(LeaseLost):
+        store.add_rows(old, [a_row(0)])
+    store.claim("naive-1", owner="elsewhere:2:cd", ttl=0)
+    assert store.unlock("naive-1") == "elsewhere:2:cd"
+    make(store, "naive-2")
+    with pytest.raises(StoreError, match="is PENDING: it has no lease"):
+        store.unlock("naive-2")
 
 
 def test_unknown_ids_are_told(store):
@@ -391,25 +433,34 @@ def test_a_renewal_between_look_and_claim_wins(store, monkeypatch):
 
 
 def test_dead_owners_on_this_machine_are_known():
-    host = socket.gethostname()
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    owner = f"{host}:{child.pid}:ab"
-    assert not owner_gone(owner) and not owner_gone(new_owner())
+    child = subprocess.Popen(
+        [sys.executable, "-c", "from llmforge.leases import new_owner; print(new_owner()); input()"],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        text=True,
+    )
+    owner = child.stdout.readline().strip()
+    assert f":{child.pid}:" in owner and not owner_gone(owner) and not owner_gone(new_owner())
     child.kill()
     for _ in range(100):
         if owner_gone(owner):
             break
         time.sleep(0.02)
     assert owner_gone(owner), "a zombie is dead"
-    child.wait()
+    child.communicate()
     assert owner_gone(owner)
-    for odd in (None, "", "x", f"other-{host}:{child.pid}:ab", f"{host}:pid:ab", f"{host}::ab"):
+    assert owner_gone(new_owner().replace(f"-{os.getpid()}-", f"-{os.getppid()}-")), "a number given again"
+    where = machine()
+    elsewhere = owner.replace(where, "0123abcd")
+    renamed = owner.replace(socket.gethostname(), "renamed", 1)
+    assert not owner_gone(elsewhere) and owner_gone(renamed), "a host's name says nothing"
+    for odd in (None, "", "x", "h:1:ab", f"{socket.gethostname()}:{child.pid}:ab12", f"h:1:{where}-pid-1-ab"):
         assert not owner_gone(odd)
 
 
 WORKER = """
     import sys, time
-    from llmforge.store import Record, Store
+    from llmforge.store import Store
     from llmforge.core import AlreadyRunning, LeaseLost
     sys.path.insert(0, {tests!r})
     from test_store import a_row
@@ -1221,7 +1272,7 @@ def test_a_column_that_comes_later_is_one_entry(tmp_path):
     more = t.Migration("0999_energy", schema=9, columns=columns)
     t.MIGRATIONS.append(more); t.READABLE.add(9); more.declare()
     from pathlib import Path
-    from llmforge.store import Record, Store
+    from llmforge.store import Store
     from llmforge.exports import export_experiment, import_experiment
     s, other, out = Store("sqlite:///{tmp_path}/s.db"), Store("sqlite://"), Path("{tmp_path}")
     for n in (1, 2, 3):
