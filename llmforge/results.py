@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .core import StoreError, closest, round_robin
-from .experiment import Experiment, counts_line, method_line
+from .experiment import Experiment, counts_line, method_line, state_name
 from .metrics import failed, right
 from .stats import Estimate, estimate
 from .store import Store
@@ -186,7 +186,13 @@ def provenance_table(
 _LISTED = ("attempted", "answered", "abstained", "failed")
 
 
-def _listed(record, config: dict) -> tuple:
+_WHAT_TO_DO = {
+    "stopped": "stopped: its process is gone; run it again, and it goes on from there",
+    "FAILED": "FAILED: `llmforge show ID` says why; run it again: what was answered stays",
+}
+
+
+def _listed(record, config: dict, state: str) -> tuple:
     "An experiment in the list, a cell for each column."
     scores = ("–",) * 5
     if record.status == Status.COMPLETED:
@@ -194,32 +200,38 @@ def _listed(record, config: dict) -> tuple:
         scores = (f"{record.accuracy:.3f}", *map(int, counts))
     created = record.created_at[:16].replace("T", " ")
     work = (cell(config["dataset"]["name"]), method_line(config, cell), cell(config["retrieval"]["name"]))
-    return record.id, record.status, *work, *scores, created
+    return record.id, state, *work, *scores, created
 
-
+# %% ../nbs/63_results.ipynb #results-experiments-table
 def experiments_table(
     store: Store,  # to list
 ) -> str:  # Markdown
-    "Every experiment in the store, newest first."
+    "Every experiment in the store, newest first, and what to do about those that have not ended."
     newest_first = store.experiments().iloc[::-1].itertuples()
-    lines = [_listed(r, store.experiment(r.id).config_json) for r in newest_first]
+    records = [(r, store.experiment(r.id)) for r in newest_first]
+    states = [state_name(record, store) for _, record in records]
+    lines = [_listed(r, e.config_json, state) for (r, e), state in zip(records, states)]
     columns = ["id", "status", "data set", "method", "retrieval", "accuracy", *_LISTED, "created (UTC)"]
-    return table(columns, lines) if lines else "No experiments yet."
+    notes = [note for state, note in _WHAT_TO_DO.items() if state in states]
+    return "\n\n".join([table(columns, lines), *notes]) if lines else "No experiments yet."
 
 # %% ../nbs/63_results.ipynb #results-find
 def find_experiment(
     prefix: str,  # an id, or the beginning of one
     store: Store | None = None,  # default: the project's
+    completed: bool = True,  # False: also those that have no results
 ) -> Experiment:
-    "The one completed experiment whose id begins so; raises `StoreError` with the candidates."
+    "The one experiment whose id begins so; raises `StoreError` with the candidates."
     store = store or Store()
-    known = [r.id for r in store.experiments().itertuples() if r.status == Status.COMPLETED]
+    stored = store.experiments().itertuples()
+    known = [r.id for r in stored if not completed or r.status == Status.COMPLETED]
     candidates = [prefix] if prefix in known else [i for i in known if i.startswith(prefix)]
     if len(candidates) == 1:
         return Experiment(candidates[0], store)
     those = ": " + ", ".join(candidates) if candidates else ""
     near = "" if candidates else closest(prefix, known)
+    which = "completed experiments" if completed else "experiments"
     raise StoreError(
-        f"{len(candidates) or 'no'} completed experiments begin with {prefix!r}{those}; "
+        f"{len(candidates) or 'no'} {which} begin with {prefix!r}{those}; "
         f"known: {', '.join(known) or 'none yet'}{near}"
     )
