@@ -3,17 +3,25 @@
 The faults are the rows of the matrix, the places where they happen its columns."""
 
 import asyncio
-from contextlib import nullcontext
+import sqlite3
+import threading
+from contextlib import closing, nullcontext
 
 import numpy as np
 import pytest
 from test_hangs import Mute, config, generation, within
 
+import llmforge.answer
+import llmforge.retriever
+import llmforge.runner
 from llmforge.batching import FakeEngine
-from llmforge.core import methods, metrics, tools
+from llmforge.caching import CachedEngine
+from llmforge.config import load_config
+from llmforge.core import methods, metrics, retrievers, tools
 from llmforge.data import load_dataset
-from llmforge.engine import prompt_text
+from llmforge.engine import Sampling, prompt_text
 from llmforge.runner import run_experiment
+from llmforge.scorer import Judgement, Scorer
 from llmforge.store import Store
 from llmforge.tools import call_tool, tool
 from llmforge.trace import span
@@ -283,3 +291,89 @@ def test_a_metric(fault, monkeypatch):
     c = with_metric(fault, monkeypatch)
     (row, *_) = ran(c, FakeEngine(replies(first(c).question)))
     assert row["answer"] == "bad" and "metric 'faulty'" in row["error"] and not row["correct"]
+
+
+@pytest.fixture
+def hurried(monkeypatch):
+    "Limits in time are short."
+    for worker in (llmforge.answer._own_metrics, llmforge.answer._judges):
+        monkeypatch.setattr(worker, "limit", 0.2)
+    monkeypatch.setattr(llmforge.retriever, "SEARCH_LIMIT", 0.2)
+
+
+def hanging(free):
+    return lambda: free.wait(60)
+
+
+def test_a_metric_that_hangs(hurried, monkeypatch):
+    free = threading.Event()
+    c = with_metric(hanging(free), monkeypatch)
+    (row, *_) = ran(c, FakeEngine(replies(first(c).question)))
+    assert "metric 'faulty': " in row["error"] and "no result within 0.2 s" in row["error"]
+    free.set()
+
+
+def with_retriever(fault, monkeypatch, **metrics):
+    "A config whose retriever fails on the first question."
+    question = first(config()).question
+
+    def search(searcher, query, k):
+        return fault() if query == question else [(0, 1.0)]
+
+    monkeypatch.setitem(retrievers._entries, "faulty", search)
+    settings = {"name": "faulty", "engine": {"name": "fake"}, "method": {"shots": 0}, "metrics": metrics}
+    data = {"dataset": {"name": "meridia", "limit": 6}, "retrieval": {"name": "faulty", "top_k": 1}}
+    return load_config({"experiment": settings | data})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=list(FAULTS))
+def test_a_retriever(fault, monkeypatch):
+    if fault is FAULTS["generator exit"]:
+        pytest.skip("no future of Python's own can hand it on")
+    ran(with_retriever(fault, monkeypatch))
+
+
+@pytest.mark.slow
+def test_a_retriever_that_hangs(hurried, monkeypatch):
+    free = threading.Event()
+    (row, *_) = ran(with_retriever(hanging(free), monkeypatch))
+    assert "retriever: no result within 0.2 s" in row["error"]
+    free.set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [*FAULTS.values(), None], ids=[*FAULTS, "hangs"])
+def test_a_judge(fault, hurried, monkeypatch):
+    "What was answered is kept."
+    if fault is FAULTS["generator exit"]:
+        pytest.skip("no future of Python's own can hand it on")
+    free, question = threading.Event(), first(config()).question
+    fault = fault or hanging(free)
+
+    class Judge(Scorer):
+        name, rate_name, version = "faulty", "faulty_rate", "1"
+
+        def judge(self, asked, answer, passages):
+            return fault() if asked == question else Judgement((), {})
+
+    c = with_retriever(lambda: [(0, 1.0)], monkeypatch)
+    monkeypatch.setattr(llmforge.runner, "make_scorer", lambda judge, threshold: Judge())
+    (row, *_) = ran(c)
+    assert row["answer"] == "ok"
+    free.set()
+
+
+def test_a_cache_that_is_locked_is_waited_for(outputs):
+    engine = CachedEngine(FakeEngine("ok"))
+    engine._db.execute("PRAGMA busy_timeout=10")
+    with closing(
+        sqlite3.connect(outputs / "generations.db", isolation_level=None, check_same_thread=False)
+    ) as other:
+        other.execute("BEGIN IMMEDIATE")
+
+        async def ask():
+            asyncio.get_running_loop().call_later(0.5, other.execute, "COMMIT")
+            return await engine.generate("x", Sampling())
+
+        assert within(lambda: asyncio.run(ask())).text == "ok"

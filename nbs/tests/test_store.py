@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 import traceback
 import uuid
@@ -23,11 +24,15 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from llmforge.batching import FakeEngine
 from llmforge.claims import Record
-from llmforge.core import AlreadyRunning, ConfigError, LeaseLost, MissingExtra, StoreError
+from llmforge.config import load_config
+from llmforge.core import AlreadyRunning, ConfigError, LeaseLost, MissingExtra, StoreBusy, StoreError
 from llmforge.exports import export_experiment, export_plan, import_experiment, import_plan
+from llmforge.holding import end_experiment
 from llmforge.leases import Lease, hold_lease, new_owner, owner_gone
 from llmforge.processes import machine
+from llmforge.runner import run_experiment
 from llmforge.store import Store
 from llmforge.tables import (
     APPLIED,
@@ -1515,3 +1520,84 @@ def test_importing_needs_no_pandas():
     heavy = {"torch", "pandas", "scipy", "psutil"}
     code = f"import sys, llmforge.exports; assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- a store that does not answer for a while
+
+EXPERIMENT = {
+    "experiment": {
+        "name": "patient",
+        "engine": {"name": "fake", "cache": False, "batch_size": 4, "concurrency": 4},
+        "dataset": {"name": "almanac", "limit": 120},
+        "method": {"shots": 0},
+        "metrics": {"resamples": 100},
+    }
+}
+
+
+def test_a_lock_that_is_held_for_longer_than_the_busy_timeout_is_waited_for(tmp_path):
+    url = f"sqlite:///{tmp_path}/store.db"
+    store = Store(url)
+    sa.event.listen(store.engine, "connect", lambda c, _: c.execute("PRAGMA busy_timeout=10"))
+    store.engine.dispose()
+    with sqlite3.connect(tmp_path / "store.db", isolation_level=None, check_same_thread=False) as other:
+
+        def hold(text, sampling):
+            if not held:
+                held.append(text)
+                other.execute("BEGIN IMMEDIATE")
+                threading.Timer(0.8, other.execute, ["COMMIT"]).start()
+            return "x"
+
+        held = []
+        id = run_experiment(load_config(EXPERIMENT), store, FakeEngine(hold, batch_size=4), show=False)
+    assert store.experiment(id).status == "COMPLETED" and store.result(id)["failed"] == 0
+    assert store.experiment(id).fence == 1
+
+
+@pytest.mark.slow
+def test_a_run_lives_through_dropped_connections(postgres):
+    "Every 50 ms the server drops all connections but its own; all rows are there in the end, once."
+    import psycopg
+
+    name = f"t{uuid.uuid4().hex[:10]}"
+    over = threading.Event()
+    with psycopg.connect(f"{postgres}/postgres", autocommit=True) as c:
+        c.execute(f"CREATE DATABASE {name}")
+        store = Store(f"{postgres}/{name}")
+
+        def drop():
+            while not over.wait(0.05):
+                c.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+
+        thread = threading.Thread(target=drop)
+        thread.start()
+        try:
+            engine = FakeEngine("x", batch_size=4, delay=0.03)
+            id = run_experiment(load_config(EXPERIMENT), store, engine, show=False)
+        finally:
+            over.set()
+            thread.join()
+        assert store.experiment(id).status == "COMPLETED" and store.result(id)["failed"] == 0
+        ids = [r["example_id"] for r in store.rows(id)]
+        assert len(ids) == len(set(ids)) == store.result(id)["n"] == 120
+        store.close()
+
+
+def test_an_end_whose_answer_was_lost_is_an_end(store, monkeypatch):
+    "The commit came through, the connection broke after it."
+    id, lose = make(store), []
+    real = Store.complete
+
+    def complete(self, *args):
+        real(self, *args)
+        if not lose:
+            lose.append(1)
+            raise StoreBusy("the connection broke")
+
+    monkeypatch.setattr(Store, "complete", complete)
+    lease = store.claim(id)
+    end_experiment(store, lease, Status.COMPLETED, store.complete, a_result(0))
+    assert store.experiment(id).status == "COMPLETED"
+    with pytest.raises(StoreError, match="is COMPLETED"):
+        end_experiment(store, lease, Status.FAILED, store.fail, "why")
