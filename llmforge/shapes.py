@@ -65,8 +65,14 @@ def column_faults(
             yield f"{column.name} must be of type {kind}; received {str(value)[:60]!r}"
 
 # %% ../nbs/16_shapes.ipynb #shapes-trace
-_SPAN = {"kind": str, "name": str, "start_ms": int | float, "duration_ms": int | float}  # required
-_MORE = {"attributes": Mapping, "children": list, "error": str | None, "input": object, "output": object}
+_SPAN = {"kind": str, "name": str, "start_ms": (int, float), "duration_ms": (int, float)}  # required
+_FIELDS: dict[str, Any] = _SPAN | {
+    "attributes": Mapping,
+    "children": list,
+    "error": (str, type(None)),
+    "input": object,
+    "output": object,
+}
 DEEPEST = 100  # levels of a trace
 
 
@@ -74,11 +80,11 @@ def _span_fault(span: object) -> str | None:
     "What is wrong with a span, its children left aside."
     if not isinstance(span, Mapping):
         return f"a span must be a mapping; received {str(span)[:60]!r}"
-    for name, kind in (_SPAN | _MORE).items():
+    for name, kind in _FIELDS.items():
         if name in span or name in _SPAN:
             if not isinstance(span.get(name), kind):
                 return f"{name} of a span cannot be {str(span.get(name))[:60]!r}"
-    unknown = [str(name) for name in span if name not in _SPAN | _MORE]
+    unknown = [str(name) for name in span if name not in _FIELDS]
     return f"a span has no field {unknown[0][:60]!r}" if unknown else None
 
 # %% ../nbs/16_shapes.ipynb #shapes-trace-fault
@@ -169,9 +175,19 @@ class Bounds:
             return f"({type(value).__name__})"
 
 # %% ../nbs/16_shapes.ipynb #shapes-bounded-2
+def _fits(value: Any) -> bool:
+    "Whether a value can be stored as it is; a quick answer, which may be no where it could."
+    try:
+        text = canonical(value)
+    except Exception:  # whatever it holds
+        return False
+    levels = text.count("[") + text.count("{")  # at most
+    return len(text) <= LONGEST and levels <= 2 * DEEPEST and "\\u0000" not in text
+
+
 def bounded(
     value: Any,  # anything
     largest: int = LARGEST,  # characters and values in it
 ) -> Any:  # JSON-like
-    "A copy that can be stored: its texts at most `LONGEST`, twice `DEEPEST` levels of lists and mappings."
-    return Bounds(largest).copy(value, 2 * DEEPEST)
+    "A value that can be stored, or a copy that can: texts of `LONGEST`, twice `DEEPEST` levels at most."
+    return value if _fits(value) else Bounds(largest).copy(value, 2 * DEEPEST)
