@@ -1583,6 +1583,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'llmforge.shapes.Bounds.copy': ('shapes.html#bounds.copy', 'llmforge/shapes.py'),
                                  'llmforge.shapes._fits': ('shapes.html#_fits', 'llmforge/shapes.py'),
                                  'llmforge.shapes._span_fault': ('shapes.html#_span_fault', 'llmforge/shapes.py'),
+                                 'llmforge.shapes._storable_as_is': ('shapes.html#_storable_as_is', 'llmforge/shapes.py'),
                                  'llmforge.shapes.bounded': ('shapes.html#bounded', 'llmforge/shapes.py'),
                                  'llmforge.shapes.column_faults': ('shapes.html#column_faults', 'llmforge/shapes.py'),
                                  'llmforge.shapes.cut_text': ('shapes.html#cut_text', 'llmforge/shapes.py'),

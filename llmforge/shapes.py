@@ -175,7 +175,7 @@ class Bounds:
             return f"({type(value).__name__})"
 
 # %% ../nbs/16_shapes.ipynb #shapes-bounded-2
-def _fits(value: Any) -> bool:
+def _storable_as_is(value: Any) -> bool:
     "Whether a value can be stored as it is; a quick answer, which may be no where it could."
     try:
         text = canonical(value)
@@ -190,4 +190,4 @@ def bounded(
     largest: int = LARGEST,  # characters and values in it
 ) -> Any:  # JSON-like
     "A value that can be stored, or a copy that can: texts of `LONGEST`, twice `DEEPEST` levels at most."
-    return value if _fits(value) else Bounds(largest).copy(value, 2 * DEEPEST)
+    return value if _storable_as_is(value) else Bounds(largest).copy(value, 2 * DEEPEST)
