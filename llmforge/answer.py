@@ -216,7 +216,7 @@ async def _ask(example: Example, context: Context, scorer: Scorer | None) -> Out
         except BaseException as e:
             if ends_the_run(e):
                 raise
-            outcome.error = e
+            outcome.error, outcome.judged = e, {}
             root.error = redact(f"{type(e).__name__}: {error_text(e)}")
     outcome.trace = _trace_of(root)
     return outcome

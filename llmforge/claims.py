@@ -182,11 +182,11 @@ class LeaseStore(ExperimentStore):
         with self.transaction() as c:
             return max(0.0, e.lease_expires - shared_clock(c))
 
-    def _check_free(self, e: Record, owner: str) -> None:
-        "Raise `StoreError` where an experiment has ended, `AlreadyRunning` where another live owner has it."
+    def _check_free(self, e: Record) -> None:
+        "Raise `StoreError` where an experiment has ended, `AlreadyRunning` where a live owner has it."
         if e.status not in sources(Status.RUNNING):
             raise StoreError(f"experiment {e.id!r} is {e.status}, and that is final")
-        if e.lease_owner != owner and (left := self.lease_left(e)):
+        if left := self.lease_left(e):
             raise AlreadyRunning(
                 f"experiment {e.id!r} is already running, owned by {e.lease_owner}; "
                 f"its lease expires in {left:.0f} s"
@@ -202,7 +202,7 @@ class LeaseStore(ExperimentStore):
         owner = owner or new_owner()
         while True:
             e = self.experiment(experiment_id)
-            self._check_free(e, owner)
+            self._check_free(e)
             values = {"lease_owner": owner, "started_at": e.started_at or utc_now()}
             with self.transaction() as c:
                 if _take(c, e, lease_expires=shared_clock(c) + ttl, **values):
@@ -238,7 +238,7 @@ class ClaimStore(LeaseStore):
         if e.status != Status.RUNNING:
             raise StoreError(f"experiment {e.id!r} is {e.status}: it has no lease to be broken")
         if not force:
-            self._check_free(e, "")
+            self._check_free(e)
         with self.transaction() as c:
             if _take(c, e, lease_expires=shared_clock(c)):
                 return str(e.lease_owner)

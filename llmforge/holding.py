@@ -12,7 +12,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from .core import EngineFatal, LeaseLost, LlmForgeError, StoreBusy, StoreError, error_text, redact
+from llmforge.core import (
+    AlreadyRunning,
+    EngineFatal,
+    LeaseLost,
+    LlmForgeError,
+    StoreBusy,
+    StoreError,
+    error_text,
+    redact,
+)
 from .leases import Lease, new_owner, patiently
 from .store import Store
 from .tables import Status
@@ -22,6 +31,18 @@ _log = logging.getLogger("llmforge")
 TTL = 60.0  # seconds a lease lives without renewal
 
 
+def _claimed(store: Store, id: str) -> Lease:
+    "Claim an experiment; where the connection broke at the first try, it may be ours already."
+    owner = new_owner()
+    try:
+        return patiently(store.claim, id, owner, TTL)
+    except AlreadyRunning:
+        e = patiently(store.experiment, id)
+        if e.lease_owner != owner:
+            raise
+        return Lease(id, owner, e.fence, TTL)
+
+
 @contextmanager
 def kept_lease(
     store: Store,  # where the experiment is
@@ -29,7 +50,7 @@ def kept_lease(
     stop: threading.Event,  # set if the lease is lost
 ) -> Iterator[Lease]:
     "Claim an experiment and renew the lease until the block ends; raises `AlreadyRunning`."
-    lease = patiently(store.claim, id, new_owner(), TTL)
+    lease = _claimed(store, id)
     over = threading.Event()
 
     def renew() -> None:

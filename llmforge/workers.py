@@ -117,7 +117,7 @@ def _contained(loop: asyncio.AbstractEventLoop, coroutine: Any, **more: Any) -> 
     async def work() -> Any:
         try:
             return await coroutine
-        except (SystemExit, KeyboardInterrupt, GeneratorExit) as e:
+        except (SystemExit, KeyboardInterrupt) as e:
             raise LlmForgeError(f"a task raised {type(e).__name__}: {error_text(e)}") from e
 
     return asyncio.Task(work(), loop=loop, **more)

@@ -29,7 +29,7 @@ from llmforge.claims import Record
 from llmforge.config import load_config
 from llmforge.core import AlreadyRunning, ConfigError, LeaseLost, MissingExtra, StoreBusy, StoreError
 from llmforge.exports import export_experiment, export_plan, import_experiment, import_plan
-from llmforge.holding import end_experiment
+from llmforge.holding import end_experiment, kept_lease
 from llmforge.leases import Lease, hold_lease, new_owner, owner_gone
 from llmforge.processes import machine
 from llmforge.runner import run_experiment
@@ -1601,3 +1601,22 @@ def test_an_end_whose_answer_was_lost_is_an_end(store, monkeypatch):
     assert store.experiment(id).status == "COMPLETED"
     with pytest.raises(StoreError, match="is COMPLETED"):
         end_experiment(store, lease, Status.FAILED, store.fail, "why")
+
+
+def test_a_claim_whose_answer_was_lost_is_a_claim(store, monkeypatch):
+    id, lose = make(store), []
+    real = Store.claim
+
+    def claim(self, *args):
+        lease = real(self, *args)
+        if not lose:
+            lose.append(1)
+            raise StoreBusy("the connection broke")
+        return lease
+
+    monkeypatch.setattr(Store, "claim", claim)
+    with kept_lease(store, id, threading.Event()) as lease:
+        assert (lease.fence, lease.owner) == (1, store.experiment(id).lease_owner)
+        with pytest.raises(AlreadyRunning):
+            with kept_lease(store, id, threading.Event()):
+                pass
