@@ -10,16 +10,16 @@ import asyncio
 import json
 import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from .config import ExperimentConfig
-from .core import EngineError, engines, error_text, fingerprint, without_secrets
+from .core import EngineError, StoreBusy, engines, error_text, fingerprint, without_secrets
 from .engine import Engine, Generation, Prompt, Sampling, checked_generation
-from .files import outputs_dir, use_wal
+from .files import PAUSES, is_locked, outputs_dir, use_wal
 
 # %% ../nbs/22_caching.ipynb #83c817b3
 class EngineWrapper:
@@ -128,13 +128,16 @@ class OneTransaction(Generic[_Item]):
         write: Callable[[list[_Item]], None],  # in one transaction
     ):
         self.write = write
+        self._pauses: Iterator[float] = iter(PAUSES)
         self._waiting: list[tuple[_Item, asyncio.Future[None]]] = []
 
     async def add(
         self,
         item: _Item,
     ) -> None:
-        "Return when the item is written; raises what writing raised, to all who share the transaction."
+        """Return when the item is written; raises what writing raised, to all who share the transaction.
+
+        While it raises `StoreBusy`, it is tried again after growing pauses; the loop goes on meanwhile."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         if not self._waiting:
@@ -142,13 +145,20 @@ class OneTransaction(Generic[_Item]):
         self._waiting.append((item, future))
         await future
 
-    def _commit(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        error = None
+    def _error_of_writing(self, items: list[_Item]) -> Exception | None:
         try:
-            self.write([item for item, _ in waiting])
+            self.write(items)
         except Exception as e:  # whatever it is, those who wait must hear of it
-            error = e
+            return e
+        return None
+
+    def _commit(self) -> None:
+        error = self._error_of_writing([item for item, _ in self._waiting])
+        if isinstance(error, StoreBusy) and (pause := next(self._pauses, None)):
+            asyncio.get_running_loop().call_later(pause, self._commit)
+            return
+        self._pauses = iter(PAUSES)
+        waiting, self._waiting = self._waiting, []
         for future in (future for _, future in waiting if not future.done()):
             if error:
                 future.set_exception(error)
@@ -187,6 +197,8 @@ class CachedEngine(EngineWrapper):
         try:
             self._insert(rows)
         except Exception as e:
+            if is_locked(e):
+                raise StoreBusy(f"the generation cache is locked: {e}") from e
             raise EngineError(f"cannot write the generation cache: {error_text(e)}") from e
 
     def _insert(self, rows: list[tuple[str, str]]) -> None:

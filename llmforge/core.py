@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['engines', 'methods', 'retrievers', 'tools', 'metrics', 'datasets', 'corpora', 'SHORTEST_SECRET', 'LlmForgeError',
-           'ConfigError', 'DataError', 'MissingExtra', 'RetrievalError', 'StoreError', 'AlreadyRunning', 'LeaseLost',
-           'EngineError', 'EngineFatal', 'EngineStuck', 'BreakerOpen', 'closest', 'round_robin', 'Registry', 'require',
-           'canonical', 'fingerprint', 'field_marks', 'later_at_default', 'secrets', 'without_secrets', 'redact',
-           'error_text', 'error_line', 'ends_the_run', 'in_future', 'in_own_thread', 'own_threads']
+           'ConfigError', 'DataError', 'MissingExtra', 'RetrievalError', 'StoreError', 'StoreBusy', 'AlreadyRunning',
+           'LeaseLost', 'EngineError', 'EngineFatal', 'EngineStuck', 'BreakerOpen', 'closest', 'round_robin',
+           'Registry', 'require', 'canonical', 'fingerprint', 'field_marks', 'later_at_default', 'secrets',
+           'without_secrets', 'redact', 'error_text', 'error_line', 'ends_the_run', 'in_future', 'in_own_thread',
+           'own_threads']
 
 # %% ../nbs/00_core.ipynb #4f23840c
 import asyncio
@@ -53,6 +54,10 @@ class RetrievalError(LlmForgeError):
 
 class StoreError(LlmForgeError):
     "The results store refused: wrong schema, unknown id, forbidden transition."
+
+
+class StoreBusy(StoreError):
+    "The database is locked, or its connection broke: the same call may succeed later."
 
 
 class AlreadyRunning(StoreError):

@@ -8,6 +8,7 @@ __all__ = ['Prompt', 'Message', 'prompt_text', 'ToolCall', 'ToolMessage', 'as_to
 
 # %% ../nbs/20_engine.ipynb #804d59b2
 import json
+import math
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -253,6 +254,13 @@ _PLAIN: dict[str, tuple[type, ...]] = {
 }
 
 
+def _countable(value: Any) -> bool:
+    "Whether a value is no number, or one that can be added up and stored."
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return not isinstance(value, int) or value.bit_length() < 64
+
+# %% ../nbs/20_engine.ipynb #engine-checked-2
 def checked_generation(
     given: object,  # what an engine gave for a request
 ) -> Generation:  # the same
@@ -268,6 +276,8 @@ def checked_generation(
             f"the engine gave a Generation whose {name} is of type {kind.__module__}.{kind.__name__}; "
             f"must be: {allowed}"
         )
+    if odd := [name for name, value in values.items() if not _countable(value)]:
+        raise EngineError(f"the engine gave a Generation whose {odd[0]} is NaN, infinite or has over 63 bits")
     return given
 
 # %% ../nbs/20_engine.ipynb #3bba564a

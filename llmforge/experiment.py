@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from .card import Card
+from .claims import Record
 from .config import ExperimentConfig, load_config
 from .core import LlmForgeError, StoreError
+from .listing import state_name
 from .metrics import AGENT_SCORES, SCORES, failed, right
 from .pooling import failed_calls, pooled, tokens_per_right
 from .stats import Estimate, bounds
-from .store import Record, Store
+from .store import Store
 from .tables import Status
 from .text import cell, table
 from .wording import bare, cut_off_text, percent, spec_of, words
@@ -34,9 +36,9 @@ class Experiment:
 
     @property
     def record(self) -> Record:
-        "Its row in the store, read again until it is COMPLETED or FAILED, after which it does not change."
+        "Its row in the store, read again until it is COMPLETED, after which it does not change."
         known = vars(self).get("_record")
-        if known is None or known.status in (Status.PENDING, Status.RUNNING):
+        if known is None or known.status != Status.COMPLETED:
             known = vars(self)["_record"] = self.store.experiment(self.id)
         return known
 
@@ -108,22 +110,24 @@ def counts_line(
         "whatever the failed answers would have been (they count as wrong)"
     )
 
-# %% ../nbs/62_experiment.ipynb #b288681d
+# %% ../nbs/62_experiment.ipynb #experiment-state-line
 def state_line(
     e: Experiment,
 ) -> str:  # "" where it is completed
-    "The state of an experiment that has no results, in words; raises nothing."
+    "The state of an experiment that has no results, in words, and what to do; raises nothing."
     try:
-        record = e.record
-        n = len(e.store.done(e.id))
+        record, state = e.record, state_name(e.record, e.store)
+        n = f"questions with a row: {len(e.store.done(e.id)):,}"
     except LlmForgeError as problem:
         return f"cannot be read: {problem}"
-    if record.status == Status.COMPLETED:
-        return ""
-    if record.status == Status.FAILED:
-        why = record.error or "no error was recorded"
-        return f"FAILED: {why} (questions with a row: {n:,}); to try again, run it again"
-    return f"is {record.status} (questions with a row: {n:,}); it has results when it is COMPLETED"
+    lines = {
+        "COMPLETED": "",
+        "FAILED": f"FAILED: {record.error or 'no error was recorded'} ({n}); mend that and run it again: "
+        "what was answered stays, what failed is asked again",
+        "stopped": f"was stopped ({n}); run it again: it goes on from there",
+        "PENDING": f"is PENDING ({n}); run it to begin",
+    }
+    return lines.get(state, f"is RUNNING ({n}); it has results when it is COMPLETED")
 
 # %% ../nbs/62_experiment.ipynb #53a65adf-x
 def agent_of(

@@ -15,7 +15,7 @@ from typing import Any
 from .config import ExperimentConfig
 from .core import ConfigError, later_at_default, methods
 from .embedding import Chunk
-from .engine import Engine, Generation, Message, Prompt, Sampling
+from .engine import Engine, Generation, Message, Prompt, Sampling, checked_generation
 from .metrics import has_answer
 from .records import Corpus, Dataset, Example, Passage
 from .retriever import Hit, Retriever
@@ -264,7 +264,7 @@ async def _ask(
     "Ask the model, as a span."
     given: Any = shown or (prompt if isinstance(prompt, str) else [asdict(m) for m in prompt])
     with span("llm", context.config.model.name, given, **attributes) as s:
-        g = await context.engine.generate(prompt, sampling)
+        g = checked_generation(await context.engine.generate(prompt, sampling))
         s.output = g.text
         s.set(
             tokens_in=g.tokens_in,

@@ -186,16 +186,18 @@ def provenance_table(
 def find_experiment(
     prefix: str,  # an id, or the beginning of one
     store: Store | None = None,  # default: the project's
+    completed: bool = True,  # False: also those that have no results
 ) -> Experiment:
-    "The one completed experiment whose id begins so; raises `StoreError` with the candidates."
+    "The one experiment whose id begins so; raises `StoreError` with the candidates."
     store = store or Store()
-    known = [e["id"] for e in store.listing() if e["status"] == Status.COMPLETED]
+    known = [e["id"] for e in store.listing() if not completed or e["status"] == Status.COMPLETED]
     candidates = [prefix] if prefix in known else [i for i in known if i.startswith(prefix)]
     if len(candidates) == 1:
         return Experiment(candidates[0], store)
     those = ": " + ", ".join(candidates) if candidates else ""
     near = "" if candidates else closest(prefix, known)
+    which = "completed experiments" if completed else "experiments"
     raise StoreError(
-        f"{len(candidates) or 'no'} completed experiments begin with {prefix!r}{those}; "
+        f"{len(candidates) or 'no'} {which} begin with {prefix!r}{those}; "
         f"known: {', '.join(known) or 'none yet'}{near}"
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 from .config import ExperimentConfig
 from .data import load_corpus, load_dataset
 from .engine import Engine
-from .exports import export_plan, own_folder
+from .exports import export_plan, keep_exported, own_folder
 from .plan import BROKEN, Study, completed_ids, differences, plan_of, serving
 from .runner import Prepared, prepare, run_experiment
 from .store import Store
@@ -74,7 +74,10 @@ def run_study(
             config = opened.prepared[key].config
             run_experiment(config, opened.store, make(config) if make else None, show)
     export_plan(opened.store, study.name, study_folder(opened))
-    return opened.placed()
+    done = opened.placed()
+    for id in set(done.ids.values()):  # also what an earlier process completed and could not export
+        keep_exported(done.store, id)
+    return done
 
 # %% ../nbs/53_study.ipynb #study-study-folder
 def study_folder(

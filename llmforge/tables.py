@@ -22,10 +22,10 @@ from typing import Any
 
 import sqlalchemy as sa
 from pydantic_core import from_json
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
-from .core import StoreError, canonical, closest, redact, require
-from .files import build_aside, use_wal
+from .core import StoreBusy, StoreError, canonical, closest, redact, require
+from .files import build_aside, is_locked, use_wal
 
 # %% ../nbs/14_tables.ipynb #5e6ba71d
 class Status(str, Enum):
@@ -42,7 +42,7 @@ TRANSITIONS = {
     Status.PENDING: (Status.RUNNING,),
     Status.RUNNING: (Status.RUNNING, Status.COMPLETED, Status.FAILED),
     Status.COMPLETED: (),
-    Status.FAILED: (),
+    Status.FAILED: (Status.RUNNING,),
 }
 
 
@@ -222,17 +222,30 @@ def store_name(
     return f"Store({engine.url.set(query={}).render_as_string(hide_password=True)!r})"
 
 # %% ../nbs/14_tables.ipynb #ce4ffff6
+_PASSING = ("08", "40", "53", "57")  # SQLSTATE: connection, deadlock, resources, operator
+
+
+def _passing(e: SQLAlchemyError) -> bool:
+    "Whether the same statements may succeed later: a lock, a connection or a server that is gone for now."
+    orig = getattr(e, "orig", None)
+    if isinstance(orig, sqlite3.Error):
+        return is_locked(orig)
+    state = getattr(orig, "sqlstate", None) or "08"  # none where the connection broke
+    return isinstance(e, (OperationalError, InterfaceError)) and state.startswith(_PASSING)
+
+
 @contextmanager
 def transaction(
     engine: sa.Engine,
 ) -> Iterator[sa.Connection]:
-    "One transaction: committed at the end, rolled back on any error; raises `StoreError`."
+    "One transaction: committed at the end, rolled back on any error; raises `StoreError`, `StoreBusy`."
     try:
         with engine.begin() as c:
             yield c
     except SQLAlchemyError as e:
         reason = redact(str(getattr(e, "orig", None) or e)).strip().splitlines()
-        raise StoreError(f"{store_name(engine)} failed: {'; '.join(line.strip() for line in reason)}") from e
+        kind = StoreBusy if _passing(e) else StoreError
+        raise kind(f"{store_name(engine)} failed: {'; '.join(line.strip() for line in reason)}") from e
 
 # %% ../nbs/14_tables.ipynb #tables-collection
 @contextmanager

@@ -19,9 +19,10 @@ from llmforge.core import EngineError, EngineStuck, LlmForgeError, in_future, me
 from llmforge.data import load_dataset
 from llmforge.engine import Generation, Sampling
 from llmforge.methods import Context
-from llmforge.runner import _run_async, run_experiment
+from llmforge.runner import run_experiment
 from llmforge.store import Store
 from llmforge.tools import tool
+from llmforge.workers import run_loop
 
 LIMIT = 20  # seconds: what takes longer hangs
 
@@ -246,22 +247,6 @@ def test_what_a_method_raises_is_its_items_failure(error, monkeypatch):
     assert failed == [name] + [None] * 5
 
 
-@pytest.mark.parametrize("error", BASE[:2], ids=named)
-def test_what_a_task_of_a_method_raises_ends_the_run_with_a_sentence(error, monkeypatch):
-    "Such an error leaves the event loop past all who wait; it is not taken for the user's interrupt."
-
-    async def raise_it():
-        raise error
-
-    async def method(question, context):
-        return await asyncio.gather(raise_it())
-
-    monkeypatch.setitem(methods._entries, "raising", method)
-    with pytest.raises(LlmForgeError, match=f"ended the run by raising {named(error)}"):
-        within(lambda: run_experiment(config("raising"), Store(), FakeEngine("ok"), show=False))
-    assert str(Store().experiment(Store().experiments().id[0]).status) == "FAILED"
-
-
 @pytest.mark.parametrize("error", BASE, ids=named)
 @pytest.mark.parametrize("in_thread", [True, False], ids=["function", "coroutine"])
 def test_what_a_tool_raises_is_a_failed_result(error, in_thread, monkeypatch):
@@ -346,7 +331,7 @@ def test_a_second_interrupt_leaves_an_engine_that_is_stuck():
     "Without a limit in time as well."
     lines = """
         import os, signal, threading, time
-        from llmforge.runner import _run_async
+        from llmforge.workers import run_loop
         import asyncio
 
         async def stuck():
@@ -360,7 +345,7 @@ def test_a_second_interrupt_leaves_an_engine_that_is_stuck():
         threading.Thread(target=interrupt, daemon=True).start()
         stop = threading.Event()
         try:
-            _run_async(stuck(), stop)
+            run_loop(stuck(), stop)
         except KeyboardInterrupt:
             print("left", stop.is_set())
     """
@@ -373,4 +358,4 @@ def test_the_loop_passes_errors_on():
         raise ValueError("plain")
 
     with pytest.raises(ValueError, match="plain"):
-        within(lambda: _run_async(fails(), threading.Event()))
+        within(lambda: run_loop(fails(), threading.Event()))

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import time
 
@@ -12,8 +13,12 @@ from watching import count
 
 from llmforge.batching import FakeEngine, Fault
 from llmforge.config import load_config
+from llmforge.exports import export_experiment, import_experiment
+from llmforge.files import aside_of
 from llmforge.runner import run_experiment
 from llmforge.store import Store
+from llmforge.study import run_study
+from llmforge.studyconfig import load_study
 
 pytestmark = pytest.mark.slow
 
@@ -159,3 +164,77 @@ def test_sampled_answers_do_not_depend_on_the_interruption(outputs, tmp_path):
     assert [r["answer"] for r in store.rows(id)] == [r["answer"] for r in again.rows(other)] and len(
         set(seeds.values())
     ) == N
+
+
+STUDY = {
+    "study": {
+        "name": "killed",
+        "question": "Does an example help?",
+        "base": {
+            "engine": {"name": "fake", "batch_size": 4},
+            "dataset": {"name": "meridia", "limit": 8},
+            "metrics": {"resamples": 100},
+        },
+        "arms": {f"shots-{n}": {"method": {"shots": n}} for n in range(5)},
+        "hypotheses": [],
+    }
+}
+STUDY_CHILD = f"""
+import os
+from pathlib import Path
+from llmforge.study import run_study
+from llmforge.studyconfig import load_study
+Path(os.environ["LLMFORGE_OUTPUTS"]).mkdir(exist_ok=True)
+(Path(os.environ["LLMFORGE_OUTPUTS"]) / "begun").touch()
+run_study(load_study({STUDY!r}), show=False)
+"""
+
+
+def exports(outputs):
+    "The folders that a reader takes for exports; each is whole, and can be imported."
+    folders = [p.parent for p in outputs.glob("[!.]*/result.json")]
+    for folder in folders:
+        assert import_experiment(Store("sqlite://"), folder) == folder.name
+    return folders
+
+
+def test_a_study_that_is_killed_again_and_again_is_exported_whole(outputs):
+    "At no moment a reader meets half an export; in the end all arms are there, and nothing hidden is left."
+    rng, begun, kills = random.Random(13), outputs / "begun", 0
+    for i in range(25):
+        p = executing.start(STUDY_CHILD)
+        while p.poll() is None and not begun.exists():
+            time.sleep(0.002)
+        time.sleep(0.15 * rng.random() + 0.01 * i)  # ever further into the study
+        p.send_signal(signal.SIGKILL)
+        kills += p.wait() == -signal.SIGKILL
+        begun.unlink()
+        exports(outputs)
+    p = executing.start(STUDY_CHILD)
+    _, err = p.communicate(timeout=120)
+    assert p.returncode == 0 and kills >= 10, (kills, err)
+    store = Store()
+    assert [e.status for e in store.experiments().itertuples()] == ["COMPLETED"] * 5
+    assert sorted(f.name for f in exports(outputs)) == sorted(store.experiments().id)
+    assert (outputs / "study-killed" / "plan.json").exists()
+    assert [p for p in outputs.rglob(".*") if p.name.startswith(".")] == []
+
+
+def test_whatever_is_completed_and_not_whole_on_disk_is_exported_again(outputs):
+    "Missing, cut, changed, half written; what a killed process left beside it is removed. The rest is left."
+    study = load_study(STUDY)
+    ids = sorted(run_study(study, show=False).ids.values())
+    whole = {p: p.read_bytes() for id in ids for p in (outputs / id).iterdir()}
+    shutil.rmtree(outputs / ids[0])
+    (outputs / ids[1] / "result.json").unlink()
+    (outputs / ids[2] / "runs.jsonl").write_bytes(b"{")
+    (outputs / ids[3] / "config.yaml").write_text("experiment: {}")
+    killed = executing.start("pass")
+    killed.wait()
+    left = aside_of(outputs / ids[1] / "runs.jsonl")
+    left = left.with_name(left.name.replace(f"-{os.getpid()}-", f"-{killed.pid}-"))
+    left.write_text("half")
+    export_experiment(Store(), ids[4], outputs / ids[4], texts=False)
+    without = {p: p.read_bytes() for p in (outputs / ids[4]).iterdir()}
+    run_study(study, make=lambda config: 1 / 0, show=False)
+    assert {p: p.read_bytes() for id in ids for p in (outputs / id).iterdir()} == whole | without

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 import traceback
 import uuid
@@ -23,10 +24,16 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from llmforge.core import AlreadyRunning, ConfigError, LeaseLost, MissingExtra, StoreError
+from llmforge.batching import FakeEngine
+from llmforge.claims import Record
+from llmforge.config import load_config
+from llmforge.core import AlreadyRunning, ConfigError, LeaseLost, MissingExtra, StoreBusy, StoreError
 from llmforge.exports import export_experiment, export_plan, import_experiment, import_plan
+from llmforge.holding import end_experiment, kept_lease
 from llmforge.leases import Lease, hold_lease, new_owner, owner_gone
-from llmforge.store import Record, Store
+from llmforge.processes import machine
+from llmforge.runner import run_experiment
+from llmforge.store import Store
 from llmforge.tables import (
     APPLIED,
     EXPERIMENTS,
@@ -246,7 +253,7 @@ def test_the_life_of_an_experiment(store):
 def test_the_transition_table():
     assert {to: sources(to) for to in Status} == {
         "PENDING": [],
-        "RUNNING": ["PENDING", "RUNNING"],
+        "RUNNING": ["PENDING", "RUNNING", "FAILED"],
         "COMPLETED": ["RUNNING"],
         "FAILED": ["RUNNING"],
     }
@@ -261,8 +268,11 @@ def test_no_way_out_of_an_end(store, ending):
     else:
         store.fail(lease, "boom")
     before = store.experiment(id)
+    if ending == "complete":
+        with pytest.raises(StoreError, match="is COMPLETED, and that is final"):
+            store.claim(id)
     for action in (
-        lambda: store.claim(id),
+        lambda: store.unlock(id, force=True),
         lambda: store.heartbeat(lease),
         lambda: store.add_rows(lease, [a_row(0)]),
         lambda: store.release(lease),
@@ -292,19 +302,56 @@ def test_the_database_itself_knows_the_states(store):
     assert store.experiment(id).status == "PENDING"
 
 
-def test_creating_is_idempotent_and_a_failure_is_followed_by_an_attempt(store):
+def test_creating_is_idempotent_and_a_failure_is_gone_on_with(store):
+    "The id stays; what was answered stays; what failed is asked again."
     assert make(store) == make(store) == "naive-1"
     lease = store.claim("naive-1")
     assert make(store) == "naive-1"
-    store.add_rows(lease, [a_row(0)])
+    store.add_rows(lease, [a_row(0), a_row(1, error_type="EngineError", error="gone")])
     store.fail(lease, "loading the model: 401 for hf_abcdefghijklmnop")
     assert "hf_abc" not in store.experiment("naive-1").error
-    assert make(store) == make(store) == "naive-1.2" and store.experiment("naive-1.2").attempt == 2
-    assert store.rows("naive-1.2") == [] and len(store.rows("naive-1")) == 1
-    store.fail(store.claim("naive-1.2"), "again")
+    assert store.done("naive-1") == {"q0", "q1"} and store.done("naive-1", failed=True) == {"q1"}
+    assert make(store) == "naive-1"
+    again = store.claim("naive-1")
+    e = store.experiment("naive-1")
+    assert (again.fence, str(e.status), e.error, e.completed_at) == (2, "RUNNING", None, None)
+    assert store.done("naive-1") == {"q0"}
+    with pytest.raises(LeaseLost):
+        store.add_rows(lease, [a_row(1)])
+    store.release(again)
+    third = store.claim("naive-1")  # of one that was interrupted all rows stay
+    store.add_rows(third, [a_row(1, error_type="EngineError", error="gone")])
+    store.release(third)
+    assert store.claim("naive-1") and store.done("naive-1") == {"q0", "q1"}
+
+
+def test_attempts_of_an_older_llmforge_are_known(store):
+    "There a failure was final, and running again made another id; the last of them counts."
+    for id in ("naive-1", "naive-1.2", "naive-1.3"):
+        make(store, id)
+        store.fail(store.claim(id), "boom")
     assert make(store) == "naive-1.3"
     store.complete(store.claim("naive-1.3"), a_result(0))
     assert make(store) == "naive-1.3", "completed work is found, not repeated"
+    finished(store, "naive-4")
+    make(store, "naive-4.2")
+    assert make(store, "naive-4") == "naive-4"
+
+
+def test_a_lease_is_broken_by_hand(store):
+    old = store.claim(make(store), owner="elsewhere:1:ab", ttl=60)
+    with pytest.raises(AlreadyRunning, match="owned by elsewhere:1:ab"):
+        store.unlock("naive-1")
+    assert store.lease_left(store.experiment("naive-1")) > 50
+    assert store.unlock("naive-1", force=True) == "elsewhere:1:ab"
+    assert store.lease_left(store.experiment("naive-1")) == 0
+    with pytest.raises(LeaseLost):
+        store.add_rows(old, [a_row(0)])
+    store.claim("naive-1", owner="elsewhere:2:cd", ttl=0)
+    assert store.unlock("naive-1") == "elsewhere:2:cd"
+    make(store, "naive-2")
+    with pytest.raises(StoreError, match="is PENDING: it has no lease"):
+        store.unlock("naive-2")
 
 
 def test_unknown_ids_are_told(store):
@@ -391,25 +438,34 @@ def test_a_renewal_between_look_and_claim_wins(store, monkeypatch):
 
 
 def test_dead_owners_on_this_machine_are_known():
-    host = socket.gethostname()
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    owner = f"{host}:{child.pid}:ab"
-    assert not owner_gone(owner) and not owner_gone(new_owner())
+    child = subprocess.Popen(
+        [sys.executable, "-c", "from llmforge.leases import new_owner; print(new_owner()); input()"],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        text=True,
+    )
+    owner = child.stdout.readline().strip()
+    assert f":{child.pid}:" in owner and not owner_gone(owner) and not owner_gone(new_owner())
     child.kill()
     for _ in range(100):
         if owner_gone(owner):
             break
         time.sleep(0.02)
     assert owner_gone(owner), "a zombie is dead"
-    child.wait()
+    child.communicate()
     assert owner_gone(owner)
-    for odd in (None, "", "x", f"other-{host}:{child.pid}:ab", f"{host}:pid:ab", f"{host}::ab"):
+    assert owner_gone(new_owner().replace(f"-{os.getpid()}-", f"-{os.getppid()}-")), "a number given again"
+    where = machine()
+    elsewhere = owner.replace(where, "0123abcd")
+    renamed = owner.replace(socket.gethostname(), "renamed", 1)
+    assert not owner_gone(elsewhere) and owner_gone(renamed), "a host's name says nothing"
+    for odd in (None, "", "x", "h:1:ab", f"{socket.gethostname()}:{child.pid}:ab12", f"h:1:{where}-pid-1-ab"):
         assert not owner_gone(odd)
 
 
 WORKER = """
     import sys, time
-    from llmforge.store import Record, Store
+    from llmforge.store import Store
     from llmforge.core import AlreadyRunning, LeaseLost
     sys.path.insert(0, {tests!r})
     from test_store import a_row
@@ -1244,7 +1300,7 @@ def test_a_column_that_comes_later_is_one_entry(tmp_path):
     more = t.Migration("0999_energy", schema=9, columns=columns)
     t.MIGRATIONS.append(more); t.READABLE.add(9); more.declare()
     from pathlib import Path
-    from llmforge.store import Record, Store
+    from llmforge.store import Store
     from llmforge.exports import export_experiment, import_experiment
     s, other, out = Store("sqlite:///{tmp_path}/s.db"), Store("sqlite://"), Path("{tmp_path}")
     for n in (1, 2, 3):
@@ -1487,3 +1543,103 @@ def test_importing_needs_no_pandas():
     heavy = {"torch", "pandas", "scipy", "psutil"}
     code = f"import sys, llmforge.exports; assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- a store that does not answer for a while
+
+EXPERIMENT = {
+    "experiment": {
+        "name": "patient",
+        "engine": {"name": "fake", "cache": False, "batch_size": 4, "concurrency": 4},
+        "dataset": {"name": "almanac", "limit": 120},
+        "method": {"shots": 0},
+        "metrics": {"resamples": 100},
+    }
+}
+
+
+def test_a_lock_that_is_held_for_longer_than_the_busy_timeout_is_waited_for(tmp_path):
+    url = f"sqlite:///{tmp_path}/store.db"
+    store = Store(url)
+    sa.event.listen(store.engine, "connect", lambda c, _: c.execute("PRAGMA busy_timeout=10"))
+    store.engine.dispose()
+    with sqlite3.connect(tmp_path / "store.db", isolation_level=None, check_same_thread=False) as other:
+
+        def hold(text, sampling):
+            if not held:
+                held.append(text)
+                other.execute("BEGIN IMMEDIATE")
+                threading.Timer(0.8, other.execute, ["COMMIT"]).start()
+            return "x"
+
+        held = []
+        id = run_experiment(load_config(EXPERIMENT), store, FakeEngine(hold, batch_size=4), show=False)
+    assert store.experiment(id).status == "COMPLETED" and store.result(id)["failed"] == 0
+    assert store.experiment(id).fence == 1
+
+
+@pytest.mark.slow
+def test_a_run_lives_through_dropped_connections(postgres):
+    "Every 50 ms the server drops all connections but its own; all rows are there in the end, once."
+    import psycopg
+
+    name = f"t{uuid.uuid4().hex[:10]}"
+    over = threading.Event()
+    with psycopg.connect(f"{postgres}/postgres", autocommit=True) as c:
+        c.execute(f"CREATE DATABASE {name}")
+        store = Store(f"{postgres}/{name}")
+
+        def drop():
+            while not over.wait(0.05):
+                c.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+
+        thread = threading.Thread(target=drop)
+        thread.start()
+        try:
+            engine = FakeEngine("x", batch_size=4, delay=0.03)
+            id = run_experiment(load_config(EXPERIMENT), store, engine, show=False)
+        finally:
+            over.set()
+            thread.join()
+        assert store.experiment(id).status == "COMPLETED" and store.result(id)["failed"] == 0
+        ids = [r["example_id"] for r in store.rows(id)]
+        assert len(ids) == len(set(ids)) == store.result(id)["n"] == 120
+        store.close()
+
+
+def test_an_end_whose_answer_was_lost_is_an_end(store, monkeypatch):
+    "The commit came through, the connection broke after it."
+    id, lose = make(store), []
+    real = Store.complete
+
+    def complete(self, *args):
+        real(self, *args)
+        if not lose:
+            lose.append(1)
+            raise StoreBusy("the connection broke")
+
+    monkeypatch.setattr(Store, "complete", complete)
+    lease = store.claim(id)
+    end_experiment(store, lease, Status.COMPLETED, store.complete, a_result(0))
+    assert store.experiment(id).status == "COMPLETED"
+    with pytest.raises(StoreError, match="is COMPLETED"):
+        end_experiment(store, lease, Status.FAILED, store.fail, "why")
+
+
+def test_a_claim_whose_answer_was_lost_is_a_claim(store, monkeypatch):
+    id, lose = make(store), []
+    real = Store.claim
+
+    def claim(self, *args):
+        lease = real(self, *args)
+        if not lose:
+            lose.append(1)
+            raise StoreBusy("the connection broke")
+        return lease
+
+    monkeypatch.setattr(Store, "claim", claim)
+    with kept_lease(store, id, threading.Event()) as lease:
+        assert (lease.fence, lease.owner) == (1, store.experiment(id).lease_owner)
+        with pytest.raises(AlreadyRunning):
+            with kept_lease(store, id, threading.Event()):
+                pass
