@@ -1163,6 +1163,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'llmforge.paired._Pairs.binary': ('paired.html#_pairs.binary', 'llmforge/paired.py'),
                                  'llmforge.paired._Pairs.bounded': ('paired.html#_pairs.bounded', 'llmforge/paired.py'),
                                  'llmforge.paired._Pairs.losses': ('paired.html#_pairs.losses', 'llmforge/paired.py'),
+                                 'llmforge.paired._Pairs.sd': ('paired.html#_pairs.sd', 'llmforge/paired.py'),
                                  'llmforge.paired._Pairs.wins': ('paired.html#_pairs.wins', 'llmforge/paired.py'),
                                  'llmforge.paired._adjusted': ('paired.html#_adjusted', 'llmforge/paired.py'),
                                  'llmforge.paired._aligned': ('paired.html#_aligned', 'llmforge/paired.py'),
