@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from .config import ExperimentConfig
-from .core import EngineError, methods, tools
+from .core import EngineError, keep_former_names, methods, tools
 from .engine import Engine, Message, ToolCall, ToolMessage
 from .exemplars import ANSWER, conversations, episodes, last_thought, needs, serves, turn
 from .methods import Context, after_reasoning, first_line
@@ -326,3 +326,6 @@ def agent_scores(
     if needed:
         scores["first_tool"] = float(bool(calls) and serves(calls[0]["name"], needed[0]))
     return scores
+
+# %% ../nbs/45_agent.ipynb #agent-former-names
+keep_former_names(__name__)

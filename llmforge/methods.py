@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .config import ExperimentConfig
-from .core import ConfigError, later_at_default, methods
+from .core import ConfigError, keep_former_names, later_at_default, methods
 from .embedding import Chunk
 from .engine import Engine, Generation, Message, Prompt, Sampling
 from .metrics import has_answer
@@ -300,3 +300,6 @@ async def chain_of_thought(
     hits = await context.search(question)
     reasoning = await context.generate(context.prompt(question, hits))
     return after_reasoning(reasoning)
+
+# %% ../nbs/40_methods.ipynb #methods-former-names
+keep_former_names(__name__)

@@ -69,7 +69,7 @@ class _Pairs:
     def losses(self) -> int:
         return int((self.d < 0).sum())
 
-
+# %% ../nbs/11_paired.ipynb #paired-pairs-made
 def _pairs(a: Mapping | Sequence, b: Mapping | Sequence, groups: Mapping | Sequence | None) -> _Pairs:
     x, y = _aligned(a, b)
     return _Pairs(x, y, np.round(y - x, 12), group_codes(groups, a))

@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from .core import AlreadyRunning, StoreError, closest, fingerprint, redact, without_secrets
+from llmforge.core import (
+    AlreadyRunning,
+    StoreError,
+    closest,
+    fingerprint,
+    keep_former_names,
+    redact,
+    without_secrets,
+)
 from .files import outputs_dir
 from .leases import Lease, enter_state, hold_lease, new_owner, owner_gone, shared_clock
 from llmforge.tables import (
@@ -424,3 +432,6 @@ class Store(ResultStore, PlanStore):
         with self.transaction() as c:
             stored = c.execute(query.order_by(EXPERIMENTS.c.created_at, EXPERIMENTS.c.id)).mappings().all()
         return pd.DataFrame(stored, columns=[column.name for column in columns])
+
+# %% ../nbs/16_store.ipynb #store-former-names
+keep_former_names(__name__)
