@@ -410,8 +410,9 @@ class MetricsConfig(Section):
     accuracy: Literal["exact_match", "contains", "f1"] = Field(
         "exact_match", description="the score that tables call accuracy; all three are always reported"
     )
-    normalization: Literal["squad", "trivia_qa"] = Field(
-        "squad", description="how answers are normalised before they are compared"
+    normalization: Literal["squad", "trivia_qa", "numeric"] = Field(
+        "squad",
+        description="how answers are normalised before they are compared; numeric: as numbers",
     )
     judge: Text | None = Field(
         None,
