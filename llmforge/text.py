@@ -121,10 +121,10 @@ def plain_text(
     return normalize("NFKC", text.translate(_KEYBOARD)).translate(_KEYBOARD)
 
 # %% ../nbs/01_text.ipynb #text-unspaced
-HAN = "々〇㐀-䶿一-鿿豈-\ufaff\U00020000-\U0003ffff"  # signs that are words by themselves
+HAN = r"\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # words by themselves
 UNSPACED = (  # all signs of scripts without blanks, for a regular expression
-    f"{HAN}\u3040-\u30ff\u31f0-\u31ff"  # Japanese syllables
-    "\u0e00-\u0e7f\u0e80-\u0eff"  # Thai, Lao
-    "\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f"  # Burmese
-    "\u1780-\u17ff"  # Khmer
+    HAN + r"\u3040-\u30ff\u31f0-\u31ff"  # Japanese syllables
+    r"\u0e00-\u0e7f\u0e80-\u0eff"  # Thai, Lao
+    r"\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f"  # Burmese
+    r"\u1780-\u17ff"  # Khmer
 )
