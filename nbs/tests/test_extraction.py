@@ -199,15 +199,16 @@ def test_an_answer_is_no_abstention(text):
     assert not abstains(text)
 
 
-def rows(reply, title, outputs, **method):
+def rows(reply, title, outputs, monkeypatch, **method):
     "The rows and the calls of three questions that get the same reply."
     lines = [{"id": f"q{i}", "question": f"Capital of Norway, {i}?", "answers": ["Oslo"]} for i in range(3)]
+    monkeypatch.setenv("LLMFORGE_DATA", str(outputs.parent))
     (outputs.parent / "q.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
     config = {
         "name": title,
         "engine": {"name": "fake", "cache": False, "batch_size": 1},
         "method": {"shots": 0, **method},
-        "dataset": str(outputs.parent / "q.jsonl"),
+        "dataset": "q.jsonl",
     }
     store, engine = Store(), FakeEngine(reply)
     id = run_experiment(load_config({"experiment": config}), store, engine, show=False)
@@ -216,17 +217,17 @@ def rows(reply, title, outputs, **method):
 
 @pytest.mark.parametrize(
     "reply",
-    ["\nOslo\nQuestion: and Spain?", "\n\n Oslo", "<think>\n\n</think>\n\nOslo", "\n<think>Rome</think>Oslo"],
+    ["\nOslo", "\n\n Oslo", "<think>\n\n</think>\n\nOslo", "\n<think>Rome</think>Oslo"],
 )
 @pytest.mark.parametrize("format", ["completion", "chat"])
 @pytest.mark.parametrize("method", ["naive", "chain_of_thought"])
-def test_an_end_before_the_beginning_is_none(reply, format, method, outputs):
-    found, _ = rows(reply, "late", outputs, name=method, prompt={"format": format})
+def test_an_end_before_the_beginning_is_none(reply, format, method, outputs, monkeypatch):
+    found, _ = rows(reply, "late", outputs, monkeypatch, name=method, prompt={"format": format})
     assert [(r["answer"], r["scores"]["exact_match"]) for r in found] == [("Oslo", 1)] * 3
 
 
-def test_the_next_question_is_no_answer(outputs):
+def test_the_next_question_is_no_answer(outputs, monkeypatch):
     "A model that says nothing and goes on with another question has abstained; an answer is asked for once."
-    found, calls = rows("\nQuestion: and Spain?\nMadrid", "none", outputs, name="naive")
+    found, calls = rows("\nQuestion: and Spain?\nMadrid", "none", outputs, monkeypatch, name="naive")
     assert all(r["abstained"] and r["answer"] == "" for r in found) and len(calls) == 6
-    assert len(rows(" Oslo\nmore", "first", outputs, name="naive")[1]) == 3
+    assert len(rows(" Oslo\nmore", "first", outputs, monkeypatch, name="naive")[1]) == 3
