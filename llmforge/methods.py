@@ -129,7 +129,10 @@ def after_thinking(
     return text[before.end() : last.start()] if before[1] else ""
 
 # %% ../nbs/40_methods.ipynb #methods-clean-answer
-_IS = r"(?:is|was|equals|(?:would|should|must|will) be)\b"
+_IS = (
+    r"(?:is|was|equals|comes (?:out )?to|(?:turns out|seems|appears|has) to be"
+    r"|(?:would|should|must|will|might|could|may) be)\b(?: (?:therefore|thus|then|hence|simply|just)\b)?"
+)
 _LEAD = re.compile(
     rf"^(?:(?:the |my )?(?:final |short |correct )?answer\s*+(?:{_IS})?\s*+[:\-–]\s*+|a:\s*+"
     rf"|(?:so |therefore,? |thus,? |hence,? )?(?:the|my) (?:final |correct )?answer {_IS}:?\s*+)",

@@ -31,6 +31,9 @@ REASONED = [
     # words around it
     ("7 + 8 = 15. So the answer should be 15.", "15"),
     ("My final answer is: 15", "15"),
+    ("I think the answer might be 15.", "15"),
+    ("The answer is therefore 15.", "15"),
+    ("The answer comes out to 15.", "15"),
     ("Final Answer: **15**\n", "15"),
     ("## Final Answer\n\n15", "15"),
     ("#### 15", "15"),
