@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from .config import ExperimentConfig
-from .core import EngineError, methods, tools
-from .engine import Engine, Message, ToolCall, ToolMessage
+from .core import EngineError, keep_former_names, methods, tools
+from .engine import Engine, Generation, Message, ToolCall, ToolMessage
 from .exemplars import ANSWER, conversations, episodes, last_thought, needs, serves, turn
-from .methods import Context, after_reasoning, first_line
+from .methods import Context, after_reasoning, after_thinking, first_line
 from .records import Example
 from .text import clip
 from .tools import ToolResult, call_tool
@@ -39,39 +39,63 @@ class Step:
 
 # %% ../nbs/45_agent.ipynb #8bdc5643
 _CALL = re.compile(r"([A-Za-z_]\w{0,59})[ \t]*([\[(])")
+_INPUT = re.compile(
+    r"([A-Za-z_]\w{0,59})[*` \t]*\n[ \t>*_-]{0,8}+Action Input[*_]{0,2}[ \t]*:[*_` \t]*", re.I
+)
+_CLOSE = {"[": "]", "(": ")"}
 
 
 def _no_json(text: object) -> str:
     return f"the arguments are not JSON; received {clip(text, 60)!r}"
 
 
+def _within(text: str, bracket: str) -> str | None:
+    "A text up to where a bracket opened before it is closed; None where it is not."
+    depth = 1
+    for m in re.finditer(f"[{re.escape(bracket + _CLOSE[bracket])}]", text):
+        depth += 1 if m[0] == bracket else -1
+        if not depth:
+            return text[: m.start()]
+    close, more = _CLOSE[bracket], "\n" in text
+    return None if more else text.rpartition(close)[0] or text
+
+# %% ../nbs/45_agent.ipynb #agent-action
 def _action(text: str, rest: str) -> Step:
     "The step of a text whose action is `rest`."
-    if not (call := _CALL.match(rest)):
+    rest = rest.lstrip("*` ")
+    call = _INPUT.match(rest) or _CALL.match(rest)
+    if not call:
         return Step(text, problem=f"an action looks like tool[argument]; received {clip(rest, 60)!r}")
-    inside, close = rest[call.end() :].lstrip(" "), {"[": "]", "(": ")"}[call[2]]
+    inside = rest[call.end() :].lstrip(" ")
     if inside.startswith("{"):
         try:
-            arguments = json.JSONDecoder().raw_decode(inside)[0]
+            return Step(text, call[1], json.JSONDecoder().raw_decode(inside)[0])
         except (ValueError, RecursionError):
             return Step(text, call[1], inside, problem=_no_json(inside))
-        return Step(text, call[1], arguments)
-    line = inside.split("\n", 1)[0]
-    return Step(text, call[1], line.rpartition(close)[0] if close in line else line)
+    if call.re is _INPUT:
+        return Step(text, call[1], _LABEL.split(inside, maxsplit=1)[0].strip("` \n"))
+    if (argument := _within(inside, call[2])) is None:
+        problem = f"no {_CLOSE[call[2]]} ends the argument; received {clip(inside, 60)!r}"
+        return Step(text, call[1], inside, problem=problem)
+    return Step(text, call[1], argument)
 
 # %% ../nbs/45_agent.ipynb #agent-parse
-_LINE = re.compile(r"^[ \t]*(?:Thought:[ \t]*)?(Action|Answer)[ \t]*:[ \t]*", re.M)
+_START = r"^[ \t>*_#-]{0,8}+(?:\d{1,2}[.)][ \t]*)?[*_]{0,2}"
+_END = r"(?:[ \t]*\d{1,3})?[*_]{0,2}[ \t]*:[*_]{0,2}[ \t]*"
+_LINE = re.compile(rf"{_START}(?:Thought{_END})?(Action|(?:Final )?Answer){_END}", re.M | re.I)
+_LABEL = re.compile(rf"{_START}(?:Thought|Action|(?:Final )?Answer){_END}", re.M | re.I)
+_OBSERVED = re.compile(rf"{_START}Observation{_END}", re.M | re.I)
 
 
 def parse_step(
     text: str,  # what the model wrote
 ) -> Step:
     "Read one turn of the model."
-    text = text.split("Observation:")[0].rstrip()
+    text = _OBSERVED.split(after_thinking(text), maxsplit=1)[0].rstrip()
     if not (line := _LINE.search(text)):
         return Step(text, problem="no line begins with Action: or Answer:")
     rest = text[line.end() :]
-    return Step(text, answer=first_line(rest)) if line[1] == "Answer" else _action(text, rest)
+    return _action(text, rest) if line[1].lower() == "action" else Step(text, answer=first_line(rest))
 
 # %% ../nbs/45_agent.ipynb #87852e7b
 class Episode:
@@ -222,16 +246,25 @@ class TextEpisode(ChoosingEpisode):
         label = self.prompt.reply.partition("{answer}")[0].format(rationale="").rstrip()
         lead = f"{last_thought(self.question, self.agent)}\n{label}"
         text = await self.write(lead, ["\n"])
-        return Step(text, answer=first_line(text[len(lead) :]))
+        if not (answer := first_line(text[len(lead) :])):  # it began with a line break
+            text = await self.write(lead, self.prompt.stop)
+            answer = first_line(text[len(lead) :])
+        return Step(text, answer=answer)
 
 # %% ../nbs/45_agent.ipynb #7d3733fe
+_BROKEN = re.compile(
+    r"</?tool_calls?>|<function=|\[TOOL_CALLS\]|<\|?(?:python_tag|tool_call|function_call)\w*\|?>"
+    r"|\A\s*\{\s*[\"'](?:name|function|tool)[\"']"
+)
+
+
 def _schema(name: str) -> str:
     "A tool as JSON, in the form that chat templates know."
     t = tools.get(name)
     function = {"name": t.name, "description": t.description, "parameters": t.input_schema}
     return json.dumps({"type": "function", "function": function})
 
-
+# %% ../nbs/45_agent.ipynb #agent-conversation
 class Conversation(Episode):
     "An episode as a chat with native tool calling."
 
@@ -243,20 +276,37 @@ class Conversation(Episode):
         shown = conversations(self.agent, self.prompt, self.shots)
         self.turns: tuple[Message, ...] = (*system, *shown, Message("user", self.asked))
         self.schemas = [_schema(name) for name in self.agent.tools]
+        self.waiting: list[Step] = []  # steps of the last reply that are still to be taken
+
+    def read(self, reply: Generation) -> list[Step]:
+        "The steps of a reply: each of its calls, what tried to be one, or the answer."
+        steps = []
+        for call in reply.tool_calls:
+            problem = "" if isinstance(call.arguments, dict) else _no_json(call.arguments)
+            steps.append(Step("" if steps else reply.text, call.name, call.arguments, problem=problem))
+        said = after_thinking(reply.text)
+        if broken := _BROKEN.search(said):
+            problem = f"a call of a tool could not be read; received {clip(said[broken.start() :], 60)!r}"
+            steps.append(Step("" if steps else reply.text, problem=problem))
+        return steps or [Step(reply.text, answer=after_reasoning(reply.text))]
 
     async def think(self) -> Step:
-        "The model's next turn."
+        "The model's next turn; calls made at once are taken one after the other."
         self.steps += 1
-        reply = await self.context.reply(self.turns, (), self.schemas)
-        if not reply.tool_calls:
-            return Step(reply.text, answer=after_reasoning(reply.text))
-        call = reply.tool_calls[0]
-        problem = "" if isinstance(call.arguments, dict) else _no_json(call.arguments)
-        return Step(reply.text, call.name, call.arguments, problem=problem)
+        if not self.waiting:
+            self.waiting = self.read(await self.context.reply(self.turns, (), self.schemas))
+        return self.waiting.pop(0)
 
     def observe(self, step: Step, result: ToolResult) -> None:
         "Take a call and its result into the conversation."
+        before = self.wrong
         super().observe(step, result)
+        if self.waiting:  # the model is told of all of them together: the last one counts
+            self.wrong = before
+        if not step.tool:
+            said = (Message("assistant", step.text),) if step.text else ()
+            self.turns += (*said, Message("user", result.text))
+            return
         arguments = step.arguments if isinstance(step.arguments, str) else dict(step.arguments or {})
         call = ToolCall(step.tool, arguments)
         self.turns += (
@@ -326,3 +376,6 @@ def agent_scores(
     if needed:
         scores["first_tool"] = float(bool(calls) and serves(calls[0]["name"], needed[0]))
     return scores
+
+# %% ../nbs/45_agent.ipynb #agent-former-names
+keep_former_names(__name__)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
 
+from .core import keep_former_names
 from .data import stable_order
 from .records import Corpus, Dataset, Example, Passage
 from llmforge.templates import (
@@ -317,3 +318,6 @@ def almanac() -> Dataset:
 def meridia() -> Dataset:
     "Questions about an invented country, which no model can know by heart."
     return _dataset("meridia")
+
+# %% ../nbs/31_almanac.ipynb #almanac-former-names
+keep_former_names(__name__)

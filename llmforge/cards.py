@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .card import Card, Measure
-from .core import DataError
+from .core import DataError, keep_former_names
 from llmforge.labelled import (
     Labelled,
     LabelledAnswer,
@@ -204,3 +204,6 @@ def earned(
     if not beyond or own_words(inside)[0] < EARNED:
         return False
     return all(m.balanced_accuracy.value >= EARNED for m in beyond)
+
+# %% ../nbs/39_cards.ipynb #cards-former-names
+keep_former_names(__name__)

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from .command import Id, app, sentences, tell_each
-from .core import AlreadyRunning, DataError, StoreError, closest
+from .core import AlreadyRunning, DataError, StoreError, closest, keep_former_names
 from .terminal import guard_terminal, say, tell
 
 # %% ../nbs/91_cli.ipynb #cli-list-command
@@ -257,3 +257,6 @@ def main() -> None:
     except KeyboardInterrupt:
         tell("interrupted; the same command goes on from here", err=True)
         sys.exit(130)
+
+# %% ../nbs/91_cli.ipynb #cli-former-names
+keep_former_names(__name__)

@@ -28,7 +28,15 @@ from llmforge.configfiles import (
     refuse_secrets,
     section_of,
 )
-from .core import ConfigError, corpora, engines, field_marks, fingerprint, methods
+from llmforge.core import (
+    ConfigError,
+    corpora,
+    engines,
+    field_marks,
+    fingerprint,
+    keep_former_names,
+    methods,
+)
 from .engineconfig import EngineConfig, check_engine_fits, without_operation
 from llmforge.sections import (
     CorpusConfig,
@@ -314,3 +322,6 @@ def to_yaml(
         width=120,
         default_flow_style=None,
     )
+
+# %% ../nbs/05_config.ipynb #config-former-names
+keep_former_names(__name__)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from .core import StoreError, closest
+from .core import StoreError, closest, keep_former_names
 from .experiment import Experiment, arm_line, counts_line
 from .metrics import JUDGED, OUTCOMES, SCORES, UNITS
 from .paired import PairedDifference, paired_difference
@@ -234,3 +234,6 @@ def groups(
     es = arms_of(study)
     arms = dict.fromkeys(arm for arm, _, _ in es)
     return groups_of([arm_of(es, arm, datasets) for arm in arms])
+
+# %% ../nbs/64_contrasts.ipynb #contrasts-former-names
+keep_former_names(__name__)

@@ -8,7 +8,7 @@ __all__ = ['engines', 'methods', 'retrievers', 'tools', 'metrics', 'datasets', '
            'LeaseLost', 'EngineError', 'EngineFatal', 'EngineStuck', 'BreakerOpen', 'closest', 'round_robin',
            'Registry', 'require', 'canonical', 'fingerprint', 'field_marks', 'later_at_default', 'secrets',
            'without_secrets', 'redact', 'error_text', 'error_line', 'ends_the_run', 'in_future', 'in_own_thread',
-           'own_threads']
+           'own_threads', 'former_names', 'keep_former_names']
 
 # %% ../nbs/00_core.ipynb #4f23840c
 import asyncio
@@ -20,7 +20,9 @@ import importlib
 import json
 import os
 import re
+import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -420,3 +422,29 @@ def own_threads(
         usual = another.submit(torch.get_num_threads).result()
         torch.set_num_threads(n)
         another.submit(torch.set_num_threads, usual).result()
+
+# %% ../nbs/00_core.ipynb #core-former-names
+@cache
+def former_names() -> dict[str, str]:
+    "Former path of a name -> its path today."
+    table = Path(__file__).parent / "assets" / "former_names.txt"
+    return dict(line.split() for line in table.read_text(encoding="utf-8").splitlines())
+
+# %% ../nbs/00_core.ipynb #core-keep-former
+def keep_former_names(
+    module: str,  # its `__name__`
+) -> None:
+    "Let names that moved out of a module still be found there, with a `DeprecationWarning`."
+
+    def _moved(name: str) -> Any:
+        former = f"{module}.{name}"
+        if not (today := former_names().get(former)):
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        place, _, attribute = today.rpartition(".")
+        warnings.warn(f"{former} is now {today}", DeprecationWarning, stacklevel=2)
+        return getattr(importlib.import_module(place), attribute)
+
+    vars(sys.modules[module])["__getattr__"] = _moved
+
+# %% ../nbs/00_core.ipynb #core-former
+keep_former_names(__name__)

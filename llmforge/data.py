@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .core import DataError, MissingExtra, corpora, datasets, redact, require
+from .core import DataError, MissingExtra, corpora, datasets, keep_former_names, redact, require
 from .files import find_file
 from .records import Corpus, Dataset, Example, Passage, read_jsonl, to_example, to_passage
 from .sections import CorpusConfig, DatasetConfig
@@ -357,3 +357,6 @@ def load_corpus(
     if not passages:
         raise DataError(f"corpus {config.name!r} has no passages")
     return Corpus(config.name, passages)
+
+# %% ../nbs/07_data.ipynb #data-former-names
+keep_former_names(__name__)

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from .core import EngineError, canonical
+from .core import EngineError, canonical, keep_former_names
 from .text import cell
 
 # %% ../nbs/20_engine.ipynb #ec140595
@@ -310,3 +310,6 @@ class Engine(Protocol):
 
     def close(self) -> None:
         "Let go of the model, the files, the threads."
+
+# %% ../nbs/20_engine.ipynb #engine-former-names
+keep_former_names(__name__)

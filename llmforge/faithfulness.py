@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .core import ConfigError, EngineError, require
+from .core import ConfigError, EngineError, keep_former_names, require
 from .embedding import reason
 from .groundedness import Groundedness
 from .scorer import Scorer, claims
@@ -128,3 +128,6 @@ def make_scorer(
     if name == "groundedness":
         return Groundedness(threshold)
     return Faithfulness(NLI_MODEL if name == "faithfulness" else name, threshold)
+
+# %% ../nbs/37_faithfulness.ipynb #faithfulness-former-names
+keep_former_names(__name__)

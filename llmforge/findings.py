@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from .contrasts import Contrast, arm_lines, arm_of, arms_of, contrast, total_line
-from .core import StoreError, closest
+from .core import StoreError, closest, keep_former_names
 from .experiment import Experiment, card_line, own_lines, ran_beside
 from .metrics import JUDGED, failed, right, unit_of
 from .paired import benjamini_hochberg, holm, holm_levels
@@ -372,3 +372,6 @@ def exploratory_table(
     columns += ["higher / lower", "n", "left out", "failed"]
     head = f"Exploratory, p after Benjamini–Hochberg over {len(rows)} comparisons; {total_line(es)}"
     return f"{head}\n\n{table(columns, rows)}"
+
+# %% ../nbs/68_findings.ipynb #findings-former-names
+keep_former_names(__name__)

@@ -20,6 +20,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 import numpy as np
 
@@ -36,7 +37,7 @@ from llmforge.embedding import (
 from .files import build_once, cache_dir
 from .records import Corpus
 from .sections import RetrievalConfig
-from .text import cell, table
+from .text import HAN, UNSPACED, cell, plain_text, table
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +145,32 @@ class ServerVectors:
         self.client.close()
 
 # %% ../nbs/33_indexing.ipynb #5ee8b9ed
+class _Letters(dict):
+    "What `str.translate` makes of a character: itself where it is part of a word, else a blank."
+
+    def __missing__(self, code: int) -> int | str:
+        c = chr(code)
+        self[code] = code if c.isalnum() or c == "_" or category(c).startswith("M") else " "
+        return self[code]
+
+
+_LETTERS = _Letters()
+_RUN = re.compile(f"([{UNSPACED}]+)|[^{UNSPACED}]+")
+_HAN = re.compile(f"[{HAN}]")
+
+
+def _words(text: str) -> list[str]:
+    "Runs of letters, digits and their marks; of a script without blanks its pairs of signs, and Han signs."
+    words = []
+    for run in re.finditer(_RUN, plain_text(text).lower().translate(_LETTERS)):
+        if signs := run[1]:
+            pairs = [signs[i : i + 2] for i in range(len(signs) - 1)]
+            words += [*_HAN.findall(signs), *pairs] or [signs]
+        else:
+            words += run[0].split()
+    return words
+
+# %% ../nbs/33_indexing.ipynb #indexing-terms
 @lru_cache
 def _language() -> tuple[Any, frozenset[str]]:
     "The English stemmer and stop words."
@@ -156,7 +183,7 @@ def terms(
 ) -> list[str]:  # stemmed, lower case, without stop words, in order
     "The words of a text as BM25 sees them."
     stemmer, stop = _language()
-    return stemmer.stemWords([w for w in re.findall(r"\w+", text.lower()) if w not in stop])
+    return stemmer.stemWords([w for w in _words(text) if w not in stop])
 
 # %% ../nbs/33_indexing.ipynb #index-top
 def top(
@@ -234,7 +261,7 @@ def index_key(
 ) -> dict:
     "Everything that determines an index's content."
     return {
-        "format": 1,
+        "format": 2,  # 2: words of scripts without blanks
         "corpus": corpus.fingerprint,
         "chunk_tokens": config.chunk_tokens,
         "chunk_overlap": config.chunk_overlap,

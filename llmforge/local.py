@@ -8,6 +8,7 @@ __all__ = ['random_stream', 'top_p_filter', 'sample_token', 'ActiveRequest', 're
 
 # %% ../nbs/25_local.ipynb #cc57857a
 # before torch: where that is missing, this says what to install
+from .core import keep_former_names
 from .model import Loaded, common_prefix, encode, encode_choices, load_model, writes_tools
 
 # %% ../nbs/25_local.ipynb #d65adf33
@@ -435,3 +436,6 @@ def local_engine(
     c = config.engine
     one_batch = c.batch_size if config.method.agent else None  # see above
     return kind(load_model(config.model), c.batch_size, c.prefix_cache, c.timeout, one_batch)
+
+# %% ../nbs/25_local.ipynb #local-former-names
+keep_former_names(__name__)

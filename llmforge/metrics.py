@@ -13,48 +13,61 @@ __all__ = ['NORMALIZERS', 'ANSWER_SCORES', 'ANSWER_VERSION', 'SCORES', 'COSTS', 
 import math
 import re
 import string
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from numbers import Real
 from reprlib import repr as brief
 from typing import TypeVar
+from unicodedata import category
 
 from .core import ConfigError, DataError, LlmForgeError, closest, ends_the_run, error_text, metrics
+from .quantities import normalize_numeric, same_quantity
+from .text import UNSPACED, plain_text
 
 # %% ../nbs/12_metrics.ipynb #d3618700
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-_DELETED = str.maketrans("", "", string.punctuation)
 
 
-def _tidy(text: str) -> str:
-    "A text without articles, with single blanks."
-    return " ".join(_ARTICLES.sub(" ", text).split())
+class _Marks(dict):
+    "What `str.translate` puts in the place of punctuation: that of ASCII, and Unicode's beyond it."
+
+    def __init__(self, instead: str):
+        super().__init__({ord(c): instead for c in string.punctuation})
+        self.instead = instead
+
+    def __missing__(self, code: int) -> str | int:
+        self[code] = self.instead if category(chr(code)).startswith("P") else code
+        return self[code]
 
 
+_DELETED, _BLANKED = _Marks(""), _Marks(" ")
+
+
+def _tidy(text: str, marks: _Marks) -> str:
+    "A text in lower case without punctuation and articles, with single blanks."
+    return " ".join(_ARTICLES.sub(" ", plain_text(text).lower().translate(marks)).split())
+
+# %% ../nbs/12_metrics.ipynb #metrics-squad
 def normalize_squad(
     text: str,  # an answer, as written
-) -> str:  # lower case, no ASCII punctuation, no articles, single blanks
+) -> str:  # lower case, no punctuation, no articles, single blanks
     "Normalise as SQuAD's official script does (Rajpurkar et al. 2016): punctuation is deleted."
-    return _tidy(text.lower().translate(_DELETED))
+    return _tidy(text, _DELETED)
 
 # %% ../nbs/12_metrics.ipynb #0684daa3
-_BLANKED = str.maketrans(dict.fromkeys(string.punctuation + "‘’´", " "))
-
-
 def normalize_trivia_qa(
     text: str,  # an answer, as written
 ) -> str:  # lower case, no punctuation, no articles, single blanks
     "Normalise as TriviaQA's official script does (Joshi et al. 2017): punctuation becomes a blank."
-    return _tidy(text.lower().translate(_BLANKED))
+    return _tidy(text, _BLANKED)
 
 # %% ../nbs/12_metrics.ipynb #88cc5729
-NORMALIZERS = {"squad": normalize_squad, "trivia_qa": normalize_trivia_qa}
+NORMALIZERS = {"squad": normalize_squad, "trivia_qa": normalize_trivia_qa, "numeric": normalize_numeric}
 
 
 def normalize_answer(
     text: str,  # an answer, as written
-    style: str = "squad",  # "squad" or "trivia_qa"
+    style: str = "squad",  # one of NORMALIZERS
 ) -> str:
     "Normalise an answer by the named rule; raises `ConfigError` for another name."
     if style not in NORMALIZERS:
@@ -63,31 +76,46 @@ def normalize_answer(
     return NORMALIZERS[style](text)
 
 # %% ../nbs/12_metrics.ipynb #927946ea
+def _key(text: str, style: str) -> str:
+    "A text as it is compared; one that normalises to nothing keeps its articles, or else its punctuation."
+    plain = plain_text(text).lower()
+    kept = (normalize_answer(text, style), plain.translate(_BLANKED), plain)
+    return next((" ".join(k.split()) for k in kept if k.strip()), "")
+
+
 def _best(
     score: Callable[[str, str], float],
     prediction: str,
     answers: Collection[str],
     style: str,
 ) -> float:
-    "The best score over all aliases, prediction and alias normalised; without any, the empty answer's."
-    keys = [normalize_answer(a, style) for a in ([answers] if isinstance(answers, str) else answers)]
-    if style == "squad":
-        keys = [k for k in keys if k]
-    key = normalize_answer(prediction, style)
-    return float(max(score(key, k) for k in keys or [""]))
+    "The best score over all aliases; without any, whether nothing is left of the prediction."
+    keys = [_key(a, style) for a in ([answers] if isinstance(answers, str) else answers)]
+    if not any(keys):
+        return float(not normalize_answer(prediction, style))
+    key = _key(prediction, style)
+    return float(max(score(key, k) for k in keys if k))
 
 # %% ../nbs/12_metrics.ipynb #22b03860
 def exact_match(
     prediction: str,  # the answer given; "" for an abstention
     answers: Collection[str],  # accepted aliases; empty = unanswerable
-    style: str = "squad",  # normalisation: "squad" or "trivia_qa"
+    style: str = "squad",  # normalisation: one of NORMALIZERS
 ) -> float:  # 1.0 or 0.0
     "1 if the prediction equals one of the answers after normalisation."
-    return _best(str.__eq__, prediction, answers, style)
+    return _best(same_quantity if style == "numeric" else str.__eq__, prediction, answers, style)
 
 # %% ../nbs/12_metrics.ipynb #d1f0fbed
+_SIGN = re.compile(f"[{UNSPACED}]")
+
+
+def _words(key: str) -> list[str]:
+    "The words of a normalised text; in a script without blanks, its signs."
+    return _SIGN.sub(r" \g<0> ", key).split()
+
+
 def _f1(prediction: str, answer: str) -> float:
-    p, a = prediction.split(), answer.split()
+    p, a = _words(prediction), _words(answer)
     shared = (Counter(p) & Counter(a)).total()
     if not shared:
         return float(p == a)
@@ -98,22 +126,20 @@ def _f1(prediction: str, answer: str) -> float:
 def f1(
     prediction: str,  # the answer given; "" for an abstention
     answers: Collection[str],  # accepted aliases; empty = unanswerable
-    style: str = "squad",  # normalisation: "squad" or "trivia_qa"
+    style: str = "squad",  # normalisation: one of NORMALIZERS
 ) -> float:  # between 0 and 1
     "The best word-overlap F1 with any of the answers, by the script of the named style."
-    if style == "trivia_qa" and answers and not normalize_answer(prediction, style):
-        return 0.0
     return _best(_f1, prediction, answers, style)
 
 # %% ../nbs/12_metrics.ipynb #771c5d55
 def _contains(prediction: str, answer: str) -> bool:
-    return f" {answer} " in f" {prediction} "
+    return f" {' '.join(_words(answer))} " in f" {' '.join(_words(prediction))} "
 
 
 def contains(
     prediction: str,  # the answer given; "" for an abstention
     answers: Collection[str],  # accepted aliases; empty = unanswerable
-    style: str = "squad",  # normalisation: "squad" or "trivia_qa"
+    style: str = "squad",  # normalisation: one of NORMALIZERS
 ) -> float:  # 1.0 or 0.0
     "1 if an answer occurs in the prediction as a run of whole words."
     return _best(_contains, prediction, answers, style)
@@ -126,7 +152,7 @@ ANSWER_VERSION = "1"  # of the three together; a metric of one's own gets anothe
 def score_answer(
     prediction: str,  # the answer given; "" for an abstention
     answers: Collection[str],  # accepted aliases; empty = unanswerable
-    style: str = "squad",  # normalisation: "squad" or "trivia_qa"
+    style: str = "squad",  # normalisation: one of NORMALIZERS
 ) -> dict[str, float]:  # exact_match, f1, contains
     "The built-in answer scores of one example."
     return {name: score(prediction, answers, style) for name, score in ANSWER_SCORES.items()}
@@ -136,7 +162,7 @@ def registered_score(
     name: str,  # a registered metric
     prediction: str,  # the answer given; "" for an abstention
     answers: Collection[str],  # accepted aliases; empty = unanswerable
-    style: str = "squad",  # normalisation: "squad" or "trivia_qa"
+    style: str = "squad",  # normalisation: one of NORMALIZERS
 ) -> float:  # between 0 and 1
     "The score of a registered metric; raises `LlmForgeError` where it fails, or gives no number from 0 to 1."
     score = metrics.get(name)
@@ -176,11 +202,11 @@ def reciprocal_rank(
     return next((1 / rank for rank, p in enumerate(passage_ids, 1) if p in gold), 0.0)
 
 # %% ../nbs/12_metrics.ipynb #3669ceb5
-_TOKEN = re.compile(r"[^\W_]+|[^\w\s]|_")
+_TOKEN = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+|[^\w\s]|_")
 
 
 def _tokens(text: str) -> str:
-    return "\0".join(["", *_TOKEN.findall(unicodedata.normalize("NFC", text).lower()), ""])
+    return "\0".join(["", *_TOKEN.findall(plain_text(text).lower()), ""])
 
 
 def has_answer(

@@ -53,6 +53,14 @@ class _Pairs:
         return bool(len(scores) and scores.min() >= 0 and scores.max() <= 1)
 
     @property
+    def sd(self) -> float | None:
+        "Standard deviation of the differences, 0 where they differ by rounding alone; None below two."
+        if len(self.d) < 2:
+            return None
+        noise = 2e-12 + 4 * np.finfo(float).eps * max(np.abs(self.x).max(), np.abs(self.y).max())
+        return float(self.d.std(ddof=1)) if np.ptp(self.d) > noise else 0.0
+
+    @property
     def wins(self) -> int:
         return int((self.d > 0).sum())
 
@@ -60,7 +68,7 @@ class _Pairs:
     def losses(self) -> int:
         return int((self.d < 0).sum())
 
-
+# %% ../nbs/11_paired.ipynb #paired-pairs-made
 def _pairs(a: Mapping | Sequence, b: Mapping | Sequence, groups: Mapping | Sequence | None) -> _Pairs:
     x, y = _aligned(a, b)
     return _Pairs(x, y, np.round(y - x, 12), group_codes(groups, a))
@@ -211,7 +219,7 @@ def _compared(pairs: _Pairs, confidence: float) -> PairedDifference:
         pairs.wins,
         pairs.losses,
         pairs.binary,
-        sd=float(d.std(ddof=1)) if len(d) > 1 else None,
+        sd=pairs.sd,
         groups=None if codes is None else int(codes.max()) + 1,
         spread=spread,
     )

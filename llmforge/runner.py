@@ -27,6 +27,7 @@ from llmforge.core import (
     LeaseLost,
     LlmForgeError,
     closest,
+    keep_former_names,
     methods,
     metrics,
 )
@@ -52,6 +53,7 @@ from .workers import run_loop
 
 # %% ../nbs/52_runner.ipynb #3723e45d
 log = logging.getLogger("llmforge")
+keep_former_names(__name__)
 
 
 @contextmanager
@@ -103,9 +105,7 @@ def check_metrics(
     config: ExperimentConfig,  # its `metrics.extra`
     data: Dataset,  # of which the first question is tried
 ) -> None:
-    """Try each metric of one's own on a right answer and on none.
-
-    Raises `ConfigError` where one is not registered, fails, or gives no number from 0 to 1."""
+    "Try each metric of one's own; raises `ConfigError` where one is unknown, fails, or gives no score."
     example, style = data.examples[0], config.metrics.normalization
     own = sorted(set(metrics.names()) - set(SCORES))
     for name in config.metrics.extra:

@@ -10,7 +10,8 @@ __all__ = ['Whole', 'Count', 'Share', 'Text', 'PROMPTS', 'Address', 'RetrieverNa
 # %% ../nbs/03_sections.ipynb #sections-imports
 import re
 import string
-from typing import Annotated, Any, Literal
+import warnings
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -41,6 +42,16 @@ class Section(BaseModel):
     def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         later = later_at_default(self)
         return {name: value for name, value in handler(self).items() if name not in later}
+
+    if not TYPE_CHECKING:  # a checker shall go on finding misspelt fields
+
+        def __getattr__(self, name: str) -> Any:
+            fields = type(self).model_fields
+            today = {(f.json_schema_extra or {}).get("formerly"): n for n, f in fields.items()}.get(name)
+            if today is None:
+                return super().__getattr__(name)
+            warnings.warn(f"{type(self).__name__}.{name} is now {today}", DeprecationWarning, stacklevel=2)
+            return getattr(self, today)
 
 # %% ../nbs/03_sections.ipynb #2d13ef23
 class ModelConfig(Section):
@@ -399,8 +410,9 @@ class MetricsConfig(Section):
     accuracy: Literal["exact_match", "contains", "f1"] = Field(
         "exact_match", description="the score that tables call accuracy; all three are always reported"
     )
-    normalization: Literal["squad", "trivia_qa"] = Field(
-        "squad", description="how answers are normalised before they are compared"
+    normalization: Literal["squad", "trivia_qa", "numeric"] = Field(
+        "squad",
+        description="how answers are normalised before they are compared; numeric: as numbers",
     )
     judge: Text | None = Field(
         None,

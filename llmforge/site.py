@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 from .architecture import write_architecture
 from .card import read_card
 from .comparepage import write_compare
-from .core import DataError, require
+from .core import DataError, keep_former_names, require
 from .docs import write_api, write_design, write_learn, write_variables
 from .experimentpages import write_experiments
 from .files import build_aside, project_root
@@ -311,3 +311,6 @@ def site_server(
             f"port {port} cannot be used ({e.strerror}); "
             "choose another with --port, or 0 for any that is free"
         ) from e
+
+# %% ../nbs/79_site.ipynb #site-former-names
+keep_former_names(__name__)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .core import ConfigError, DataError
+from .core import ConfigError, DataError, keep_former_names
 
 # %% ../nbs/10_stats.ipynb #stats-or-dash
 def or_dash(
@@ -301,3 +301,6 @@ def bounds(
         )
     n = len(x) + missing
     return (float(x.sum() / n), float((x.sum() + missing) / n)) if n else (None, None)
+
+# %% ../nbs/10_stats.ipynb #stats-former-names
+keep_former_names(__name__)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from .claims import ClaimStore, StoreConnection, insert_new
-from .core import StoreError, closest, fingerprint, redact, without_secrets
+from .core import StoreError, closest, fingerprint, keep_former_names, redact, without_secrets
 from .leases import Lease, hold_lease
 from llmforge.tables import (
     EXPERIMENTS,
@@ -265,3 +265,6 @@ class Store(ResultStore, PlanStore):
 
         columns = [*_LISTED.split(), *_SCORES.split(), "tokens_used"]
         return pd.DataFrame(self.listing(), columns=columns)
+
+# %% ../nbs/16_store.ipynb #store-former-names
+keep_former_names(__name__)

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from .config import ExperimentConfig
+from .core import keep_former_names
 from .data import load_corpus, load_dataset
 from .engine import Engine
 from .exports import export_plan, keep_exported, own_folder
@@ -88,3 +89,6 @@ def study_folder(
     The second where another plan of that name is on record in the first."""
     name = f"study-{study.config.name}"
     return own_folder(name, "plan.json", lambda plan: plan["frozen_at"], study.frozen.frozen_at)
+
+# %% ../nbs/53_study.ipynb #study-former-names
+keep_former_names(__name__)

@@ -22,7 +22,15 @@ from typing import Any, NoReturn, cast, get_type_hints
 from fastcore.docments import docments
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
 
-from .core import ConfigError, LlmForgeError, closest, ends_the_run, redact, tools
+from llmforge.core import (
+    ConfigError,
+    LlmForgeError,
+    closest,
+    ends_the_run,
+    keep_former_names,
+    redact,
+    tools,
+)
 from .methods import Context
 from .trace import Span, span
 
@@ -334,3 +342,6 @@ async def call_tool(
         if result.source:
             s.set(source=result.source)
     return result
+
+# %% ../nbs/41_tools.ipynb #tools-former-names
+keep_former_names(__name__)

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from .core import error_text, redact
+from .core import error_text, keep_former_names, redact
 from .traceview import number, tree_html, tree_text
 
 # %% ../nbs/09_trace.ipynb #e5a58f9f
@@ -106,3 +106,6 @@ def span(
     finally:
         s.duration_ms = (time.perf_counter() - start) * 1000
         _current.reset(token)
+
+# %% ../nbs/09_trace.ipynb #trace-former-names
+keep_former_names(__name__)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from .contrasts import Contrast, arm_lines, arm_of, arms_of, contrast, pairs_of
+from .core import keep_former_names
 from .experiment import AGENT_NUMBERS, Experiment, agent_of, arm_line, stops_line
 from .metrics import SCORES
 from .plan import StudyRows
@@ -196,3 +197,6 @@ def trade_off(
         return _priced(labels[0], datasets)
     parts = tuple(_priced(d, [d]) for d in labels)
     return replace(_priced("", datasets), parts=parts)
+
+# %% ../nbs/66_tradeoffs.ipynb #tradeoffs-former-names
+keep_former_names(__name__)

@@ -18,7 +18,7 @@ from llmforge.batching import FakeEngine
 from llmforge.bench import agent_speed
 from llmforge.config import load_config
 from llmforge.core import ConfigError, EngineError, tools
-from llmforge.engine import ToolCall
+from llmforge.engine import ToolCall, prompt_text
 from llmforge.exemplars import ANSWER, demonstrations, episodes, needs, solved
 from llmforge.methods import Context
 from llmforge.records import Example
@@ -142,6 +142,55 @@ def test_arguments():
     )  # a line break before the brace leaves an empty text
     assert parse_step("Thought: x\n  Answer : **Lima**.").answer == "Lima"
     assert parse_step("Answer: Lima\nAction: calculator[1]").tool == ""
+
+
+# other ways to write the same: text, tool, arguments, answer
+WRITTEN = [
+    ("Action: retrieval[Lima] and then [Cusco]", "retrieval", "Lima", None),
+    ("Action: retrieval[List [of] (Peru)] (done)", "retrieval", "List [of] (Peru)", None),
+    ("Action: calculator(3 * (4 + (5 - 1))) gives it", "calculator", "3 * (4 + (5 - 1))", None),
+    ("Action: calculator(2 + 3) = 5, (so it is)", "calculator", "2 + 3", None),
+    ("Action: retrieval[cities of\nsouthern Peru]\n", "retrieval", "cities of\nsouthern Peru", None),
+    ('Action: retrieval({"query": "a] b)"}) so', "retrieval", {"query": "a] b)"}, None),
+    ("**Action:** retrieval[Lima]", "retrieval", "Lima", None),
+    ("**Action**: retrieval[Lima]", "retrieval", "Lima", None),
+    ("**Thought:** x\n**Action: retrieval[Lima]**", "retrieval", "Lima", None),
+    ("- Action: `retrieval[Lima]`", "retrieval", "Lima", None),
+    ("Thought 3: x\nAction 3: retrieval[Lima]", "retrieval", "Lima", None),
+    ("Thought 1: x\nAnswer 1: Lima", "", None, "Lima"),
+    ("2. Action: retrieval[Lima]", "retrieval", "Lima", None),
+    ("action: retrieval[Lima]", "retrieval", "Lima", None),
+    ("Action: retrieval\nAction Input: Lima", "retrieval", "Lima", None),
+    ('Action: retrieval\n**Action Input:** {"query": "Lima"}', "retrieval", {"query": "Lima"}, None),
+    ("Action: retrieval\nAction Input: Lima\nObservation: Cusco", "retrieval", "Lima", None),
+    ("Final Answer: Lima", "", None, "Lima"),
+    ("**Answer:** Lima", "", None, "Lima"),
+    ("Thought: the Observation: says so.\nAnswer: Lima", "", None, "Lima"),
+    ("Observations are few.\nAnswer: Lima", "", None, "Lima"),
+    ("<think>Action: retrieval[Cusco]</think>\nAction: retrieval[Lima]", "retrieval", "Lima", None),
+]
+
+
+@pytest.mark.parametrize("text, tool, arguments, answer", WRITTEN)
+def test_the_same_written_otherwise(text, tool, arguments, answer):
+    s = parse_step(text)
+    assert (s.tool, s.arguments, s.answer, s.problem) == (tool, arguments, answer, "")
+
+
+@pytest.mark.parametrize(
+    "label", ["Observation:", "**Observation:**", "Observation 1:", "observation:", "> Observation:"]
+)
+def test_an_observation_of_its_own_ends_the_text(label):
+    s = parse_step(f"Thought: x\nAction: retrieval[Lima]\n{label} Cusco\nAnswer: Cusco")
+    assert s.tool == "retrieval" and "Cusco" not in s.text
+    assert parse_step(f"Thought: x\n{label} Cusco\nAnswer: Cusco").problem
+
+
+def test_an_argument_without_an_end_is_a_problem_where_more_follows():
+    "Never silently its first line."
+    s = parse_step("Action: retrieval[cities of\nsouthern Peru")
+    assert s.problem == "no ] ends the argument; received 'cities of␤southern Peru'"
+    assert parse_step("Action: retrieval[Lima").arguments == "Lima"
 
 
 # how an episode ends
@@ -363,7 +412,7 @@ import json, os
 from llmforge.config import load_config
 from llmforge.core import engines
 from llmforge.batching import FakeEngine
-from llmforge.engine import ToolCall
+from llmforge.engine import ToolCall, prompt_text
 from llmforge.runner import run_experiment
 
 def reply(text, sampling):
@@ -527,3 +576,69 @@ def test_batched_agents_answer_as_single_ones_do():
 
     found = agent_speed(load_model(config().model), n=3, batch_sizes=(1, 3), rounds=1)
     assert list(found["same answers"]) == ["3 of 3", "3 of 3"]
+
+
+# native calls that are none, or more than one
+
+
+def talk(replies, **agent):
+    c = config("method.prompt.format=chat", "method.shots=0", tools=["calculator"], **agent)
+    return run(replies, c)
+
+
+CALL = '<tool_call>{"name": "calculator", "arguments": {"expression": "%s"}}</tool_call>'
+BROKEN = [
+    "<tool_call>\n{'name': 'calculator', 'arguments': {'expression': '2 + 3'}}\n</tool_call>",
+    '<tool_call>{"name": "calculator", "arguments": {"expression": "2 + 3"</tool_call>',
+    "<tool_call>calculator(2 + 3)</tool_call>",
+    "I will add.\n<tool_call>",
+    '<function=calculator>{"expression": "2 + 3"}</function>',
+    '[TOOL_CALLS][{"name": "calculator"]',
+    "<|python_tag|>calculator.call(2 + 3)",
+    '{"name": "calculator", "parameters": {"expression": "2 + 3"}}',
+]
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_call_that_is_none_is_told_to_the_model(broken):
+    answer, trace, context = talk([broken, "The answer is 5."])
+    assert answer == "5" and len(context.engine.calls) == 2
+    asked = prompt_text(context.engine.calls[1][0])
+    assert "a call of a tool could not be read; received" in asked and broken[:20] in asked
+    assert about(trace)["stop_reason"] == "final"
+
+
+def test_a_broken_call_is_never_the_answer():
+    answer, trace, _ = talk([BROKEN[0], BROKEN[0], "5"])
+    assert answer == "5" and about(trace)["stop_reason"] == "parse_error"
+
+
+def test_calls_made_at_once_are_all_carried_out():
+    answer, trace, context = talk([CALL % "2 + 3" + CALL % "400 + 44" + CALL % "1 / 0", "The answer is 5."])
+    calls = list(walk(trace, "tool"))
+    assert [c["output"] for c in calls[:2]] == ["5", "444"] and calls[2]["attributes"]["failed"]
+    assert answer == "5" and len(context.engine.calls) == 2 and about(trace)["steps"] == 4
+    assert "444" in prompt_text(context.engine.calls[1][0])
+
+
+def test_two_failures_of_one_turn_are_told_before_they_count():
+    "The model has not yet heard of the first when the second fails."
+    answer, trace, _ = talk([CALL % "1 / 0" + CALL % "2 / 0", "The answer is 5."])
+    assert answer == "5" and about(trace)["stop_reason"] == "final"
+
+
+def test_a_broken_call_beside_a_good_one_is_told_too():
+    answer, trace, context = talk([CALL % "2 + 3" + BROKEN[0], "The answer is 5."])
+    assert answer == "5" and [c["output"] for c in walk(trace, "tool")] == ["5"]
+    assert "could not be read" in prompt_text(context.engine.calls[1][0])
+
+
+def test_calls_beyond_the_last_action_are_not_carried_out():
+    _, trace, _ = talk([CALL % "1 + 1" + CALL % "2 + 2", "5"], max_steps=1)
+    assert [c["output"] for c in walk(trace, "tool")] == ["2"] and about(trace)["stop_reason"] == "max_steps"
+    assert len(next(walk(trace, "llm"))["attributes"]["tool_calls"]) == 2
+
+
+def test_an_answer_that_begins_with_a_line_break_is_found():
+    answer, _, _ = run([LOOK, "\nLima", "\nLima"], config("method.agent.max_steps=1"))
+    assert answer == "Lima"

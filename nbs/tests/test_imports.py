@@ -1,13 +1,17 @@
 "Importing is instant, and every module but the four that run a model imports where torch is not installed."
 
+import ast
+import importlib
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 import llmforge
+from llmforge.core import former_names
 from llmforge.files import VARIABLES, project_root
 
 NEED_TORCH = {"model", "prefix", "local", "openvino"}
@@ -125,3 +129,82 @@ def test_the_command_says_its_version():
     from llmforge.cli import app
 
     assert CliRunner().invoke(app, ["--version"]).output == f"llmforge {llmforge.__version__}\n"
+
+
+# what version 0.1 had and nothing has today: tables of the Almanac in code, parts of the decoding loop, of
+# the site and of the store that became private or were replaced
+GONE = {
+    "almanac": "ARTICLES ASKS BIRTH DEATH NOUNS POOL",
+    "bench": "in_turns",
+    "local": "KV Node Row drop_row nucleus path pour same sample stream turns",
+    "runner": "Work plan",
+    "site": "check_links executed grid",
+    "store": "NEW_IN_2 SCHEMA_VERSION",
+    "study": "log",
+}
+FIRST = "6488d8a"  # the commit of version 0.1
+
+
+@pytest.mark.parametrize("former, today", former_names().items())
+def test_a_former_name_is_what_it_became(former, today):
+    "Each line of the table leads to the thing itself, with a warning that names its place; and is needed."
+    module, _, name = former.rpartition(".")
+    place, _, attribute = today.rpartition(".")
+    with pytest.warns(DeprecationWarning, match=re.escape(f"{former} is now {today}")):
+        found = getattr(importlib.import_module(module), name)
+    assert found is vars(importlib.import_module(place))[attribute]
+    assert name not in vars(importlib.import_module(module))
+
+
+def test_every_public_name_of_the_first_version_is_found():
+    "Nothing that a script could import from version 0.1 is lost without being listed as gone."
+
+    def git(*args):
+        return subprocess.run(["git", *args], cwd=project_root(), capture_output=True, text=True).stdout
+
+    paths = [p for p in git("ls-tree", "--name-only", FIRST, "llmforge/").split() if p.endswith(".py")]
+    if not paths:
+        pytest.skip(f"this copy of the repository has no commit {FIRST}")
+    for path in paths:
+        source = git("show", f"{FIRST}:{path}")
+        public = re.search(r"^__all__ = (\[.*?\])", source, re.M | re.S)
+        names = set(ast.literal_eval(public[1])) if public else set()
+        module = importlib.import_module(f"llmforge.{Path(path).stem}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            missing = {name for name in names if not hasattr(module, name)}
+        assert missing == set(GONE.get(Path(path).stem, "").split()), path
+
+
+def test_no_module_of_ours_uses_a_former_name():
+    "The layers are those of the import statements: none of them goes through the table."
+    for path in Path(llmforge.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                used = {f"llmforge.{node.module}.{a.name}" for a in node.names}
+                assert not used & former_names().keys(), path.name
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    import llmforge.engine
+
+    with pytest.raises(AttributeError, match="module 'llmforge.engine' has no attribute 'Fake'"):
+        _ = llmforge.engine.Fake
+    with pytest.raises(ImportError, match="cannot import name 'Bm26' from 'llmforge.retrieval'"):
+        from llmforge.retrieval import Bm26  # noqa: F401
+
+
+def test_former_names_of_config_fields_are_attributes():
+    from llmforge.config import load_config
+
+    config = load_config({"experiment": {"name": "x", "metrics": {"judge": "groundedness", "extra": ["f2"]}}})
+    for section, former, today in [
+        (config.metrics, "faithfulness", "judge"),
+        (config.metrics, "also", "extra"),
+        (config.dataset, "pool", "exemplars"),
+        (config, "breaker", "max_consecutive_failures"),
+    ]:
+        with pytest.warns(DeprecationWarning, match=f"{former} is now {today}"):
+            assert getattr(section, former) == getattr(section, today)
+    with pytest.raises(AttributeError, match="no attribute 'jugde'"):
+        _ = config.metrics.jugde

@@ -1,8 +1,9 @@
-"""Answer scores against results known from the official SQuAD 1.1/2.0 and TriviaQA scripts;
-retrieval scores and run sums by hand."""
+"""Answer scores against results known from the official SQuAD 1.1/2.0 and TriviaQA scripts, which hold for
+ASCII texts of which something is left; what goes beyond them, retrieval scores and run sums by hand."""
 
 import random
 import re
+import time
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from llmforge.metrics import (
     ANSWER_SCORES,
     COSTS,
     MEASURES,
+    NORMALIZERS,
     UNITS,
     contains,
     counts,
@@ -32,6 +34,8 @@ from llmforge.metrics import (
     unit_of,
     value_of,
 )
+from llmforge.quantities import normalize_numeric, same_quantity
+from llmforge.text import plain_text
 
 # text, by SQuAD's script, by TriviaQA's script
 NORMALISED = [
@@ -53,24 +57,68 @@ NORMALISED = [
     ("AT&T", "att", "at t"),
     ("don't", "dont", "don t"),
     ("rock 'n' roll", "rock n roll", "rock n roll"),
-    ("rock ‘n’ roll", "rock ‘n’ roll", "rock n roll"),  # curly quotes are punctuation to TriviaQA only
-    ("L’Aquila", "l’aquila", "l aquila"),
-    ("Qur´an", "qur´", "qur"),  # a word boundary stands before "an", so even SQuAD drops it
     ("`quoted`", "quoted", "quoted"),
-    ("“double”", "“double”", "“double”"),  # curly double quotes are punctuation to neither
     ("1,000", "1000", "1 000"),
     ("3.14", "314", "3 14"),
     ("-5", "5", "5"),
     ("50%", "50", "50"),
-    ("£1.5m", "£15m", "£1 5m"),  # only ASCII punctuation goes
+    ("£1.5m", "£15m", "£1 5m"),  # a currency sign is no punctuation, but for the one that is ASCII
     ("Café", "café", "café"),
     ("ÉCOLE", "école", "école"),
     ("straße", "straße", "straße"),
     ("東京", "東京", "東京"),
-    ("1914–1918", "1914–1918", "1914–1918"),  # the en dash stays
     ("...", "", ""),
     ("", "", ""),
 ]
+
+# what nobody can see, or type, is as if it were typed: the scripts tell these apart
+TYPOGRAPHIC = [
+    ("rock ‘n’ roll", "rock n roll", "rock n roll"),
+    ("L’Aquila", "laquila", "l aquila"),
+    ("Qur´an", "quran", "qur"),
+    ("“double”", "double", "double"),
+    ("«guillemets»", "guillemets", "guillemets"),
+    ("1914–1918", "19141918", "1914 1918"),
+    ("mother‑in‐law", "motherinlaw", "mother in law"),
+    ("Cafe\u0301", "café", "café"),
+    ("Zu\u0308rich", "zürich", "zürich"),
+    ("ＮＡＳＡ", "nasa", "nasa"),
+    ("４２", "42", "42"),
+    ("٤٢", "42", "42"),
+    ("東京。", "東京", "東京"),
+    ("「東京」", "東京", "東京"),
+    ("ﬁsh", "fish", "fish"),
+    ("Par\u200bis\ufeff", "paris", "paris"),
+    ("soft\u00adhyphen", "softhyphen", "softhyphen"),
+    ("New\u00a0York", "new york", "new york"),
+    ("wait…", "wait", "wait"),
+    ("¿Qué?", "qué", "qué"),
+]
+
+
+@pytest.mark.parametrize("text, squad, trivia_qa", TYPOGRAPHIC)
+def test_typography_does_not_count(text, squad, trivia_qa):
+    assert normalize_answer(text, "squad") == squad and normalize_answer(text, "trivia_qa") == trivia_qa
+    for style in NORMALIZERS:
+        typed = plain_text(text)
+        assert set(score_answer(text, [typed], style).values()) == {1}
+        assert set(score_answer(typed, [text], style).values()) == {1}
+        assert exact_match(text, ["something else"], style) == 0
+
+
+def test_what_differs_stays_different():
+    "Accents, and the digits of another number, are no typography."
+    for style in NORMALIZERS:
+        for a, b in [("1914-1919", "1914–1918"), ("Beyonce", "Beyoncé"), ("４３", "42"), ("大阪。", "東京")]:
+            assert exact_match(a, [b], style) == 0
+
+
+def test_scripts_without_blanks():
+    "Their signs are the words of F1 and contains, and the tokens of a passage."
+    assert f1("东京市", ["东京"]) == pytest.approx(0.8)
+    assert contains("答案是東京。", ["東京"]) == 1 and contains("答案是大阪。", ["東京"]) == 0
+    assert contains("คำตอบคือกรุงเทพ", ["กรุงเทพ"]) == 1
+    assert has_answer("巴黎是法国的首都。", ["巴黎"]) and not has_answer("伦敦是英国的首都。", ["巴黎"])
 
 
 @pytest.mark.parametrize("text, squad, trivia_qa", NORMALISED)
@@ -104,7 +152,6 @@ SCORED = [
     ("7", ["seven"], (0, 0), (0, 0)),
     ("1990s", ["1990's"], (1, 1), (0, 0)),
     ("Beyonce", ["Beyoncé"], (0, 0), (0, 0)),
-    ("Beyonce\u0301", ["Beyonc\u00e9"], (0, 0), (0, 0)),  # the scripts do not compose characters
     ("Bach", ["Johann Sebastian Bach", "J. S. Bach", "Bach"], (1, 1), (1, 1)),
     ("J S Bach", ["Johann Sebastian Bach", "J.S. Bach"], (0, 0.4), (1, 1)),  # SQuAD: "js bach"
     ("", ["Paris"], (0, 0), (0, 0)),
@@ -146,31 +193,37 @@ def test_unanswerable_is_the_squad_2_rule(prediction, answers, score):
     assert score_answer(prediction, answers) == dict.fromkeys(["exact_match", "f1", "contains"], score)
 
 
-# prediction, answers, (exact match, f1) by SQuAD 2, by TriviaQA: where nothing is left of an answer
+# prediction, answers, whether it is right: where nothing is left of a text by the scripts' rules
 EMPTIED = [
-    ("", ["."], (1, 1), (1, 0)),
-    ("", ["The The"], (1, 1), (1, 0)),
-    ("the", ["A"], (1, 1), (1, 0)),
-    ("the the", ["The The"], (1, 1), (1, 0)),
-    ("!!!", ["!!!"], (1, 1), (1, 0)),
-    ("", ["Paris", "."], (0, 0), (1, 0)),
-    ("", ["", "Paris"], (0, 0), (1, 0)),
-    (",", ["Paris", "an"], (0, 0), (1, 0)),
-    ("", [""], (1, 1), (1, 0)),
-    ("", [" ", "\n"], (1, 1), (1, 0)),
-    ("Paris", ["."], (0, 0), (0, 0)),
-    ("Paris", ["Paris", "."], (1, 1), (1, 1)),
-    ("A'a", ["A'a", "Block lava"], (1, 1), (1, 0)),
-    ("the block", ["A'a", "Block lava"], (0, 2 / 3), (0, 2 / 3)),
+    ("", ["."], 0),
+    ("", ["The The"], 0),
+    ("", ["A"], 0),
+    ("the", ["A"], 0),
+    ("the", ["An"], 0),
+    ("a", ["A"], 1),
+    ("(A)", ["A"], 1),
+    ("A.", ["A"], 1),
+    ("B", ["A"], 0),
+    ("the the", ["The The"], 1),
+    ("The  The!", ["The The"], 1),
+    ("!!!", ["!!!"], 1),
+    ("???", ["!!!"], 0),
+    ("!!!", ["Paris"], 0),
+    ("", ["Paris", "."], 0),
+    ("", ["", "Paris"], 0),
+    (",", ["Paris", "an"], 0),
+    ("", ["\u200b", "Paris"], 0),
+    ("Paris", ["."], 0),
+    ("Paris", ["Paris", "."], 1),
+    ("A'a", ["A'a", "Block lava"], 1),
 ]
 
 
-@pytest.mark.parametrize("prediction, answers, squad, trivia_qa", EMPTIED)
-def test_answers_of_which_nothing_is_left_are_scored_as_the_scripts_do(prediction, answers, squad, trivia_qa):
-    "SQuAD 2's script passes over them; TriviaQA's compares them, and finds no shared word."
-    for style, expected in (("squad", squad), ("trivia_qa", trivia_qa)):
-        s = score_answer(prediction, answers, style)
-        assert (s["exact_match"], s["f1"]) == pytest.approx(expected) and s["exact_match"] <= s["contains"]
+@pytest.mark.parametrize("style", NORMALIZERS)
+@pytest.mark.parametrize("prediction, answers, right", EMPTIED)
+def test_nobody_is_right_by_having_nothing_left(prediction, answers, right, style):
+    "SQuAD 2's script makes silence right here, TriviaQA's any article; what is kept instead is compared."
+    assert set(score_answer(prediction, answers, style).values()) == {right}
 
 
 @pytest.mark.parametrize("style", ["squad", "trivia_qa"])
@@ -207,6 +260,11 @@ def overlap(p, a, style):
     return 2 * (same / len(p)) * (same / len(a)) / (same / len(p) + same / len(a)) if same else 0.0
 
 
+def comparable(answers, style):
+    "Whether the scripts leave something of every answer; else they are not followed."
+    return all(words(a, style) for a in answers)
+
+
 def official(prediction, answers, style):
     p, golds = words(prediction, style), [words(a, style) for a in answers]
     if style == "squad":
@@ -215,14 +273,10 @@ def official(prediction, answers, style):
 
 
 TRICKY = (
-    "a an the The AN A'a THE. the-fox fox-the -a- a_b _the_ the_end U.S.A. u.s. O'Neill O’Neill "
-    "O‘Neill O´Neill O`Neill rock’n’roll “the” ”a“ «an» 1,000 1000 1.000 3.14 -5 −5 50% $5 £5 5€ ½ ² "
-    "①\n    7 seven VII 1914–1918 1914-18 1914—18 Beyoncé Beyonce\u0301 ÉCOLE école straße STRASSE ẞ "
-    "İstanbul istanbul ΣΑΣ σας Ωmega Ω ﬁne fine ｔｈｅ ａ the\u200bend a\u00adb the\u00a0the \u2028 "
-    "\u3000 \x1c \x85 \ufeff \u0301a 東京 東京・大阪 北京市 ١٢٣ १२३\n    хлеб а о АН А ไทย שלום العربية 😀 "
-    "👨\u200d👩\u200d👧 a😀the <b>the</b> &amp; AT&T C++ C# .NET node.js e=mc^2 x_1 __init__ `code` ~a~ "
-    "(the) [an] {a} a/b and/or http://a.b/c?d=e#f me@a.b ... --- ??? ' \" \\ | ! theatre another "
-    "anthem ana thea \ud83d"
+    "a an the The AN A'a THE. the-fox fox-the -a- a_b _the_ the_end U.S.A. u.s. O'Neill O`Neill rock'n'roll "
+    '"the" "a" 1,000 1000 1.000 3.14 -5 50% $5\n    7 seven VII 1914-1918 1914-18 STRASSE istanbul fine '
+    "(the) [an] {a} a/b and/or http://a.b/c?d=e#f me@a.b ... --- ??? ' \\ | ! theatre another anthem ana "
+    "<b>the</b> &amp; AT&T C++ C# .NET node.js e=mc^2 x_1 __init__ `code` ~a~ \x1c"
 ).split(" ")
 
 
@@ -232,12 +286,12 @@ def random_text(rng, alphabet):
         rng.choice(TRICKY) if rng.random() < 0.6 else "".join(rng.choices(alphabet, k=rng.randint(0, 5)))
         for _ in range(rng.choice([0, 1, 1, 2, 3, 5]))
     ]
-    return "".join(x for p in parts for x in (p, rng.choice([" ", " ", " ", "", "-", "_", "’", ", ", "\n"])))
+    return "".join(x for p in parts for x in (p, rng.choice([" ", " ", " ", "", "-", "_", "'", ", ", "\n"])))
 
 
 @pytest.mark.slow
 def test_every_score_is_the_official_one():
-    rng, alphabet = random.Random(3), "aAnNtThHeE  ..,-_'’‘´`“12éßσΣ\u00a0\u0301😀"
+    rng, alphabet = random.Random(3), "aAnNtThHeE  ..,-_'`\"12\t"
     seen = set()
     for _ in range(8_000):
         answers = [random_text(rng, alphabet) for _ in range(rng.choice([1, 1, 2, 3, 8]))]
@@ -251,6 +305,8 @@ def test_every_score_is_the_official_one():
             ]
         )
         for style in ("squad", "trivia_qa"):
+            if not comparable(answers, style):
+                continue
             expected = official(prediction, answers, style)
             assert (exact_match(prediction, answers, style), f1(prediction, answers, style)) == expected, (
                 prediction,
@@ -259,11 +315,11 @@ def test_every_score_is_the_official_one():
             )
             assert normalize_answer(prediction, style) == " ".join(words(prediction, style))
             seen.add((style, expected[0], round(expected[1], 1)))
-    assert len(seen) > 20, "the cases are of many kinds"
+    assert len(seen) > 15, "the cases are of many kinds"
 
 
 def test_listed_scores_are_the_official_ones_too():
-    for prediction, answers, squad, trivia_qa in [*SCORED, *EMPTIED]:
+    for prediction, answers, squad, trivia_qa in SCORED:
         assert official(prediction, answers, "squad") == pytest.approx(squad) and official(
             prediction, answers, "trivia_qa"
         ) == pytest.approx(trivia_qa)
@@ -272,20 +328,30 @@ def test_listed_scores_are_the_official_ones_too():
 
 
 def test_every_character_is_treated_as_the_scripts_treat_it():
-    for code in [*range(0x3100), 0xFEFF, 0xFFFD, *range(0xFF00, 0xFFF0), *range(0x1F600, 0x1F650), 0xD83D]:
+    for code in range(128):
         for text in (chr(code), f"x{chr(code)}y", f"the{chr(code)}a", f"a{chr(code)} b"):
             for style in ("squad", "trivia_qa"):
                 assert normalize_answer(text, style) == " ".join(words(text, style)), (hex(code), style)
 
 
+def test_every_character_can_be_scored():
+    "Also lone surrogates and what is in no Unicode version; each is the same as itself, and twice is once."
+    for code in [*range(128, 0x3100), *range(0xD7F0, 0xFFFF, 3), *range(0x1F600, 0x1F650), 0x10FFFF]:
+        for style in NORMALIZERS:
+            text = f"x{chr(code)}y"
+            once = normalize_answer(text, style)
+            assert normalize_answer(once, style) == once and exact_match(text, [text], style) == 1, hex(code)
+
+
 def test_many_aliases_and_their_order():
     rng = random.Random(4)
     for _ in range(20):
-        answers = [random_text(rng, "abc, .") for _ in range(200)]
+        answers = [a for a in (random_text(rng, "abc, .") for _ in range(200)) if comparable([a], "squad")]
         prediction = rng.choice(answers)
         for style in ("squad", "trivia_qa"):
-            expected = official(prediction, answers, style)
-            for order in (answers, answers[::-1], answers * 2):
+            kept = [a for a in answers if comparable([a], style)]
+            expected = official(prediction, kept, style)
+            for order in (kept, kept[::-1], kept * 2):
                 assert (exact_match(prediction, order, style), f1(prediction, order, style)) == expected
 
 
@@ -294,6 +360,7 @@ def test_aliases_that_were_normalised_already_score_the_same():
     rng = random.Random(5)
     for _ in range(2000):
         p, answers = random_text(rng, "aA .-’"), [random_text(rng, "aA .-’") for _ in range(3)]
+        answers = [a for a in answers if comparable([a], "trivia_qa")]
         for score in (exact_match, f1):
             assert score(p, answers, "trivia_qa") == score(
                 p, [normalize_answer(a, "trivia_qa") for a in answers], "trivia_qa"
@@ -545,3 +612,146 @@ def test_every_measure_has_a_unit():
         and unit_of("tool_calls") == "calls"
         and unit_of("first_tool") == "points"
     )
+
+
+# --- numbers
+
+# prediction, answer, whether they are the same number
+NUMBERS = [
+    ("1.5", "15", 0),
+    ("-5", "5", 0),
+    ("1/2", "12", 0),
+    ("10", "-10", 0),
+    ("3.0", "30", 0),
+    ("12", "1.2", 0),
+    ("1,5", "15", 0),
+    ("5'11", "511", 0),
+    ("3:30", "330", 0),
+    ("10-15", "1015", 0),
+    ("10-15", "-15", 0),
+    ("1.2.3", "123", 0),
+    ("1/2/2003", "1/2", 0),
+    ("42abc", "42", 0),
+    ("1990s", "1990", 0),
+    ("7th", "7", 0),
+    ("10 and 15", "10", 0),
+    ("10²", "102", 0),
+    ("1½", "11/2", 0),
+    ("5 km", "5 miles", 0),
+    ("$5", "€5", 0),
+    ("50%", "0.05", 0),
+    ("28", "29", 0),
+    ("", "0", 0),
+    ("zero", "0", 0),
+    ("$29.00", "29", 1),
+    ("29.0", "29", 1),
+    ("29.", "29", 1),
+    ("029", "29", 1),
+    (".5", "0.5", 1),
+    ("+5", "5", 1),
+    ("276,000", "276000", 1),
+    ("1,234,567.50", "1234567.5", 1),
+    ("1,00,000", "100000", 1),
+    ("1 000 000", "1000000", 1),
+    ("1\u202f000", "1000", 1),
+    ("1'000", "1000", 1),
+    ("1.234,56", "1234.56", 1),
+    ("3,14", "3.14", 1),
+    ("−5", "-5", 1),
+    ("–5", "-5", 1),
+    ("minus 5", "-5", 1),
+    ("-$5.00", "-5", 1),
+    ("$-5", "-5", 1),
+    ("1/2", "0.5", 1),
+    ("½", "0.5", 1),
+    ("1½", "1.5", 1),
+    ("1 1/2", "1.5", 1),
+    ("\\frac{1}{2}", "0.5", 1),
+    ("$\\dfrac{3}{4}$", "3/4", 1),
+    ("\\$460", "460", 1),
+    ("$42$", "42", 1),
+    ("1{,}000", "1000", 1),
+    ("5\\text{ km}", "5 km", 1),
+    ("1e3", "1000", 1),
+    ("1.5E-3", "0.0015", 1),
+    ("3 x 10^8", "300000000", 1),
+    ("3×10⁸", "3e8", 1),
+    ("1.5 million", "1,500,000", 1),
+    ("50%", "50", 1),
+    ("50 %", "50 percent", 1),
+    ("50%", "0.5", 1),
+    ("5 apples", "5", 1),
+    ("42km", "42 km", 1),
+    ("29 dollars", "$29", 1),
+    ("USD 29", "$29", 1),
+    ("29€", "29 euros", 1),
+    ("-5 °C", "-5", 1),
+    ("(42)", "42", 1),
+    ("[42]", "42", 1),
+    ("42!", "42", 1),
+    ("**42**", "42", 1),
+    ("2 + 2 = 4", "4", 1),
+    ("x = -3", "-3", 1),
+    ("４２", "42", 1),
+    ("٤٢", "42", 1),
+    ("The Beatles", "beatles", 1),
+]
+
+
+@pytest.mark.parametrize("prediction, answer, right", NUMBERS)
+def test_numbers_are_compared_as_numbers(prediction, answer, right):
+    assert exact_match(prediction, [answer], "numeric") == right
+    assert exact_match(answer, [prediction], "numeric") == right
+    once = normalize_numeric(prediction)
+    assert normalize_numeric(once) == once
+
+
+@pytest.mark.parametrize(
+    "text, answer, found",
+    [
+        ("the result is -5 exactly", "-5", 1),
+        ("the result is -5 exactly", "5", 0),
+        ("The answer is 25", "5", 0),
+        ("50 is the answer", "5", 0),
+        ("33.14", "3.14", 0),
+        ("It costs $29.00 in all.", "29", 1),
+        ("about 1,000 people", "1000", 1),
+        ("between 10-15", "15", 1),
+    ],
+)
+def test_a_number_is_found_as_a_whole(text, answer, found):
+    assert contains(text, [answer], "numeric") == found
+
+
+def test_a_quantity_is_the_same_both_ways():
+    rng = random.Random(6)
+    texts = [normalize_numeric(t) for pair in NUMBERS for t in pair[:2]]
+    for _ in range(3000):
+        a, b = rng.choice(texts), rng.choice(texts)
+        assert same_quantity(a, b) == same_quantity(b, a)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "9" * 100_000,
+        "1 " * 10_000,
+        "1," * 50_000,
+        " " * 200_000 + "=",
+        "$" * 100_000,
+        "-" * 100_000,
+        "1/" * 50_000,
+        "\\frac{" * 20_000,
+        "minus " * 30_000,
+        "1e" * 50_000,
+        "1 111" * 10_000,
+        "½" * 50_000,
+        "1e999999999",
+    ],
+    ids=lambda t: f"{t[:6]}…",
+)
+def test_hostile_numbers_take_no_time(hostile):
+    start = time.process_time()
+    for style in NORMALIZERS:
+        score_answer(hostile, ["5"], style)
+    assert time.process_time() - start < 2

@@ -923,3 +923,14 @@ def test_clustered_intervals_of_rare_scores_hold_the_truth():
         low, high = ends(estimate(x, resamples=400, seed=t, groups=g))
         rare += low <= 0.1 <= high
     assert kept / 400 >= 0.91 and rare / 400 >= 0.88
+
+
+@pytest.mark.parametrize("scale", [1, 1000, 1e9])
+@pytest.mark.parametrize("gain", [0.2, 1 / 3, 0.1])
+def test_a_constant_difference_has_no_d_z(scale, gain):
+    "What rounding leaves of a difference that is everywhere the same is no standard deviation."
+    rng = np.random.default_rng(0)
+    for a in ([0.1 * scale] * 50, list(rng.random(50) * scale)):
+        p = paired_difference(a, [x + gain * scale for x in a], resamples=100)
+        assert p.sd == 0 and p.d_z is None and p.effect_size == "d_z –", (p.sd, p.d_z)
+    assert paired_difference([0.1, 0.2, 0.3], [0.3, 0.4, 0.5 + 1e-9], resamples=100).d_z > 1e6

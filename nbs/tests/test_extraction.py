@@ -1,0 +1,236 @@
+"What is found in a reply: the answer of a chain of thought, a line, an abstention; whatever surrounds it."
+
+import json
+import time
+
+import pytest
+
+from llmforge.batching import FakeEngine
+from llmforge.config import load_config
+from llmforge.methods import abstains, after_reasoning, after_thinking, first_line
+from llmforge.runner import run_experiment
+from llmforge.store import Store
+
+REASONED = [
+    # boxes
+    (r"So there are \boxed{17} of them.", "17"),
+    (r"$$\boxed{\frac{3}{4}}$$", r"\frac{3}{4}"),
+    (r"\boxed{\text{Oslo}}", "Oslo"),
+    (r"First \boxed{3}, then \boxed{\boxed{8}}.", "8"),
+    (r"Hence $\fbox{1{,}250}$", "1,250"),
+    (r"The total is \boxed{\$12}.", "$12"),
+    (r"\boxed{\langle H \rangle} holds, so **Answer: D**", "D"),
+    (r"The answer is 4. Cut off: \boxed{1", "4"),
+    # thoughts
+    ("<think>The answer is Rome.</think>\nThe answer is Oslo.", "Oslo"),
+    ("The answer is Rome, or not.\n</think>\n\nOslo", "Oslo"),
+    ("<thinking>\n\n</thinking>\n\n**Oslo**", "Oslo"),
+    ("[THINK]Rome[/THINK]Oslo", "Oslo"),
+    ("<think>a</think>Rome?<think>b</think>Oslo", "Oslo"),
+    ("<think>\nThe answer is Rome", ""),
+    # words around it
+    ("7 + 8 = 15. So the answer should be 15.", "15"),
+    ("My final answer is: 15", "15"),
+    ("I think the answer might be 15.", "15"),
+    ("The answer is therefore 15.", "15"),
+    ("The answer comes out to 15.", "15"),
+    ("Final Answer: **15**\n", "15"),
+    ("## Final Answer\n\n15", "15"),
+    ("#### 15", "15"),
+    ("<answer>15</answer>", "15"),
+    ("1. Add.\n2. **Answer**: 15", "15"),
+    ("The answer is $15$.", "15"),
+    ('The answer is "Oslo".', "Oslo"),
+    # what follows it
+    ("The answer is 15. Let me know if you need more!", "15"),
+    ("The answer is 15.\n\nExplanation: 7 and 8 make the number.", "15"),
+    ("Answer: 15\n\nThe answer is easy to check.", "15"),
+    ("Answer: 15\n(That answer is obtained by adding.)", "15"),
+    ("Answer: Oslo\nThis answer is based on the passage.", "Oslo"),
+    ("The answer is Oslo because it is in Norway.", "Oslo"),
+    ("The answer is 15! Great question.", "15"),
+    ("Answer: no, wait. 7 + 8 is 15, so the answer is 15.", "15"),
+    ("The answer is Rome. No, the answer is Oslo.", "Oslo"),
+    # what looks like an end and is none
+    ("The answer is St. Moritz.", "St. Moritz"),
+    ("The answer is J. R. R. Tolkien. He wrote it.", "J. R. R. Tolkien"),
+    ("The answer is Washington, D.C.", "Washington, D.C."),
+    ("The answer is 3.14.", "3.14"),
+    ("The answer is Dr. Seuss.", "Dr. Seuss"),
+    ("The answer is the United Kingdom.", "the United Kingdom"),
+    ("Answer: The answer is not stated.", "not stated"),
+    # none named
+    ("It lies in Norway. It is Oslo.", "It is Oslo"),
+    ("", ""),
+]
+
+
+@pytest.mark.parametrize("text, answer", REASONED)
+def test_the_answer_of_a_chain_of_thought(text, answer):
+    assert after_reasoning(text) == answer
+
+
+LONG = " " * 200_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "answer is" + LONG,
+        "answer" + LONG + ":",
+        "The answer is 4." + LONG + "x",
+        ("answer" + " " * 50) * 4_000,
+        "answer is " * 20_000,
+        "answer:\n" * 20_000,
+        "\\boxed{" * 20_000,
+        "\\boxed{" + "{" * 50_000 + "}" * 50_000,
+        "}" * 100_000,
+        "<think>" * 20_000,
+        "</think>" * 20_000,
+        "\\text{" * 20_000,
+        "a " * 100_000,
+        "\n" * 200_000,
+        "*_` " * 50_000,
+        "based on the " * 20_000,
+        "sorry, " * 30_000 + "x",
+        "none" + LONG + "x",
+        "The answer" + LONG + "x",
+        "it is not " * 20_000,
+        "$" * 100_000,
+        "#" * 100_000,
+        ". A" * 60_000,
+    ],
+    ids=lambda t: f"{t[:10]!r}…",
+)
+def test_no_text_takes_long(text):
+    "Linear in the length: a reply of white space took minutes."
+    start = time.process_time()
+    for read in (after_reasoning, first_line, after_thinking, abstains):
+        read(text)
+    assert time.process_time() - start < 1.5
+
+
+NONE_GIVEN = [
+    "I'm not sure",
+    "I’m not sure.",
+    "Not sure",
+    "I am not certain about that.",
+    "I have no idea.",
+    "No idea",
+    "I don't know",
+    "I do not know the answer",
+    "I really don't know.",
+    "We do not have enough information.",
+    "I couldn't find the answer",
+    "I could not find any mention of it",
+    "I was unable to determine the date.",
+    "I'm unable to answer that.",
+    "I am not able to find this",
+    "I wasn't able to find it.",
+    "I'm not aware of any.",
+    "Sorry, I can't help with that.",
+    "I'm sorry, but I cannot answer.",
+    "I'm afraid I don't know.",
+    "Unfortunately, the passage does not say.",
+    "As an AI language model, I don't have access to that.",
+    "Based on the passages, it cannot be determined.",
+    "It's not mentioned in the text",
+    "It isn't stated.",
+    "This is not specified in the provided context.",
+    "The year is not given in the passage.",
+    "Not mentioned",
+    "The text doesn't mention it",
+    "The provided information does not say who.",
+    "None of the passages mention it",
+    "There is no information about this in the text",
+    "There's no mention of it.",
+    "No information is given.",
+    "There is not enough information to tell.",
+    "Not enough information",
+    "Insufficient information.",
+    "It is unclear from the passage.",
+    "Unclear",
+    "Unknown",
+    "It is impossible to say",
+    "Cannot be determined.",
+    "It can't be determined from the text.",
+    "N/A",
+    "Not applicable",
+    "None",
+    "*I don't know.*",
+    "idk",
+    "",
+    "  ",
+]
+GIVEN = [
+    "None of the above",
+    "Oslo",
+    "I",
+    "Not Without My Daughter",
+    "No Country for Old Men",
+    "Unknown Pleasures",
+    "The Unknown Soldier",
+    "I Don't Want to Miss a Thing",
+    "I Can't Get No Satisfaction",
+    "Nobody",
+    "No",
+    "Nothing",
+    "None but the Brave",
+    "It Is Not What It Seems",
+    "Not Dark Yet",
+    "0",
+    "Sorry Sorry",
+    "There is a light",
+    "We Are the Champions",
+    "No Way Out",
+    "Naples",
+    "Idaho",
+    "The Textile Museum",
+    "Knot",
+    "Sure",
+    "Insufficient funds",
+]
+
+
+@pytest.mark.parametrize("text", NONE_GIVEN)
+def test_an_abstention_in_plain_english(text):
+    assert abstains(text)
+
+
+@pytest.mark.parametrize("text", GIVEN)
+def test_an_answer_is_no_abstention(text):
+    assert not abstains(text)
+
+
+def rows(reply, title, outputs, monkeypatch, **method):
+    "The rows and the calls of three questions that get the same reply."
+    lines = [{"id": f"q{i}", "question": f"Capital of Norway, {i}?", "answers": ["Oslo"]} for i in range(3)]
+    monkeypatch.setenv("LLMFORGE_DATA", str(outputs.parent))
+    (outputs.parent / "q.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    config = {
+        "name": title,
+        "engine": {"name": "fake", "cache": False, "batch_size": 1},
+        "method": {"shots": 0, **method},
+        "dataset": "q.jsonl",
+    }
+    store, engine = Store(), FakeEngine(reply)
+    id = run_experiment(load_config({"experiment": config}), store, engine, show=False)
+    return store.rows(id), engine.calls
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ["\nOslo", "\n\n Oslo", "<think>\n\n</think>\n\nOslo", "\n<think>Rome</think>Oslo"],
+)
+@pytest.mark.parametrize("format", ["completion", "chat"])
+@pytest.mark.parametrize("method", ["naive", "chain_of_thought"])
+def test_an_end_before_the_beginning_is_none(reply, format, method, outputs, monkeypatch):
+    found, _ = rows(reply, "late", outputs, monkeypatch, name=method, prompt={"format": format})
+    assert [(r["answer"], r["scores"]["exact_match"]) for r in found] == [("Oslo", 1)] * 3
+
+
+def test_the_next_question_is_no_answer(outputs, monkeypatch):
+    "A model that says nothing and goes on with another question has abstained; an answer is asked for once."
+    found, calls = rows("\nQuestion: and Spain?\nMadrid", "none", outputs, monkeypatch, name="naive")
+    assert all(r["abstained"] and r["answer"] == "" for r in found) and len(calls) == 6
+    assert len(rows(" Oslo\nmore", "first", outputs, monkeypatch, name="naive")[1]) == 3
