@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from .card import Card
-from .config import ExperimentConfig, load_config
+from .config import ExperimentConfig, validate
 from .core import LlmForgeError, StoreError
 from .metrics import AGENT_SCORES, JUDGED, SCORES, failed, right, value_of
 from .pooling import failed_calls, pooled, tokens_per_right
@@ -43,7 +43,7 @@ class Experiment:
     @cached_property
     def config(self) -> ExperimentConfig:
         "Its config, resolved."
-        return load_config({"experiment": self.record.config_json})
+        return validate(self.record.config_json, self.id)
 
     @cached_property
     def result(self) -> dict:
