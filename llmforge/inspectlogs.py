@@ -60,7 +60,7 @@ def _question(sample: Mapping, attachments: Mapping[str, str]) -> str:
     asked = [m for m in given if m["role"] == "user"] or given
     return _text(asked[-1]["content"], attachments)
 
-
+# %% ../nbs/55_inspectlogs.ipynb #inspectlogs-shown-texts
 def _output(sample: Mapping, attachments: Mapping[str, str]) -> str:
     "What the model said last."
     choices = (sample.get("output") or {}).get("choices")

@@ -206,6 +206,15 @@ def _config(log: Log, name: str | None, style: str) -> ExperimentConfig:
     }
     return validate(experiment, log.file)
 
+# %% ../nbs/53_samples.ipynb #samples-check-texts
+def _check_texts(samples: list[Sample], where: str) -> None:
+    "Raise `DataError` where a text cannot be stored."
+    for s in samples:
+        try:
+            "".join([s.question, s.prompt, s.output, s.answer, s.error, *s.expected]).encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{where} {s.place}: has half of a character in it, as of a cut emoji") from None
+
 # %% ../nbs/53_samples.ipynb #logs-import-samples
 def import_samples(
     store: Store,  # where to put it
@@ -216,6 +225,7 @@ def import_samples(
     style: str = "squad",  # normalisation of the scores computed here
 ) -> str:  # its id
     "Put the samples of a log into the store as a COMPLETED experiment; raises `DataError`."
+    _check_texts(samples, log.file)
     verdict = verdict_of(samples, metric, log.file)
     runs, config = _runs(samples, verdict, style, log.tool), _config(log, name, style)
     questions = fingerprint([(str(s.doc_id), s.content) for s in samples])
