@@ -1064,6 +1064,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'llmforge.notebooks._Passed.flush': ('notebooks.html#_passed.flush', 'llmforge/notebooks.py'),
                                     'llmforge.notebooks._Passed.write': ('notebooks.html#_passed.write', 'llmforge/notebooks.py'),
                                     'llmforge.notebooks._cleared': ('notebooks.html#_cleared', 'llmforge/notebooks.py'),
+                                    'llmforge.notebooks._held_aside': ('notebooks.html#_held_aside', 'llmforge/notebooks.py'),
                                     'llmforge.notebooks._merged': ('notebooks.html#_merged', 'llmforge/notebooks.py'),
                                     'llmforge.notebooks._our_error': ('notebooks.html#_our_error', 'llmforge/notebooks.py'),
                                     'llmforge.notebooks._plain': ('notebooks.html#_plain', 'llmforge/notebooks.py'),

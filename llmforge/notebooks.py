@@ -14,8 +14,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -116,6 +116,15 @@ def remove_abandoned(
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
 
+# %% ../nbs/70_notebooks.ipynb #notebooks-held
+@contextmanager
+def _held_aside(target: Path) -> Iterator[Path]:
+    "Where to write a notebook before it goes to its place; held, so that nobody takes it for abandoned."
+    remove_abandoned(target.parent)
+    with build_aside(target) as half, half.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield half
+
 # %% ../nbs/70_notebooks.ipynb #notebooks-execute
 def execute_notebook(
     name: str,  # a notebook of the project, e.g. "run_experiment"
@@ -127,9 +136,7 @@ def execute_notebook(
     import nbformat
     import papermill as pm
 
-    remove_abandoned(target.parent)
-    with build_aside(target) as half, half.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with _held_aside(target) as half:
         try:
             pm.execute_notebook(
                 str(project_root() / "nbs" / f"{name}.ipynb"),
