@@ -21,7 +21,7 @@ from .engine import Engine, Generation, Message, ToolCall, ToolMessage
 from .exemplars import ANSWER, conversations, episodes, last_thought, needs, serves, turn
 from .methods import Context, after_reasoning, after_thinking, first_line
 from .records import Example
-from .text import clip
+from .text import clip, fill_template
 from .tools import ToolResult, call_tool
 from .trace import span
 from .traceview import walk
@@ -112,7 +112,7 @@ class Episode:
         assert method.agent is not None, "the config's method has no agent"
         self.question, self.context = question, context
         self.agent, self.prompt, self.shots = method.agent, method.prompt, method.shots
-        self.asked = self.prompt.template.format(question=question, passages="")
+        self.asked = fill_template(self.prompt.template, question=question, passages="")
         self.trail: tuple[str, ...] = ()  # tools called
         self.steps = 0
         self.wrong, self.trouble = 0, ""  # steps in a row that went wrong, and how the last did
@@ -186,7 +186,7 @@ class ChoosingEpisode(Episode):
 
     async def _prior(self, question: str, openings: Sequence[str]) -> list[float]:
         "The probability of each opening at this point of an episode about a content-free question."
-        blank = self.prompt.template.format(question=question, passages="")
+        blank = fill_template(self.prompt.template, question=question, passages="")
         blank += "".join(turn(tool, question, question) for tool in self.trail) + "Thought:"
         return _shares(await self.context.choose(self.shown + blank, openings, False, f"… {blank}"))
 
@@ -243,7 +243,7 @@ class TextEpisode(ChoosingEpisode):
 
     async def conclude(self) -> Step:
         "An answer, now."
-        label = self.prompt.reply.partition("{answer}")[0].format(rationale="").rstrip()
+        label = fill_template(self.prompt.reply, answer="\0", rationale="").partition("\0")[0].rstrip()
         lead = f"{last_thought(self.question, self.agent)}\n{label}"
         text = await self.write(lead, ["\n"])
         if not (answer := first_line(text[len(lead) :])):  # it began with a line break

@@ -11,7 +11,7 @@ import json
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 from .config import ExperimentConfig
 from .core import EngineError, StoreBusy, engines, error_text, fingerprint, without_secrets
 from .engine import Engine, Generation, Prompt, Sampling, checked_generation
-from .files import PAUSES, is_locked, outputs_dir, use_wal
+from .files import DAMAGED, PAUSES, is_locked, outputs_dir, use_wal
 
 # %% ../nbs/22_caching.ipynb #83c817b3
 class EngineWrapper:
@@ -104,6 +104,11 @@ def _as_json(generation: Generation) -> str:
         raise EngineError(f"the engine gave a Generation that cannot be stored: {e}") from e
 
 
+def _from_json(text: str) -> Generation:
+    "A generation as it was stored; raises one of DAMAGED, or `EngineError`, where it is none."
+    return checked_generation(Generation(**{**json.loads(text), "cached": True}))
+
+
 def _open_cache(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
     try:
@@ -181,9 +186,8 @@ class CachedEngine(EngineWrapper):
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         "The remembered generation (`cached=True`), or a new one, committed before it is returned."
         key = generation_key(self.identity, prompt, sampling)
-        row = self._db.execute("SELECT generation FROM generations WHERE key = ?", [key]).fetchone()
-        if row:
-            return Generation(**{**json.loads(row[0]), "cached": True})
+        if remembered := self._remembered(key):
+            return remembered
         generation = checked_generation(await self.inner.generate(prompt, sampling))
         await self._writing.add((key, _as_json(generation)))
         return generation
@@ -192,6 +196,15 @@ class CachedEngine(EngineWrapper):
         "Close the file and the inner engine."
         self._db.close()
         self.inner.close()
+
+    def _remembered(self, key: str) -> Generation | None:
+        try:
+            row = self._db.execute("SELECT generation FROM generations WHERE key = ?", [key]).fetchone()
+            return _from_json(row[0]) if row else None
+        except (sqlite3.Error, EngineError, *DAMAGED):
+            with suppress(sqlite3.Error):
+                self._db.execute("DELETE FROM generations WHERE key = ?", [key])
+            return None
 
     def _write(self, rows: list[tuple[str, str]]) -> None:
         try:

@@ -185,20 +185,43 @@ def export_(
         tell(export_experiment(e.store, e.id, folder or record_folder(e.store, e.id), texts))
 
 # %% ../nbs/91_cli.ipynb #cli-import-one
+def _sources(path: Path) -> list[Path]:
+    "The logs at a path, or the path itself."
+    from llmforge.inspectlogs import inspect_logs
+    from llmforge.logs import sample_logs
+
+    record = (path / "result.json").exists() or (path / "plan.json").exists()
+    return [path] if record else [*sample_logs(path), *inspect_logs(path)] or [path]
+
+
+def _import_log(store, path: Path, name: str | None, filter: str | None, metric: str | None) -> str:
+    "Read a log into the store; its id."
+    from llmforge.inspectlogs import import_inspect, inspect_logs
+    from llmforge.logs import import_lm_eval
+
+    if not inspect_logs(path):
+        return import_lm_eval(store, path, name, filter, metric)
+    if filter:
+        raise DataError(f"{path.name}: a log of Inspect has no filters; leave --filter out")
+    return import_inspect(store, path, name, metric)
+
+# %% ../nbs/91_cli.ipynb #cli-import-source
 def _import_one(store, path: Path, name: str | None, filter: str | None, metric: str | None) -> str:
-    "Read a folder or a log into the store; a line for each thing that was read."
+    "Read an exported folder or a log into the store; a line about it."
     from llmforge.exports import import_experiment, import_plan
-    from llmforge.logs import import_lm_eval, sample_logs
 
     if (path / "result.json").exists():
         return import_experiment(store, path)
     if (path / "plan.json").exists():
         return f"plan of {import_plan(store, path).name}"
-    if logs := sample_logs(path):
-        return "\n".join(import_lm_eval(store, log, name, filter, metric) for log in logs)
+    if path.is_file() and path.name.endswith((".jsonl", ".jsonl.gz", ".eval", ".json")):
+        return _import_log(store, path, name, filter, metric)
+    if not path.exists():
+        raise DataError(f"{path}: does not exist")
+    helm = "; runs of HELM cannot be imported" if (path / "scenario_state.json").exists() else ""
     raise DataError(
-        f"{path}: nothing to import there; allowed: a folder with result.json or plan.json, "
-        "samples_*.jsonl of lm-evaluation-harness, or a folder with such files"
+        f"{path}: nothing to import there{helm}; allowed: a folder with result.json or plan.json,"
+        " samples_*.jsonl of lm-evaluation-harness, .eval or .json of Inspect, or a folder with such files"
     )
 
 # %% ../nbs/91_cli.ipynb #cli-import-command
@@ -208,7 +231,7 @@ def import_(
         list[Path],
         typer.Argument(
             help="Folders of exported experiments or studies, "
-            "samples_*.jsonl of lm-evaluation-harness, or folders with such files."
+            "samples_*.jsonl of lm-evaluation-harness, .eval or .json of Inspect, or folders with such files."
         ),
     ],
     name: Annotated[
@@ -219,15 +242,16 @@ def import_(
         typer.Option(help="For logs: whose answers, e.g. strict-match; default: the first in the file."),
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="For logs: which of its metrics counts as exact match.")
+        str | None, typer.Option(help="For logs: which of its metrics or scorers counts as exact match.")
     ] = None,
 ):
-    "Read exported experiments, plans of studies, or logs of lm-evaluation-harness into the store."
+    "Read exported experiments, plans of studies, or logs of other harnesses into the store."
     from llmforge.store import Store
 
     with sentences():
         store = Store()
-    tell_each(paths, lambda path: _import_one(store, path, name, filter, metric))
+    sources = [source for path in paths for source in _sources(path)]
+    tell_each(sources, lambda path: _import_one(store, path, name, filter, metric))
 
 # %% ../nbs/91_cli.ipynb #a31a2370
 @app.command()

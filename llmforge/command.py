@@ -61,6 +61,12 @@ def exit_code(
     return 3 if isinstance(error, AlreadyRunning) else 1
 
 # %% ../nbs/90_command.ipynb #cli-sentences
+def _from_system(error: OSError) -> str:
+    "What the system says, and of which file: No space left on device, Permission denied."
+    place = f": {error.filename}" if error.filename else ""
+    return f"{error.strerror or error}{place}"
+
+
 @contextmanager
 def sentences() -> Iterator[None]:
     "Print our errors as sentences and exit with their code."
@@ -70,6 +76,9 @@ def sentences() -> Iterator[None]:
         phase = getattr(e, "phase", None)
         tell(f"error: {f'{phase}: ' if phase else ''}{e}", err=True)
         raise typer.Exit(exit_code(e)) from None
+    except OSError as e:
+        tell(f"error: {_from_system(e)}", err=True)
+        raise typer.Exit(1) from None
 
 # %% ../nbs/90_command.ipynb #cli-tell-each
 _Item = TypeVar("_Item")
@@ -80,15 +89,15 @@ def tell_each(
     line: Callable[[_Item], str],  # about one of them; may raise our errors
 ) -> None:
     "Print a line about each, or its error, and go on; exit with the last error's code."
-    error = None
+    code = 0
     for item in items:
         try:
-            tell(line(item))
-        except LlmForgeError as e:
-            tell(f"error: {e}", err=True)
-            error = e
-    if error:
-        raise typer.Exit(exit_code(error))
+            with sentences():
+                tell(line(item))
+        except typer.Exit as e:
+            code = e.exit_code
+    if code:
+        raise typer.Exit(code)
 
 # %% ../nbs/90_command.ipynb #cli-shared
 Overrides = Annotated[

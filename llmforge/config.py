@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['SECTIONS', 'ALIASES', 'READERS', 'OWN_CORPUS', 'first_names', 'current_names', 'spell_out', 'ExperimentConfig',
-           'validate', 'parse_overrides', 'experiment_mapping', 'load_config', 'experiment_id', 'to_yaml']
+           'validate', 'parse_overrides', 'experiment_mapping', 'refuse_misread', 'load_config', 'experiment_id',
+           'to_yaml']
 
 # %% ../nbs/05_config.ipynb #f6d8a6e6
 import os
+import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any
@@ -208,7 +210,7 @@ def _fill_in_corpus(data: dict[str, Any]) -> None:
         return
     dataset = data.get("dataset", {})
     name = dataset.get("name", DatasetConfig().name) if isinstance(dataset, dict) else dataset
-    if name in OWN_CORPUS:
+    if isinstance(name, str) and name in OWN_CORPUS:
         data["corpus"] = {"name": OWN_CORPUS[name]}
     elif isinstance(name, str):
         raise ConfigError(
@@ -246,7 +248,10 @@ def parse_overrides(
     overrides: str | Sequence[str],  # "a.b=1 c=2", or a list of such pairs
 ) -> dict[str, Any]:  # nested mapping
     "Dotted overrides as one nested mapping, spelled out; raises `ConfigError`."
-    pairs = shlex.split(overrides) if isinstance(overrides, str) else overrides
+    try:
+        pairs = shlex.split(overrides) if isinstance(overrides, str) else overrides
+    except ValueError as e:
+        raise ConfigError(f"overrides {overrides!r}: {e}") from None
     return reduce(merge, (spell_out(read_override(pair)) for pair in pairs), {})
 
 # %% ../nbs/05_config.ipynb #d5bafc55
@@ -261,6 +266,44 @@ def experiment_mapping(
     path = find_config(source, folder)
     return path.name, reduce(merge, map(spell_out, read_chain(path)))
 
+# %% ../nbs/05_config.ipynb #config-misread-texts
+_NONE_IS_A_NAME = ("experiment.id", "experiment.name", "experiment.retrieval.name")
+_NOTHING = re.compile(r"none|null|nil|~", re.IGNORECASE)
+_BREAK = re.compile(r"\\[nrt](?![a-z])")  # other than \neq, \text and the like
+_BREAK_IN_STOP = re.compile(r"\\[nrt]")
+
+
+def _texts(section: Section, path: str) -> Iterator[tuple[str, str]]:
+    "The texts of a config with their paths."
+    for name, value in section:
+        here = f"{path}.{name}"
+        if isinstance(value, Section):
+            yield from _texts(value, here)
+        values = enumerate(value) if isinstance(value, tuple) else ()
+        yield from ((f"{here}.{i}", v) for i, v in values if isinstance(v, str))
+        if isinstance(value, str):
+            yield here, value
+
+# %% ../nbs/05_config.ipynb #config-misread
+def _slip(path: str, text: str) -> str:
+    "What is wrong with a text that is hardly what was meant."
+    in_list = path[-1].isdigit()
+    if _NOTHING.fullmatch(text.strip()) and not in_list and path not in _NONE_IS_A_NAME:
+        return f"{path}: is the text {text!r}; where nothing is meant, write null or leave the field out"
+    if ".prompt." in path and (_BREAK_IN_STOP if in_list else _BREAK).search(text):
+        return f"{path}: {text!r} has a backslash in it; a line break is \\n in double quotes, not in single"
+    return ""
+
+# %% ../nbs/05_config.ipynb #config-refuse-misread
+def refuse_misread(
+    configs: Iterable[ExperimentConfig],
+    where: str,  # file name, for the message
+) -> None:
+    "Raise `ConfigError` with every text that is hardly what was meant."
+    texts = (pair for config in configs for pair in _texts(config, "experiment"))
+    if slips := list(dict.fromkeys(filter(None, (_slip(*pair) for pair in texts)))):
+        raise ConfigError("\n  ".join([f"{where}: {len(slips)} problem{'s' * (len(slips) > 1)}", *slips]))
+
 # %% ../nbs/05_config.ipynb #config-load
 def load_config(
     source: str | os.PathLike | Mapping,  # a file, a name below configs/, or {"experiment": …}
@@ -270,7 +313,9 @@ def load_config(
     where, data = experiment_mapping(source)
     data = merge(data, parse_overrides(overrides))
     refuse_secrets(data, where)
-    return validate(data, where)
+    config = validate(data, where)
+    refuse_misread([config], where)
+    return config
 
 # %% ../nbs/05_config.ipynb #config-work
 def _work(config: ExperimentConfig) -> dict[str, Any]:

@@ -9,7 +9,8 @@ __all__ = ['read_yaml', 'read_config', 'plain_values', 'find_config', 'merge', '
 # %% ../nbs/04_configfiles.ipynb #configfiles-imports
 import os
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,11 +19,25 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from .core import ConfigError, closest, redact, secrets
-from .files import project_root
+from .core import ConfigError, closest, error_line, redact, secrets, without_secrets
+from .files import DAMAGED, is_file, project_root
 from .sections import Section
 
 _S = TypeVar("_S", bound=Section)
+
+# %% ../nbs/04_configfiles.ipynb #configfiles-odd-base
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_ODD_BASE = re.compile(r"[-+]?0[0-9_]+$|[^:]+:")
+
+
+def _check_base(node: yaml.Node | None, index: Any) -> None:
+    "Refuse a number whose base is not 10 by the way it is written."
+    if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and _ODD_BASE.match(node.value):
+        field = f"{index.value}: " if isinstance(index, yaml.ScalarNode) else ""
+        raise yaml.YAMLError(
+            f"line {node.start_mark.line + 1}: {field}{node.value} is a number in base 8 or 60 to YAML;"
+            " write it in base 10, or in quotes where it is a text"
+        )
 
 # %% ../nbs/04_configfiles.ipynb #077ed093
 class _Loader(yaml.SafeLoader):
@@ -30,7 +45,9 @@ class _Loader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             line = self.peek_event().start_mark.line + 1
             raise yaml.YAMLError(f"line {line}: aliases (*name) are not allowed; use `extends`")
-        return super().compose_node(parent, index)
+        node = super().compose_node(parent, index)
+        _check_base(node, index)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -50,8 +67,10 @@ def read_yaml(
         return yaml.load(text, Loader=_Loader)
     except RecursionError:
         raise ConfigError(f"{where}: nested too deeply") from None
-    except (yaml.YAMLError, ValueError) as e:
+    except yaml.YAMLError as e:
         raise ConfigError(f"{where}: not valid YAML: {' '.join(str(e).split())}") from None
+    except DAMAGED as e:  # what the constructors of !!int, !!bool and the like raise is theirs
+        raise ConfigError(f"{where}: not valid YAML: a value that cannot be read: {error_line(e)}") from None
 
 # %% ../nbs/04_configfiles.ipynb #configfiles-read
 def read_config(
@@ -104,7 +123,7 @@ def find_config(
     name = os.fspath(name)
     configs = project_root() / "configs"
     for direct in [(folder or Path.cwd()) / name, configs / name, project_root() / name]:
-        if direct.is_file():
+        if is_file(direct):
             return direct.resolve()
     listed = _listed()
     matching = [p for p in listed if _means(name, p)]
@@ -214,12 +233,18 @@ def _fields_at(model: type[Section], path: Sequence[int | str]) -> list[str]:
         model = section
     return list(model.model_fields)
 
+# %% ../nbs/04_configfiles.ipynb #configfiles-quoted
+def _quoted(e: ErrorDetails) -> str:
+    "What to do about a value that YAML took for something else than a text."
+    taken = e["type"] == "string_type" and isinstance(e["input"], (bool, int, float, date))
+    return "; put it in quotes" if taken else ""
+
 # %% ../nbs/04_configfiles.ipynb #1784443c
 def _problem(e: ErrorDetails, model: type[Section], root: str) -> str:
     "One pydantic error as `path: what is wrong; received …; allowed …`."
     loc = [p for p in e["loc"] if p != "[key]"]
     path = ".".join(filter(None, [root, *map(str, loc)]))
-    received = redact(repr(e["input"]))
+    received = redact(repr(without_secrets(e["input"])))
     received = received if len(received) <= 80 else received[:77] + "…"
     match e["type"]:
         case "extra_forbidden":
@@ -234,7 +259,7 @@ def _problem(e: ErrorDetails, model: type[Section], root: str) -> str:
         case "value_error":
             return f"{path}: {e['ctx']['error']}"
         case _:
-            return f"{path}: {e['msg'][0].lower() + e['msg'][1:]}; received {received}"
+            return f"{path}: {e['msg'][0].lower() + e['msg'][1:]}; received {received}{_quoted(e)}"
 
 # %% ../nbs/04_configfiles.ipynb #configfiles-check
 def check_section(
@@ -254,13 +279,24 @@ def check_section(
     raise ConfigError("\n".join([count, *(f"  {p}" for p in problems)]))
 
 # %% ../nbs/04_configfiles.ipynb #configfiles-secrets
+def _texts(value: object) -> Iterator[str]:
+    "The texts in plain values, those of numbers too: a key may be all digits."
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, (list, tuple)):
+        for v in value:
+            yield from _texts(v)
+    else:
+        yield str(value)
+
+
 def refuse_secrets(
     data: Mapping,  # plain values
     where: str,  # file name, for the message
 ) -> None:
     "Raise `ConfigError` where the value of a secret variable stands in a config; the value is not repeated."
     for name, secret in secrets().items():
-        if repr(secret)[1:-1] in repr(data):
+        if any(secret in text for text in _texts(data)):
             raise ConfigError(
                 f"{where}: the value of the environment variable {name} stands in the config, which is stored"
                 " with every result; take it out of the config"

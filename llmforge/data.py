@@ -11,22 +11,69 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .core import DataError, MissingExtra, corpora, datasets, keep_former_names, redact, require
-from .files import find_file
-from .records import Corpus, Dataset, Example, Passage, read_jsonl, to_example, to_passage
+from llmforge.core import (
+    DataError,
+    MissingExtra,
+    corpora,
+    datasets,
+    error_line,
+    keep_former_names,
+    redact,
+    require,
+)
+from .files import DAMAGED, find_file
+from llmforge.records import (
+    Corpus,
+    Dataset,
+    Example,
+    Passage,
+    numbered_objects,
+    to_example,
+    to_passage,
+)
 from .sections import CorpusConfig, DatasetConfig
 
 _R = TypeVar("_R", Example, Passage)
 
+# %% ../nbs/07_data.ipynb #data-decode
+_MARKS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32"}
+_MARKS |= {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # after those of UTF-32, which begin alike
+
+
+def _encoding(data: bytes) -> str:
+    "The encoding of a text that declares none; raises `DataError` where it cannot be told."
+    if marked := next((name for mark, name in _MARKS.items() if data.startswith(mark)), None):
+        return marked
+    if b"\0" not in data:
+        return "utf-8"
+    readings = require("charset_normalizer", "documents").from_bytes(data)
+    best = readings.best()
+    if best and len(readings) == 1 and best.encoding.startswith(("utf_16", "utf_32")):
+        return best.encoding
+    raise DataError("it is no text, or its encoding cannot be told; save it as UTF-8")
+
+# %% ../nbs/07_data.ipynb #data-decoded
+def _decoded(data: bytes, declared: str | None = None) -> str:
+    "The text of a file, line breaks as in Python; raises `DataError`."
+    encoding = declared or _encoding(data)
+    try:
+        text = data.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError:
+        raise DataError(f"it is not {encoding.upper()}; save it as UTF-8") from None
+    if "\0" in text:
+        raise DataError("it is no text: there are NUL characters in it")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
 # %% ../nbs/07_data.ipynb #cafa7157
 def _markdown(path: Path) -> tuple[str, str]:
     "Title and text of a Markdown file; fenced code has no headings."
-    text = path.read_text(encoding="utf-8-sig").strip()
+    text = _decoded(path.read_bytes()).strip()
     bare = re.sub(r"^(`{3,}|~{3,}).*?^\1[`~]*$", lambda m: " " * len(m[0]), text, flags=re.M | re.S)
     heading = re.search(r"^#{1,6}[ \t]+(.+?)[ \t]*#*$", bare, re.M)
     if not heading:
@@ -35,22 +82,34 @@ def _markdown(path: Path) -> tuple[str, str]:
 
 # %% ../nbs/07_data.ipynb #data-html
 _BLOCKS = (
-    "address article aside blockquote br dd div dl dt figcaption footer h1 h2 h3 h4 h5 h6 header hr li"
-    " main nav ol p pre section table tr ul"
+    "address article aside blockquote br caption center dd details dialog dir div dl dt fieldset figcaption"
+    " figure footer form h1 h2 h3 h4 h5 h6 header hgroup hr legend li main menu nav ol optgroup option p pre"
+    " search section summary table tbody tfoot thead tr ul"
 ).split()
 _MARK = "\x1e"
 
 
+def _declared(data: bytes) -> str | None:
+    "The encoding that an HTML file declares, if it is one; what is UTF-8 beyond ASCII is that."
+    with suppress(UnicodeDecodeError):
+        if not data.decode().isascii():
+            return None
+    label = require("bs4.dammit", "documents").EncodingDetector.find_declared_encoding(data, is_html=True)
+    known = label and require("webencodings", "documents").lookup(label)  # as browsers take a label
+    name = known and known.codec_info.name
+    return None if name in ("utf-16-le", "utf-16-be") else name  # what could be read so far is neither
+
+# %% ../nbs/07_data.ipynb #data-html-text
 def _html(path: Path) -> tuple[str, str]:
     "Title and visible text of an HTML file, a line a block."
-    soup = require("bs4", "documents").BeautifulSoup(path.read_bytes(), "html.parser")
-    if soup.contains_replacement_characters:
-        raise ValueError("its encoding cannot be told; save it as UTF-8")
+    data = path.read_bytes()
+    soup = require("bs4", "documents").BeautifulSoup(_decoded(data, _declared(data)), "html.parser")
     heading = soup.find(["h1", "h2", "h3"]) or soup.title
     title = " ".join(heading.get_text(" ").split()) if heading else ""
-    for tag in soup.find_all(["head", "title", "script", "style", "template", "noscript"]):
+    for tag in soup.find_all(["title", "script", "style", "template", "noscript"]):
         tag.decompose()
     for tag in soup.find_all(["td", "th"]):
+        tag.insert_before(" ")
         tag.append(" ")
     for tag in soup.find_all(_BLOCKS):
         tag.insert_before(_MARK)
@@ -67,7 +126,7 @@ def _pdf(path: Path) -> tuple[str, str]:
 
 def _text(path: Path) -> tuple[str, str]:
     "No title, and the text of a plain file."
-    return "", path.read_text(encoding="utf-8-sig").strip()
+    return "", _decoded(path.read_bytes()).strip()
 
 # %% ../nbs/07_data.ipynb #data-reason
 def _reason(e: Exception, width: int) -> str:
@@ -94,9 +153,7 @@ def read_document(
         raise DataError(f"its type is not known; allowed: {', '.join(FILE_READERS)}")
     try:
         title, text = reader(path)
-    except UnicodeDecodeError:
-        raise DataError("it is not UTF-8") from None
-    except MissingExtra:
+    except (DataError, MissingExtra):
         raise
     except Exception as e:  # pypdf raises a dozen kinds on damaged files
         raise DataError(f"it cannot be read: {_reason(e, 120)}") from e
@@ -173,10 +230,16 @@ class HubDataset:
     to_example: Callable[[Mapping[str, Any], str], Example]  # (row, id to use if it has none) -> example
     pool_split: str = "train"
 
+
+def _example(id: str, question: str, answers: list, **more: Any) -> Example:
+    "An example of a row's fields, each accepted answer once."
+    e = to_example({"id": id, "question": question, "answers": answers, **more}, f"row {id}")
+    return replace(e, answers=tuple(dict.fromkeys(e.answers)))
+
 # %% ../nbs/07_data.ipynb #data-trivia
 def _trivia_qa(row: Mapping[str, Any], id: str) -> Example:
-    answers = dict.fromkeys([row["answer"]["value"], *row["answer"]["aliases"]])
-    return Example(row["question_id"], row["question"], tuple(answers))
+    answer = row["answer"]
+    return _example(row["question_id"], row["question"], [answer["value"], *answer["aliases"]])
 
 
 trivia_qa = HubDataset(
@@ -189,8 +252,7 @@ trivia_qa = HubDataset(
 
 # %% ../nbs/07_data.ipynb #data-squad
 def _squad(row: Mapping[str, Any], id: str) -> Example:
-    answers = dict.fromkeys(row["answers"]["text"])
-    return Example(row["id"], row["question"], tuple(answers), meta={"title": row["title"]})
+    return _example(row["id"], row["question"], row["answers"]["text"], meta={"title": row["title"]})
 
 
 squad = HubDataset("rajpurkar/squad", None, "7b6d24c440a36b6815f21b70d25016731768db1f", "validation", _squad)
@@ -198,7 +260,7 @@ squad = HubDataset("rajpurkar/squad", None, "7b6d24c440a36b6815f21b70d2501673176
 # %% ../nbs/07_data.ipynb #data-hotpot
 def _hotpot_qa(row: Mapping[str, Any], id: str) -> Example:
     meta = {"level": row["level"], "titles": sorted(set(row["supporting_facts"]["title"]))}
-    return Example(row["id"], row["question"], (row["answer"],), kind=row["type"], meta=meta)
+    return _example(row["id"], row["question"], [row["answer"]], kind=row["type"], meta=meta)
 
 
 hotpot_qa = HubDataset(
@@ -207,7 +269,7 @@ hotpot_qa = HubDataset(
 
 # %% ../nbs/07_data.ipynb #data-nq
 def _nq_open(row: Mapping[str, Any], id: str) -> Example:
-    return Example(id, row["question"], tuple(dict.fromkeys(row["answer"])))
+    return _example(id, row["question"], row["answer"])
 
 
 nq_open = HubDataset(
@@ -234,6 +296,13 @@ def _hub_rows(
         ) from e
 
 # %% ../nbs/07_data.ipynb #data-hub
+def _mapped(source: HubDataset, row: Mapping[str, Any], id: str) -> Example:
+    try:
+        return source.to_example(row, id)
+    except (DataError, *DAMAGED) as e:
+        raise DataError(f"{source.hub_id}, {id}: the row is not as expected: {error_line(e)}") from None
+
+
 def load_hub(
     source: HubDataset,  # what to load
     config: DatasetConfig,  # split and revision, where they differ from the source's
@@ -243,7 +312,7 @@ def load_hub(
 
     def _examples(split: str, limit: int | None = None) -> list[Example]:
         rows = _hub_rows(source.hub_id, source.subset, revision, split, limit)
-        return [source.to_example(r, f"{config.name}-{split}-{i}") for i, r in enumerate(rows)]
+        return [_mapped(source, r, f"{config.name}-{split}-{i}") for i, r in enumerate(rows)]
 
     split = config.split or source.split
     no_pool = config.exemplars or split == source.pool_split
@@ -254,7 +323,7 @@ def load_hub(
 def _from_file(name: str, what: str, convert: Callable[[Mapping[str, Any], str], _R]) -> list[_R]:
     "The records of a JSONL file that a config names, each through `convert`."
     path = find_file(name, what)
-    return [convert(r, f"{path.name} record {i}") for i, r in enumerate(read_jsonl(path), 1)]
+    return [convert(r, f"{path.name} line {i}") for i, r in numbered_objects(path)]
 
 # %% ../nbs/07_data.ipynb #data-raw
 def _with_pool(config: DatasetConfig) -> tuple[list[Example], list[Example]]:
@@ -325,7 +394,7 @@ wikipedia = HubCorpus(
     "wikimedia/wikipedia",
     "20231101.en",
     "b04c8d1ceb2f5cd4588862100d08de323dccfbaa",
-    lambda row: Passage(row["id"], row["title"], row["text"], {"url": row["url"]}),
+    to_passage,
 )
 
 # %% ../nbs/07_data.ipynb #data-raw-corpus

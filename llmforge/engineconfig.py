@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from .core import ConfigError, redact
-from .sections import Count, MethodConfig, Section, Text, Whole
+from .sections import Count, MethodConfig, Real, Section, Text, Whole
 
 # %% ../nbs/04_engineconfig.ipynb #engineconfig-address
 def _server_url(url: str) -> str:
@@ -62,7 +62,7 @@ def _later(default: Any, description: str, **rules: Any) -> Any:
     return Field(default, description=description, json_schema_extra={"since": "2026-11-28"}, **rules)
 
 
-Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Dollars = Annotated[Real, Field(ge=0, allow_inf_nan=False)]
 
 
 class PriceConfig(Section):
@@ -87,10 +87,10 @@ class VllmConfig(Section):
     )
     tensor_parallel_size: Count = _later(1, "GPUs to spread the model over")
     enforce_eager: bool = _later(False, "compile nothing: a faster start, and slower answers")
-    gpu_memory_utilization: float = _later(
+    gpu_memory_utilization: Real = _later(
         0.9, "the share of the GPU's memory that the server may take", gt=0, le=1, allow_inf_nan=False
     )
-    start_timeout: float = _later(
+    start_timeout: Real = _later(
         1800.0, "seconds that the start may take, with a download of the model", gt=0, allow_inf_nan=False
     )
 
@@ -117,7 +117,7 @@ class EngineConfig(Section):
     key_env: Variable | None = _later(
         None, "the environment variable that holds the server's key, e.g. OPENAI_API_KEY"
     )
-    timeout: float | None = _later(
+    timeout: Real | None = _later(
         None,
         "seconds that one generation may take (default: for a server 120, else no limit)",
         gt=0,
@@ -126,7 +126,7 @@ class EngineConfig(Section):
     attempts: Count = _later(4, "the most requests for one generation")
     stream: bool = _later(True, "read replies as they are written, and know the time to the first token")
     price: PriceConfig | None = _later(None, "what a million tokens cost")
-    max_cost: float | None = _later(
+    max_cost: Real | None = _later(
         None, "dollars after which a run stops, to be gone on with by the next", gt=0, allow_inf_nan=False
     )
     bill_to: Text | None = _later(None, "for hf_api: the organisation that pays", pattern=_LINE)

@@ -17,6 +17,7 @@ from .core import ConfigError, round_robin, tools
 from .engine import Message, ToolCall, ToolMessage
 from .records import Example
 from .sections import AgentConfig, PromptConfig
+from .text import fill_template, titled
 
 # %% ../nbs/44_exemplars.ipynb #f90d13ee
 ARITHMETIC = ("calculation", "math")  # kinds of questions
@@ -66,7 +67,7 @@ def solved(
     passages = {p.id: p for p in almanac_corpus().passages}
     for id in example.gold:
         reader = readers[0] if len(needed) > 1 else readers[-1]
-        steps.append((reader, passages[id].title, f"{passages[id].title}: {passages[id].text}"))
+        steps.append((reader, passages[id].title, titled(passages[id].title, passages[id].text)))
     if "calculate" in needed and (m := _SUM.search(example.rationale)):
         steps.append(("calculator", m[1], tools.get("calculator")(m[1])))
     return steps
@@ -121,9 +122,9 @@ def turn(
 # %% ../nbs/44_exemplars.ipynb #exemplars-episodes
 def _episode(example: Example, agent: AgentConfig, prompt: PromptConfig) -> str:
     "One solved episode as text."
-    question = prompt.template.format(question=example.question, passages="")
+    question = fill_template(prompt.template, question=example.question, passages="")
     steps = "".join(turn(*step) for step in solved(example, agent.tools))
-    reply = prompt.reply.format(answer=example.answers[0], rationale=example.rationale)
+    reply = fill_template(prompt.reply, answer=example.answers[0], rationale=example.rationale)
     return f"{question}{steps}{last_thought(example.question, agent)}\n{reply}"
 
 
@@ -140,12 +141,12 @@ def episodes(
 # %% ../nbs/44_exemplars.ipynb #exemplars-conversations
 def _turns(example: Example, agent: AgentConfig, prompt: PromptConfig) -> list[Message]:
     "One solved episode as turns."
-    turns = [Message("user", prompt.template.format(question=example.question, passages=""))]
+    turns = [Message("user", fill_template(prompt.template, question=example.question, passages=""))]
     for name, argument, observation in solved(example, agent.tools):
         call = ToolCall(name, {tools.get(name).first_argument: argument})
         turns.append(ToolMessage("assistant", "", (call,)))
         turns.append(ToolMessage("tool", observation, name=name))
-    reply = prompt.reply.format(answer=example.answers[0], rationale=example.rationale)
+    reply = fill_template(prompt.reply, answer=example.answers[0], rationale=example.rationale)
     return [*turns, Message("assistant", reply)]
 
 

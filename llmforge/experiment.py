@@ -15,7 +15,7 @@ from functools import cached_property
 
 from .card import Card
 from .claims import Record
-from .config import ExperimentConfig, load_config
+from .config import ExperimentConfig, validate
 from .core import LlmForgeError, StoreError
 from .listing import state_name
 from .metrics import AGENT_SCORES, SCORES, failed, right
@@ -45,7 +45,7 @@ class Experiment:
     @cached_property
     def config(self) -> ExperimentConfig:
         "Its config, resolved."
-        return load_config({"experiment": self.record.config_json})
+        return validate(self.record.config_json, self.id)
 
     @cached_property
     def result(self) -> dict:

@@ -21,6 +21,7 @@ from . import __version__
 from .core import ConfigError, require
 from .methods import Context
 from .records import Corpus, Passage
+from .text import titled
 from .tools import ToolResult, tool
 
 # %% ../nbs/43_lookup.ipynb #5e904d16
@@ -136,7 +137,7 @@ def _observation(
         return ToolResult(f"Could not find [{' '.join(query.split())[:80]}].{similar}", source=source)
     read = dataclasses.replace(passage, text=_first_paragraph(passage.text))
     context.note(read)
-    return ToolResult(f"{read.title}: {read.text}", source=source)
+    return ToolResult(titled(read.title, read.text), source=source)
 
 
 def _best(query: str, pages: list[Passage]) -> Passage | None:
@@ -184,6 +185,6 @@ async def retrieval(
     if context.retriever is None:
         raise ConfigError("there is no index to search: the experiment has retrieval: none")
     hits = await context.search(query, k)
-    lines = [" ".join(f"{h.chunk.title}: {h.chunk.text}".split()) for h in hits]
+    lines = [" ".join(titled(h.chunk.title, h.chunk.text).split()) for h in hits]
     source = f"index of {context.corpus.name}" if context.corpus else ""
     return ToolResult("\n".join(lines) or "Nothing was found.", source=source)

@@ -20,7 +20,7 @@ from .metrics import has_answer
 from .records import Corpus, Dataset, Example, Passage
 from .retriever import Hit, Retriever
 from .sections import PromptConfig
-from .text import plain_text
+from .text import fill_template, plain_text
 from .trace import span
 
 # %% ../nbs/40_methods.ipynb #methods-exemplar
@@ -33,6 +33,15 @@ class Exemplar:
     passages: str = ""  # from `passages_text`
 
 # %% ../nbs/40_methods.ipynb #methods-passages
+def _passage(template: str, title: str, text: str) -> str:
+    "One passage; where it has no title, without what the template says about titles."
+    if title.strip():
+        return fill_template(template, title=title, text=text)
+    bare = fill_template(template, title="\x1e", text="\x1f")
+    bare = re.sub("^[^\x1f]*\x1e[^\x1f]*(?=\x1f)|[^\x1f]*\x1e[^\n\x1f]*", "", bare)
+    return bare.replace("\x1f", text)
+
+
 def passages_text(
     hits: Sequence[Hit],  # best first
     prompt: PromptConfig,  # its `passage` template
@@ -40,18 +49,18 @@ def passages_text(
 ) -> str:
     'Retrieved passages as one block of text, a template each; "" if there are none.'
     ordered = list(reversed(hits)) if order == "best_last" else list(hits)
-    return "".join(prompt.passage.format(title=h.chunk.title, text=h.chunk.text) for h in ordered)
+    return "".join(_passage(prompt.passage, h.chunk.title, h.chunk.text) for h in ordered)
 
 # %% ../nbs/40_methods.ipynb #156c831a
 def _solved(exemplar: Exemplar, prompt: PromptConfig) -> tuple[str, str]:
     "An exemplar as it is shown: its question and its reply."
     e = exemplar.example
     return (
-        prompt.template.format(question=e.question, passages=exemplar.passages),
-        prompt.reply.format(answer=exemplar.answer, rationale=e.rationale),
+        fill_template(prompt.template, question=e.question, passages=exemplar.passages),
+        fill_template(prompt.reply, answer=exemplar.answer, rationale=e.rationale),
     )
 
-
+# %% ../nbs/40_methods.ipynb #methods-build-prompt
 def build_prompt(
     question: str,  # what is asked
     prompt: PromptConfig,  # templates and format
@@ -60,7 +69,7 @@ def build_prompt(
 ) -> Prompt:  # a string to continue, or messages
     "Exemplars, then the question, as text or as turns."
     shown = [_solved(x, prompt) for x in exemplars]
-    asked = prompt.template.format(question=question, passages=passages)
+    asked = fill_template(prompt.template, question=question, passages=passages)
     if prompt.format == "completion":
         blocks = [prompt.system] if prompt.system else []
         return "\n\n".join([*blocks, *(q + a for q, a in shown), asked])

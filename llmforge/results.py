@@ -50,7 +50,8 @@ def cost_line(
         speed = f", {r['questions_per_s']:.2f} questions a second {at_once}"
     used = "an unknown number of" if r["tokens_used"] is None else f"{r['tokens_used']:,}"
     spent = "".join(f", {part}" for part in _spent(e))
-    return f"{used} tokens{spent}{speed}, peak memory {r['peak_memory_mb']:,.0f} MB"
+    memory = "" if r["peak_memory_mb"] is None else f", peak memory {r['peak_memory_mb']:,.0f} MB"
+    return f"{used} tokens{spent}{speed}{memory}"
 
 # %% ../nbs/63_results.ipynb #f78653ba
 def _failures_first(e: Experiment) -> str:

@@ -16,15 +16,23 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from .config import ExperimentConfig, experiment_mapping, validate
-from .configfiles import check_section, find_config, merge, read_config, read_yaml, refuse_secrets
+from .config import ExperimentConfig, experiment_mapping, refuse_misread, validate
+from llmforge.configfiles import (
+    check_section,
+    find_config,
+    merge,
+    plain_values,
+    read_config,
+    read_yaml,
+    refuse_secrets,
+)
 from .core import ConfigError, closest
 from .metrics import AGENT_SCORES, JUDGED, MEASURES
-from .sections import Section, Text
+from .sections import Real, Section, Text
 
 # %% ../nbs/18_studyconfig.ipynb #631ee337
 Name = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.=-]{0,39}$")]
-Effect = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Effect = Annotated[Real, Field(ge=0, allow_inf_nan=False)]
 
 
 class Hypothesis(Section):
@@ -45,7 +53,7 @@ class Hypothesis(Section):
     min_effect: Effect = Field(
         0.0, description="the smallest difference worth having, in units of the metric"
     )
-    margin: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+    margin: Annotated[Real, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="non-inferiority: the claim is that the treatment is not worse by more than this"
     )
     datasets: tuple[Name, ...] = Field(
@@ -95,7 +103,7 @@ def _is_grid(grid: object) -> bool:
     "Whether a grid maps keys to lists of at least one value."
     if not isinstance(grid, Mapping) or not grid:
         return False
-    return all(isinstance(values, list) and values for values in grid.values())
+    return all(isinstance(k, str) and isinstance(v, list) and v for k, v in grid.items())
 
 
 def _with_grid_spelled_out(data: Mapping) -> dict:
@@ -139,16 +147,16 @@ class StudyConfig(Section):
         (0,), min_length=1, description="one run of every arm for each; useful where temperature is above 0"
     )
     hypotheses: tuple[Hypothesis, ...] = Field((), description="what is expected; none: an exploration")
-    alpha: float = Field(
+    alpha: Real = Field(
         0.05,
         gt=0,
         lt=0.5,
         description="how often a claim that is false may pass as supported, over the whole study",
     )
-    power: float = Field(
+    power: Real = Field(
         0.8, gt=0.5, lt=1, description="chance of seeing an effect that is there, for the sample size"
     )
-    discordant: float = Field(
+    discordant: Real = Field(
         0.3,
         gt=0,
         le=1,
@@ -282,7 +290,7 @@ def _fields(source: str | os.PathLike | Mapping) -> tuple[str, Path | None, dict
     "Where a study comes from, the folder its base may be in, and its fields as written."
     where = "study"
     folder: Path | None = None
-    document: object = source
+    document: object = plain_values(source, where) if isinstance(source, Mapping) else source
     if not isinstance(source, Mapping):
         path = find_config(source)
         where, folder, document = path.name, path.parent, read_yaml(read_config(path), path.name)
@@ -307,5 +315,7 @@ def load_study(
         fields["base"] = _spelled(base)
     refuse_secrets(fields, where)
     study = check_section(StudyConfig, fields, where, "study")
-    check_study_metrics(study, experiments(study), where)
+    arms = experiments(study)
+    refuse_misread(arms.values(), where)
+    check_study_metrics(study, arms, where)
     return study

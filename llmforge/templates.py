@@ -21,7 +21,7 @@ from pydantic import Field
 
 from .configfiles import check_section, read_yaml
 from .core import ConfigError, DataError
-from .sections import Section, Text
+from .sections import Count, Section, Text
 
 # %% ../nbs/30_templates.ipynb #a5ae9150
 Row = dict[str, tuple[str, ...]]
@@ -212,7 +212,7 @@ class Ask(Section):
     to: str = Field("", description="two hops: the second row's table; its columns are written {to_…}")
     minus: str = Field("", description="calculation within one row: the number to take away")
     sign: Literal["", "-", "+"] = Field("", description="calculation: how the numbers are joined")
-    limit: int = Field(20, ge=1, description="most questions of this sort")
+    limit: Count = Field(20, description="most questions of this sort")
 
 # %% ../nbs/30_templates.ipynb #almanac-texts
 class Texts(Section):

@@ -1,5 +1,6 @@
 "Bad input: one clear error with the field's path, exit code 2, nothing written, no traceback."
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,14 +9,20 @@ import pytest
 from typer.testing import CliRunner
 
 from llmforge.aggregate import summarise
+from llmforge.batching import FakeEngine
 from llmforge.cli import app
 from llmforge.config import ExperimentConfig, experiment_id, load_config, to_yaml
-from llmforge.configfiles import read_yaml
+from llmforge.configfiles import read_yaml, refuse_secrets, section_of
 from llmforge.core import ConfigError
+from llmforge.data import load_corpus, load_dataset
+from llmforge.experiment import Experiment
 from llmforge.files import project_root
 from llmforge.metrics import ALIASES, UNITS
+from llmforge.runner import run_experiment
 from llmforge.sections import DatasetConfig, RetrievalConfig
+from llmforge.store import Store
 from llmforge.studyconfig import KNOWN, load_study
+from llmforge.text import fill_template
 
 OK = "name: t, engine: fake, dataset: {name: meridia, limit: 4}, method: {shots: 0}"
 BOMB = (
@@ -355,14 +362,21 @@ ODD += [
 ]
 
 
+NOTHING = ("null", "~")  # a name that may be left out is none of these
+
+
 @pytest.mark.parametrize("text", ODD)
 def test_the_resolved_config_is_a_config(text):
     "What `to_yaml` writes means the same when it is read back, whatever stands in its texts."
-    prompt = {"system": text, "template": text.replace("{", "{{") + "{question}", "stop": [text, text]}
+    prompt = {
+        "system": "" if text in NOTHING else text,
+        "template": text.replace("{", "{{") + "{question}",
+        "stop": [text, text],
+    }
     changes = {
         "id": text,
         "method": {"prompt": prompt},
-        "model": {"name": text},
+        "model": {"name": "x" if text in NOTHING else text},
         "dataset": {"kinds": [text]},
     }
     config = load_config({"experiment": {"name": "x", **changes}})
@@ -374,3 +388,217 @@ def test_every_shipped_config_is_read_back():
         if path.parent.name != "studies":
             config = load_config(path)
             assert load_config(read_yaml(to_yaml(config))) == config
+
+
+# --- values that YAML takes otherwise than meant
+
+
+def written(tmp_path, lines):
+    path = tmp_path / "w.yaml"
+    path.write_text("experiment:\n  name: x\n" + lines)
+    return path
+
+
+@pytest.mark.parametrize(
+    "number", ["0123", "-0755", "+012", "00", "0_17", "1:30", "-1:30", "10:59:59", "1:30.5"]
+)
+@pytest.mark.parametrize("field", ["seed", "sampling", "model", "dataset"])
+def test_numbers_in_base_8_and_60_are_refused_with_line_and_field(tmp_path, number, field):
+    lines = {
+        "seed": f"  seed: {number}\n",
+        "sampling": f"  sampling:\n    temperature: {number}\n",
+        "model": f"  model: {{name: a/b, revision: {number}}}\n",
+        "dataset": f"  dataset: {{name: meridia, kinds: [{number}]}}\n",
+    }[field]
+    with pytest.raises(ConfigError, match=r"w.yaml.*line [34]:.*in base 8 or 60.*in quotes") as e:
+        load_config(written(tmp_path, lines))
+    last = {"sampling": "temperature: ", "model": "revision: ", "seed": "seed: ", "dataset": ""}[field]
+    assert f"{last}{number} is" in str(e.value)
+
+
+def test_numbers_that_are_what_they_seem(tmp_path):
+    for text, seed in (("123", 123), ("0", 0), ("1_000", 1000), ("0x1F", 31)):
+        assert load_config(written(tmp_path, f"  seed: {text}\n")).seed == seed
+    quoted = "  model: {name: a/b, revision: '0123'}\n  sampling: {temperature: 5e-1}\n"
+    config = load_config(written(tmp_path, quoted))
+    assert config.model.revision == "0123" and config.sampling.temperature == 0.5
+
+
+def float_fields(model, path=()):
+    "The paths of the numbers that a section, or one below it, may have."
+    for name, field in model.model_fields.items():
+        if section := section_of(field):
+            yield from float_fields(section, (*path, name))
+        elif re.search(r"\bfloat\b(?!\d)", str(field.annotation)):
+            yield (*path, name)
+
+
+@pytest.mark.parametrize("word", ["yes", "no", "true", "off"])
+@pytest.mark.parametrize("path", [*float_fields(ExperimentConfig)], ids=".".join)
+def test_no_number_is_yes_or_no(path, word):
+    value = read_yaml(word)
+    nested = {"dense": value} if path[-1] == "weights" else value
+    for part in reversed(path):
+        nested = {part: nested}
+    with pytest.raises(ConfigError, match=f"experiment.{'.'.join(path)}.*must be a number; received {value}"):
+        load_config({"experiment": {"name": "x", **nested}})
+
+
+def test_no_number_of_a_study_is_yes_or_no():
+    study = {"name": "x", "question": "?", "base": {"engine": "fake"}, "arms": {"a": {}, "b": {"seed": 1}}}
+    h = {"id": "H", "claim": "c", "treatment": "a", "control": "b"}
+    for more in ({"alpha": True}, {"power": True}, {"hypotheses": [{**h, "min_effect": True}]}):
+        with pytest.raises(ConfigError, match="must be a number; received True"):
+            load_study({"study": {**study, **more}})
+
+
+@pytest.mark.parametrize("word", ["none", "None", "NONE", "'null'", "'~'", "nil", "' none '"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        *("model.name", "model.revision", "retrieval.url", "retrieval.embedding", "retrieval.reranker"),
+        *("metrics.judge", "engine.bill_to", "dataset.split", "dataset.revision"),
+        *("method.prompt.system", "corpus.revision"),
+    ],
+)
+def test_none_is_no_name(word, field):
+    with pytest.raises(ConfigError, match=f"experiment.{field}: .*"):
+        load_config({"experiment": {"name": "x"}}, [f"{field}={word}"])
+
+
+def test_none_is_no_name_in_an_arm_of_a_study():
+    arms = {"a": {}, "b": {"model": {"name": "a/b", "revision": "none"}}}
+    with pytest.raises(ConfigError, match="1 problem\n  experiment.model.revision: is the text 'none'"):
+        load_study({"study": {"name": "x", "question": "?", "base": {"engine": "fake"}, "arms": arms}})
+
+
+def test_where_none_is_a_name_it_stays():
+    config = load_config({"experiment": {"name": "none", "id": "none", "retrieval": "none"}})
+    assert (config.name, config.id, config.retrieval.name) == ("none", "none", "none")
+
+
+@pytest.mark.parametrize(
+    "stop", ["'\\n'", "'\\n\\n'", "'\\nQuestion:'", "'\\nquestion:'", "\\n", "'\\t'", "'\\r\\n'"]
+)
+def test_a_backslash_and_a_letter_are_no_line_break(tmp_path, stop):
+    lines = f"  method: {{name: naive, prompt: {{stop: [{stop}]}}}}\n"
+    with pytest.raises(ConfigError, match="experiment.method.prompt.stop.0: .*in double quotes"):
+        load_config(written(tmp_path, lines))
+    in_template = "  method: {prompt: {template: 'Q: {question}\\nA:'}}\n"
+    with pytest.raises(ConfigError, match="experiment.method.prompt.template: .*in double quotes"):
+        load_config(written(tmp_path, in_template))
+
+
+def test_backslashes_that_are_meant(tmp_path):
+    lines = "  method: {prompt: {system: 'Write \\boxed{}, \\neq or \\text{}.', stop: [\"\\n\", '\\end']}}\n"
+    prompt = load_config(written(tmp_path, lines)).method.prompt
+    assert prompt.stop == ("\n", "\\end") and "\\neq" in prompt.system
+
+
+def test_what_was_run_with_such_values_is_still_shown(outputs):
+    "They are refused where a config is read; a stored one says what was run."
+    store = Store()
+    config = load_config({"experiment": {"name": "x", "engine": "fake"}}).model_dump(mode="json")
+    config["model"]["revision"] = "none"
+    config["method"]["prompt"]["stop"] = ["\\n"]
+    store.create_experiment("x-12345678", "x", config, "d")
+    assert Experiment("x-12345678", store).config.method.prompt.stop == ("\\n",)
+
+
+@pytest.mark.parametrize("value, received", [("yes", "True"), ("12", "12"), ("2026-01-01", "datetime.date")])
+def test_what_yaml_takes_for_no_text_is_to_be_quoted(tmp_path, value, received):
+    message = (
+        f"experiment.model.revision: input should be a valid string; received {received}.*; put it in quotes"
+    )
+    with pytest.raises(ConfigError, match=message):
+        load_config(written(tmp_path, f"  model: {{name: a/b, revision: {value}}}\n"))
+
+
+@pytest.mark.parametrize("what", ["a\0b", "x" * 300, "a/" * 3000])
+def test_names_that_can_be_no_path(what, tmp_path):
+    for data in ({"dataset": f"{what}.jsonl"}, {"corpus": f"{what}/", "retrieval": "sparse"}):
+        config = load_config({"experiment": {"name": "x", **data}})
+        with pytest.raises(ConfigError, match="can be no path"):
+            load_dataset(config.dataset) if "dataset" in data else load_corpus(config.corpus)
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_config(what)
+
+
+# --- templates are filled by replacing
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        *("{question!z}", "{question!r}", "{question:>1000000000}", "{question:.5}", "{question:{passages}}"),
+        *(
+            "{question.__class__}",
+            "{question[0]}",
+            "{question!s:>9}",
+            "{}",
+            "{0}",
+            "{question!}",
+            "{question",
+        ),
+        *("}", "{question }", "{ question}", "{question:}{question:d}"),
+    ],
+)
+def test_templates_have_bare_fields_only(written):
+    for field, also in (("template", "{question}"), ("reply", "{answer}"), ("passage", "{text}")):
+        prompt = {field: also + written.replace("question", also.strip("{}"))}
+        with pytest.raises(ConfigError, match=f"experiment.method.prompt.{field}: "):
+            load_config({"experiment": {"name": "x", "method": {"prompt": prompt}}})
+
+
+def test_what_is_filled_in_is_no_template():
+    assert fill_template("{{{a}}} {b}", a="{b} {0}", b="%s {a.__class__}") == "{{b} {0}} %s {a.__class__}"
+
+
+# --- what the system refuses
+
+
+@pytest.mark.parametrize("variable", ["LLMFORGE_OUTPUTS", "LLMFORGE_HOME"])
+@pytest.mark.parametrize("place", ["f", "f/below", "n" * 300])
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, monkeypatch, variable, place):
+    (tmp_path / "f").write_text("x")
+    monkeypatch.setenv(variable, str(tmp_path / place))
+    monkeypatch.delenv("LLMFORGE_STORE", raising=False)
+    if variable == "LLMFORGE_HOME":
+        monkeypatch.delenv("LLMFORGE_OUTPUTS", raising=False)
+    for command in (["list"], ["show", "x"], ["export", "x"], ["import", str(tmp_path)]):
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 2 and result.output.startswith("error: the folder "), result.output
+        assert "LLMFORGE_OUTPUTS may name another" in result.output and result.output.count("\n") == 1
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(outputs, tmp_path):
+    (tmp_path / "f").write_text("x")
+    store = Store()
+    config = load_config(read_yaml(f"experiment: {{{OK}}}"))
+    run_experiment(config, store, FakeEngine(" x"), show=False)
+    for place, reason in (("f", "Not a directory|File exists"), ("f/below", "Not a directory")):
+        result = CliRunner().invoke(app, ["export", "t", str(tmp_path / place)])
+        assert result.exit_code == 1 and re.match(f"error: ({reason}): ", result.output), result.output
+        assert result.output.count("\n") == 1
+
+
+# --- keys in configs
+
+
+@pytest.mark.parametrize(
+    "secret", ["it's-a-secret", 'say"cheese"', "back\\slash-1", "both'and\"too", "12345678901"]
+)
+@pytest.mark.parametrize("around", ["{}", "a ' and a \" and {}", "\\n{}\n", "'{}'", '"{}"'])
+def test_a_secret_is_found_whatever_stands_around_it(monkeypatch, secret, around):
+    monkeypatch.setenv("SOME_API_KEY", secret)
+    text = around.format(secret)
+    digits = [{"seed": int(secret)}] if secret.isdigit() else []
+    for data in (
+        {"method": {"prompt": {"system": text}}},
+        {"x": [{"y": (text,)}]},
+        {"z": {text: 1}},
+        *digits,
+    ):
+        with pytest.raises(ConfigError, match="the value of the environment variable SOME_API_KEY") as e:
+            refuse_secrets(data, "x.yaml")
+        assert secret not in str(e.value)

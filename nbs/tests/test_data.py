@@ -3,14 +3,20 @@
 import gzip
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
+from llmforge.config import load_config
 from llmforge.core import ConfigError, DataError, datasets
 from llmforge.data import HubDataset, load_corpus, load_dataset
-from llmforge.records import read_jsonl, to_example
+from llmforge.embedding import Chunk
+from llmforge.methods import passages_text
+from llmforge.records import read_jsonl, to_example, to_passage
+from llmforge.retriever import Hit
 from llmforge.sections import CorpusConfig, DatasetConfig
+from llmforge.text import titled
 
 SHARED = os.environ.get("LLMFORGE_DATA") or next(
     (str(p) for p in [Path(__file__).resolve().parents[3] / "shared" / "data"] if p.is_dir()), None
@@ -80,7 +86,7 @@ def test_gzip_and_odd_line_separators(folder):
     [
         ('{"id": "a"', "line 2: not JSON"),
         ("[1]", "line 2: must be an object"),
-        ('{"id": "a", "question": "?"}', "record 2: field 'answers' is missing"),
+        ('{"id": "a", "question": "?"}', "line 2: field 'answers' is missing"),
         ('{"id": 7, "question": "?", "answers": []}', "field 'id' must be a str"),
         ('{"id": "q0", "question": "?", "answers": ["x"]}', "'q0' occurs twice"),
         (
@@ -157,3 +163,157 @@ def test_fields_that_are_null_count_as_not_given(folder):
     write(folder / "c.jsonl", [{"id": "p", "title": None, "text": "x"}])
     assert load_dataset(DatasetConfig(name="q.jsonl")).examples == (to_example(questions(1)[0]),)
     assert load_corpus(CorpusConfig(name="c.jsonl")).passages[0].title == ""
+
+
+# --- values of another type, and what no store can hold
+
+
+def one(folder, **fields):
+    "The example of a file with one record."
+    line = json.dumps({"id": "a", "question": "Capital?", "answers": ["Paris"], **fields})
+    (folder / "one.jsonl").write_text(f"\n{line}\n")
+    return load_dataset(DatasetConfig(name="one.jsonl")).examples[0]
+
+
+@pytest.mark.parametrize(
+    "answers, expected",
+    [
+        ([{"text": "Paris", "answer_start": 3}], ("Paris",)),
+        ([{"text": "Paris"}, "Lutetia", {"text": "Lutèce"}], ("Paris", "Lutetia", "Lutèce")),
+        ([["Paris", "Lutetia"], ["Lutèce"]], ("Paris", "Lutetia", "Lutèce")),
+        ([[{"text": "Paris"}, 75], 3.25, -4], ("Paris", "75", "3.25", "-4")),
+        ([], ()),
+    ],
+)
+def test_answers_that_are_accepted_as_meant(folder, answers, expected):
+    assert one(folder, answers=answers).answers == expected
+
+
+@pytest.mark.parametrize(
+    "fields, path",
+    [
+        *(({"answers": [bad]}, "answers.0") for bad in (None, True, {}, {"text": None}, {"value": "Paris"})),
+        *(
+            ({"answers": ["Paris", bad]}, "answers.1")
+            for bad in ([None], [["Paris"]], [["a", []]], 1961.0, 1e30)
+        ),
+        *(({"answers": bad}, "answers") for bad in (None, "Paris", {"text": ["Paris"]}, 7, True)),
+        *(({"gold": bad}, "gold") for bad in ("p17", {"p17": 1}, 17, True)),
+        *(({"gold": [bad]}, "gold.0") for bad in (None, True, 17.0, {"id": "p17"})),
+        *(({"gold_passage_ids": bad}, "gold_passage_ids") for bad in ("p17", {"p17": 1})),
+        ({"gold_passage_ids": ["p1", None]}, "gold_passage_ids.1"),
+        *(({"type": bad}, "type") for bad in (3, ["x"], {}, True)),
+        *(({"kind": 3}, "kind"), ({"rationale": ["because"]}, "rationale"), ({"meta": "x"}, "meta")),
+        *(({"id": 7}, "id"), ({"question": None}, "question"), ({"question": ["Who?"]}, "question")),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_line_and_field(folder, fields, path):
+    with pytest.raises(
+        DataError, match=rf"one.jsonl line 2: field '{re.escape(path)}' must be a \w+; received"
+    ):
+        one(folder, **fields)
+
+
+def test_ids_of_gold_passages_may_be_numbers(folder):
+    assert one(folder, gold=["p1", 17]).gold == ("p1", "17")
+    assert one(folder, gold=None, gold_passage_ids=[["p1"], ["p2"]]).gold == ("p1", "p2")
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ('"score": NaN', "field 'score' is nan"),
+        ('"meta": {"a": [0, -Infinity]}', "field 'meta.a.1' is -inf"),
+        ('"score": 1e999', "field 'score' is inf"),
+        ('"meta": {"who": "Ada \\ud83d"}', "field 'meta.who' has half of a character"),
+        ('"meta": {"\\udc00": 1}', "field .* has half of a character"),
+        ('"rationale": "\\ud83d and \\ude00"', "field 'rationale' has half of a character"),
+        (f'"n": {"9" * 5000}', "cannot be read: Exceeds the limit"),
+        (f'"n": {"[" * 100_000}{"]" * 100_000}', "cannot be read: maximum recursion depth"),
+        (f'"n": {"[" * 960}{"]" * 960}', "(cannot be read|is nested too deeply)"),
+    ],
+)
+def test_what_no_store_can_hold_is_refused_with_its_line(folder, more, words):
+    line = f'{{"id": "a", "question": "?", "answers": ["x"], "text": "t", {more}}}'
+    (folder / "bad.jsonl").write_text(f'{{"id": "b", "question": "?", "answers": [], "text": "t"}}\n{line}\n')
+    for load in (lambda: load_dataset(DatasetConfig(name="bad.jsonl")), lambda: corpus_of("bad.jsonl")):
+        with pytest.raises(DataError, match=f"bad.jsonl line 2: {words}"):
+            load()
+
+
+def corpus_of(name):
+    return load_corpus(CorpusConfig(name=name))
+
+
+def test_whole_emojis_and_long_numbers_are_read(folder):
+    (folder / "q.jsonl").write_text(
+        '{"id": "a", "question": "Who \\ud83d\\ude00?", "answers": ["X"], "n": ' + "9" * 400 + "}\n"
+    )
+    data = load_dataset(DatasetConfig(name="q.jsonl"))
+    assert data.examples[0].question == "Who 😀?" and data.fingerprint
+
+
+@pytest.mark.parametrize("opener", [open, gzip.open])
+def test_a_byte_order_mark_is_no_part_of_a_line(folder, opener):
+    "At the beginning, and where files were joined."
+    name = "q.jsonl" if opener is open else "q.jsonl.gz"
+    lines = [b"\xef\xbb\xbf" + json.dumps(q).encode() + b"\r\n" for q in questions(3)]
+    with opener(folder / name, "wb") as f:
+        f.write(b"".join(lines) + b"\xef\xbb\xbf\n")
+    data = load_dataset(DatasetConfig(name=name, exemplars=name))
+    assert {e.id for e in data.examples} == {"q0", "q1", "q2"}
+
+
+def test_jsonl_in_another_encoding_is_refused(folder):
+    for encoding in ("utf-16", "utf-16-le", "utf-32", "cp1252"):
+        (folder / "q.jsonl").write_bytes('{"id": "a", "question": "Zoë?", "answers": []}\n'.encode(encoding))
+        with pytest.raises(DataError, match="q.jsonl"):
+            load_dataset(DatasetConfig(name="q.jsonl"))
+
+
+def test_a_row_of_the_hub_that_is_not_as_expected_is_named(monkeypatch):
+    "Another revision of a data set may have other columns."
+    from llmforge import data
+
+    rows = {
+        "squad": {"id": "a", "question": "?", "title": "t", "answers": {"text": None}},
+        "trivia_qa": {"question_id": "a", "question": "?", "answer": None},
+        "nq_open": {"question": "?", "answer": "Paris"},
+        "hotpot_qa": {"id": "a", "question": "?", "answer": None, "type": "x", "level": "y"},
+    }
+    for name, row in rows.items():
+        monkeypatch.setattr(data, "_hub_rows", lambda *args, row=row: [row])
+        with pytest.raises(DataError, match=f"{name}.*: the row is not as expected"):
+            load_dataset(DatasetConfig(name=name))
+
+
+# --- passages without a title
+
+
+@pytest.mark.parametrize("missing", [{}, {"title": None}, {"title": ""}, {"title": "  "}])
+@pytest.mark.parametrize(
+    "template, titled, untitled",
+    [
+        ("{title}: {text}\n", "T: x\n", "x\n"),
+        ("[{title}] {text}\n---\n", "[T] x\n---\n", "x\n---\n"),
+        ("{text} ({title})\n", "x (T)\n", "x\n"),
+        ("Title: {title}\nText: {text}\n\n", "Title: T\nText: x\n\n", "x\n\n"),
+        ("{text}\n", "x\n", "x\n"),
+        ("{{{title}}} {text} [{title}]\n", "{T} x [T]\n", "x\n"),
+    ],
+)
+def test_a_passage_without_a_title_is_its_text(missing, template, titled, untitled):
+    prompt = load_config(
+        {"experiment": {"name": "x", "method": {"prompt": {"passage": template}}}}
+    ).method.prompt
+
+    def shown(passage):
+        chunk = Chunk(f"{passage.id}#0", passage.id, passage.title, passage.text, 0, 1)
+        return passages_text([Hit(chunk, 1, 1.0, {})], prompt)
+
+    assert shown(to_passage({"id": "a", "text": "x", "title": "T"})) == titled
+    assert shown(to_passage({"id": "a", "text": "x", **missing})) == untitled
+
+
+def test_a_tool_shows_a_passage_without_a_title(folder):
+    assert titled("", "x") == "x" and titled("T", "x") == "T: x"

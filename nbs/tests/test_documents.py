@@ -187,3 +187,123 @@ def test_an_experiment_reads_a_folder(docs):
     store = Store()
     (row,) = store.rows(run_experiment(config, store, FakeEngine(" Mondays"), show=False))
     assert row["correct"] and row["scores"]["recall@1"] == 1
+
+
+# --- encodings
+
+
+TEXTS = (
+    "Zürich – Łódź – Ελλάδα",
+    "Москва — столица России",
+    "東京は日本の首都です (Tokyo)。",
+    "Just ASCII, nothing else.",
+)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("ending, around", [("txt", "{}"), ("md", "# {}\n\nx"), ("html", "<h1>{}</h1><p>x")])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_an_encoding_that_can_be_told_is_read(docs, encoding, text, ending, around):
+    (docs / f"a.{ending}").write_bytes(around.format(text).encode(encoding))
+    title, body = texts()[f"a.{ending}"]
+    assert (body if ending == "txt" else title) == text
+
+
+@pytest.mark.parametrize("mark, encoding", [(b"\xfe\xff", "utf-16-be"), (b"\0\0\xfe\xff", "utf-32-be")])
+def test_big_endian_with_a_mark(docs, mark, encoding):
+    (docs / "a.txt").write_bytes(mark + "Zoë".encode(encoding))
+    assert texts()["a.txt"][1] == "Zoë"
+
+
+@pytest.mark.parametrize(
+    "encoding, text",
+    [
+        *(
+            ("cp1252", "Déjà vu, café, naïve"),
+            ("iso8859_2", "Zażółć gęślą jaźń"),
+            ("cp1250", "Příliš žluťoučký"),
+        ),
+        *(("cp1251", "Москва"), ("koi8_r", "Москва"), ("cp1253", "Αθήνα"), ("iso8859_9", "İstanbul şehri")),
+        *(("shift_jis", "東京は日本"), ("gbk", "北京是中国"), ("euc_kr", "서울은"), ("mac_roman", "Zürich")),
+    ],
+)
+def test_an_encoding_that_cannot_be_told_is_refused_and_a_declared_one_is_read(docs, encoding, text):
+    (docs / "a.txt").write_bytes(text.encode(encoding))
+    (docs / "a.html").write_bytes(f"<p>{text}".encode(encoding))
+    with pytest.raises(DataError) as e:
+        corpus()
+    assert str(e.value).count("it is not UTF-8; save it as UTF-8") == 2
+    (docs / "a.txt").unlink()
+    label = {"mac_roman": "macintosh"}.get(
+        encoding, encoding.replace("iso8859_", "iso-8859-").replace("_", "-")
+    )
+    for meta in (
+        f'<meta charset="{label}">',
+        f"<META http-equiv=Content-Type content='text/html; charset={label.upper()}'>",
+        f'<?xml version="1.0" encoding="{label}"?>',
+    ):
+        (docs / "a.html").write_bytes(f"{meta}<p>{text}".encode(encoding))
+        assert texts()["a.html"][1] == text
+
+
+def test_what_a_page_declares_is_not_always_so(docs):
+    "Labels mean what browsers take them for; UTF-8 is known by itself; a wrong label is refused."
+    for label, data, text in (
+        ("iso-8859-1", b"\x93caf\xe9\x94", "“café”"),
+        ("ascii", b"caf\xe9", "café"),
+        ("iso-8859-1", "café – Łódź".encode(), "café – Łódź"),
+        ("no-such-name", "café".encode(), "café"),
+        ("utf-16", "café".encode(), "café"),
+        ("utf-16", b"cafe", "cafe"),
+    ):
+        (docs / "a.html").write_bytes(f"<meta charset={label}><p>".encode() + data)
+        assert texts()["a.html"][1] == text
+    for label in ("utf-8", "shift_jis", "no-such-name"):
+        (docs / "a.html").write_bytes(f"<meta charset={label}><p>".encode() + b"caf\xe9")
+        with pytest.raises(DataError, match="a.html: it is not .*; save it as UTF-8"):
+            corpus()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0", b"PK\x03\x04\x14\0\0\0", b"\x7fELF\x02\x01\x01\0\0\0\0\0"),
+        *(b"text\0text", b"\0", b"\xff\xfe\x00", b"\xff\xfe\x00\xd8", b"\xef\xbb\xbf\xff", bytes(range(256))),
+    ],
+)
+@pytest.mark.parametrize("ending", ["txt", "md", "html"])
+def test_what_is_no_text_is_refused(docs, data, ending):
+    (docs / f"a.{ending}").write_bytes(data)
+    with pytest.raises(DataError, match=f"a.{ending}: it is (no text|not UTF)"):
+        corpus()
+
+
+def test_line_breaks_of_any_system(docs):
+    (docs / "a.md").write_bytes(b"# Title\r\n\r\none\r\ntwo\rthree")
+    assert texts()["a.md"] == ("Title", "one\ntwo\nthree")
+
+
+# --- end tags that HTML allows to leave out
+
+
+@pytest.mark.parametrize(
+    "html, text",
+    [
+        ("<table><tr><th>Name<th>Year<tr><td>Ulvo<td>1864</table>", "Name Year\nUlvo 1864"),
+        ("<table><thead><tr><td>a<td>b<tbody><tr><td>c<td>d</table>", "a b\nc d"),
+        ("<table><caption>Ferries<tr><td>a<td>b", "Ferries\na b"),
+        ("<table><tr><td><p>a<td><p>b<tr><td>c</table>", "a\nb\nc"),
+        ("<ul><li>one<li>two<ul><li>three</ul><li>four</ul>", "one\ntwo\nthree\nfour"),
+        ("<dl><dt>Ferry<dd>at nine<dt>Train<dd>at ten</dl>", "Ferry\nat nine\nTrain\nat ten"),
+        ("<p>one<p>two<div>three</div>", "one\ntwo\nthree"),
+        ("<select><option>red<option>blue</select>", "red\nblue"),
+        ("<details><summary>More</summary>text</details>", "More\ntext"),
+        ("<html><head><title>T</title><body><p>text", "text"),
+        ("<head><title>T</title><style>p{}</style><p>text", "text"),
+        ("<title>T</title><meta charset=utf-8><p>text", "text"),
+        ("<p>H<sub>2</sub>O and <b>18</b>64", "H2O and 1864"),
+    ],
+)
+def test_end_tags_may_be_left_out(docs, html, text):
+    (docs / "a.html").write_text(html)
+    assert texts()["a.html"][1] == text

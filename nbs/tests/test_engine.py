@@ -356,6 +356,48 @@ def test_generations_stored_before_there_were_logprobs_are_read(tmp_path):
     assert gather(engine.generate("x", GREEDY))[0] == Generation("old", 1, 1, 2.0, 0.5, "stop", cached=True)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(
+            "",
+            "{",
+            "null",
+            "[1]",
+            '"x"',
+            "{}",
+            '{"text": "o"',
+            '{"text": 5}',
+            '{"text": null}',
+            '{"text": "a", "b": 1}',
+        ),
+        *(
+            '{"text": "a", "tokens_in": "many"}',
+            '{"text": "a", "tool_calls": [3]}',
+            "[" * 100_000,
+            b"\xff\x00",
+            7,
+        ),
+        *('{"text": "a", "tokens_in": ' + "9" * 5000 + "}", '{"text": "a", "logprobs": 3}'),
+    ],
+)
+def test_a_damaged_row_is_a_miss_and_is_replaced(tmp_path, damage):
+    fake = FakeEngine("new")
+    engine = CachedEngine(fake, tmp_path / "g.db")
+    key = generation_key(engine.identity, "x", GREEDY)
+    engine._db.execute("INSERT INTO generations VALUES (?, ?)", [key, damage])
+    first, again = (gather(engine.generate("x", GREEDY))[0] for _ in range(2))
+    assert (first.text, first.cached, again.text, again.cached) == ("new", False, "new", True)
+    assert len(fake.calls) == 1
+
+
+def test_a_row_that_is_no_utf_8_is_a_miss(tmp_path):
+    engine = CachedEngine(FakeEngine("new"), tmp_path / "g.db")
+    key = generation_key(engine.identity, "x", GREEDY)
+    engine._db.execute("INSERT INTO generations VALUES (?, CAST(x'fffe' AS TEXT))", [key])
+    assert [gather(engine.generate("x", GREEDY))[0].cached for _ in range(2)] == [False, True]
+
+
 # tools
 
 SCHEMA = {

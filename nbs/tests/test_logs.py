@@ -5,6 +5,7 @@ import hashlib
 import html
 import json
 import random
+import re
 import subprocess
 import sys
 
@@ -266,8 +267,8 @@ def test_the_metric_that_counts(store, tmp_path):
     assert row["scores"] == {"exact_match": 1, "f1": 1, "contains": 1, "acc": 1, "acc_norm": 0, "other": 120}
     for bad, message in (
         ("acc_nrm", "did you mean 'acc_norm'"),
-        ("other", "'other' is not a number between 0 and 1 on every line; those that are: acc, acc_norm"),
-        ("brier_score", "not a number"),
+        ("other", "line 1: metric 'other' is 120, as on 2 more of 3; .* those that are: acc, acc_norm"),
+        ("brier_score", "is missing, or no number"),
     ):
         with pytest.raises(DataError, match=message):
             import_lm_eval(store, path, metric=bad)
@@ -292,12 +293,19 @@ def test_the_harness_has_the_last_word(store, tmp_path, metric):
     ]
 
 
+def unscored(i, answer, target):
+    "A line without a metric."
+    line = generated(i, answer, 0.0, target)
+    del line["exact_match"]
+    return {**line, "metrics": []}
+
+
 def test_scores_that_the_log_lacks_are_computed(store, tmp_path):
     lines = [
-        generated(0, "The Mars!", 0.5, ["the red planet", "Mars"], metric="bleu"),
-        generated(1, "planet Mars", 0.1, ["the red planet", "Mars"], metric="bleu"),
-        generated(2, "", 0.0, "[]", metric="bleu"),
-        generated(3, "I don't know", 0.0, "[1, 2]", metric="bleu"),
+        unscored(0, "The Mars!", ["the red planet", "Mars"]),
+        unscored(1, "planet Mars", ["the red planet", "Mars"]),
+        unscored(2, "", "[]"),
+        unscored(3, "I don't know", "[1, 2]"),
     ]
     id = import_lm_eval(store, log(tmp_path, lines))
     assert [[r["scores"][n] for n in ("exact_match", "f1", "contains")] for r in store.rows(id)] == [
@@ -335,7 +343,7 @@ def test_a_log_without_any_verdict_is_refused(store, tmp_path):
         [(-12.5, True)],
         word_perplexity=[-12.5, 3],
     )
-    with pytest.raises(DataError, match="has none of exact_match, acc, em, exact.*there is none that could"):
+    with pytest.raises(DataError, match="is a log of perplexities; there is no answer in it"):
         import_lm_eval(store, log(tmp_path, [rolling]))
     lambada = dumped(
         0,
@@ -483,9 +491,83 @@ def test_a_wrong_line_is_told_and_nothing_is_written(store, tmp_path, line, mess
 
 def test_a_score_missing_on_one_line(store, tmp_path):
     bad = generated(1, "2", float("nan"))
-    with pytest.raises(DataError, match="'exact_match' is not a number between 0 and 1 on every line"):
-        import_lm_eval(store, log(tmp_path, [generated(0, "0", 1.0), bad]), metric="exact_match")
+    lines = [generated(0, "0", 1.0), "", bad, generated(2, "4", 1.0), generated(3, "x", float("nan"))]
+    for metric in (None, "exact_match"):
+        with pytest.raises(
+            DataError, match="line 3: metric 'exact_match' is missing, or no number, as on 1 more of"
+        ):
+            import_lm_eval(store, log(tmp_path, lines), metric=metric)
+    for value in (None, "1.0", 7, -0.5, [1.0], float("inf")):
+        with pytest.raises(DataError, match="line 2: metric 'exact_match' is"):
+            import_lm_eval(store, log(tmp_path, [generated(0, "0", 1.0), generated(1, "2", value)]))
+    lacking_it = {k: v for k, v in generated(1, "2", 1.0).items() if k != "exact_match"}
+    with pytest.raises(DataError, match="line 2: metric 'exact_match' is missing"):
+        import_lm_eval(store, log(tmp_path, [generated(0, "0", 1.0), lacking_it]))
     assert store.experiments().empty
+
+
+@pytest.mark.parametrize(
+    "scores, could",
+    [
+        ({"pass@1": 1.0}, "pass@1"),
+        (
+            {"prompt_level_strict_acc": True, "inst_level_strict_acc": [True, False]},
+            "prompt_level_strict_acc",
+        ),
+        (
+            {"prompt_level_strict_acc": True, "prompt_level_loose_acc": False},
+            "prompt_level_loose_acc, prompt_level",
+        ),
+        ({"qa_f1_score": 0.5}, "qa_f1_score"),
+        ({"rouge1": 31.5, "bleu": [0.1, "x"]}, "there is none that could"),
+        ({"perplexity": -3.0, "mine": 1}, "mine"),
+    ],
+)
+def test_a_metric_of_another_name_is_asked_for(store, tmp_path, scores, could):
+    "Also where the line does not list its metrics."
+    lines = [generated(i, "4", 0.0, **scores) for i in range(3)]
+    for line in lines:
+        del line["exact_match"]
+        line["metrics"] = [*scores]
+    for written in (lines, [{k: v for k, v in line.items() if k != "metrics"} for line in lines]):
+        with pytest.raises(DataError, match=rf"which metric says .*--metric \(metric=\): {re.escape(could)}"):
+            import_lm_eval(store, log(tmp_path, written))
+    assert store.experiments().empty
+    if "none" not in could:
+        name = could.split(",")[0]
+        id = import_lm_eval(store, log(tmp_path, lines), metric=name)
+        assert store.result(id)["exact_match"] == float(scores[name])
+        assert store.experiment(id).provenance_json["engine"]["exact_match"] == name
+
+
+@pytest.mark.parametrize("names", [["word_perplexity"], ["bits_per_byte", "byte_perplexity"], ["perplexity"]])
+@pytest.mark.parametrize("response", ["-102.5", ["-102.5", "False"]])
+def test_a_log_of_perplexities_is_refused(store, tmp_path, names, response):
+    lines = [
+        dumped(i, {"page": "t"}, "t", [("t",)], [[response]], [response], **dict.fromkeys(names, [-102.5, 3]))
+        for i in range(3)
+    ]
+    with pytest.raises(DataError, match="is a log of perplexities"):
+        import_lm_eval(store, log(tmp_path, lines, "wikitext"))
+    assert store.experiments().empty
+
+
+@pytest.mark.parametrize(
+    "nothing", ["[invalid]", "[INVALID]", " [invalid] ", "[invalidanswer]", "[no answer]", ""]
+)
+def test_where_a_filter_found_nothing_nothing_was_answered(store, tmp_path, nothing):
+    lines = [generated(0, nothing, 0.0), generated(1, "2", 1.0), generated(2, "the [invalid] one", 0.0)]
+    result = store.result(import_lm_eval(store, log(tmp_path, lines)))
+    assert (result["answered"], result["abstained"]) == (2, 1)
+
+
+def test_what_a_log_does_not_know_is_unknown(store, tmp_path):
+    id = import_lm_eval(store, log(tmp_path, [generated(0, "0", 1.0)]))
+    result, summary = store.result(id), store.result(id)["summary"]
+    for name in ("tokens_used", "peak_memory_mb", "throughput"):
+        assert result[name] is None and not summary.get(name)
+    assert summary["metrics"]["tokens_in"]["n"] == 0 and summary["metrics"]["tokens_in"]["value"] is None
+    assert cost_line(Experiment(id, store)) == "an unknown number of tokens"
 
 
 def test_files_that_are_no_logs(store, tmp_path):

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -22,6 +23,7 @@ from llmforge.core import ConfigError, LlmForgeError, engines, metrics
 from llmforge.experiment import Experiment, results_table
 from llmforge.files import project_root
 from llmforge.metrics import contains
+from llmforge.notebooks import remove_abandoned
 from llmforge.runner import prepare, run_experiment
 from llmforge.store import Store
 from llmforge.tables import Status
@@ -280,3 +282,58 @@ def test_a_metric_that_fails_in_the_middle_stops_the_run_and_the_same_call_goes_
     assert [r["scores"]["half_right"] for r in store.rows(done)] == [
         half_right(r["answer"], r["trace"]["attributes"]["expected"], "squad") for r in store.rows(done)
     ]
+
+
+# --- what killed runs leave
+
+
+def test_notebooks_of_killed_runs_are_removed(tmp_path):
+    "Those that no process holds any more, and nothing else."
+    gone = [
+        f"..{2**22 + 7}-0123abcd.ipynb",
+        ".study-89abcdef.ipynb",
+        f".{2**22 + 7}.ipynb",
+        "..1-00000000.ipynb",
+    ]
+    kept = [
+        "study.ipynb",
+        ".study.ipynb",
+        f".{os.getpid()}.ipynb",
+        ".x-0123abcd.yaml",
+        ".study-nothex!!.ipynb",
+    ]
+    for name in [*gone, *kept, "..5-ffffffff.ipynb"]:
+        (tmp_path / name).write_text("{}")
+    holder = "import fcntl, sys; f = open(sys.argv[1]); fcntl.flock(f, 2); print(1, flush=True); input()"
+    p = subprocess.Popen(
+        [sys.executable, "-c", holder, str(tmp_path / "..5-ffffffff.ipynb")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    p.stdout.readline()
+    remove_abandoned(tmp_path)
+    assert {f.name for f in tmp_path.iterdir()} == {*kept, "..5-ffffffff.ipynb"}
+    p.kill()
+    p.wait()
+    remove_abandoned(tmp_path)
+    assert {f.name for f in tmp_path.iterdir()} == set(kept)
+
+
+@pytest.mark.slow
+def test_a_killed_notebook_is_removed_by_the_next_run(tmp_path, outputs):
+    "A real run, killed while its kernel starts; and a second one that lives, which stays untouched."
+    config = tmp_path / "x.yaml"
+    config.write_text(
+        "experiment: {name: x, engine: fake, dataset: {name: meridia, limit: 2}, method: {shots: 0}}"
+    )
+    command = [sys.executable, "-c", "from llmforge.cli import main; main()", "run", str(config)]
+    p = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (halves := list(outputs.glob("..*.ipynb"))) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    remove_abandoned(outputs)
+    assert halves and halves[0].exists()
+    p.kill()
+    p.wait()
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert not list(outputs.glob(".*.ipynb"))

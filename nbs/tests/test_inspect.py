@@ -1,0 +1,218 @@
+"Logs that Inspect 0.3.285 wrote (those in JSON without their events), and changes to them."
+
+import copy
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from llmforge.cli import app
+from llmforge.core import DataError, MissingExtra
+from llmforge.experiment import Experiment, results_table
+from llmforge.inspectlogs import import_inspect, inspect_logs
+from llmforge.results import cost_line, provenance_table, worst_examples
+from llmforge.store import Store
+
+LOGS = Path(__file__).parent / "logs"
+ONE = LOGS / "2026-11-29T02-56-12-00-00_ruritania_x.json"
+TWO = LOGS / "2026-11-29T02-56-12-00-00_ruritania_two_scorers_x.json"
+ARCHIVE = ONE.with_suffix(".eval")
+
+
+@pytest.fixture
+def store():
+    return Store("sqlite://")
+
+
+@pytest.fixture
+def changed(tmp_path):
+    "A log with changes: of its fields, and of its first sample."
+
+    def _changed(sample=None, path=ONE, **fields):
+        log = json.loads(path.read_text())
+        log |= copy.deepcopy(fields)
+        log["samples"] and log["samples"][0].update(sample or {})
+        (tmp_path / path.name).write_text(json.dumps(log))
+        return tmp_path / path.name
+
+    return _changed
+
+
+def test_a_log_is_an_experiment(store):
+    "What Inspect says of it: 3 of 4 right, 43 tokens."
+    id = import_inspect(store, ONE)
+    result, rows = store.result(id), store.rows(id)
+    assert (result["n"], result["exact_match"], result["tokens_used"]) == (4, 0.75, 43)
+    assert [r["correct"] for r in rows] == [True, False, True, True]
+    assert rows[2]["input_text"] == "How many towers has the castle of Zenda?"
+    assert rows[2]["output_text"] == "The answer is 4" and rows[2]["scores"]["includes"] == 1
+    assert rows[2]["trace"]["attributes"]["expected"] == ["four", "4"]
+    assert rows[1]["abstained"] and result["abstained"] == 1, "I do not know"
+    assert (rows[0]["tokens_in"], rows[0]["tokens_out"], rows[0]["latency_ms"]) == (7, 1, None)
+    engine = store.experiment(id).provenance_json["engine"]
+    assert (engine["name"], engine["model"], engine["exact_match"]) == (
+        "inspect_ai",
+        "mockllm/model",
+        "includes",
+    )
+    e = Experiment(id, store)
+    assert cost_line(e) == "43 tokens"
+    assert all(map(str, (results_table(e), worst_examples(e), provenance_table(e))))
+    assert import_inspect(store, ONE) == id and len(store.experiments()) == 1
+
+
+def test_the_archive_is_the_same_experiment(store):
+    "Read by Inspect's own reader."
+    pytest.importorskip("inspect_ai", reason="Inspect reads its archives; the extra inspect is not installed")
+    assert import_inspect(store, ARCHIVE) == import_inspect(store, ONE)
+
+
+def test_an_archive_without_the_reader_says_what_to_install(store, monkeypatch):
+    for module in ("inspect_ai", "inspect_ai.log"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtra, match=r"pip install 'llmforge\[inspect\]'"):
+        import_inspect(store, ARCHIVE)
+
+
+def test_of_several_scorers_one_is_asked_for(store):
+    with pytest.raises(DataError, match=r"which metric .*--metric \(metric=\): includes, match$"):
+        import_inspect(store, TWO)
+    assert store.experiments().empty
+    accuracies = [
+        store.result(import_inspect(store, TWO, metric=m))["accuracy"] for m in ("includes", "match")
+    ]
+    assert accuracies == [0.75, 0.5]
+    with pytest.raises(DataError, match="metric 'mach' is missing.*those that are: includes, match.*'match'"):
+        import_inspect(store, TWO, metric="mach")
+
+
+@pytest.mark.parametrize(
+    "value, score",
+    [("C", 1), ("P", 0.5), ("I", 0), ("N", 0), (True, 1), (False, 0), (1, 1), (0.25, 0.25)],
+)
+def test_values_of_scores(store, changed, value, score):
+    rows = store.rows(import_inspect(store, changed({"scores": {"includes": {"value": value}}})))
+    assert rows[0]["scores"]["exact_match"] == score and rows[0]["answer"] == "Strelsau"
+
+
+@pytest.mark.parametrize("value", [float("nan"), None, "maybe", 7, -1, [1, 0]])
+def test_a_value_that_is_no_share_is_refused_with_its_sample(store, changed, value):
+    with pytest.raises(DataError, match="sample 1: metric 'includes' (is|is missing).*between 0 and 1"):
+        import_inspect(store, changed({"scores": {"includes": {"value": value}}}))
+    assert store.experiments().empty
+
+
+def test_a_scorer_with_several_values(store, changed):
+    log = changed()
+    data = json.loads(log.read_text())
+    for s in data["samples"]:
+        s["scores"] = {"judge": {"value": {"right": "C", "brief": 0.5}}}
+    log.write_text(json.dumps(data))
+    with pytest.raises(DataError, match="judge.brief, judge.right"):
+        import_inspect(store, log)
+    assert store.result(import_inspect(store, log, metric="judge.right"))["exact_match"] == 1
+
+
+def test_a_sample_that_ended_in_an_error_failed(store, changed):
+    failed = {"scores": {}, "error": {"message": "Timeout"}, "output": {"choices": []}, "model_usage": {}}
+    id = import_inspect(store, changed(failed))
+    row, result = store.rows(id)[0], store.result(id)
+    assert (row["error_type"], row["error"], row["correct"]) == ("SampleError", "Timeout", False)
+    assert (result["failed"], result["answered"], result["tokens_used"]) == (1, 2, None)
+
+
+def test_tokens_that_the_log_does_not_know(store, changed):
+    id = import_inspect(store, changed({"model_usage": {}}))
+    assert store.result(id)["tokens_used"] is None and cost_line(Experiment(id, store)).startswith(
+        "an unknown"
+    )
+    graded = {"lab/grader": {"input_tokens": 900, "output_tokens": 900}}
+    assert store.rows(import_inspect(store, changed({"model_usage": graded})))[0]["tokens_in"] is None
+
+
+def test_texts_in_parts_in_messages_and_in_attachments(store, changed):
+    parts = [{"type": "reasoning", "reasoning": "hm"}, {"type": "text", "text": "attachment://abc"}]
+    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "attachment://def"}]
+    said = {"choices": [{"message": {"role": "assistant", "content": parts}}]}
+    more = {
+        "input": asked,
+        "messages": asked,
+        "output": said,
+        "attachments": {"abc": "Vela", "def": "Which?"},
+    }
+    row = store.rows(import_inspect(store, changed({**more, "scores": {"includes": {"value": "C"}}})))[0]
+    assert (row["input_text"], row["output_text"], row["answer"]) == ("Which?", "Vela", "Vela")
+    assert row["trace"]["input"] == "Be brief.\n\nWhich?"
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"status": "cancelled"}, "did not end well .status 'cancelled'"),
+        ({"status": "error"}, "did not end well"),
+        ({"samples": None}, "has no samples"),
+        ({"samples": []}, "has no samples"),
+        ({"samples": {}}, "has no samples"),
+        ({"eval": {}}, "not as Inspect writes it: KeyError: 'model'"),
+        ({"eval": None}, "not as Inspect writes it"),
+        ({"samples": [{}]}, "not as Inspect writes it"),
+        ({"samples": [3]}, "not as Inspect writes it"),
+    ],
+)
+def test_logs_that_are_not_whole(store, changed, fields, message):
+    log = changed(**{k: v for k, v in fields.items() if k != "samples"})
+    if "samples" in fields:
+        log.write_text(json.dumps(json.loads(log.read_text()) | fields))
+    with pytest.raises(DataError, match=message):
+        import_inspect(store, log)
+    assert store.experiments().empty
+
+
+def test_epochs_are_refused(store, changed):
+    log = changed()
+    data = json.loads(log.read_text())
+    data["samples"] += [{**s, "epoch": 2} for s in data["samples"]]
+    log.write_text(json.dumps(data))
+    with pytest.raises(DataError, match="several epochs"):
+        import_inspect(store, log)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", "null", '{"a": 1}', "[" * 100_000, "\xff", '{"eval": 1}']
+)
+def test_files_that_are_no_logs(store, tmp_path, text):
+    (tmp_path / "x.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match="x.json: (cannot be read|is no log of Inspect)"):
+        import_inspect(store, tmp_path / "x.json")
+
+
+def test_the_command_imports_a_folder_of_logs(tmp_path, outputs):
+    "One bad log does not stop the others."
+    (tmp_path / "logs" / "deep").mkdir(parents=True)
+    shutil.copy(ONE, tmp_path / "logs" / "deep")
+    shutil.copy(TWO, tmp_path / "logs")
+    (tmp_path / "logs" / "logs.json").write_text("{}")
+    assert len(inspect_logs(tmp_path)) == 2
+    result = CliRunner().invoke(app, ["import", str(tmp_path / "logs")])
+    assert result.exit_code == 2 and "which metric says" in result.output
+    assert "model_ruritania-" in result.output
+    chosen = CliRunner().invoke(app, ["import", str(TWO), "--metric", "match"])
+    assert chosen.exit_code == 0 and chosen.output.startswith("model_ruritania-")
+    filtered = CliRunner().invoke(app, ["import", str(ONE), "--filter", "x"])
+    assert filtered.exit_code == 2 and "has no filters" in filtered.output
+
+
+def test_what_cannot_be_imported_is_told(tmp_path, outputs):
+    (tmp_path / "helm").mkdir()
+    (tmp_path / "helm" / "scenario_state.json").write_text("{}")
+    (tmp_path / "notes.txt").write_text("x")
+    for path, words in (
+        ("helm", "runs of HELM"),
+        ("no", "does not exist"),
+        ("notes.txt", ".eval or .json of"),
+    ):
+        result = CliRunner().invoke(app, ["import", str(tmp_path / path)])
+        assert result.exit_code == 2 and words in result.output, result.output
