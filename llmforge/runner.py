@@ -234,7 +234,7 @@ async def answer_all(
     save: Save,  # each new row
     stop: threading.Event,  # ends it early
     show: bool = True,  # print progress
-    last: Collection[str] = (),  # ids of those to be asked after all others
+    last: Collection[str] = (),  # ids to be asked after all others, in any case
 ) -> None:
     "Ask every example that has no row yet; raises `BreakerOpen` and `EngineFatal`."
     config, data = prepared.config, prepared.data
@@ -244,7 +244,8 @@ async def answer_all(
 
     async def worker() -> None:
         for i, example in todo:
-            await breaker.closed()
+            if example.id not in last:
+                await breaker.closed()
             if stop.is_set():
                 return
             number = breaker.begin()
