@@ -249,8 +249,7 @@ async def answer_all(
             if stop.is_set():
                 return
             number = breaker.begin()
-            row = await _row(prepared, resources, shares, i, example)
-            await save(row)
+            await save(row := await _row(prepared, resources, shares, i, example))
             progress.note(row)
             breaker.end(number, row)
 
