@@ -234,7 +234,7 @@ async def answer_all(
     save: Save,  # each new row
     stop: threading.Event,  # ends it early
     show: bool = True,  # print progress
-    last: Collection[str] = (),  # ids to be asked after all others, in any case
+    last: Collection[str] = (),  # ids to be asked after all others
 ) -> None:
     "Ask every example that has no row yet; raises `BreakerOpen` and `EngineFatal`."
     config, data = prepared.config, prepared.data
