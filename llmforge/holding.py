@@ -42,7 +42,7 @@ def _claimed(store: Store, id: str) -> Lease:
             raise
         return Lease(id, owner, e.fence, TTL)
 
-
+# %% ../nbs/51_holding.ipynb #holding-kept
 @contextmanager
 def kept_lease(
     store: Store,  # where the experiment is

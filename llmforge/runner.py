@@ -234,7 +234,7 @@ async def answer_all(
     save: Save,  # each new row
     stop: threading.Event,  # ends it early
     show: bool = True,  # print progress
-    last: Collection[str] = (),  # ids of those to be asked after all others
+    last: Collection[str] = (),  # ids to be asked after all others
 ) -> None:
     "Ask every example that has no row yet; raises `BreakerOpen` and `EngineFatal`."
     config, data = prepared.config, prepared.data
@@ -244,12 +244,12 @@ async def answer_all(
 
     async def worker() -> None:
         for i, example in todo:
-            await breaker.closed()
+            if example.id not in last:
+                await breaker.closed()
             if stop.is_set():
                 return
             number = breaker.begin()
-            row = await _row(prepared, resources, shares, i, example)
-            await save(row)
+            await save(row := await _row(prepared, resources, shares, i, example))
             progress.note(row)
             breaker.end(number, row)
 

@@ -101,7 +101,7 @@ def test_a_dead_server_stops_a_run_which_goes_on_when_it_is_back(alive, concurre
 
     engine.poison, engine.down, store = dying, not alive, Store()
     serve(engine)
-    c = config(concurrency=concurrency)
+    c = config(n=2 * N, concurrency=concurrency)
     with pytest.raises(BreakerOpen, match=r"\d+ questions in a row failed.*no server there.*run again"):
         within(lambda: run_experiment(c, store, show=False))
     (id,) = store.experiments().id
@@ -111,9 +111,9 @@ def test_a_dead_server_stops_a_run_which_goes_on_when_it_is_back(alive, concurre
     engine.down, engine.poison = False, lambda text: asked.append(text)
     asked.clear()
     assert within(lambda: run_experiment(c, store, show=False)) == id
-    assert len(asked) == N - len(answered), "what was answered is not asked again"
+    assert len(asked) == 2 * N - len(answered), "what was answered is not asked again"
     result = store.result(id)
-    assert (str(store.experiment(id).status), result["n"], result["failed"]) == ("COMPLETED", N, 0)
+    assert (str(store.experiment(id).status), result["n"], result["failed"]) == ("COMPLETED", 2 * N, 0)
     assert import_experiment(Store("sqlite://"), outputs_dir() / id) == id
 
 
