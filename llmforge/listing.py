@@ -54,7 +54,7 @@ def _listed(e: Mapping, state: str) -> tuple:
     work = (cell(config["dataset"]["name"]), method_line(config, cell), cell(config["retrieval"]["name"]))
     return e["id"], state, *work, *scores, created
 
-
+# %% ../nbs/60_listing.ipynb #listing-experiments-table
 def experiments_table(
     store: Store,  # to list
 ) -> str:  # Markdown

@@ -221,7 +221,7 @@ _SAID = (
 _MARKER = re.compile(rf"({_LINE}|####|<answer>)|{_SAID}", re.I | re.M)
 _PROSE = re.compile(r"(?!(?:the|an?) +[A-Z0-9])[a-z]\S* +\S")  # of a sentence about the answer
 
-
+# %% ../nbs/40_methods.ipynb #methods-answers
 def _answers(text: str) -> Iterator[tuple[bool, str]]:
     "What a text names as its answer, the last first, and whether it is only said in a sentence."
     marks = [(m.start(), not m[1], m.end()) for m in _MARKER.finditer(text)]
@@ -283,6 +283,8 @@ _NOTHING = [
     r"|un(?:known|clear|certain) (?:from|in|based|wh\w+|if|how)\b)",
     r"(?:(?:it|this|that) )?(?:cannot|can'?t|could not|couldn'?t) be (?:determined|answered|inferred|found)",
 ]
+
+# %% ../nbs/40_methods.ipynb #methods-abstain-polite
 _POLITE = (
     r"(?:(?:(?:i am|i'?m) )?(?:sorry|afraid)(?: that)?|unfortunately|apologies|i apologi[sz]e|well|hmm|but"
     rf"|as an ai(?: \w+){{0,2}}|(?:based on|according to|from) the (?:\w+ ){{0,2}}{_TEXT})[,.!:;]? ++"

@@ -37,7 +37,7 @@ _STYLE = dict.fromkeys(_INKS, ".15") | {
     "patch.force_edgecolor": True,
 }
 
-
+# %% ../nbs/69_plots.ipynb #plots-panels
 def _panels(width: float, height: float, rows: list[float] | None = None, columns: int = 1) -> tuple:
     "A figure in the project's style and its axes, below each other (with these heights) or side by side."
     import matplotlib.pyplot as plt

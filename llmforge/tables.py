@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['TRANSITIONS', 'metadata', 'EXPERIMENTS', 'RUNS', 'RESULTS', 'STUDIES', 'META', 'APPLIED', 'MIGRATIONS', 'READABLE',
            'Status', 'sources', 'storable', 'json_text', 'utc_now', 'open_engine', 'store_name', 'transaction',
-           'no_collection', 'Migration', 'schema_of', 'data_columns', 'migrate']
+           'Migration', 'schema_of', 'data_columns', 'migrate']
 
 # %% ../nbs/14_tables.ipynb #tables-imports
-import gc
 import json
 import logging
 import sqlite3
@@ -246,18 +245,6 @@ def transaction(
         reason = redact(str(getattr(e, "orig", None) or e)).strip().splitlines()
         kind = StoreBusy if _passing(e) else StoreError
         raise kind(f"{store_name(engine)} failed: {'; '.join(line.strip() for line in reason)}") from e
-
-# %% ../nbs/14_tables.ipynb #tables-collection
-@contextmanager
-def no_collection() -> Iterator[None]:
-    "No search for cycles among objects while many rows are made."
-    searching = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if searching:
-            gc.enable()
 
 # %% ../nbs/14_tables.ipynb #tables-migration
 @dataclass(frozen=True, eq=False)

@@ -576,9 +576,10 @@ def test_a_place_that_cannot_be_written_is_one_sentence(outputs, tmp_path):
     store = Store()
     config = load_config(read_yaml(f"experiment: {{{OK}}}"))
     run_experiment(config, store, FakeEngine(" x"), show=False)
-    for place, reason in (("f", "Not a directory|File exists"), ("f/below", "Not a directory")):
+    for place in ("f", "f/below"):
         result = CliRunner().invoke(app, ["export", "t", str(tmp_path / place)])
-        assert result.exit_code == 1 and re.match(f"error: ({reason}): ", result.output), result.output
+        said = re.match("error: (Not a directory|File exists): ", result.output)
+        assert result.exit_code == 1 and said, result.output
         assert result.output.count("\n") == 1
 
 

@@ -136,9 +136,12 @@ def test_the_command_says_its_version():
 GONE = {
     "almanac": "ARTICLES ASKS BIRTH DEATH NOUNS POOL",
     "bench": "in_turns",
+    "findings": "corrected",
+    "logs": "VERDICTS",
     "local": "KV Node Row drop_row nucleus path pour same sample stream turns",
     "runner": "Work plan",
     "site": "check_links executed grid",
+    "stats": "corrected_rate",
     "store": "NEW_IN_2 SCHEMA_VERSION",
     "study": "log",
 }

@@ -677,7 +677,7 @@ def test_the_command_imports_and_compares(tmp_path, outputs):
     ids = imported.output.split()
     assert imported.exit_code == 0 and len(ids) == 2
     said = CliRunner().invoke(app, ["compare", "small", "large"]).output
-    assert "exact McNemar" in said and "60" in said
+    assert "paired t" in said and "60" in said
     (tmp_path / "empty").mkdir()
     nothing = CliRunner().invoke(app, ["import", str(tmp_path / "empty")])
     assert (
