@@ -26,23 +26,14 @@ from .wording import noun, p_text
 # %% ../nbs/69_plots.ipynb #e0721394
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's palette
 MARKERS = "os^DvP"
-_INKS = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
-_STYLE = dict.fromkeys(_INKS, ".15") | {
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "font.sans-serif": ["Arial", "DejaVu Sans", "Liberation Sans", "Bitstream Vera Sans", "sans-serif"],
-    "grid.color": "#e5e5e5",
-    "lines.solid_capstyle": "round",
-    "patch.edgecolor": "w",
-    "patch.force_edgecolor": True,
-}
 
-# %% ../nbs/69_plots.ipynb #plots-panels
+
 def _panels(width: float, height: float, rows: list[float] | None = None, columns: int = 1) -> tuple:
     "A figure in the project's style and its axes, below each other (with these heights) or side by side."
     import matplotlib.pyplot as plt
+    import seaborn as sns
 
-    with plt.rc_context(_STYLE):
+    with sns.axes_style("ticks", {"axes.grid": True, "grid.color": "#e5e5e5"}):
         fig, axes = plt.subplots(
             len(rows or [1]),
             columns,
@@ -56,7 +47,7 @@ def _panels(width: float, height: float, rows: list[float] | None = None, column
         )
     plt.close(fig)  # or a notebook would show it twice
     for ax in axes.flat:
-        ax.spines[["top", "right"]].set_visible(False)
+        sns.despine(ax=ax)
     return fig, list(axes.flat)
 
 

@@ -90,8 +90,9 @@ def test_what_a_notebook_imports_is_installed_by_its_cell(path):
         "IPython",
         "google",
         "numpy",
+        "matplotlib",
         "nbformat",
-    }  # the last two with pandas and papermill
+    }  # the last three with seaborn and papermill
     for c in nbformat.read(path, as_version=4).cells:
         if c.cell_type != "code" or c.id == "colab-install":
             continue
