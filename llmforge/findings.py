@@ -360,7 +360,7 @@ def exploratory_table(
     names = arm_lines(es)
     first, *others = names
     compared = [
-        (f"{names[first]} → {names[arm]}", m, contrast(arm_of(es, first), arm_of(es, arm), m, 1 - plan.alpha))
+        (f"{names[arm]} − {names[first]}", m, contrast(arm_of(es, first), arm_of(es, arm), m, 1 - plan.alpha))
         for m in plan.exploratory
         for arm in others
     ]
