@@ -34,7 +34,7 @@ ALLOWED = set(  # what the theme, the pages and the sanitiser write
     """html head meta title link script noscript style body div span p a b i em strong small sup sub code pre
     kbd br hr ul ol li dl dt dd table caption thead tbody tfoot tr th td colgroup col h1 h2 h3 h4 h5 h6
     section article aside nav header footer main form label input select option optgroup output button
-    details summary blockquote img svg g path rect text defs marker dialog figure figcaption""".split()
+    details summary blockquote img svg g path rect text defs marker dialog figure figcaption abbr""".split()
 )
 
 

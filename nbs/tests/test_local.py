@@ -74,7 +74,9 @@ def test_only_the_first_load_converts(tmp_path, monkeypatch):
     "It does not stumble over what a crash left behind."
     monkeypatch.setenv("LLMFORGE_CACHE", str(tmp_path))
     name = f"{EMBEDDED}-{model_module._sha256([model_module.embedded_gguf()])}"
-    crashed = tmp_path / "models" / f".{name}-12345678"
+    tell = "from llmforge.processes import process_tag; print(process_tag())"
+    dead = subprocess.run([sys.executable, "-c", tell], capture_output=True, text=True).stdout.strip()
+    crashed = tmp_path / "models" / f".{name}-{dead}-12345678"
     crashed.mkdir(parents=True)
     (crashed / "model.safetensors").write_text("half a file, left by a crash")
 
@@ -146,7 +148,7 @@ asyncio.run(engine.generate("Hi", Sampling(max_tokens=1)))
 asyncio.run(r.search("a tree"))
 asyncio.run(engine.generate("Ho", Sampling(max_tokens=1)))
 assert counts == [usual, usual], (counts, usual)
-assert r._thread.submit(torch.get_num_threads).result() == 1
+assert asyncio.run(r._thread.do(torch.get_num_threads)) == 1
 assert torch.get_num_threads() == usual
 """
     env = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}

@@ -521,7 +521,7 @@ def test_searching_leaves_torchs_threads_alone():
     torch.set_num_threads(3)  # so that one is not the default anyway
     r = make_retriever(DENSE, Corpus("c", passages(3)))
     asyncio.run(r.search("oak"))
-    assert r._thread.submit(torch.get_num_threads).result() == 1
+    assert asyncio.run(r._thread.do(torch.get_num_threads)) == 1
     assert torch.get_num_threads() == 3 == in_a_new_thread()  # such as an engine's worker
     r.close()
     torch.set_num_threads(before)

@@ -19,7 +19,7 @@ from llmforge.cards import make_card
 from llmforge.cli import app
 from llmforge.comparison import compare
 from llmforge.config import load_config
-from llmforge.core import ConfigError, LlmForgeError, engines, metrics
+from llmforge.core import ConfigError, engines, metrics
 from llmforge.experiment import Experiment, results_table
 from llmforge.files import project_root
 from llmforge.metrics import contains
@@ -58,7 +58,9 @@ def test_papermill_in_the_users_own_words(tmp_path, outputs):
     assert len(rows) == 6 and all(
         r["tokens_out"] > 0 and r["latency_ms"] > 0 and not r["cached"] for r in rows
     )
-    assert all([s["kind"] for s in r["trace"]["children"]] == ["retriever", "llm"] for r in rows)
+    for r in rows:  # asked once more where a line break ended the first reply
+        kinds = [s["kind"] for s in r["trace"]["children"]]
+        assert kinds in (["retriever", "llm"], ["retriever", "llm", "llm"])
     nb = nbformat.read(target, as_version=4)
     images = [
         o for c in nb.cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {})
@@ -242,10 +244,9 @@ def test_a_metric_that_cannot_work_is_refused_before_anything_runs(outputs, monk
         prepare(own())
 
 
-def test_a_metric_that_fails_in_the_middle_stops_the_run_and_the_same_call_goes_on(outputs, monkeypatch):
-    """The error names metric and question, and the rows so far stay.
-
-    Once the metric is mended, the same call scores all anew and asks for no answer again that it has."""
+def test_a_metric_that_fails_is_the_failure_of_its_question(outputs, monkeypatch):
+    """The error names the metric and what it was given; the other questions keep their rows, and a run of
+    which some failed is complete."""
     asked = []
 
     def reply(text, sampling):
@@ -259,29 +260,14 @@ def test_a_metric_that_fails_in_the_middle_stops_the_run_and_the_same_call_goes_
 
     monkeypatch.setitem(metrics._entries, "half_right", breaks)
     config = own(engine={"name": "scripted", "batch_size": 1, "concurrency": 1})
-    with pytest.raises(
-        LlmForgeError,
-        match="question '.*': metric 'half_right' raised ZeroDivisionError for the prediction "
-        "'Brennolm, or so'.*run again",
-    ):
-        run_experiment(config, show=False)
-    store, (failed,) = Store(), Store().experiments().id
-    assert (
-        store.experiment(failed).status == Status.FAILED
-        and "half_right" in store.experiment(failed).error
-        and len(store.rows(failed)) == 5
-        and len(asked) == 6
-    )
-    monkeypatch.setitem(metrics._entries, "half_right", half_right)
-    done = run_experiment(config, show=False)
-    assert (
-        store.experiment(done).status == Status.COMPLETED
-        and len(asked) == 12
-        and len(store.rows(failed)) == 5
-    )
-    assert [r["scores"]["half_right"] for r in store.rows(done)] == [
-        half_right(r["answer"], r["trace"]["attributes"]["expected"], "squad") for r in store.rows(done)
-    ]
+    id, store = run_experiment(config, show=False), Store()
+    rows = store.rows(id)
+    failed = [r for r in rows if r["error_type"]]
+    assert store.experiment(id).status == Status.COMPLETED and 0 < len(failed) < len(rows)
+    for r in failed:
+        assert "metric 'half_right' raised ZeroDivisionError" in r["error"]
+        assert "Brennolm, or so" in r["error"]
+    assert all("half_right" in r["scores"] for r in rows if not r["error_type"])
 
 
 # --- what killed runs leave

@@ -210,10 +210,10 @@ def test_lessons_show_their_code(pages):
 
 
 def test_api_has_signatures_and_docments(pages):
-    page = pages["api/store.html"]
-    entry = page.find(id="llmforge.store.LeaseStore.claim")
+    page = pages["api/claims.html"]
+    entry = page.find(id="llmforge.claims.ClaimStore.claim")
     assert "seconds that the lease lives" in entry.parent.get_text()  # a method, with its docments
-    assert not page.find(id="llmforge.store.Lease")  # it has its place on another page
+    assert not page.find(id="llmforge.claims.Lease")  # it has its place on another page
     models = [page.get_text() for name, page in pages.items() if name.startswith("api/")]
     assert any("branch, tag or commit" in text for text in models)  # pydantic's descriptions
 

@@ -379,7 +379,7 @@ def test_a_claim_about_a_metric_of_ones_own(outputs, monkeypatch):
         "| stated |" in arms_table(study)
         and "stated: it has no metric card" in arms_table(study)
         and "stated" in exploratory_table(study)
-        and "raises stated by" in verdict_table(study)
+        and "one − none, stated: +" in verdict_table(study)
     )
     monkeypatch.delitem(metrics._entries, "stated")
     assert [repr(x) for x in verdicts(stored_study("four_arms"))] == [repr(v)]
