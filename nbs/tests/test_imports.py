@@ -144,6 +144,7 @@ GONE = {
     "stats": "corrected_rate",
     "store": "NEW_IN_2 SCHEMA_VERSION",
     "study": "log",
+    "tradeoffs": "BORROWED",
 }
 FIRST = "6488d8a"  # the commit of version 0.1
 

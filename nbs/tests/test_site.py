@@ -211,7 +211,7 @@ def test_lessons_show_their_code(pages):
 
 def test_api_has_signatures_and_docments(pages):
     page = pages["api/claims.html"]
-    entry = page.find(id="llmforge.claims.ClaimStore.claim")
+    entry = page.find(id="llmforge.claims.LeaseStore.claim")
     assert "seconds that the lease lives" in entry.parent.get_text()  # a method, with its docments
     assert not page.find(id="llmforge.claims.Lease")  # it has its place on another page
     models = [page.get_text() for name, page in pages.items() if name.startswith("api/")]
