@@ -25,6 +25,7 @@ from llmforge.configfiles import (
     find_config,
     merge,
     plain_values,
+    problems_error,
     read_chain,
     read_override,
     refuse_secrets,
@@ -302,7 +303,7 @@ def refuse_misread(
     "Raise `ConfigError` with every text that is hardly what was meant."
     texts = (pair for config in configs for pair in _texts(config, "experiment"))
     if slips := list(dict.fromkeys(filter(None, (_slip(*pair) for pair in texts)))):
-        raise ConfigError("\n  ".join([f"{where}: {len(slips)} problem{'s' * (len(slips) > 1)}", *slips]))
+        raise problems_error(where, slips)
 
 # %% ../nbs/05_config.ipynb #config-load
 def load_config(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['read_yaml', 'read_config', 'plain_values', 'find_config', 'merge', 'experiment_document', 'read_chain',
-           'read_override', 'section_of', 'check_section', 'refuse_secrets']
+           'read_override', 'section_of', 'problems_error', 'check_section', 'refuse_secrets']
 
 # %% ../nbs/04_configfiles.ipynb #configfiles-imports
 import os
@@ -261,6 +261,15 @@ def _problem(e: ErrorDetails, model: type[Section], root: str) -> str:
         case _:
             return f"{path}: {e['msg'][0].lower() + e['msg'][1:]}; received {received}{_quoted(e)}"
 
+# %% ../nbs/04_configfiles.ipynb #configfiles-problems
+def problems_error(
+    where: str,  # file name
+    problems: Sequence[str],  # one or more
+) -> ConfigError:
+    "The error that counts the problems of a file and has a line for each."
+    count = f"{where}: {len(problems)} problem{'s' * (len(problems) > 1)}"
+    return ConfigError("\n  ".join([count, *problems]))
+
 # %% ../nbs/04_configfiles.ipynb #configfiles-check
 def check_section(
     model: type[_S],  # what the mapping should be
@@ -275,8 +284,7 @@ def check_section(
         raise ConfigError(f"{where}: {e}") from None
     except ValidationError as e:
         problems = [_problem(p, model, root) for p in e.errors(include_url=False)]
-    count = f"{where}: {len(problems)} problem{'s' * (len(problems) > 1)}"
-    raise ConfigError("\n".join([count, *(f"  {p}" for p in problems)]))
+    raise problems_error(where, problems)
 
 # %% ../nbs/04_configfiles.ipynb #configfiles-secrets
 def _texts(value: object) -> Iterator[str]:

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['AGENT_NUMBERS', 'NO_CARD', 'LEAST_FOR_P99', 'Experiment', 'counts_line', 'state_line', 'agent_of', 'arm_line',
-           'stops_line', 'agent_table', 'card_of', 'own_lines', 'card_line', 'place_in_table', 'ran_beside',
-           'results_table']
+           'stops_line', 'agent_table', 'card_of', 'own_lines', 'card_line', 'place_in_table', 'results_table']
 
 # %% ../nbs/62_experiment.ipynb #experiment-imports
 from collections import Counter
@@ -267,19 +266,9 @@ def _enough(e: Experiment, aggregate: str) -> bool:
     return not aggregate.endswith("p99") or e.estimate(aggregate).n >= LEAST_FOR_P99
 
 
-def ran_beside(
-    e: Experiment,  # completed
-) -> int:
-    "How many other experiments of its store were under way between its first start and its end."
-    stored, mine, never = e.store.experiments(), e.record, "9999"
-    starts, ends = stored.started_at.fillna(never), stored.completed_at.fillna(never)
-    overlap = (starts < (mine.completed_at or never)) & (ends > (mine.started_at or never))
-    return int((overlap & (stored.id != e.id)).sum())
-
-
 def _latency_line(e: Experiment) -> str:
     "What keeps its latencies from saying much; nothing where it ran alone, or nothing was timed."
-    others = ran_beside(e) if e.estimate("latency_p50").n else 0
+    others = e.store.overlapping(e.record) if e.estimate("latency_p50").n else 0
     if not others:
         return ""
     runs = "another run was" if others == 1 else f"{others} other runs were"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from .contrasts import Contrast, arm_lines, arm_of, arms_of, contrast, total_line
 from .core import StoreError, closest, keep_former_names
-from .experiment import Experiment, card_line, own_lines, ran_beside
+from .experiment import Experiment, card_line, own_lines
 from .metrics import JUDGED, failed, right, unit_of
 from .paired import benjamini_hochberg, holm, holm_levels
 from .plan import StudyRows
@@ -195,7 +195,7 @@ def _levels(ps: list[float | None], plan: StudyConfig) -> list[float]:
 
 def _overlapped(metric: str, es: list[Experiment]) -> bool:
     "Whether latencies are compared of runs that had not the machine to themselves."
-    return unit_of(metric) == "ms" and any(map(ran_beside, es))
+    return unit_of(metric) == "ms" and any(e.store.overlapping(e.record) for e in es)
 
 # %% ../nbs/68_findings.ipynb #findings-verdicts
 def verdicts(

@@ -14,7 +14,7 @@ from typing import Any
 
 from .core import DataError, error_line, fingerprint, require
 from .files import DAMAGED
-from .samples import Log, Sample, import_samples
+from .samples import Log, Sample, import_samples, log_files
 from .store import Store
 
 # %% ../nbs/55_inspectlogs.ipynb #inspectlogs-read
@@ -39,9 +39,7 @@ def inspect_logs(
     path: Path,  # a log, or a folder with logs at any depth
 ) -> list[Path]:  # empty where there is none
     "The logs of Inspect at a path."
-    if path.is_dir():
-        return sorted(p for p in path.rglob("*") if _FILE.fullmatch(p.name))
-    return [path] if path.suffix in (".eval", ".json") else []
+    return log_files(path, _FILE.fullmatch, (".eval", ".json"))
 
 # %% ../nbs/55_inspectlogs.ipynb #inspectlogs-text
 def _text(content: Any, attachments: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from .core import DataError, closest, fingerprint
 from .files import DAMAGED
 from .records import numbered_objects
-from .samples import Log, Sample, import_samples
+from .samples import Log, Sample, import_samples, log_files
 from .store import Store
 
 # %% ../nbs/54_logs.ipynb #caf8c6ae
@@ -238,9 +238,7 @@ def sample_logs(
     path: Path,  # a log, or a folder with logs at any depth
 ) -> list[Path]:  # empty where there is none
     "The sample logs at a path."
-    if path.is_dir():
-        return sorted(p for p in path.rglob("samples_*") if _FILE.match(p.name))
-    return [path] if path.name.endswith((".jsonl", ".jsonl.gz")) else []
+    return log_files(path, _FILE.match, (".jsonl", ".jsonl.gz"))
 
 # %% ../nbs/54_logs.ipynb #logs-short-name
 def _task(path: Path) -> str:

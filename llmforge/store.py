@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from .claims import ClaimStore, StoreConnection, insert_new
+from .claims import ClaimStore, Record, StoreConnection, insert_new
 from .core import StoreError, closest, fingerprint, keep_former_names, redact, without_secrets
 from .leases import Lease, hold_lease
 from llmforge.tables import (
@@ -278,6 +278,20 @@ class Store(ResultStore, PlanStore):
 
         columns = [*_LISTED.split(), *_SCORES.split(), "tokens_used"]
         return pd.DataFrame(self.listing(), columns=columns)
+
+    def overlapping(
+        self,
+        e: Record,
+    ) -> int:
+        "How many other experiments were under way between the first start and the end of this one."
+        never, column = "9999", EXPERIMENTS.c
+        query = sa.select(sa.func.count()).where(
+            column.id != e.id,
+            column.started_at < (e.completed_at or never),
+            sa.func.coalesce(column.completed_at, never) > (e.started_at or never),
+        )
+        with self.transaction() as c:
+            return c.scalar(query) or 0
 
 # %% ../nbs/16_store.ipynb #store-former-names
 keep_former_names(__name__)

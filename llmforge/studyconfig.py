@@ -22,6 +22,7 @@ from llmforge.configfiles import (
     find_config,
     merge,
     plain_values,
+    problems_error,
     read_config,
     read_yaml,
     refuse_secrets,
@@ -282,8 +283,7 @@ def check_study_metrics(
     all_problems = [*_problems_of_hypotheses(study, arms), *_problems_of_exploration(study, arms)]
     problems = list(dict.fromkeys(all_problems))  # arms that differ only in their seed say the same
     if problems:
-        head = f"{where}: {len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        raise ConfigError("\n  ".join([head, *problems]))
+        raise problems_error(where, problems)
 
 # %% ../nbs/18_studyconfig.ipynb #3570cda4
 def _fields(source: str | os.PathLike | Mapping) -> tuple[str, Path | None, dict]:

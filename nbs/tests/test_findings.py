@@ -19,7 +19,7 @@ from llmforge.comparison import compare, diff_table, trace_line
 from llmforge.config import load_config
 from llmforge.contrasts import arms_of, groups, values
 from llmforge.core import StoreError, fingerprint
-from llmforge.experiment import Experiment, agent_table, counts_line, ran_beside, results_table
+from llmforge.experiment import Experiment, agent_table, counts_line, results_table
 from llmforge.findings import arms_table, decide, exploratory_table, verdict_table, verdicts
 from llmforge.interaction import interaction, label_test
 from llmforge.listing import experiments_table
@@ -277,7 +277,7 @@ def test_latencies_of_runs_that_overlap_decide_nothing(store):
     h = claim(metric="latency", direction="lower")
     study = study_of(store, {"a": stored(store, "a", rows(50.0)), "b": stored(store, "b", rows(20.0))}, h)
     alone = verdicts(study)[0]
-    assert alone.verdict == "supported" and ran_beside(study_arm(study, "a")) == 0
+    assert alone.verdict == "supported" and store.overlapping(study_arm(study, "a").record) == 0
     stored(store, "c", rows(30.0))
     with store.transaction() as c:  # a third was under way all the time
         c.execute(sa.update(EXPERIMENTS).where(EXPERIMENTS.c.name == "c").values(started_at="2000-01-01"))
