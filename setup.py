@@ -16,5 +16,8 @@ setup(
     long_description=readme.read_text(encoding="utf-8") if readme.exists() else "", long_description_content_type="text/markdown",
     packages=find_packages(include=["llmforge*"]), package_data={"llmforge": ["facts/*.csv", "facts/*.yaml", "cards/*.json", "assets/*", "assets/templates/*", "py.typed"]},
     install_requires=cfg["requirements"].split(), extras_require=extras,
-    entry_points={"console_scripts": cfg["console_scripts"].split("\n"), "nbdev": ["llmforge=llmforge._modidx:d"]},
+    entry_points={
+        "console_scripts": cfg["console_scripts"].split("\n"), "nbdev": ["llmforge=llmforge._modidx:d"],
+        "papermill.io": ["llmforge://=llmforge.launching:handler"],  # completes the papermill command, see nbs/70_launching.ipynb
+    },
 )
