@@ -130,7 +130,7 @@ def default_output(
     stem = re.sub(r"[^\w.-]", "_", Path(values[0] if values else notebook).stem or "notebook")
     return outputs_dir() / f"{stem}.ipynb"
 
-# %% ../nbs/70_launching.ipynb #launching-complete
+# %% ../nbs/70_launching.ipynb #launching-shown
 def _shown(path: Path) -> str:
     "A path from the current folder where it is below, else whole."
     return os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd().resolve()) else str(path)
@@ -141,7 +141,7 @@ def _check_output(path: str) -> None:
     if source_code(path) is not None:
         raise ConfigError(f"the output {path} is a notebook's source, which would be lost; name another one")
 
-
+# %% ../nbs/70_launching.ipynb #launching-complete
 def completed(
     given: list[str],  # arguments of papermill
 ) -> tuple[list[str], str]:  # those it should have, what to say about it
