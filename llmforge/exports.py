@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from .claims import Record
 from .configfiles import read_yaml
 from .core import StoreError, closest, fingerprint
+from .derived import result_faults
 from .files import DAMAGED, build_aside, outputs_dir
 from .shapes import column_faults, foreign_text, id_fault, trace_fault
 from .store import FrozenPlan, Store
@@ -202,6 +203,7 @@ def _faults(export: _Export, texts: Mapping[str, str]) -> Iterator[str]:
     n, ids = export.result["n"], {row["example_id"] for row in rows}
     if not n == len(rows) == len(ids):
         yield f"the result is over {n} examples, runs.jsonl has {len(rows)} lines for {len(ids)}"
+    yield from result_faults(rows, export.result, experiment["config_json"])
 
 # %% ../nbs/17_exports.ipynb #exports-checked
 @contextmanager

@@ -279,7 +279,8 @@ def run_values(
     others = {name for r in done for name in r["scores"]} - set(of_answers)
     values = {}
     for name in of_answers:
-        values[name] = [0.0 if failed(r) else r["scores"][name] for r in rows]
+        if all(name in r["scores"] for r in done):  # an older run may lack it
+            values[name] = [0.0 if failed(r) else r["scores"][name] for r in rows]
     for name in sorted(others):
         values[name] = [r["scores"][name] for r in done if name in r["scores"]]
     for name in ("tokens_in", "tokens_out"):

@@ -191,16 +191,23 @@ def a_row(i, text="Paris", **more):
 
 
 def a_result(n, **more):
-    return dict(
-        n=n,
-        answered=n,
-        failed=0,
-        abstained=0,
-        accuracy=1.0,
-        latency_p50=12.5,
-        tokens_used=11 * n,
-        summary={"accuracy": {"value": 1.0, "low": 0.5, "high": 1.0, "n": n}},
-        **more,
+    accuracy = (
+        {"value": 1.0, "low": 0.5, "high": 1.0, "n": n}
+        if n
+        else dict.fromkeys(("value", "low", "high")) | {"n": 0}
+    )
+    return (
+        dict(
+            n=n,
+            answered=n,
+            failed=0,
+            abstained=0,
+            accuracy=1.0,
+            latency_p50=12.5,
+            tokens_used=11 * n,
+            summary={"accuracy": accuracy},
+        )
+        | more
     )
 
 
@@ -1141,7 +1148,9 @@ def test_export_import_export_is_byte_stable(store, tmp_path):
             a_row(0),
         ],
     )
-    store.complete(lease, a_result(3, throughput=1 / 3), {"z": 1, "a": {"commit": "abc"}})
+    rates = {"accuracy": 2 / 3, "answered": 2, "failed": 1, "tokens_used": None, "throughput": 1 / 3}
+    summary = {"accuracy": {"value": 2 / 3, "low": 0.2, "high": 0.9, "n": 3}}
+    store.complete(lease, a_result(3, **rates, summary=summary), {"z": 1, "a": {"commit": "abc"}})
     one, two = (
         files(export_experiment(store, id, tmp_path / "1")),
         files(export_experiment(store, id, tmp_path / "2")),
