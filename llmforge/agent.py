@@ -19,7 +19,8 @@ from .config import ExperimentConfig
 from .core import EngineError, keep_former_names, methods, tools
 from .engine import Engine, Generation, Message, ToolCall, ToolMessage
 from .exemplars import ANSWER, conversations, episodes, last_thought, needs, serves, turn
-from .methods import Context, after_reasoning, after_thinking, first_line
+from .extraction import after_reasoning, after_thinking, first_line
+from .methods import Context
 from .records import Example
 from .text import clip, fill_template
 from .tools import ToolResult, call_tool

@@ -21,7 +21,8 @@ from llmforge.core import (
     redact,
 )
 from .engine import Generation
-from .methods import Context, abstains
+from .extraction import abstains
+from .methods import Context
 from .metrics import registered_score, retrieval_scores, score_answer, total
 from .records import Example
 from .scorer import Scorer

@@ -100,10 +100,10 @@ def current_names(
     return _renamed(model, data, _current, "experiment")
 
 # %% ../nbs/05_config.ipynb #e40cc5cc
-SECTIONS = ("model", "engine", "method", "retrieval", "dataset", "corpus")
+SECTIONS = ("model", "engine", "method", "retrieval", "exemplar_retrieval", "dataset", "corpus")
 ALIASES = {
     "method": {"cot": "chain_of_thought", "chain-of-thought": "chain_of_thought"},
-    "retrieval": {"naive": "dense", "bm25": "sparse"},
+    **dict.fromkeys(("retrieval", "exemplar_retrieval"), {"naive": "dense", "bm25": "sparse"}),
 }
 
 
@@ -126,7 +126,7 @@ def spell_out(
             data[key] = {**data[key], "name": ALIASES.get(key, {}).get(name, name)}
     return data
 
-
+# %% ../nbs/05_config.ipynb #config-name
 def _name(section: object) -> object:
     return section.get("name") if isinstance(section, dict) else None
 
@@ -144,6 +144,12 @@ class ExperimentConfig(Section):
     engine: EngineConfig = EngineConfig()
     method: MethodConfig = Field(default_factory=lambda: MethodConfig.model_validate({}))
     retrieval: RetrievalConfig = RetrievalConfig()
+    exemplar_retrieval: RetrievalConfig | None = Field(
+        None,
+        description="the retrieval that chooses exemplars and finds their passages (default: the experiment's"
+        " own); a study gives all its arms the same",
+        json_schema_extra={"since": "2026-11-29"},
+    )
     dataset: DatasetConfig = DatasetConfig()
     corpus: CorpusConfig | None = Field(
         None, description="the documents (default: the corpus that belongs to the data set)"
@@ -166,6 +172,16 @@ class ExperimentConfig(Section):
     def _engine_fits(self) -> "ExperimentConfig":
         check_engine_fits(self.engine, self.method)
         return self
+
+    @property
+    def chooser(self) -> RetrievalConfig | None:
+        "The retrieval that chooses the exemplars, where the config names one and shows any of a pool."
+        return self.exemplar_retrieval if self.method.shots and not self.method.agent else None
+
+    @property
+    def searches(self) -> bool:
+        "Whether documents are searched, for the questions or for their exemplars."
+        return any(r is not None and r.name != "none" for r in (self.retrieval, self.chooser))
 
     @field_validator("engine")
     @classmethod
@@ -207,7 +223,8 @@ OWN_CORPUS = {"almanac": "almanac", "meridia": "almanac"}
 
 def _fill_in_corpus(data: dict[str, Any]) -> None:
     "Where retrieval needs a corpus: the one that belongs to the data set; raises `ConfigError`."
-    if _name(data.get("retrieval")) in (None, "none") or data.get("corpus"):
+    names = [_name(data.get(section)) for section in ("retrieval", "exemplar_retrieval")]
+    if set(names) <= {None, "none"} or data.get("corpus"):
         return
     dataset = data.get("dataset", {})
     name = dataset.get("name", DatasetConfig().name) if isinstance(dataset, dict) else dataset
@@ -268,7 +285,9 @@ def experiment_mapping(
     return path.name, reduce(merge, map(spell_out, read_chain(path)))
 
 # %% ../nbs/05_config.ipynb #config-misread-texts
-_NONE_IS_A_NAME = ("experiment.id", "experiment.name", "experiment.retrieval.name")
+_NONE_IS_A_NAME = tuple(
+    f"experiment.{path}" for path in ("id", "name", "retrieval.name", "exemplar_retrieval.name")
+)
 _NOTHING = re.compile(r"none|null|nil|~", re.IGNORECASE)
 _BREAK = re.compile(r"\\[nrt](?![a-z])")  # other than \neq, \text and the like
 _BREAK_IN_STOP = re.compile(r"\\[nrt]")
@@ -319,16 +338,25 @@ def load_config(
     return config
 
 # %% ../nbs/05_config.ipynb #config-work
+def _read(section: dict[str, Any]) -> dict[str, Any] | str:
+    "The settings of a retrieval that are read."
+    if section["name"] == "none":
+        return "none"
+    unread = () if section["name"] == "reranked" else ("reranker", "rerank")
+    return {name: value for name, value in section.items() if name not in unread}
+
+
 def _work(config: ExperimentConfig) -> dict[str, Any]:
     "The part of a config that determines results, under the first names of its fields."
     work = first_names(ExperimentConfig, config.model_dump(mode="json"))
     for name in ("id", "name", "breaker"):
         del work[name]
     work["engine"] = without_operation(work["engine"])
-    if config.retrieval.name == "none":
-        work |= {"retrieval": "none", "corpus": None}
-    elif config.retrieval.name != "reranked":
-        work["retrieval"] = {k: v for k, v in work["retrieval"].items() if k not in ("reranker", "rerank")}
+    work["retrieval"] = _read(work["retrieval"])
+    if chosen := work.pop("exemplar_retrieval", None):
+        work |= {"exemplar_retrieval": _read(chosen)} if config.chooser else {}
+    if not config.searches:
+        work["corpus"] = None
     if config.retrieval.name == "none" or not config.metrics.judge:
         work["metrics"] = {k: v for k, v in work["metrics"].items() if k not in ("faithfulness", "threshold")}
     return work

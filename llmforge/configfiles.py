@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['read_yaml', 'read_config', 'plain_values', 'find_config', 'merge', 'experiment_document', 'read_chain',
-           'read_override', 'section_of', 'problems_error', 'check_section', 'refuse_secrets']
+           'read_override', 'section_of', 'problems_error', 'check_section', 'as_before', 'refuse_secrets']
 
 # %% ../nbs/04_configfiles.ipynb #configfiles-imports
 import os
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from .core import ConfigError, closest, error_line, redact, secrets, without_secrets
+from .core import ConfigError, closest, error_line, field_marks, redact, secrets, without_secrets
 from .files import DAMAGED, is_file, project_root
 from .sections import Section
 
@@ -285,6 +285,15 @@ def check_section(
     except ValidationError as e:
         problems = [_problem(p, model, root) for p in e.errors(include_url=False)]
     raise problems_error(where, problems)
+
+# %% ../nbs/04_configfiles.ipynb #configfiles-before
+def as_before(
+    model: type[BaseModel],  # what the fields belong to
+    data: Mapping[str, Any],  # as they were stored; later ones may be missing
+) -> dict[str, Any]:
+    "Stored fields, with those that came later as things were before them."
+    marks = {name: field_marks(field) for name, field in model.model_fields.items()}
+    return {name: m["before"] for name, m in marks.items() if "before" in m} | dict(data)
 
 # %% ../nbs/04_configfiles.ipynb #configfiles-secrets
 def _texts(value: object) -> Iterator[str]:

@@ -283,7 +283,10 @@ def field_marks(
     return marks if isinstance(marks, Mapping) else {}
 
 
-def _default(field: Any) -> object:
+def _before(field: Any) -> object:
+    "How things were before there was the field: `before` in its metadata, else its default."
+    if (marks := field_marks(field)).keys() & {"before"}:
+        return marks["before"]
     if not isinstance(field, dataclasses.Field):
         return field.get_default(call_default_factory=True)
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
@@ -298,9 +301,9 @@ def _fields(obj: Any) -> Mapping[str, Any]:
 def later_at_default(
     obj: Any,  # a dataclass or a pydantic model
 ) -> set[str]:  # names of fields
-    "Fields that came later (`since` in their metadata) and are at their default; they are part of no name."
+    "Fields that came later (`since` in their metadata) and change nothing; they are part of no name."
     later = {name: f for name, f in _fields(obj).items() if "since" in field_marks(f)}
-    return {name for name, f in later.items() if getattr(obj, name) == _default(f)}
+    return {name for name, f in later.items() if getattr(obj, name) == _before(f)}
 
 # %% ../nbs/00_core.ipynb #f3cbf20f
 _SECRET = re.compile(

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
 from .config import ExperimentConfig, first_names
+from .configfiles import as_before
 from .core import StoreError
 from .files import DAMAGED
 from .metrics import unit_of
@@ -216,7 +217,7 @@ BROKEN = "the stored plan is not the one that was frozen: its hash differs"
 
 def _read(plan: Mapping) -> tuple[StudyConfig, dict[Key, str]]:
     "What a plan says: the study, and the ids of all its experiments; raises many things."
-    config = StudyConfig.model_validate(plan["study"])
+    config = StudyConfig.model_validate(as_before(StudyConfig, plan["study"]))
     ids = {_key_of(text): str(id) for text, id in plan["experiments"].items()}
     wanted = set(itertools.product(config.arms, config.datasets, config.seeds))
     if ids.keys() != wanted or plan["questions"].keys() != config.datasets.keys():

@@ -45,6 +45,7 @@ from .progress import Breaker, Progress
 from .records import Corpus, Dataset, Example
 from .retriever import Retriever, make_retriever
 from .scorer import Scorer
+from .sections import RetrievalConfig
 from .server import check_server
 from .store import Store
 from .tables import Status
@@ -91,10 +92,12 @@ class Prepared:
 
     def _repr_markdown_(self) -> str:
         c = self.config
-        searched = f" over {cell(self.corpus.name)}: {len(self.corpus)} passages" if self.corpus else ""
+        chosen = f", chosen by {cell(c.chooser.name)} retrieval" if c.chooser else ""
+        where = f" over {cell(self.corpus.name)}: {len(self.corpus)} passages" if self.corpus else ""
+        searched = where if c.retrieval.name != "none" else ""
         rows = [
             ("questions", f"{cell(self.data.name)}: {len(self.data)}"),
-            ("method", f"{cell(c.method.name)}, {c.method.shots} examples shown"),
+            ("method", f"{cell(c.method.name)}, {c.method.shots} examples shown{chosen}"),
             ("model", f"{cell(c.model.name)} on {cell(c.engine.name)}"),
             ("retrieval", f"{cell(c.retrieval.name)}{searched}"),
         ]
@@ -139,7 +142,7 @@ def prepare(
     "Phases 1 and 2: load the inputs and check the config against them; raises before anything is written."
     with phase("load inputs"):
         data = data_of(config.dataset)
-        searched = config.corpus if config.retrieval.name != "none" else None
+        searched = config.corpus if config.searches else None
         corpus = corpus_of(searched) if searched else None
     with phase("validate config"):
         methods.get(config.method.name)
@@ -166,6 +169,26 @@ class Resources:
             if part is not None:
                 part.close()
 
+# %% ../nbs/52_runner.ipynb #runner-exemplars
+def _retriever(config: RetrievalConfig, corpus: Corpus | None) -> Retriever | None:
+    return None if corpus is None or config.name == "none" else make_retriever(config, corpus)
+
+
+def _exemplars(prepared: Prepared, retriever: Retriever | None) -> tuple[Exemplar, ...]:
+    "The exemplars of an experiment, chosen by its own retrieval or by the one that its config names."
+    config, usable = prepared.config, prepared.usable
+    if config.chooser is None:
+        return choose_exemplars(config, usable, retriever)
+    gold = {id for e in prepared.data.examples for id in e.gold}
+    if config.chooser == config.retrieval:
+        return choose_exemplars(config, usable, retriever, gold)
+    chooser = _retriever(config.chooser, prepared.corpus)
+    try:
+        return choose_exemplars(config, usable, chooser, gold)
+    finally:
+        if chooser:
+            chooser.close()
+
 # %% ../nbs/52_runner.ipynb #runner-make-context-2
 def make_resources(
     prepared: Prepared,
@@ -173,11 +196,11 @@ def make_resources(
 ) -> Resources:
     "Phase 3: index, engine, exemplars and judge; raises `EngineError` where the engine cannot do the method."
     config = prepared.config
-    retriever = make_retriever(config.retrieval, prepared.corpus) if prepared.corpus else None
+    retriever = _retriever(config.retrieval, prepared.corpus)
     with ExitStack() as on_failure:
         engine = engine or on_failure.enter_context(closing(make_engine(config)))
         check_engine(config, engine)
-        exemplars = choose_exemplars(config, prepared.usable, retriever)
+        exemplars = _exemplars(prepared, retriever)
         scorer = make_scorer(config.metrics.judge, config.metrics.threshold) if retriever else None
         on_failure.pop_all()
     return Resources(engine, retriever, exemplars, scorer)

@@ -14,7 +14,7 @@ from pathlib import Path
 from .aggregate import result_row, summarise
 from .config import ExperimentConfig, validate
 from .core import DataError, closest, fingerprint
-from .methods import abstains
+from .extraction import abstains
 from .metrics import score_answer
 from .store import Store
 from .tables import Status

@@ -167,6 +167,13 @@ class StudyConfig(Section):
     exploratory: tuple[Text, ...] = Field(
         (), description="metrics on which every arm is compared with the first, without a claim"
     )
+    exemplars: Name | None = Field(
+        None,
+        description="the arm whose retrieval chooses the exemplars of all arms and finds their passages"
+        " (default: the first hypothesis's control that retrieves); own: each arm its own, so that arms"
+        " differ in their exemplars, too",
+        json_schema_extra={"since": "2026-11-29", "before": "own"},
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -179,11 +186,13 @@ class StudyConfig(Section):
             _check_labels(f"hypotheses.{i}.treatment", [h.treatment], self.arms)
             _check_labels(f"hypotheses.{i}.control", [h.control], self.arms)
             _check_labels(f"hypotheses.{i}.datasets", h.datasets, self.datasets)
+        if self.exemplars:
+            _check_labels("exemplars", [self.exemplars], [*self.arms, "own"])
         if len({h.id for h in self.hypotheses}) < len(self.hypotheses):
             raise ValueError("hypotheses: two have the same id")
         return self
 
-# %% ../nbs/18_studyconfig.ipynb #d115d11c
+# %% ../nbs/18_studyconfig.ipynb #studyconfig-arm
 Key = tuple[str, str, int]  # arm, data set, seed
 
 
@@ -192,19 +201,34 @@ def _spelled(overrides: Mapping) -> dict:
     return experiment_mapping({"experiment": dict(overrides)})[1] if overrides else {}
 
 
+def _arm(study: StudyConfig, arm: str, data: str, seed: int, alike: Mapping[str, Any]) -> ExperimentConfig:
+    "The experiment of an arm; `alike` is what the study gives to all of them."
+    seed_label = f"-{seed}" if len(study.seeds) > 1 else ""
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", f"{study.name}-{arm}-{data}{seed_label}")[:64]
+    mapping = merge(study.base, _spelled(study.datasets[data]))
+    mapping = {**alike, **merge(mapping, _spelled(study.arms[arm]))}
+    mapping |= {"name": name, "id": None, "seed": seed}
+    return validate(mapping, f"study {study.name}, arm {arm!r} on {data!r}")
+
+# %% ../nbs/18_studyconfig.ipynb #d115d11c
+def _alike(study: StudyConfig, data: str) -> dict[str, Any]:
+    "What all arms have in common on a data set: the retrieval that chooses their exemplars."
+    if study.exemplars == "own":
+        return {}
+    candidates = [study.exemplars] if study.exemplars else [h.control for h in study.hypotheses]
+    candidates += [] if study.exemplars else study.arms
+    found = [_arm(study, arm, data, study.seeds[0], {}).retrieval for arm in candidates]
+    chooser = next((r for r in found if r.name != "none"), found[0])
+    return {"exemplar_retrieval": chooser.model_dump()}
+
+
 def experiments(
     study: StudyConfig,
 ) -> dict[Key, ExperimentConfig]:
     "The experiments of a study; raises `ConfigError` naming the arm whose experiment is wrong."
-    configs = {}
-    for data, arm, seed in itertools.product(study.datasets, study.arms, study.seeds):
-        seed_label = f"-{seed}" if len(study.seeds) > 1 else ""
-        name = re.sub(r"[^A-Za-z0-9_-]", "_", f"{study.name}-{arm}-{data}{seed_label}")[:64]
-        mapping = merge(study.base, _spelled(study.datasets[data]))
-        mapping = merge(mapping, _spelled(study.arms[arm]))
-        mapping |= {"name": name, "id": None, "seed": seed}
-        configs[arm, data, seed] = validate(mapping, f"study {study.name}, arm {arm!r} on {data!r}")
-    return configs
+    alike = {data: _alike(study, data) for data in study.datasets}
+    keys = itertools.product(study.datasets, study.arms, study.seeds)
+    return {(arm, data, seed): _arm(study, arm, data, seed, alike[data]) for data, arm, seed in keys}
 
 # %% ../nbs/18_studyconfig.ipynb #studyconfig-not-retrieved
 # what scorers of claims give, with the rates; and the relevance of the answer

@@ -7,7 +7,7 @@ import pytest
 
 from llmforge.batching import FakeEngine
 from llmforge.config import load_config
-from llmforge.methods import abstains, after_reasoning, after_thinking, first_line
+from llmforge.extraction import abstains, after_reasoning, after_thinking, first_line
 from llmforge.runner import run_experiment
 from llmforge.store import Store
 
