@@ -14,7 +14,7 @@ from .core import StoreError, closest, keep_former_names
 from .experiment import Experiment, card_line, own_lines
 from .metrics import JUDGED, failed, right, unit_of
 from .paired import benjamini_hochberg, holm, holm_levels
-from .plan import StudyRows
+from .plan import StudyRows, exemplars_line
 from .pooling import metric_of, pooled
 from .stats import Estimate, bounds
 from .studyconfig import Hypothesis, StudyConfig
@@ -229,6 +229,8 @@ def _banner(study: StudyRows) -> str:
         when = study.frozen.frozen_at[:19].replace("T", " ")
         plan = f"plan {study.frozen.plan_hash} frozen {when} UTC"
     lines = [f"{plan}; {total_line(arms_of(study))}"]
+    if line := exemplars_line(study.config):
+        lines.append(f"{line}.")
     if changes := _changed(study):
         lines.append(
             f"**Tampered: the plan was changed after it was frozen ({cell('; '.join(changes), 300)}), "

@@ -98,19 +98,19 @@ def usable_exemplars(
     )
 
 # %% ../nbs/40_methods.ipynb #methods-passages-found
-_SEARCHED = 20  # hits among which the passages of an exemplar are looked for
-
-
 def _in_passages(answer: str, hits: Sequence[Hit]) -> bool:
     return any(has_answer(h.chunk.text, [answer]) for h in hits)
 
 
 def _found(retriever: Retriever, question: str, top_k: int, gold: Collection[str]) -> list[Hit]:
     "The best passages for an exemplar that are gold for no question."
-    if not gold:
-        return retriever.find(question, top_k)
-    hits = retriever.find(question, max(top_k, _SEARCHED))
-    return [h for h in hits if h.chunk.passage_id not in gold][:top_k]
+    k = top_k
+    while True:
+        hits = retriever.find(question, k)
+        wanted = [h for h in hits if h.chunk.passage_id not in gold]
+        if len(wanted) >= top_k or len(hits) < k:
+            return wanted[:top_k]
+        k *= 4
 
 
 def _shown(config: ExperimentConfig, hits: Sequence[Hit]) -> str:
