@@ -231,29 +231,41 @@ def _print_verdicts(done) -> bool:
         say(v.sentence())
     return any([all_failed(done.store, id) for id in done.ids.values()])
 
+
+def _run_study(name: str, opened, notebook: bool, texts: bool) -> bool:
+    "Run one study and print it; whether every question of an arm failed."
+    from llmforge.plan import plan_table
+    from llmforge.study import run_study, study_folder
+
+    say(plan_table(opened) + "\n")
+    done = run_study(opened.config)
+    if notebook:
+        _study_notebook(name, done, texts)
+    failed = _print_verdicts(done)
+    tell(f"see {os.path.relpath(study_folder(done))}\n")
+    return failed
+
 # %% ../nbs/90_command.ipynb #dff41d76
 @app.command()
 def study(
     files: Annotated[list[str], typer.Argument(help="Studies: paths, or names below configs/.")],
     notebook: Annotated[bool, typer.Option(help="Execute run_study.ipynb and keep it.")] = True,
     texts: Annotated[bool, typer.Option(help="Show questions and answers in it, or leave them out.")] = True,
+    pilot: Annotated[int, typer.Option(min=0, help="First ask every arm that many other questions.")] = 0,
     verbose: Verbose = False,
 ):
     "Freeze a study's plan, run its arms or go on with them, and print its verdicts."
     log_to_terminal(verbose)
-    from llmforge.plan import plan_table
-    from llmforge.study import open_study, run_study, study_folder
+    from llmforge.study import open_study, run_pilot
     from llmforge.studyconfig import load_study
 
     failed = False
     with sentences():
-        opened = [open_study(load_study(name)) for name in files]
+        studies = [load_study(name) for name in files]
+        for config in studies if pilot else ():
+            run_pilot(config, pilot)
+        opened = [open_study(config) for config in studies]
         for name, s in zip(files, opened):
-            say(plan_table(s) + "\n")
-            done = run_study(s.config)
-            if notebook:
-                _study_notebook(name, done, texts)
-            failed |= _print_verdicts(done)
-            tell(f"see {os.path.relpath(study_folder(done))}\n")
+            failed |= _run_study(name, s, notebook, texts)
     if failed or any(s.tampered for s in opened):
         raise typer.Exit(1)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from .contrasts import Contrast, arm_lines, arm_of, arms_of, contrast, total_line
 from .core import StoreError, closest, keep_former_names
 from .experiment import Experiment, card_line, own_lines
+from .floors import floor_line
 from .metrics import JUDGED, failed, right, unit_of
 from .paired import benjamini_hochberg, holm, holm_levels
 from .plan import StudyRows, exemplars_line
@@ -93,6 +94,7 @@ class Verdict:
     verdict: str  # "supported", "refuted", "inconclusive" or "tampered"
     post_hoc: bool  # a run had started before the plan was frozen
     overlapped: bool = False  # it is about latency, and its runs were not alone on the machine
+    floor: str = ""  # from `floor_line`: where both arms were too near to 0 or to 1
 
     @property
     def n(self) -> int:
@@ -139,7 +141,8 @@ class Verdict:
         "The verdict in one sentence."
         h = self.hypothesis
         treatment, control = name(h.treatment), name(h.control)
-        end = f"{_missing(self.contrast, self.metric)}{_OVERLAPPED * self.overlapped}: {self.stamp}"
+        floor = f"; {self.floor}" if self.floor else ""
+        end = f"{_missing(self.contrast, self.metric)}{_OVERLAPPED * self.overlapped}{floor}: {self.stamp}"
         if not self.n:
             return f"No question has a value of {noun(h.metric)} in both {treatment} and {control}{end}"
         size = difference_text(self.effect, self.metric)
@@ -211,13 +214,13 @@ def verdicts(
     tests = zip(ps, _family(ps, plan.correction), _levels(ps, plan))
     out = []
     for h, (a, b), c, (p, q, level) in zip(plan.hypotheses, sides, contrasts, tests):
-        es = [*a.values(), *b.values()]
+        es, floor = [*a.values(), *b.values()], floor_line(a, b, h.metric)
         metric = metric_of(es[0], h.metric)
         overlapped = _overlapped(metric, es)
         c = replace(c, paired=c.paired.at(_confidence(h, level)))
         verdict = "tampered" if tampered else _decided(c.effect, h, overlapped)
         late = study.frozen is None or any(e.id in study.late for e in es)
-        out.append(Verdict(h, c, metric, p, q, plan.correction, verdict, late, overlapped))
+        out.append(Verdict(h, c, metric, p, q, plan.correction, verdict, late, overlapped, floor))
     return out
 
 # %% ../nbs/68_findings.ipynb #21c30840

@@ -20,6 +20,7 @@ from .core import ConfigError, StoreError, canonical
 from .files import DAMAGED
 from .metrics import unit_of
 from .paired import discordant_sd, smallest_effect
+from .pilot import check_known, floor_warning
 from .shapes import id_fault
 from .store import FrozenPlan, Store
 from .studyconfig import Hypothesis, Key, StudyConfig, chooser, experiments
@@ -74,9 +75,11 @@ def plan_of(
     study: StudyConfig,
     questions: Mapping[str, int],  # label of a data set -> how many it has
     ids: Mapping[Key, str],  # of its experiments
+    known: Mapping[str, Mapping] | None = None,  # of its arms, from `known_means`; None: nobody looked
 ) -> dict[str, Any]:  # plain values
     "What is frozen of a study."
-    return {
+    looked = {} if known is None else {"known": dict(known)}
+    return looked | {
         "study": study_json(study),
         "questions": dict(questions),
         "experiments": {_text_of(key): id for key, id in ids.items()},
@@ -242,6 +245,7 @@ def _read(plan: Mapping) -> tuple[StudyConfig, dict[Key, str]]:
         raise ValueError("its experiments or questions are not those of its arms, data sets and seeds")
     if not all(type(n) is int and 0 <= n < 10**9 for n in plan["questions"].values()):
         raise ValueError("its counts of questions are no counts")
+    check_known(plan.get("known", {}))
     if wrong := [id for id in ids.values() if id_fault(id) or "-" not in id]:
         raise ValueError(f"{wrong[0][:80]!r} is no experiment's id")
     return config, ids
@@ -289,6 +293,26 @@ def _head(study: StudyRows) -> str:
         + (f" {line}." if (line := exemplars_line(c)) else "")
     )
 
+# %% ../nbs/19_plan.ipynb #plan-notes
+_UNKNOWN = (
+    "no earlier answers of these arms are stored, so whether they can differ is not known; "
+    "`llmforge study FILE --pilot 20` asks each arm 20 questions that the study does not"
+)
+
+
+def _known(study: StudyRows) -> Mapping[str, Mapping]:
+    "What the plan says of earlier answers of the arms."
+    return study.frozen.plan_json.get("known", {})
+
+
+def _notes(study: StudyRows) -> list[str]:
+    "What else is to be said of a plan."
+    unknown = study.config.hypotheses and "known" in study.frozen.plan_json and not _known(study)
+    notes = [f"- {_UNKNOWN}"] if unknown else []
+    notes += [f"- tampered: {cell(change, 200)}" for change in study.tampered]
+    late = "had begun before the plan was frozen: what rests on it is post hoc"
+    return notes + [f"- {id} {late}" for id in study.late]
+
 # %% ../nbs/19_plan.ipynb #e074fb8e
 def plan_table(
     study: StudyRows,
@@ -301,14 +325,9 @@ def plan_table(
         can_show = "–" if least is None else f"{least:.3f}"
         difference = f"{h.treatment} − {h.control}"
         rows.append((h.id, cell(h.claim, 120), h.metric, difference, _expected(h), n, can_show))
-        if warning:
-            notes.append(f"- {h.id}: {warning}")
-    notes += [f"- tampered: {cell(change, 200)}" for change in study.tampered]
-    notes += [
-        f"- {id} had begun before the plan was frozen: what rests on it is post hoc" for id in study.late
-    ]
+        said = (warning, floor_warning(h, study.frozen.plan_json["questions"], _known(study)))
+        notes += [f"- {h.id}: {text}" for text in said if text]
+    notes += _notes(study)
     columns = ["", "claim", "metric", "difference", "expected", "questions", "can show"]
     parts = [_head(study), table(columns, rows) if rows else "No hypotheses: an exploration."]
-    if notes:
-        parts.append("\n".join(notes))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, "\n".join(notes)] if notes else parts)
