@@ -14,9 +14,13 @@ from typing import Annotated
 
 import typer
 
+from .benchcommand import bench
 from .command import Id, app, sentences, tell_each
 from .core import AlreadyRunning, DataError, StoreError, closest, keep_former_names
 from .terminal import guard_terminal, say, tell
+
+# %% ../nbs/91_cli.ipynb #cli-bench-command
+app.command()(bench)
 
 # %% ../nbs/91_cli.ipynb #cli-list-command
 @app.command("list")
