@@ -34,7 +34,7 @@ class Variable:
     meaning: str
 
 # %% ../nbs/02_files.ipynb #files-variables
-VARIABLES = (
+VARIABLES: tuple[Variable, ...] = (
     Variable(
         "LLMFORGE_HOME",
         "the nearest folder upwards that has settings.ini and configs/, else the checkout",
@@ -58,6 +58,19 @@ VARIABLES = (
         "LLMFORGE_CONTACT",
         "no contact given",
         "an e-mail address, sent along with a live Wikipedia search as Wikipedia asks",
+    ),
+)
+
+# %% ../nbs/02_files.ipynb #files-variables-server
+VARIABLES += (  # of the server and its workers
+    Variable("LLMFORGE_REDIS", "none", "the URL of the Redis that carries jobs to workers"),
+    Variable("LLMFORGE_TOKEN", "a new one at each start", "what a request to `llmforge serve` must know"),
+    Variable("LLMFORGE_HOSTS", "none", "further names of that server, with commas between them"),
+    Variable(
+        "LLMFORGE_SERVERS",
+        "none",
+        "servers that a config from a request may name, with commas between them,"
+        " each followed by the variable that holds its key, if any",
     ),
 )
 

@@ -1,0 +1,181 @@
+"What tests of the server share: a slow model behind HTTP that counts, a real `llmforge serve`, a real Redis."
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+CLI = [sys.executable, "-c", "from llmforge.cli import main; main()"]
+
+
+class Model:
+    "An OpenAI-compatible server on loopback that answers each prompt after a while and counts them."
+
+    def __init__(self, delay=0.05, reply=lambda prompt: " Paris"):
+        self.delay, self.reply, self.calls, self.lock = delay, reply, Counter(), threading.Lock()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                with outer.lock:
+                    outer.calls[body["prompt"]] += 1
+                time.sleep(outer.delay)
+                choice = {"text": outer.reply(body["prompt"]), "index": 0, "finish_reason": "stop"}
+                usage = {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10}
+                text = json.dumps({"model": "m", "choices": [choice], "usage": usage}).encode()
+                self.send_response(200)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(text)))
+                self.end_headers()
+                try:
+                    self.wfile.write(text)
+                except OSError:
+                    pass
+
+            def log_message(self, *_):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def config(self, name, n=8, **more):
+        "A config that asks this model n questions, two at once, and keeps no generations."
+        engine = {"name": "openai", "base_url": self.url, "stream": False, "cache": False, "concurrency": 2}
+        method = {"name": "naive", "shots": 0, "prompt": {"format": "completion"}}
+        dataset = {"name": "almanac", "limit": n}
+        return {"experiment": {"name": name, "engine": engine, "method": method, "dataset": dataset, **more}}
+
+    def close(self):
+        self.http.shutdown()
+        self.http.server_close()
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def ended(process, by=signal.SIGTERM):
+    "End a process that the tests started."
+    if process.poll() is None:
+        process.send_signal(by)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class Served:
+    "A running `llmforge serve`: its address, its token, and requests to it."
+
+    def __init__(self, env, port=0):
+        import httpx
+
+        self.env = {**os.environ, **env}
+        command = [*CLI, "serve", "--port", str(port)]
+        self.log = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            command, env=self.env, stdout=subprocess.PIPE, stderr=self.log, text=True, start_new_session=True
+        )
+        line = self.process.stdout.readline()
+        found = re.search(r"(http://\S+?/)(?:\?token=(\S+))?(?: |$)", line)
+        assert found, (line, self.logged())
+        self.url, self.token = found[1], found[2] or self.env.get("LLMFORGE_TOKEN")
+        self.port = int(self.url.rsplit(":", 1)[1].strip("/"))
+        headers = {"authorization": f"Bearer {self.token}"}
+        self.http = httpx.Client(base_url=self.url, headers=headers, timeout=30)
+        for _ in range(100):
+            try:
+                self.http.get("/healthz")
+                return
+            except httpx.TransportError:
+                time.sleep(0.1)
+
+    def logged(self):
+        self.log.seek(0)
+        return self.log.read()
+
+    def wait(self, id, states=("COMPLETED",), seconds=60):
+        "The line of an experiment once it is in a state."
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            e = self.http.get(f"/experiments/{id}").json()
+            if e["state"] in states:
+                return e
+            time.sleep(0.1)
+        raise AssertionError(f"{e['state']}, {e['done']} rows, {e['stopped_by']}; {self.logged()[-2000:]}")
+
+    def close(self):
+        self.http.close()
+        ended(self.process)
+
+
+@contextmanager
+def redis_server(folder):
+    "A Redis of our own on a free port: its URL, and how it is started and ended."
+    program = shutil.which("redis-server")
+    if not program:
+        pytest.skip("NO REDIS HERE: the queue is not tested; apt-get install redis-server")
+    redis = Redis(program, folder)
+    try:
+        yield redis
+    finally:
+        redis.kill()
+
+
+class Redis:
+    def __init__(self, program, folder):
+        self.program, self.folder, self.port = program, folder, free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.start()
+
+    def start(self):
+        import redis
+
+        options = ["--save", "", "--appendonly", "no", "--dir", str(self.folder)]
+        self.process = subprocess.Popen(
+            [self.program, "--port", str(self.port), "--bind", "127.0.0.1", *options],
+            stdout=subprocess.DEVNULL,
+        )
+        self.client = redis.Redis(port=self.port)
+        for _ in range(100):
+            try:
+                self.client.ping()
+                return
+            except redis.ConnectionError:
+                time.sleep(0.05)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def started_worker(env, *options):
+    "A `llmforge worker` in a process group of its own."
+    env = {**os.environ, **env}
+    return subprocess.Popen(
+        [*CLI, "worker", *options],
+        env=env,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
