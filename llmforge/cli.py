@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Endpoint', 'list_experiments', 'show', 'compare', 'unlock', 'find_example', 'trace', 'export_traces_', 'export_',
-           'import_', 'site', 'main']
+           'import_', 'site', 'serve', 'worker', 'jobs_', 'main']
 
 # %% ../nbs/91_cli.ipynb #cli-imports
 import os
@@ -275,6 +275,42 @@ def site(
         with site_server(built, port) as server:
             tell(f"http://127.0.0.1:{server.server_port}/")
             server.serve_forever()
+
+# %% ../nbs/91_cli.ipynb #cli-serve
+@app.command()
+def serve(
+    address: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port; 0 for any that is free.")] = 8000,
+):
+    "Serve the dashboard and the REST API, and run what they ask for."
+    from llmforge.app import serve as run_server
+    from llmforge.store import Store
+
+    with sentences():
+        run_server(Store(), address, port, tell=lambda link: typer.echo(f"LlmForge is at {link}"))
+
+# %% ../nbs/91_cli.ipynb #cli-worker
+@app.command()
+def worker(
+    burst: Annotated[bool, typer.Option("--burst", help="End when nothing waits any more.")] = False,
+):
+    "Run what is requested from a server, here, until interrupted."
+    from llmforge.jobs import work
+    from llmforge.store import Store
+
+    with sentences():
+        work(Store(), burst)
+
+# %% ../nbs/91_cli.ipynb #cli-jobs
+@app.command("jobs")
+def jobs_():
+    "List what is requested and has not ended, and where it is carried out."
+    from llmforge.jobs import jobs_table, queue_line
+    from llmforge.store import Store
+
+    with sentences():
+        say(jobs_table(Store()) + "\n")
+        tell(queue_line())
 
 # %% ../nbs/91_cli.ipynb #0a31b8dc
 def main() -> None:

@@ -215,7 +215,7 @@ def _reading_tool(method: dict[str, Any]) -> str | None:
     "The first of an agent's tools that reads documents."
     agent = method.get("agent") or {}
     chosen = agent.get("tools", READERS) if isinstance(agent, dict) else ()
-    return next((t for t in READERS if t in chosen), None)
+    return next((t for t in READERS if t in chosen), None) if isinstance(chosen, (list, tuple)) else None
 
 # %% ../nbs/05_config.ipynb #config-corpus
 OWN_CORPUS = {"almanac": "almanac", "meridia": "almanac"}
