@@ -8,6 +8,7 @@ __all__ = ['tell', 'say', 'LogLine', 'log_to_terminal', 'guard_terminal']
 # %% ../nbs/89_terminal.ipynb #terminal-imports
 import html
 import logging
+import shutil
 import sys
 import traceback
 import warnings
@@ -16,6 +17,7 @@ from types import TracebackType
 import typer
 
 from .core import redact, without_secrets
+from .tabular import as_boxes
 from .text import visible
 
 # %% ../nbs/89_terminal.ipynb #terminal-tell
@@ -31,8 +33,11 @@ def tell(
 def say(
     text: str,  # Markdown
 ) -> None:
-    "Print a Markdown text as `tell` does, with the characters that its references stand for."
-    tell(html.unescape(text))
+    """Print a Markdown text as `tell` does, with the characters that its references stand for.
+
+    On a terminal its tables have rules, see [88_tabular](88_tabular.ipynb); a pipe gets Markdown."""
+    on_terminal = sys.stdout.isatty()
+    tell(as_boxes(text, shutil.get_terminal_size().columns) if on_terminal else html.unescape(text))
 
 # %% ../nbs/89_terminal.ipynb #terminal-log
 class LogLine(logging.Formatter):
