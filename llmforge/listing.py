@@ -6,9 +6,11 @@
 __all__ = ['method_line', 'state_name', 'experiments_table']
 
 # %% ../nbs/60_listing.ipynb #listing-imports
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 from .claims import Record
+from .marks import Marks, marks_of
 from .store import Store
 from .tables import Status
 from .text import cell, table
@@ -45,23 +47,30 @@ def _state(e: Mapping, store: Store) -> str:
     return state_name(store.experiment(e["id"]), store) if e["status"] == Status.RUNNING else e["status"]
 
 
-def _listed(e: Mapping, state: str) -> tuple:
+def _listed(e: Mapping, state: str, tags: tuple[str, ...]) -> tuple:
     "An experiment in the list, a cell for each column."
     config, scores = e["config_json"], ("–",) * 5
     if e["status"] == Status.COMPLETED:
         scores = (f"{e['accuracy']:.3f}", *(e[count] for count in ("n", *_LISTED[1:])))
     created = e["created_at"][:16].replace("T", " ")
     work = (cell(config["dataset"]["name"]), method_line(config, cell), cell(config["retrieval"]["name"]))
-    return e["id"], state, *work, *scores, created
+    return e["id"], state, *work, *scores, created, cell(", ".join(tags))
 
 # %% ../nbs/60_listing.ipynb #listing-experiments-table
 def experiments_table(
     store: Store,  # to list
+    archived: bool = False,  # also those that were put aside
 ) -> str:  # Markdown
     "Every experiment in the store, newest first, and what to do about those that have not ended."
-    newest_first = store.listing()[::-1]
-    states = [_state(e, store) for e in newest_first]
-    lines = [_listed(e, state) for e, state in zip(newest_first, states)]
+    marks = defaultdict(Marks, marks_of(store))
+    all_of_them = store.listing()[::-1]
+    listed = [e for e in all_of_them if archived or not marks[e["id"]].archived]
+    states = [_state(e, store) for e in listed]
+    lines = [_listed(e, state, marks[e["id"]].tags) for e, state in zip(listed, states)]
     columns = ["id", "status", "data set", "method", "retrieval", "accuracy", *_LISTED, "created (UTC)"]
+    columns += ["tags"] if any(marks[e["id"]].tags for e in listed) else []
     notes = [note for state, note in _WHAT_TO_DO.items() if state in states]
-    return "\n\n".join([table(columns, lines), *notes]) if lines else "No experiments yet."
+    if aside := len(all_of_them) - len(listed):
+        notes.append(f"{aside:,} archived, not listed: `llmforge list --all`")
+    tables = [table(columns, [line[: len(columns)] for line in lines])] if lines else ["No experiments yet."]
+    return "\n\n".join([*tables, *notes])

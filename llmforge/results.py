@@ -185,13 +185,15 @@ def provenance_table(
 
 # %% ../nbs/63_results.ipynb #results-find
 def find_experiment(
-    prefix: str,  # an id, or the beginning of one
+    prefix: str,  # an id, the beginning of one, or "latest"
     store: Store | None = None,  # default: the project's
     completed: bool = True,  # False: also those that have no results
 ) -> Experiment:
-    "The one experiment whose id begins so; raises `StoreError` with the candidates."
+    "The experiment that is meant, the newest for `latest`; raises `StoreError` with the candidates."
     store = store or Store()
     known = [e["id"] for e in store.listing() if not completed or e["status"] == Status.COMPLETED]
+    if prefix == "latest" and known:
+        return Experiment(known[-1], store)
     candidates = [prefix] if prefix in known else [i for i in known if i.startswith(prefix)]
     if len(candidates) == 1:
         return Experiment(candidates[0], store)

@@ -342,11 +342,20 @@ def _ask_the_rest(
     return None if resumed else time.perf_counter() - start
 
 # %% ../nbs/52_runner.ipynb #runner-run
+def _announce(prepared: Prepared) -> None:
+    "Say what is loaded before the first question is asked."
+    c = prepared.config
+    index = f", an index of {len(prepared.corpus):,} passages" if prepared.corpus else ""
+    print(f"{prepared.id}: loading {c.model.name} on {c.engine.name}{index}", file=sys.stderr, flush=True)
+
+
 def _run(prepared: Prepared, store: Store, engine: Engine | None, show: bool) -> None:
     "Phases 3 to 6, under the lease."
     stop = threading.Event()
     last = patiently(store.done, prepared.id, True)  # what failed before may well fail again
     with kept_lease(store, prepared.id, stop) as lease, early_end_stored(store, lease):
+        if show:
+            _announce(prepared)
         with phase("prepare context"):
             resources = make_resources(prepared, engine)
         with phase("run inference loop"):

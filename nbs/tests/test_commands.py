@@ -1,0 +1,223 @@
+"The command as its users and their scripts meet it: forms of output, ids, marks, gates, imports."
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import pytest
+from typer.testing import CliRunner
+
+from llmforge.cli import app
+from llmforge.files import project_root
+from llmforge.marks import marks_of
+from llmforge.store import Store
+from llmforge.tables import RESULTS, RUNS
+from llmforge.tabular import as_boxes
+from llmforge.text import table
+
+ROOT = project_root()
+NONE, NAIVE, HYBRID = (
+    f"retrieval-{name}"
+    for name in ("none-almanac-5857a546", "naive-almanac-6e34c61e", "hybrid-almanac-4f4c2810")
+)
+
+
+def call(*args, code=0, input=None):
+    r = CliRunner().invoke(app, list(map(str, args)), input=input)
+    assert r.exit_code == code, (r.output, r.exception)
+    return r
+
+
+@pytest.fixture
+def three(outputs):
+    call("import", *(ROOT / "outputs" / id for id in (NONE, NAIVE, HYBRID)))
+
+
+def test_list_has_three_forms(three):
+    "The same experiments, newest first, whichever form is asked for."
+    shown = call("list").stdout
+    records = json.loads(call("list", "--json").stdout)
+    rows = list(csv.DictReader(io.StringIO(call("list", "--csv").stdout)))
+    assert [r["id"] for r in records] == [r["id"] for r in rows] == [HYBRID, NAIVE, NONE]
+    assert all(r["id"] in shown for r in records)
+    assert records[1]["accuracy"] == 0.4 == float(rows[1]["accuracy"]) and records[1]["dataset"] == "almanac"
+    assert "choose one" in call("list", "--csv", "--json", code=2).stderr
+
+
+def test_show_has_three_forms(three):
+    record = json.loads(call("show", NAIVE, "--json").stdout)[0]
+    assert record["result"]["accuracy"]["value"] == 0.4 and record["config"]["retrieval"]["name"] == "dense"
+    rows = list(csv.DictReader(io.StringIO(call("show", NAIVE, "--csv").stdout)))
+    assert rows[0]["metric"] == "accuracy" and float(rows[0]["value"]) == 0.4 and rows[0]["n"] == "100"
+
+
+def test_compare_has_three_forms(three):
+    record = json.loads(call("compare", NONE, NAIVE, "--json").stdout)[0]
+    assert (record["value_a"], record["value_b"], record["n"]) == (0.1, 0.4, 100)
+    assert round(record["difference"], 3) == 0.3 and "+0.300" in call("compare", NONE, NAIVE).stdout
+    rows = list(csv.DictReader(io.StringIO(call("compare", NONE, NAIVE, HYBRID, "--csv").stdout)))
+    assert {r["b"] for r in rows} == {NAIVE, HYBRID} and {r["a"] for r in rows} == {NONE}
+
+
+def test_compare_of_several(three):
+    "A table for each, and at the end all of them with p values adjusted for their number."
+    shown = call("compare", NONE, NAIVE, HYBRID).stdout
+    assert shown.count("question by question") == 2
+    last = shown.split("p by Holm's method")[1]
+    assert NAIVE in last and HYBRID in last and "3.9e-07" in last  # twice 1.9e-07
+    assert "Holm" not in call("compare", NONE, NAIVE).stdout
+
+
+def test_a_program_that_reads_no_further_is_no_error(three):
+    code = f"from llmforge.cli import main; import sys; sys.argv[1:] = ['show', {NAIVE!r}]; main()"
+    p = subprocess.run(f'{sys.executable} -c "{code}" | head -1', shell=True, capture_output=True, text=True)
+    assert p.returncode == 0 and NAIVE in p.stdout and p.stderr == ""
+
+
+def test_latest_is_the_newest(three):
+    assert call("show", "latest").stdout.startswith(f"**{HYBRID}")
+    assert "experiments begin with 'latst'" in call("show", "latst", code=1).stderr
+    assert (
+        "experiments begin with 'latest'"
+        in CliRunner(env={"LLMFORGE_STORE": "sqlite:///:memory:"}).invoke(app, ["show", "latest"]).stderr
+    )
+
+
+def test_marks(three):
+    "They are shown and taken away, change no result, and the archive is listed on request."
+    before = call("show", NAIVE, "--csv").stdout
+    call("tag", NAIVE, "paper", "v1.2")
+    call("note", NAIVE, "the one in table 2")
+    call("archive", NONE)
+    assert "tags: paper, v1.2; the one in table 2" in call("show", NAIVE).stdout
+    listed = call("list").stdout
+    assert "paper, v1.2" in listed and NONE not in listed and "1 archived, not listed" in listed
+    assert NONE in call("list", "--all").stdout and NONE not in call("list", "--json").stdout
+    assert json.loads(call("list", "--json").stdout)[1]["tags"] == ["paper", "v1.2"]
+    call("tag", NAIVE, "-paper", "--", "-v1.2")
+    call("note", NAIVE, "")
+    call("archive", NONE, "--undo")
+    assert "no marks" in call("tag", NAIVE, "-gone").stdout and "archived" not in call("list").stdout
+    assert call("show", NAIVE, "--csv").stdout == before
+    assert "is no tag; allowed" in call("tag", NAIVE, "two words", code=2).stderr
+    assert "allowed: 2,000" in call("note", NAIVE, "x" * 3000, code=2).stderr
+
+
+def test_delete(three):
+    "It asks, says what rests on the experiment, and leaves nothing of it but the export."
+    call("import", ROOT / "outputs" / "study-retrieval")
+    call("tag", NAIVE, "x")
+    assert "--yes deletes without asking" in call("delete", NAIVE, code=2).stderr
+    assert f"{NAIVE}: deleted, 100 rows" in call("delete", NAIVE, "-y").stdout
+    store = Store()
+    with store.transaction() as c:
+        for t in (RUNS, RESULTS):
+            assert NAIVE not in set(c.scalars(t.select().with_only_columns(t.c.experiment_id)))
+    assert NAIVE not in call("list", "--all").stdout and NAIVE not in marks_of(store)
+    assert "no experiments begin with" in call("delete", NAIVE, "-y", code=1).stderr
+    call("import", ROOT / "outputs" / NAIVE)
+    assert NAIVE in call("list").stdout
+
+
+def test_delete_says_which_studies_rest_on_it(three):
+    from llmforge.manage import _question
+
+    call("import", ROOT / "outputs" / "study-retrieval")
+    asked = _question(Store(), NAIVE)
+    assert (
+        asked
+        == f"Delete {NAIVE} with its 100 rows? Studies that rest on it: retrieval; they will lack an arm."
+    )
+
+
+def test_what_runs_is_not_deleted(three):
+    store = Store()
+    store.create_experiment("busy-1", "busy", {})
+    store.claim("busy-1")
+    assert "stop it first" in call("delete", "busy-1", "-y", code=3).stderr
+    assert store.experiment("busy-1").status == "RUNNING"
+
+
+def test_show_says_what_to_do_about_what_did_not_end(outputs):
+    "A run that broke, and one whose process is gone."
+    store = Store()
+    id = store.create_experiment("broken-1", "broken", {})
+    store.fail(store.claim(id), "prepare context: no space left")
+    store.create_experiment("gone-1", "gone", {})
+    store.claim("gone-1", ttl=0.0)
+    assert "no space left" in (said := call("show", "broken").stdout) and "run it again" in said
+    assert "was stopped" in (said := call("show", "gone").stdout) and "goes on from there" in said
+    assert json.loads(call("show", "gone", "--json").stdout)[0]["result"] is None
+    assert "only a completed experiment has results" in call("show", "gone", "--csv", code=1).stderr
+
+
+def test_gates_of_compare(three, tmp_path):
+    "Worse is what the interval says; the report has a case for each treatment."
+    call("compare", NONE, NAIVE, HYBRID, "--fail-if-worse")
+    report = tmp_path / "report.xml"
+    r = call("compare", NAIVE, NONE, HYBRID, "--fail-if-worse", "--junit", report, code=4)
+    assert f"NOT PASSED: {NONE} is not worse" in r.stdout and f"passed: {HYBRID}" in r.stdout
+    suite = ElementTree.parse(report).getroot()
+    assert suite.attrib == {"name": "llmforge", "tests": "2", "failures": "1"}
+    assert [len(case.findall("failure")) for case in suite] == [1, 0]
+    r = call("compare", NAIVE, NONE, "--fail-if-worse", "--json", code=4)
+    assert json.loads(r.stdout) and "NOT PASSED" in r.stderr
+
+
+def test_what_is_published_is_imported_at_once(tmp_path, outputs):
+    "A folder of exports, and what a shell makes of outputs/*; what is none of them is passed over."
+    published = tmp_path / "published"
+    published.mkdir()
+    for name in (NONE, NAIVE, "study-retrieval", "cards"):
+        (published / name).symlink_to(ROOT / "outputs" / name)
+    assert call("import", published).stdout.splitlines() == [NAIVE, NONE, "plan of retrieval"]
+    assert call("import", *sorted(published.iterdir())).stdout.splitlines() == [
+        NAIVE,
+        NONE,
+        "plan of retrieval",
+    ]
+    assert "nothing to import there" in call("import", published / "cards", code=2).stderr
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 120, 300])
+def test_boxes_keep_to_the_terminal(width):
+    "No line is wider, an id is whole where it takes no more than half, and what is missing is named."
+    rows = [("retrieval-none-almanac-5857a546", "COMPLETED", "almanac", "0.100 [0.050, 0.163]", "ü" * 50)]
+    shown = as_boxes(table(["id", "status", "data set", "accuracy", "answer"], rows), width)
+    box, _, note = shown.partition("\nleft out: ")
+    assert all(len(line) <= width for line in box.splitlines())
+    for heading in ("status", "data set", "accuracy", "answer"):
+        assert (heading in note) or all(word in box for word in heading.split()) or width < 40
+    if width >= 80:
+        assert "retrieval-none-almanac-5857a546" in box
+
+
+def run(*args, **env):
+    command = [sys.executable, "-c", "from llmforge.cli import main; main()", *args]
+    return subprocess.run(command, env=os.environ | env, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_run_ends_with_the_scores_and_holds_its_gates(outputs, tmp_path):
+    "Said at once: what is loaded. Said last: the scores, where they lie, and the demands."
+    few = ["-o", "dataset.limit=4", "-o", "method.shots=0", "--no-notebook"]
+    report = tmp_path / "report.xml"
+    p = run("run", "naive.yaml", *few, "--min", "accuracy=0.0", "--min", "f1=1.1", "--junit", str(report))
+    assert p.returncode == 4, p.stderr
+    assert p.stderr.startswith("naive.yaml: loading its data, checking it\n")
+    assert "| accuracy (exact match) |" in p.stdout and ": COMPLETED, see " in p.stdout
+    assert "passed: naive: accuracy of at least 0 (" in p.stdout and "NOT PASSED: naive: f1 of at" in p.stdout
+    assert ElementTree.parse(report).getroot().attrib["failures"] == "1"
+    assert (
+        "has no such metric (did you mean 'accuracy'?)"
+        in run("run", "naive.yaml", *few, "--min", "acuracy=0").stderr
+    )
+
+
+def test_a_wrong_minimum_is_said_before_anything_runs(outputs):
+    assert "allowed: METRIC=NUMBER" in call("run", "naive.yaml", "--min", "accuracy>0.4", code=2).stderr
+    assert "No experiments yet." in call("list").stdout
