@@ -274,7 +274,7 @@ def run(
             raise typer.Exit(1)
         pass_gates(minimum_gates(Experiment(id, Store()), least), junit)
 
-# %% ../nbs/90_command.ipynb #cli-study-notebook
+# %% ../nbs/90_command.ipynb #command-verdicts
 def _study_notebook(name: str, done, texts: bool) -> None:
     "Execute run_study.ipynb for a study that was run, and keep it beside its plan."
     from llmforge.notebooks import execute_notebook
@@ -296,7 +296,7 @@ def _print_verdicts(done, json: bool, csv: bool) -> None:
             say(v.sentence())
         tell(f"see {os.path.relpath(study_folder(done))}\n")
 
-
+# %% ../nbs/90_command.ipynb #cli-study-notebook
 def _run_study(name: str, opened, notebook: bool, texts: bool, json: bool, csv: bool) -> bool:
     "Run one study and print it; whether every question of an arm failed."
     from llmforge.plan import plan_table

@@ -341,14 +341,14 @@ def _ask_the_rest(
         raise LeaseLost(f"the lease on {prepared.id} was taken over; nothing more was written here")
     return None if resumed else time.perf_counter() - start
 
-# %% ../nbs/52_runner.ipynb #runner-run
+# %% ../nbs/52_runner.ipynb #runner-announce
 def _announce(prepared: Prepared) -> None:
     "Say what is loaded before the first question is asked."
     c = prepared.config
     index = f", an index of {len(prepared.corpus):,} passages" if prepared.corpus else ""
     print(f"{prepared.id}: loading {c.model.name} on {c.engine.name}{index}", file=sys.stderr, flush=True)
 
-
+# %% ../nbs/52_runner.ipynb #runner-run
 def _run(prepared: Prepared, store: Store, engine: Engine | None, show: bool) -> None:
     "Phases 3 to 6, under the lease."
     stop = threading.Event()
