@@ -268,7 +268,6 @@ def run(
 
     with sentences():
         least = read_minima(minima or [])
-        tell(f"{config}: loading its data, checking it", err=True)
         id = _ran(config, override or [], notebook)
         if not _tell_result(id):
             raise typer.Exit(1)
