@@ -15,26 +15,55 @@ from typing import Annotated
 import typer
 
 from .benchcommand import bench
-from .command import Id, app, sentences, tell_each
+from .command import Csv, Id, Json, Junit, pass_gates, sentences, tell_each
 from .core import AlreadyRunning, DataError, StoreError, closest, keep_former_names
-from .terminal import guard_terminal, say, tell
+from .manage import app
+from .terminal import guard_terminal, say, tell, tell_data
 
 # %% ../nbs/91_cli.ipynb #cli-bench-command
 app.command()(bench)
 
 # %% ../nbs/91_cli.ipynb #cli-list-command
 @app.command("list")
-def list_experiments():
-    "List all experiments in the store."
+def list_experiments(
+    archived: Annotated[bool, typer.Option("--all", help="Also those that were put aside.")] = False,
+    json: Json = False,
+    csv: Csv = False,
+):
+    "List all experiments in the store, newest first."
     from llmforge.listing import experiments_table
     from llmforge.store import Store
 
+    def _records() -> list:
+        from llmforge.plainresults import listed_records
+
+        return listed_records(Store(), archived)
+
     with sentences():
-        say(experiments_table(Store()))
+        if not tell_data(json, csv, _records):
+            say(experiments_table(Store(), archived))
+
+# %% ../nbs/91_cli.ipynb #cli-show-parts
+def _told_as_data(e, json: bool, csv: bool) -> bool:
+    "Print an experiment as JSON, or its aggregates as CSV, where that is asked for; whether it was."
+    if not (json or csv):
+        return False
+    from llmforge.plainresults import aggregate_records, result_record
+
+    return tell_data(json, csv, lambda: [result_record(e)] if json else aggregate_records(e))
+
+
+def _marks_line(e) -> str:
+    "What its owner says of an experiment."
+    from llmforge.marks import Marks, marks_of
+
+    marks = marks_of(e.store).get(e.id, Marks())
+    tags = f"tags: {', '.join(marks.tags)}" if marks.tags else ""
+    return "; ".join(filter(None, ["archived" * marks.archived, tags, marks.note]))
 
 # %% ../nbs/91_cli.ipynb #cli-show-command
 @app.command()
-def show(id: Id):
+def show(id: Id, json: Json = False, csv: Csv = False):
     "Print results, worst answers and provenance of an experiment, or what became of it."
     from llmforge.experiment import results_table, state_line
     from llmforge.results import (
@@ -49,23 +78,51 @@ def show(id: Id):
     tables = (results_table, cost_line, kinds_table, retrieval_table, worst_examples, provenance_table)
     with sentences():
         e = find_experiment(id, completed=False)
+        if _told_as_data(e, json, csv):
+            return
+        if marks := _marks_line(e):
+            tell(f"{marks}\n")
         if state := state_line(e):
             return say(f"{e.id} {state}")
         for part in tables:
             say(part(e) + "\n")
 
+# %% ../nbs/91_cli.ipynb #cli-compare-parts
+def _print_compared(compared: list, json: bool, csv: bool) -> None:
+    "Print comparisons with one control."
+    from llmforge.comparison import overview
+    from llmforge.plainresults import compared_records
+
+    if tell_data(json, csv, lambda: compared_records(compared)):
+        return
+    parts = [c._repr_markdown_() for c in compared]
+    say("\n\n".join([*parts, overview(compared)] if len(parts) > 1 else parts))
+
 # %% ../nbs/91_cli.ipynb #cli-compare-command
 @app.command()
 def compare(
-    a: Annotated[str, typer.Argument(help="The control: an experiment's id, or the beginning of one.")],
-    b: Annotated[str, typer.Argument(help="The treatment: likewise.")],
+    control: Annotated[str, typer.Argument(help="An experiment's id, the beginning of one, or latest.")],
+    treatments: Annotated[list[str], typer.Argument(help="One or more that are held against it: likewise.")],
+    json: Json = False,
+    csv: Csv = False,
+    fail_if_worse: Annotated[
+        bool,
+        typer.Option("--fail-if-worse", help="Exit with 4 where one is worse: its interval is below 0."),
+    ] = False,
+    junit: Junit = None,
 ):
-    "Compare two experiments on the same questions, question by question."
+    "Compare experiments on the same questions, question by question: each treatment with the control."
     from llmforge.comparison import compare as paired
     from llmforge.results import find_experiment
 
     with sentences():
-        say(paired(find_experiment(a), find_experiment(b))._repr_markdown_())
+        a = find_experiment(control)
+        compared = [paired(a, find_experiment(b)) for b in treatments]
+        _print_compared(compared, json, csv)
+        if fail_if_worse or junit:
+            from llmforge.gates import worse_gate
+
+            pass_gates(map(worse_gate, compared), junit, quiet=json or csv)
 
 # %% ../nbs/91_cli.ipynb #cli-unlock
 @app.command()
@@ -188,16 +245,25 @@ def export_(
         e = find_experiment(id)
         tell(export_experiment(e.store, e.id, folder or record_folder(e.store, e.id), texts))
 
-# %% ../nbs/91_cli.ipynb #cli-import-one
+# %% ../nbs/91_cli.ipynb #cli-import-sources
+def _is_record(path: Path) -> bool:
+    return (path / "result.json").exists() or (path / "plan.json").exists()
+
+
 def _sources(path: Path) -> list[Path]:
-    "The logs at a path, or the path itself."
+    "What is to be imported at a path: itself, the exports in a folder such as outputs/, or logs."
     from llmforge.inspectlogs import inspect_logs
     from llmforge.logs import sample_logs
 
-    record = (path / "result.json").exists() or (path / "plan.json").exists()
-    return [path] if record else [*sample_logs(path), *inspect_logs(path)] or [path]
+    if _is_record(path):
+        return [path]
+    if path.is_dir() and (records := sorted(filter(_is_record, path.iterdir()))):
+        return records
+    found = [*sample_logs(path), *inspect_logs(path)]
+    beside = path.exists() and any(map(_is_record, path.absolute().parent.iterdir()))
+    return found or ([] if beside else [path])  # outputs/* names more than experiments
 
-
+# %% ../nbs/91_cli.ipynb #cli-import-one
 def _import_log(store, path: Path, name: str | None, filter: str | None, metric: str | None) -> str:
     "Read a log into the store; its id."
     from llmforge.inspectlogs import import_inspect, inspect_logs
@@ -234,13 +300,11 @@ def import_(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            help="Folders of exported experiments or studies, "
+            help="Folders of exported experiments or studies, a folder with such folders (outputs), "
             "samples_*.jsonl of lm-evaluation-harness, .eval or .json of Inspect, or folders with such files."
         ),
     ],
-    name: Annotated[
-        str | None, typer.Option(help="For logs: the experiment's name; default: from the file.")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="For logs: the experiment's name.")] = None,
     filter: Annotated[
         str | None,
         typer.Option(help="For logs: whose answers, e.g. strict-match; default: the first in the file."),
@@ -249,12 +313,13 @@ def import_(
         str | None, typer.Option(help="For logs: which of its metrics or scorers counts as exact match.")
     ] = None,
 ):
-    "Read exported experiments, plans of studies, or logs of other harnesses into the store."
+    "Read exported experiments, plans, or logs of other harnesses into the store."
     from llmforge.store import Store
 
     with sentences():
         store = Store()
-    sources = [source for path in paths for source in _sources(path)]
+        if not (sources := [source for path in paths for source in _sources(path)]):
+            raise DataError(f"{', '.join(map(str, paths))}: nothing to import there")
     tell_each(sources, lambda path: _import_one(store, path, name, filter, metric))
 
 # %% ../nbs/91_cli.ipynb #a31a2370
