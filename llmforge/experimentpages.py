@@ -202,7 +202,7 @@ def exported_files(
     folder, target = source.published.folders[name], source.extra / "rows" / name
     target.mkdir(parents=True)
     links = []
-    for file in ("runs.jsonl", "config.yaml", "result.json", "plan.json"):
+    for file in ("runs.jsonl", "config.yaml", "result.json", "plan.json", "chain.json"):
         if (folder / file).exists():
             shutil.copyfile(folder / file, target / file)
             links.append({"name": file, "url": f"rows/{quote(name)}/{file}"})

@@ -26,6 +26,7 @@ from .published import Published, arm_page, experiment_page, pair_page
 from .results import expected
 from .text import cell
 from .tradeoffs import agent_arms_table, costs_table, trade_off
+from .verification import verify_study
 from .wording import noun
 
 # %% ../nbs/77_findingpages.ipynb #9d55c2bf
@@ -272,6 +273,17 @@ def _command(p: Published, name: str) -> str:
     experiments = {e.id: e for e in arms_of(p.studies[name]).values()}
     return "\n".join(reproduce(p, e).splitlines()[-1] for e in experiments.values())
 
+# %% ../nbs/77_findingpages.ipynb #findingpages-checked
+_STATES = {True: "", False: "**failed**: ", None: "*not shown*: "}
+
+
+def _checked(source: Source, name: str) -> str:
+    "What a check of the study's files found, a line each."
+    checks = verify_study(source.published.folders[name])
+    lines = [f"- {_STATES[check.ok]}{check.what}: {cell(check.text, 400)}" for check in checks]
+    how = f"Made again from the files below when this page was built: `llmforge study {name} --verify`."
+    return "\n".join([f"{how}\n", *lines])
+
 # %% ../nbs/77_findingpages.ipynb #findingpages-study-parts
 def _study_parts(source: Source, name: str) -> Iterator[str]:
     "The page of a study, from its verdicts to its experiments."
@@ -289,6 +301,7 @@ def _study_parts(source: Source, name: str) -> Iterator[str]:
     yield "Differences that nobody wrote down beforehand: descriptions, at best the next study's hypotheses."
     yield _exploratory(study)
     yield f"## Plan\n\n{plan_table(study)}"
+    yield f"## Checked\n\n{_checked(source, name)}"
     yield exported_files(source, name)
     yield f"## Experiments\n\n{_experiments(study)}"
 

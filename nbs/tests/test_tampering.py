@@ -10,9 +10,13 @@ import re
 import shutil
 
 import pytest
+from typer.testing import CliRunner
 
-from llmforge.core import StoreError
-from llmforge.exports import import_experiment
+from llmforge.aggregate import result_row, summarise
+from llmforge.cli import app
+from llmforge.config import load_config
+from llmforge.core import StoreError, fingerprint
+from llmforge.exports import import_experiment, seal_study
 from llmforge.files import project_root
 from llmforge.store import Store
 
@@ -153,3 +157,228 @@ def test_rows(arm, edit, sentence):
 def test_results(arm, edit, sentence):
     edit(arm)
     assert refused(arm, sentence)
+
+
+# --- a whole study, sealed
+
+STUDY = "study-reasoning"
+
+
+def copied(study, target):
+    "A published study with its experiments, in a folder of its own, sealed there."
+    plan = json.loads((OUTPUTS / study / "plan.json").read_text())
+    ids = plan["plan_json"]["experiments"].values()
+    for name in (study, *ids):
+        shutil.copytree(OUTPUTS / name, target / name)
+    (target / study / "chain.json").unlink(missing_ok=True)
+    seal_study(target / study, [target / id for id in ids])
+    return target
+
+
+@pytest.fixture
+def sealed(outputs):
+    return copied(STUDY, outputs)
+
+
+def verified(study="reasoning"):
+    "Exit code and lines of `llmforge study … --verify`."
+    r = CliRunner().invoke(app, ["study", study, "--verify"])
+    return r.exit_code, r.stdout + r.stderr
+
+
+def imported(folder):
+    "Exit code and messages of an import of everything in a folder."
+    places = sorted(str(p) for p in folder.iterdir() if p.is_dir())
+    r = CliRunner().invoke(app, ["import", *places])
+    return r.exit_code, r.stdout + r.stderr
+
+
+def in_plan(old, new, hash_again=False):
+    "An edit of the text of plan.json."
+
+    def edit(outputs):
+        path = outputs / STUDY / "plan.json"
+        text = path.read_text()
+        assert old in text
+        plan = json.loads(text.replace(old, new, 1))
+        if hash_again:
+            plan["plan_hash"] = fingerprint(plan["plan_json"])
+        path.write_text(json.dumps(plan))
+
+    return edit
+
+
+def in_arm(edit):
+    return lambda outputs: edit(outputs / ARM)
+
+
+def all_made_again(outputs):
+    "A row is turned, and hash and aggregates are made of the turned rows: only seal and page know."
+    folder = outputs / ARM
+    OF_ROWS["a flag and its score"][0](folder)
+    hashed_again(folder)
+    rows = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
+    head = json.loads((folder / "result.json").read_text())
+    config, old = load_config(folder / "config.yaml"), head["result"]["summary"]
+    new = summarise(rows, config) | {k: old[k] for k in ("throughput_tokens_per_s", "peak_memory_mb")}
+    row = result_row({k: v for k, v in new.items() if k in old or k == "metrics"} | {"at_work": None})
+    head["result"] |= {k: v for k, v in row.items() if k in head["result"]}
+    (folder / "result.json").write_text(json.dumps(head))
+
+
+def a_text(folder):
+    "An answer, but not its score."
+    on_row(answer="somebody else")(folder)
+    hashed_again(folder)
+
+
+def without_seal(edit):
+    def unsealed(outputs):
+        edit(outputs)
+        (outputs / STUDY / "chain.json").unlink()
+
+    return unsealed
+
+
+def in_chain(change):
+    def edit(outputs):
+        path = outputs / STUDY / "chain.json"
+        chain = json.loads(path.read_text())
+        change(chain["links"])
+        path.write_text(json.dumps(chain))
+
+    return edit
+
+
+def on_page(outputs):
+    "A digit in a verdict's sentence on the study's page."
+    path = outputs / STUDY / "study.ipynb"
+    text = path.read_text()
+    assert "n = 200): refuted" in text
+    path.write_text(text.replace("n = 200): refuted", "n = 300): refuted"))
+
+
+WAS = r"and was .* when study 'reasoning' sealed on"
+SEALED = "not what study 'reasoning' sealed on"
+BOTH, ONLY_VERIFY = (1, 1), (0, 1)  # exit codes of import and of --verify
+OF_STUDIES = {
+    "frozen_at": (
+        in_plan('"frozen_at": "2026-11-24', '"frozen_at": "2026-11-20'),
+        BOTH,
+        rf"frozen_at is 2026-11-20.*{WAS}",
+    ),
+    "min_effect": (
+        in_plan('"min_effect": 0.05', '"min_effect": 0.01'),
+        BOTH,
+        "the plan is not the one that was hashed",
+    ),
+    "min_effect and the plan's hash": (
+        in_plan('"min_effect": 0.05', '"min_effect": 0.01', hash_again=True),
+        BOTH,
+        rf"plan_hash is \w+, {WAS}",
+    ),
+    "the same without a seal": (
+        without_seal(in_plan('"min_effect": 0.05', '"min_effect": 0.01', hash_again=True)),
+        ONLY_VERIFY,
+        "FAILED: file: hypotheses.1.min_effect: was 0.01, is 0.05",
+    ),
+    "started_at": (
+        in_arm(on_result("experiment", "started_at", value="2026-11-24T11:58:11.000+00:00")),
+        BOTH,
+        rf"started_at is 2026-11-24T11:58:11.*{WAS}",
+    ),
+    "started_at before the plan, without a seal": (
+        without_seal(in_arm(on_result("experiment", "started_at", value="2026-11-01T00:00:00.000+00:00"))),
+        ONLY_VERIFY,
+        f"FAILED: order: {ARM} had begun before the plan was frozen",
+    ),
+    "the commit in the provenance": (
+        in_arm(on_result("experiment", "provenance_json", "commit", value="0" * 40)),
+        BOTH,
+        f"its provenance is {SEALED}",
+    ),
+    "a row, its hash, every aggregate": (all_made_again, BOTH, f"its result is {SEALED}"),
+    "the same, without a seal ": (
+        without_seal(all_made_again),
+        ONLY_VERIFY,
+        "FAILED: verdicts: study.ipynb does not say",
+    ),
+    "an interval": (
+        in_arm(on_result(*METRICS, "f1", "high", value=0.99)),
+        BOTH,
+        f"its result is {SEALED}",
+    ),
+    "an interval, without a seal": (
+        without_seal(in_arm(on_result(*METRICS, "f1", "high", value=0.99))),
+        ONLY_VERIFY,
+        r"FAILED: intervals: .*metrics.f1.high is stored as 0.99, its 100 rows give 0\.",
+    ),
+    "a text": (in_arm(a_text), BOTH, f"its texts are {SEALED}"),
+    "an arm is gone": (
+        lambda outputs: shutil.rmtree(outputs / ARM),
+        ONLY_VERIFY,
+        f"FAILED: chain: {ARM} was sealed, and is not here",
+    ),
+    "a seal": (
+        in_chain(lambda links: links[0]["plan"].update(frozen_at="x")),
+        BOTH,
+        "is broken: link 1 is not",
+    ),
+    "no seal in the file": (in_chain(lambda links: links.clear()), BOTH, "is broken: it has no link"),
+    "a number on the page": (on_page, ONLY_VERIFY, r"FAILED: verdicts: study.ipynb does not say .*n = 200"),
+}
+
+
+def test_a_sealed_study_is_sound(sealed):
+    code, lines = verified()
+    assert code == 0 and "FAILED" not in lines and "ok: chain: seal 1, " in lines
+    assert imported(sealed)[0] == 0
+
+
+@pytest.mark.parametrize("edit, codes, sentence", OF_STUDIES.values(), ids=OF_STUDIES)
+def test_studies(sealed, edit, codes, sentence):
+    "Import and --verify find it, and one of them says the sentence."
+    edit(sealed)
+    of_import, of_verify = imported(sealed), verified()
+    assert (of_import[0], of_verify[0]) == codes, of_import[1] + of_verify[1]
+    assert re.search(sentence, of_verify[1], re.S), of_verify[1]
+    assert codes == ONLY_VERIFY or re.search(sentence, of_import[1], re.S), of_import[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "edit, sentence", [*OF_ROWS.values(), *OF_RESULTS.values()], ids=[*OF_ROWS, *OF_RESULTS]
+)
+def test_what_an_import_refuses_fails_the_check_of_the_study(sealed, edit, sentence):
+    edit(sealed / ARM)
+    if edit in [edit for edit, _ in OF_ROWS.values()]:
+        hashed_again(sealed / ARM)
+    code, lines = verified()
+    assert code == 1 and re.search(f"FAILED: rows: .*{sentence}", lines, re.S), lines
+
+
+@pytest.mark.slow
+def test_the_card_of_a_judge(outputs):
+    copied("study-retrieval", outputs)
+    place = next(
+        p
+        for p in sorted(outputs.glob("retrieval-*"))
+        if '"balanced_accuracy"' in (p / "result.json").read_text()
+    )
+    on_result("result", "summary", "scorer", "card", "balanced_accuracy", value=0.99)(place)
+    sentence = "its card of a judge is not what study 'retrieval' sealed on"
+    assert imported(outputs)[0] == 1 and sentence in imported(outputs)[1]
+    code, lines = verified("retrieval")
+    assert code == 1 and sentence in lines
+
+
+def test_a_study_without_a_seal_says_so(sealed):
+    (sealed / STUDY / "chain.json").unlink()
+    code, lines = verified()
+    assert code == 0 and "not shown: chain: there is no chain.json" in lines
+
+
+def test_a_study_that_is_not_there(outputs):
+    outputs.mkdir(exist_ok=True)
+    code, lines = verified()
+    assert code == 1 and "no plan.json" in lines
