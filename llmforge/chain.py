@@ -39,7 +39,7 @@ def _known(values: Mapping) -> dict:
     "Values without those that are None."
     return {name: v for name, v in values.items() if v is not None}
 
-
+# %% ../nbs/17_chain.ipynb #chain-digests-of-record
 def record_digests(
     experiment: Mapping,  # fields of a Record, its config among them
     result: Mapping,  # a row of `results`
@@ -79,7 +79,7 @@ def _same(link: Mapping, plan: Mapping, experiments: Mapping[str, Mapping]) -> b
         return False
     return not any(_changed(before[name], now) for name, now in experiments.items())
 
-
+# %% ../nbs/17_chain.ipynb #chain-extended
 def extended(
     chain: list[dict],  # the seals so far
     plan: Mapping,  # name, plan_hash, frozen_at, sha256 of plan.json

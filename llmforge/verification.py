@@ -176,7 +176,7 @@ def _commits(study: Study, folder: Path) -> Iterator[tuple[str, str]]:
     if found := _first_commit(folder / "plan.json", lambda t: json.loads(t)["plan_hash"] == frozen.plan_hash):
         yield found
 
-
+# %% ../nbs/72_verification.ipynb #verification-dates
 def _dates(study: Study, folder: Path) -> Iterator[Check]:
     begun = min(str(Experiment(id, study.store).record.started_at) for id in study.ids.values())
     late = [f"{id} had begun before the plan was frozen" for id in study.late]
@@ -196,7 +196,7 @@ def _other_intervals(study: Study) -> Iterator[str]:
         e = Experiment(id, study.store)
         yield from (f"{id}: {fault}" for fault in interval_faults(e.numbers, e.result, e.config))
 
-
+# %% ../nbs/72_verification.ipynb #verification-shown
 def _shown(notebook: Path) -> str:
     "All that the cells of an executed notebook show as text."
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
