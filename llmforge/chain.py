@@ -151,7 +151,7 @@ def plan_faults(
         if (then := link["plan"].get(name)) != now:
             yield f"{name} is {now}, and was {then} when {_sealed(link)}"
 
-
+# %% ../nbs/17_chain.ipynb #chain-record-faults
 def record_faults(
     link: Mapping,  # a seal
     folder: str,  # the name of an experiment's

@@ -285,6 +285,7 @@ def _study_notebook(name: str, done, texts: bool) -> None:
 
 def _print_verdicts(done, json: bool, csv: bool) -> None:
     "Print what a study found."
+    from llmforge.chain import read_chain
     from llmforge.findings import verdicts
     from llmforge.plainresults import verdict_records
     from llmforge.study import study_folder
@@ -293,21 +294,59 @@ def _print_verdicts(done, json: bool, csv: bool) -> None:
     if not tell_data(json, csv, lambda: verdict_records(done.config.name, judged)):
         for v in judged:
             say(v.sentence())
-        tell(f"see {os.path.relpath(study_folder(done))}\n")
+        folder = study_folder(done)
+        tell(f"seal: {read_chain(folder)[-1]['hash']}\nsee {os.path.relpath(folder)}\n")
+
+# %% ../nbs/90_command.ipynb #cli-print-proof
+def _print_proof(opened) -> None:
+    "Print a plan and the hash of its file, by which somebody else can date it before anything runs."
+    from llmforge.exports import export_plan, plan_facts
+    from llmforge.plan import plan_table
+    from llmforge.study import study_folder
+
+    say(plan_table(opened) + "\n")
+    folder = export_plan(opened.store, opened.config.name, study_folder(opened))
+    sha256, path = plan_facts(folder)["sha256"], os.path.relpath(folder / "plan.json")
+    tell(f"plan: SHA-256 {sha256}: commit and push {path}, or stamp it, before the first run\n")
+
+# %% ../nbs/90_command.ipynb #cli-verified
+def _verified(name: str) -> bool:
+    "Print each check of what a study published; whether none fails."
+    from llmforge.studyconfig import load_study
+    from llmforge.verification import verify_study
+
+    folder = outputs_dir() / f"study-{name}"
+    if not folder.is_dir():
+        folder = folder.with_name(f"study-{load_study(name).name}")
+    checks = []
+    for check in verify_study(folder):
+        checks.append(check)
+        tell(str(check))
+    return all(check.ok is not False for check in checks)
 
 # %% ../nbs/90_command.ipynb #cli-study-notebook
 def _run_study(name: str, opened, notebook: bool, texts: bool, json: bool, csv: bool) -> bool:
     "Run one study and print it; whether every question of an arm failed."
-    from llmforge.plan import plan_table
     from llmforge.study import run_study
 
     if not (json or csv):
-        say(plan_table(opened) + "\n")
+        _print_proof(opened)
     done = run_study(opened.config)
     if notebook:
         _study_notebook(name, done, texts)
     _print_verdicts(done, json, csv)
     return any([all_failed(done.store, id) for id in done.ids.values()])
+
+# %% ../nbs/90_command.ipynb #cli-opened
+def _opened(files: list[str], pilot: int) -> list:
+    "Studies with their plans frozen, each after its pilot, where one is wanted."
+    from llmforge.study import open_study, run_pilot
+    from llmforge.studyconfig import load_study
+
+    studies = [load_study(name) for name in files]
+    for config in studies if pilot else ():
+        run_pilot(config, pilot)
+    return [open_study(config) for config in studies]
 
 # %% ../nbs/90_command.ipynb #dff41d76
 @app.command()
@@ -316,21 +355,18 @@ def study(
     notebook: Annotated[bool, typer.Option(help="Execute run_study.ipynb and keep it.")] = True,
     texts: Annotated[bool, typer.Option(help="Show questions and answers in it, or leave them out.")] = True,
     pilot: Annotated[int, typer.Option(min=0, help="First ask every arm that many other questions.")] = 0,
+    verify: Annotated[bool, typer.Option("--verify", help="Check what they published; run nothing.")] = False,
     json: Json = False,
     csv: Csv = False,
     verbose: Verbose = False,
 ):
     "Freeze a study's plan, run its arms or go on with them, and print its verdicts."
     log_to_terminal(verbose)
-    from llmforge.study import open_study, run_pilot
-    from llmforge.studyconfig import load_study
-
     failed = False
     with sentences():
-        studies = [load_study(name) for name in files]
-        for config in studies if pilot else ():
-            run_pilot(config, pilot)
-        opened = [open_study(config) for config in studies]
+        if verify:
+            raise typer.Exit(0 if all([_verified(name) for name in files]) else 1)
+        opened = _opened(files, pilot)
         for name, s in zip(files, opened):
             failed |= _run_study(name, s, notebook, texts, json, csv)
     if failed or any(s.tampered for s in opened):

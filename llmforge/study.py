@@ -16,7 +16,7 @@ from .config import ExperimentConfig
 from .core import StoreError, keep_former_names
 from .data import load_corpus, load_dataset
 from .engine import Engine
-from .exports import export_plan, keep_exported, own_folder
+from .exports import export_plan, keep_exported, own_folder, seal_study
 from .pilot import known_means, pilot
 from .plan import BROKEN, Study, completed_ids, differences, plan_of, serving
 from .runner import Prepared, prepare, run_experiment
@@ -71,6 +71,7 @@ def run_study(
 ) -> OpenStudy:
     "Freeze a study's plan and run what is not yet run."
     opened = open_study(study, store)
+    export_plan(opened.store, study.name, study_folder(opened))
     missing = opened.missing
     for i, key in enumerate(missing, 1):
         if show:
@@ -78,10 +79,9 @@ def run_study(
         if not _is_done(opened, key):
             config = opened.prepared[key].config
             run_experiment(config, opened.store, make(config) if make else None, show)
-    export_plan(opened.store, study.name, study_folder(opened))
     done = opened.placed()
-    for id in set(done.ids.values()):  # also what an earlier process completed and could not export
-        keep_exported(done.store, id)
+    # also what an earlier process completed and could not export
+    seal_study(study_folder(done), {keep_exported(done.store, id) for id in done.ids.values()})
     return done
 
 # %% ../nbs/53_study.ipynb #study-pilot
