@@ -254,8 +254,8 @@ def on_page(outputs):
     "A digit in a verdict's sentence on the study's page."
     path = outputs / STUDY / "study.ipynb"
     text = path.read_text()
-    assert "n = 200): refuted" in text
-    path.write_text(text.replace("n = 200): refuted", "n = 300): refuted"))
+    assert "after Holm, n = 200)" in text
+    path.write_text(text.replace("after Holm, n = 200)", "after Holm, n = 300)"))
 
 
 WAS = r"and was .* when study 'reasoning' sealed on"
