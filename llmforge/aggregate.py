@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import llmforge
 from .caching import peak_memory_mb
 from .card import load_card
 from .config import ExperimentConfig
@@ -58,7 +59,6 @@ def background(
 
 # %% ../nbs/51_aggregate.ipynb #aggregate-git
 PACKAGES = (
-    "llmforge",
     "torch",
     "transformers",
     "sentence-transformers",
@@ -75,7 +75,7 @@ PACKAGES = (
 
 def _versions() -> dict[str, str]:
     "The versions of those that are installed."
-    versions = {}
+    versions = {"llmforge": llmforge.__version__}  # an installed distribution may have another name
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)

@@ -225,8 +225,12 @@ def peak_memory_mb() -> float:
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**20
-    import resource
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
 
+        return psutil.Process().memory_info().peak_wset / 2**20
     unit = 1 if sys.platform == "darwin" else 2**10  # bytes in what the system reports
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 

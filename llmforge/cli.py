@@ -17,7 +17,7 @@ import typer
 from .benchcommand import bench
 from .command import Csv, Id, Json, Junit, pass_gates, sentences, tell_each
 from .core import AlreadyRunning, DataError, StoreError, closest, keep_former_names
-from .manage import app
+from .project import app
 from .terminal import guard_terminal, say, tell, tell_data
 
 # %% ../nbs/91_cli.ipynb #cli-bench-command

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from .core import ConfigError, closest, error_line, field_marks, redact, secrets, without_secrets
-from .files import DAMAGED, is_file, project_root
+from .files import DAMAGED, is_file, project_root, shipped
 from .sections import Section
 
 _S = TypeVar("_S", bound=Section)
@@ -106,9 +106,17 @@ def plain_values(
         raise ConfigError(f"{where}: nested too deeply") from None
 
 # %% ../nbs/04_configfiles.ipynb #configfiles-listed
-def _listed() -> list[str]:
-    root = project_root() / "configs"
-    return sorted(str(p.relative_to(root)) for p in root.rglob("*.yaml") if p.is_file())
+def _config_folders() -> list[Path]:
+    "Where configs are looked for: in the project, then among those that come with LlmForge."
+    return list(dict.fromkeys([project_root() / "configs", shipped("configs")]))
+
+
+def _listed() -> dict[str, Path]:
+    "Configs by their paths below configs/; one of the project hides a shipped one of that path."
+    found: dict[str, Path] = {}
+    for folder in reversed(_config_folders()):
+        found |= {p.relative_to(folder).as_posix(): p for p in folder.rglob("*.yaml") if p.is_file()}
+    return dict(sorted(found.items()))
 
 
 def _means(name: str, listed: str) -> bool:
@@ -121,14 +129,14 @@ def find_config(
 ) -> Path:
     "The file that `name` stands for; raises `ConfigError` with the candidates."
     name = os.fspath(name)
-    configs = project_root() / "configs"
-    for direct in [(folder or Path.cwd()) / name, configs / name, project_root() / name]:
+    folders = [folder or Path.cwd(), *_config_folders()[:1], project_root(), *_config_folders()[1:]]
+    for direct in [place / name for place in folders]:
         if is_file(direct):
             return direct.resolve()
     listed = _listed()
     matching = [p for p in listed if _means(name, p)]
     if len(matching) == 1:
-        return (configs / matching[0]).resolve()
+        return listed[matching[0]].resolve()
     if matching:
         raise ConfigError(f"config {name!r} is ambiguous; say which: {', '.join(matching)}")
     raise ConfigError(
@@ -176,7 +184,9 @@ def _parent(name: object, path: Path) -> Path:
     if not isinstance(name, str):
         raise ConfigError(f"{path.name}: extends: must be the name of a config; received {name!r}")
     parent = find_config(name, path.parent)
-    if not any(parent.is_relative_to(root.resolve()) for root in (project_root(), path.parent)):
+    if not any(
+        parent.is_relative_to(root.resolve()) for root in (project_root(), path.parent, shipped("configs"))
+    ):
         raise ConfigError(
             f"{path.name}: extends: {name!r} lies outside the project; allowed: a config in the project"
         )

@@ -239,11 +239,11 @@ def require(
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as e:
+        name = importlib.import_module("llmforge").__distribution__  # what pip calls it
         if not f"{module}.".startswith(f"{e.name}."):
             raise
-        raise MissingExtra(
-            f"{module} is not installed; run: pip install 'llmforge[{extra}]'", name=e.name
-        ) from e
+        text = f"{module} is not installed; run: pip install '{name}[{extra}]'"
+        raise MissingExtra(text, name=e.name) from e
 
 # %% ../nbs/00_core.ipynb #36d280fe
 def _plain(obj: Any) -> object:

@@ -9,7 +9,6 @@ __all__ = ['EXTRAS', 'MODEL', 'SECRETS', 'FIGURES', 'normalise', 'remove_abandon
 
 # %% ../nbs/70_notebooks.ipynb #de6e9282
 import configparser
-import fcntl
 import os
 import re
 import shutil
@@ -24,7 +23,7 @@ import psutil
 
 import llmforge.core
 from .core import LlmForgeError, redact, without_secrets
-from .files import build_aside, project_root
+from .files import build_aside, here_or_shipped, project_root
 from .text import visible
 
 # %% ../nbs/70_notebooks.ipynb #44658fe5
@@ -101,6 +100,15 @@ def _cleared(path: Path) -> Any:
     return nb
 
 # %% ../nbs/70_notebooks.ipynb #notebooks-abandoned
+def _lock(file, wait: bool) -> None:
+    "Hold an open file until it is closed; raises `OSError` where it is held. Not on Windows."
+    try:
+        import fcntl
+    except ImportError:
+        return
+    fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
 _HALF = re.compile(r"\..+-[0-9a-f]{8}\.ipynb|\.(?P<pid>\d+)\.ipynb")
 
 
@@ -113,7 +121,7 @@ def remove_abandoned(
         if not half or (half["pid"] and psutil.pid_exists(int(half["pid"]))):
             continue
         with suppress(OSError), path.open() as f:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(f, wait=False)
             path.unlink()
 
 # %% ../nbs/70_notebooks.ipynb #notebooks-held
@@ -122,7 +130,7 @@ def _held_aside(target: Path) -> Iterator[Path]:
     "Where to write a notebook before it goes to its place; held, so that nobody takes it for abandoned."
     remove_abandoned(target.parent)
     with build_aside(target) as half, half.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+        _lock(held, wait=True)
         yield half
 
 # %% ../nbs/70_notebooks.ipynb #notebooks-execute
@@ -139,7 +147,7 @@ def execute_notebook(
     with _held_aside(target) as half:
         try:
             pm.execute_notebook(
-                str(project_root() / "nbs" / f"{name}.ipynb"),
+                str(here_or_shipped(f"nbs/{name}.ipynb")),
                 str(half).replace("{", "{{").replace("}", "}}"),  # papermill fills in what stands in braces
                 parameters=dict(parameters),
                 progress_bar=False,

@@ -7,6 +7,8 @@ __all__ = ['machine', 'process_tag', 'process_gone']
 
 # %% ../nbs/01_processes.ipynb #processes-imports
 import os
+import platform
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -21,7 +23,7 @@ def _boot() -> str:
     except OSError:
         import psutil
 
-        return f"{os.uname().nodename} {psutil.boot_time():.0f}"
+        return f"{platform.node()} {psutil.boot_time():.0f}"
 
 
 @cache
@@ -44,6 +46,21 @@ def process_tag() -> str:  # machine-number-start
     return f"{machine()}-{os.getpid()}-{_seen(os.getpid())[1]}"
 
 # %% ../nbs/01_processes.ipynb #processes-gone
+def _exists(pid: int) -> bool:
+    "Whether a process has this number; on Windows `os.kill` would end it."
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.pid_exists(pid)
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
+
+
 def process_gone(
     tag: str,  # from `process_tag`
 ) -> bool | None:  # None where it cannot be known: another machine's, or no tag
@@ -52,11 +69,7 @@ def process_gone(
     pid, _, started = numbers.partition("-")
     if where != machine() or not pid.isdecimal():
         return None
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, OverflowError):
+    if not _exists(int(pid)):
         return True
-    except PermissionError:  # somebody else's
-        pass
     state, start = _seen(int(pid))
     return state in ("Z", "X") or (bool(start) and start != started)
