@@ -1,0 +1,294 @@
+"The dashboard in a real browser, on a real server: create, watch, compare; hostile texts; axe; narrow and dark."
+
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+from contextlib import contextmanager
+
+import pytest
+from hostile import PAYLOADS, filled, study_of
+from playwright.sync_api import expect, sync_playwright
+from serving import CLI, Model, Served, ended
+
+pytest.importorskip("fastapi", reason="the extra `server` is not installed: the dashboard is not tested")
+pytestmark = pytest.mark.slow
+
+
+def reply(prompt):
+    "A model that is right on a question or not by its length, and better with a longer answer."
+    return " Paris" if len(prompt) % 2 else " Rome"
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = Model(reply=reply)
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory, model):
+    folder = tmp_path_factory.mktemp("board")
+    return {
+        "LLMFORGE_OUTPUTS": str(folder / "outputs"),
+        "LLMFORGE_STORE": f"sqlite:///{folder / 'store.db'}",
+        "LLMFORGE_DATA": str(folder),
+        "LLMFORGE_SERVERS": model.url,
+        "LLMFORGE_TOKEN": "a-token-of-the-tests",
+    }
+
+
+@pytest.fixture(scope="module")
+def served(env):
+    served = Served(env)
+    yield served
+    ended(served.process)
+
+
+@contextmanager
+def browser(chromium, served, said=None, **options):
+    "A page that knows the token; what the browser complains of is kept."
+    with sync_playwright() as p:
+        chrome = p.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        context = chrome.new_context(base_url=served.url, **options)
+        page = context.new_page()
+        if said is not None:
+            context.on("console", lambda m: m.type in ("error", "warning") and said.append(m.text))
+            context.on("weberror", lambda e: said.append(str(e.error)))
+            context.on("dialog", lambda d: (said.append(d.message), d.dismiss()))
+        page.goto(f"/?token={served.token}")
+        assert "token" not in page.url
+        yield page
+        chrome.close()
+
+
+def yaml_of(model, name, n, **more):
+    return json.dumps(model.config(name, n, **more))
+
+
+@pytest.fixture(scope="module")
+def two(served, model):
+    "Two completed runs on the same questions."
+    ids = []
+    for seed in (1, 2):
+        config = model.config(f"run-{seed}", 12, seed=seed)
+        config["experiment"]["method"]["prompt"]["template"] = "Q: {question}" + "." * seed
+        ids.append(served.http.post("/experiments?run=true", json=config).json()["id"])
+    for id in ids:
+        served.wait(id)
+    return ids
+
+
+def test_create_watch_compare(chromium, served, model, env, two):
+    "A form is filled, the counter moves by itself, and the comparison has the digits of the command."
+    said = []
+    with browser(chromium, served, said) as page:
+        page.get_by_role("link", name="New").click()
+        page.get_by_label("YAML").fill(yaml_of(model, "by-hand", 12))
+        expect(page.locator("#verdict")).to_contain_text("Valid: by-hand-")
+        expect(page.get_by_label("Questions", exact=True)).to_have_value("12")
+        page.get_by_label("Seed").fill("7")
+        page.get_by_label("Seed").press("Tab")
+        expect(page.get_by_label("YAML")).to_have_value(re.compile("seed: 7"))
+        model.delay = 0.4
+        page.get_by_role("button", name="Create and run").click()
+        expect(page.locator(".state")).to_have_text("RUNNING", timeout=20_000)
+        seen = set()
+        for _ in range(40):
+            seen.add(page.locator(".count").inner_text())
+            page.wait_for_timeout(100)
+        assert len(seen) >= 3 and all(text.endswith("/ 12") for text in seen), seen
+        model.delay = 0.02
+        expect(page.locator(".state")).to_have_text("COMPLETED", timeout=20_000)
+        expect(page.get_by_role("heading", name="Results")).to_be_visible()
+        page.goto("/")
+        for id in two:
+            page.get_by_label(f"compare {id}").check()
+        page.get_by_role("button", name="Compare selected").click()
+        page.get_by_label("Baseline").select_option(two[0])
+        expect(page.locator("tr.baseline")).to_contain_text(two[0])
+        command = [*CLI, "compare", *two]
+        printed = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True).stdout
+        line = next(line for line in printed.splitlines() if line.startswith("| exact match"))
+        cells = [c.strip() for c in line.strip("|").split("|")]
+        shown = page.locator(".markdown tr", has_text="exact match").first.locator("td").all_inner_texts()
+        assert shown == cells
+        summary = page.locator("table.list tbody tr").nth(1).inner_text()
+        assert cells[3] in summary and cells[4] in summary and cells[5].split()[0] in summary
+        page.locator("form.filters select").first.select_option("both wrong")
+        rows = page.locator("#pairs-1 tbody tr:visible")
+        assert rows.count() and set(rows.locator("td:first-child").all_inner_texts()) == {"both wrong"}
+    assert not said, said
+
+
+def test_the_page_goes_on_over_a_restart(chromium, model, env, served):
+    "The server is ended and started again; the page's counter reaches the end without a reload."
+    said = []
+    model.delay = 0.3
+    body = model.config("restart", 20)
+    with browser(chromium, served, said) as page:
+        id = served.http.post("/experiments?run=true", json=body).json()["id"]
+        page.goto(f"/ui/experiments/{id}")
+        expect(page.locator(".state")).to_have_text("RUNNING", timeout=20_000)
+        ended(served.process)
+        port = served.port
+        served.__init__({k: v for k, v in env.items()}, port)
+        model.delay = 0.05
+        expect(page.locator(".state")).to_have_text("COMPLETED", timeout=40_000)
+        expect(page.get_by_role("heading", name="Results")).to_be_visible()
+    model.delay = 0.02
+
+
+def test_filters_are_in_the_address(chromium, served, two):
+    with browser(chromium, served) as page:
+        page.get_by_label("Search").fill("run-2")
+        page.get_by_label("Search").press("Enter")
+        assert "text=run-2" in page.url
+        expect(page.locator("tbody tr")).to_have_count(1)
+        page.reload()
+        expect(page.locator("tbody tr")).to_have_count(1)
+        page.goto("/")
+        page.get_by_label("sort by").select_option("name")
+        page.wait_for_url("**sort=name**")
+        ids = page.locator("tbody tr th a").all_inner_texts()
+        assert ids == sorted(ids)
+        page.get_by_label("group by").select_option("dataset")
+        page.wait_for_url("**group=dataset**")
+        expect(page.locator("h2").first).to_have_text("almanac")
+
+
+def test_wrong_configs_are_told_as_typed(chromium, served):
+    with browser(chromium, served) as page:
+        page.goto("/ui/new")
+        expect(page.locator("#verdict")).to_contain_text("Valid")
+        page.get_by_label("YAML").fill("experiment: {name: x, retrieval: {name: dense, top_k: 0}, sed: 1}")
+        expect(page.locator("#problems li")).to_have_count(2)
+        expect(page.locator("#problems")).to_contain_text("did you mean 'seed'")
+        page.get_by_label("YAML").fill("experiment: [")
+        expect(page.locator("#verdict")).to_contain_text("not valid YAML")
+
+
+def test_csv(served, two):
+    answer = served.http.get("/ui/compare.csv", params={"a": two[0], "b": two[1]})
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert len(rows) == 12 and "attachment" in answer.headers["content-disposition"]
+    assert {r["outcome"] for r in rows} <= {"regressed", "improved", "both wrong", "both right"}
+
+
+@pytest.fixture(scope="module")
+def hostile(env, tmp_path_factory, served):
+    "Experiments and a study made of payloads, in the served store; their ids."
+    from pathlib import Path
+
+    from llmforge.store import Store
+
+    work = Path(env["LLMFORGE_DATA"])
+    texts = [filled(p, work) for p in PAYLOADS]
+    with pytest.MonkeyPatch.context() as m:
+        for name, value in env.items():
+            m.setenv(name, value)
+        (work / "outputs").mkdir(exist_ok=True)
+        ids = study_of(work, "hostile", texts)
+        ours = Store()
+        theirs = Store(f"sqlite:///{work}/hostile.db")
+        for id in ids:
+            e = theirs.experiment(id)
+            values = {**vars(e), "status": str(e.status.value), "name": texts[9], "label": texts[0]}
+            del values["fence"]
+            rows, result = theirs.rows(id), theirs.result(id)
+            rows[0] |= {"error_type": texts[0], "error": texts[9]}
+            ours.put_experiment(values, rows, result)
+        ours.put_plan(theirs.frozen_plan("hostile"))
+        ours.close()
+        theirs.close()
+    return ids
+
+
+PAGES = (
+    "/",
+    "/?text=<script>alert(1)</script>&group=model",
+    "/ui/experiments/{0}",
+    "/ui/compare?ids={0}&ids={1}",
+    "/ui/new?like={0}",
+    "/ui/studies",
+    "/ui/studies/hostile",
+    "/ui/experiments/<img src=x onerror=alert(1)>",
+)
+WATCH = """window.violated = [];
+addEventListener('securitypolicyviolation', e => violated.push(`${e.violatedDirective}: ${e.blockedURI}`));"""
+
+
+def test_hostile_texts_act_nowhere(chromium, served, hostile):
+    "Every page, all unfolded: no dialog, no script, no request elsewhere, no violation of the policy."
+    said = []
+    with browser(chromium, served) as page:
+        page.context.add_init_script(WATCH)
+        page.context.on("dialog", lambda d: (said.append(d.message), d.dismiss()))
+        page.context.on(
+            "request",
+            lambda r: r.url.startswith(served.url) or r.url.startswith("data:") or said.append(r.url),
+        )
+        traces = served.http.get(f"/experiments/{hostile[0]}/rows", params={"limit": 30}).json()["rows"]
+        from llmforge.board import trace_address
+
+        addresses = [p.format(*hostile) for p in PAGES]
+        addresses += [trace_address(hostile[0], r["example_id"]) for r in traces[:8]]
+        for address in addresses:
+            page.goto(address)
+            page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+            page.wait_for_timeout(150)
+            assert page.evaluate("[window.pwned, ...violated].filter(Boolean)") == [], address
+            assert "pwned" not in page.title()
+            assert page.locator("h1").count() == 1, address
+    assert not said, said[:5]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everybody_can_use_it(chromium, served, two, hostile, scheme):
+    "No serious finding of axe, and nothing scrolls sideways at 390 pixels, in light and in dark."
+    from axe_playwright_python.sync_playwright import Axe
+
+    pages = [
+        "/",
+        f"/ui/experiments/{two[0]}",
+        f"/ui/compare?ids={two[0]}&ids={two[1]}",
+        "/ui/new",
+        "/ui/studies",
+    ]
+    pages += ["/ui/studies/hostile", "/ui/experiments/none"]
+    narrow = {"width": 390, "height": 844}
+    with browser(chromium, served, color_scheme=scheme, viewport=narrow, bypass_csp=True) as page:
+        for address in pages:
+            page.goto(address)
+            width = page.evaluate("document.documentElement.scrollWidth")
+            assert width <= 390, f"{address}: {width}"
+            found = Axe().run(page).response["violations"]
+            serious = [v for v in found if v["impact"] in ("serious", "critical")]
+            assert not serious, (
+                address,
+                [
+                    (v["id"], v["nodes"][0]["html"][:300], v["nodes"][0].get("failureSummary"))
+                    for v in serious
+                ],
+            )
+
+
+def test_by_keyboard(chromium, served, two):
+    "From the top of the list to a comparison with Tab, Space and Enter alone."
+    with browser(chromium, served) as page:
+        page.goto("/?text=run-")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.className") == "skip"
+        chosen = 0
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.name") == "ids":
+                page.keyboard.press("Space")
+                chosen += 1
+            if chosen == 2:
+                break
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", name="Compare", exact=True)).to_be_visible()
