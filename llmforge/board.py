@@ -27,7 +27,7 @@ from .plan import plan_table, stored_study
 from .results import cost_line, expected, kinds_table, provenance_table, retrieval_table
 from .store import Store
 from .trace import from_dict
-from .views import SORTS, Query, browse, choices, line_of, stored_trace
+from .views import SORTS, Query, browse, choices, line_of, lines_of, stored_trace
 
 # %% ../nbs/91_board.ipynb #board-line
 def _shown(e: dict) -> dict:
@@ -102,7 +102,8 @@ def _markdown(text: str) -> Any:
     "Markdown of our own tables as HTML."
     from markupsafe import Markup
 
-    return Markup('<div class="markdown">{}</div>').format(rendered(text)) if text else ""
+    region = Markup('<div class="markdown" tabindex="0" role="region" aria-label="Table">{}</div>')
+    return region.format(rendered(text)) if text else ""
 
 
 def _block(kind: str, **values: Any) -> str:
@@ -114,7 +115,7 @@ def trace_address(
     example: str,  # its id
 ) -> str:
     "The address of the page of a trace."
-    return f"/ui/experiments/{quote(id, safe='')}/trace/{quote(example, safe='')}"
+    return f"/ui/experiments/{quote(id, safe='')}/trace?example={quote(example, safe='')}"
 
 # %% ../nbs/91_board.ipynb #board-results
 def _tree(row: dict) -> Any:
@@ -222,9 +223,11 @@ def studies_page(
 def _said(study: Any) -> tuple[list[str], str]:
     "The verdicts of a study, or why there are none."
     try:
+        if study.missing:
+            return [], f"{len(study.missing)} of its {len(study.ids)} experiments are not completed yet."
         return [v.sentence() for v in verdicts(study)], ""
     except LlmForgeError as e:
-        return [], f"No verdicts yet: {e}"
+        return [], str(e)
 
 # %% ../nbs/91_board.ipynb #board-study-page
 def study_page(
@@ -234,7 +237,8 @@ def study_page(
     "A study: plan, power, verdicts, experiments."
     study = stored_study(name, store)
     sentences, why = _said(study)
-    arms = [(f"{arm} on {data}, seed {seed}", id) for (arm, data, seed), id in study.ids.items()]
+    known = {e["id"] for e in lines_of(store, list(study.ids.values()))}
+    arms = [(f"{arm} on {data}, seed {seed}", id, id in known) for (arm, data, seed), id in study.ids.items()]
     plan = rendered(plan_table(study))
     return fill_template("board_studies", title=name, plan=plan, verdicts=sentences, why=why, arms=arms)
 
@@ -332,7 +336,7 @@ def _more_routes(app: Any, store: Store) -> None:
 
     for path, page in {
         "/ui/experiments/{id}": one,
-        "/ui/experiments/{id}/trace/{example:path}": trace,
+        "/ui/experiments/{id}/trace": trace,
         "/ui/new": new,
         "/ui/studies": studies,
         "/ui/studies/{name}": study,

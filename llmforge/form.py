@@ -13,7 +13,7 @@ import yaml
 
 from .config import ExperimentConfig, spell_out
 from .configfiles import merge, read_override, read_yaml, section_of
-from .core import ConfigError, datasets, engines, methods
+from .core import ConfigError, datasets, engines, methods, retrievers
 
 # %% ../nbs/90_form.ipynb #form-fields
 _FIELDS = {  # path -> label
@@ -34,6 +34,7 @@ _FIELDS = {  # path -> label
 _OPTIONS: dict[str, Callable[[], list[str]]] = {
     "engine.name": engines.names,
     "method.name": methods.names,
+    "retrieval.name": lambda: ["none", *retrievers.names()],
     "dataset.name": datasets.names,
 }
 

@@ -29,7 +29,7 @@ function show(line) {
   if (!e) return;
   if (e.dataset.state !== line.state) again();
   const count = e.querySelector(".count"), bar = e.querySelector("progress");
-  if (count) count.textContent = line.questions ? `${line.done} / ${line.questions}` : `${line.done}`;
+  if (count) count.textContent = line.questions && line.state !== "COMPLETED" ? `${line.done} / ${line.questions}` : `${line.done}`;
   if (bar) bar.value = line.done;
 }
 
