@@ -349,10 +349,11 @@ def serve(
 ):
     "Serve the dashboard and the REST API, and run what they ask for."
     from llmforge.app import serve as run_server
+    from llmforge.board import create_app
     from llmforge.store import Store
 
     with sentences():
-        run_server(Store(), address, port, tell=lambda link: typer.echo(f"LlmForge is at {link}"))
+        run_server(Store(), address, port, create_app, lambda link: typer.echo(f"LlmForge is at {link}"))
 
 # %% ../nbs/91_cli.ipynb #cli-worker
 @app.command()

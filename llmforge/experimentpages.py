@@ -9,6 +9,7 @@ __all__ = ['OUTCOMES', 'outcome', 'answer_of', 'instructive', 'number_text', 'ro
 
 # %% ../nbs/76_experimentpages.ipynb #experimentpages-imports
 import shutil
+from collections.abc import Callable
 from urllib.parse import quote
 
 from .config import to_yaml
@@ -113,10 +114,14 @@ def _row(row: dict, accuracy: str, traced: bool) -> dict:
 def rows_table(
     e: Experiment,  # completed
     traced: set[int] = frozenset(),  # positions of rows whose trace is on the page
+    trace_url: Callable[[dict], str] | None = None,  # where the trace of a row is, if not on the page
 ) -> str:  # HTML
     "Every question of an experiment."
     accuracy = e.result["accuracy_is"]
     rows = [_row(r, accuracy, r["position"] in traced) for r in e.rows]
+    for row, stored in zip(rows, e.rows):
+        row["trace_url"] = trace_url(stored) if trace_url else f"#trace-{stored['position']}"
+        row["traced"] |= trace_url is not None
     outcomes = {row["outcome"] for row in rows}
     filters = [
         {"name": "outcome", "label": "outcome", "options": [o for o in OUTCOMES if o in outcomes]},
