@@ -8,7 +8,7 @@ __all__ = ['Check', 'verify_study']
 # %% ../nbs/72_verification.ipynb #verification-imports
 import json
 import subprocess
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -190,6 +190,16 @@ def _dates(study: Study, folder: Path) -> Iterator[Check]:
     text = f"commit {commit[:12]} of {date:%Y-%m-%d %H:%M %Z} has this plan"
     yield Check("git", before or None, f"{text}, the first run began {_minute(begun)}")
 
+# %% ../nbs/72_verification.ipynb #verification-code
+def _code(study: Study) -> Check:
+    "Whether all experiments of a study were run by the same code."
+    known = [Experiment(id, study.store).record.provenance_json or {} for id in study.ids.values()]
+    changed = {True: " with uncommitted changes", False: ""}
+    runs = Counter(f"{str(p.get('commit'))[:12]}{changed[bool(p.get('uncommitted_changes'))]}" for p in known)
+    commits = ", ".join(f"{commit} ({n})" for commit, n in runs.most_common())
+    same = len(runs) == 1 and "None" not in runs and not any("uncommitted" in commit for commit in runs)
+    return Check("code", same or None, f"the experiments were run by commit {commits}")
+
 # %% ../nbs/72_verification.ipynb #verification-verdicts
 def _other_intervals(study: Study) -> Iterator[str]:
     for id in study.ids.values():
@@ -222,6 +232,7 @@ def _of_rows(study: Study, folder: Path) -> Iterator[Check]:
     asked = sum(study.frozen.plan_json["questions"].values())
     yield _first("questions", _other_questions(study), f"every arm has a row for each of {asked:,}")
     yield from _dates(study, folder)
+    yield _code(study)
     yield _first("intervals", _other_intervals(study), "each is what today's code makes of the rows")
     yield _verdicts(study, folder)
 
