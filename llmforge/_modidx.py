@@ -2333,6 +2333,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'llmforge.verification.Check.__str__': ( 'verification.html#check.__str__',
                                                                                 'llmforge/verification.py'),
                                        'llmforge.verification._chain': ('verification.html#_chain', 'llmforge/verification.py'),
+                                       'llmforge.verification._code': ('verification.html#_code', 'llmforge/verification.py'),
                                        'llmforge.verification._commits': ('verification.html#_commits', 'llmforge/verification.py'),
                                        'llmforge.verification._dates': ('verification.html#_dates', 'llmforge/verification.py'),
                                        'llmforge.verification._file': ('verification.html#_file', 'llmforge/verification.py'),
