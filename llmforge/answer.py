@@ -94,7 +94,8 @@ async def judged_scores(
     scorer: Scorer,  # judges
 ) -> dict[str, float]:
     "The scores that a judge gives an answer in the light of the passages read; its claims are in the trace."
-    with span("evaluator", scorer.name, answer, threshold=scorer.threshold) as s:
+    known = {"threshold": scorer.threshold, "version": scorer.version}
+    with span("evaluator", scorer.name, answer, **known) as s:
         passages = [h.chunk.searchable for h in context.hits]
         claim = "" if abstains(answer) else answer
         judgement = await _judges.do(scorer.judge, question, claim, passages)

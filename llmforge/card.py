@@ -9,7 +9,7 @@ __all__ = ['Measure', 'Card', 'save_card', 'read_card', 'load_card']
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -49,15 +49,19 @@ class Measure:
     specificity: tuple[int, int]  # others let pass, of how many
     calibration: tuple[tuple, ...]  # (mean score, share of positives, n) per bin of scores, lowest first
     kinds: Mapping[str, tuple[int, int]]  # kind of case -> judged rightly, of how many
+    # what needs no judge -> its balanced accuracy and AUROC on the same cases
+    baselines: Mapping[str, tuple[Estimate, Estimate]] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, d: Mapping) -> "Measure":
         "The measure in a card's JSON; raises `KeyError` or `TypeError` for a damaged one."
-        values = {name: d[name] for name in cls.__dataclass_fields__}
+        values = {name: d[name] for name in cls.__dataclass_fields__ if name != "baselines"}
         values |= {name: _estimate(d[name]) for name in _ESTIMATES}
         values |= {name: tuple(d[name]) for name in _COUNTS}
         values["calibration"] = tuple(map(tuple, d["calibration"]))
         values["kinds"] = {kind: tuple(counts) for kind, counts in d["kinds"].items()}
+        baselines = d.get("baselines", {})  # cards of November 2026 and before have none
+        values["baselines"] = {name: tuple(map(_estimate, pair)) for name, pair in baselines.items()}
         return cls(**values)
 
     def _cells(self) -> list:
@@ -66,10 +70,26 @@ class Measure:
         shares = [_share(self.sensitivity), _share(self.specificity)]
         return [cell(self.data), self.n, self.positives, *estimates, *shares]
 
-# %% ../nbs/13_card.ipynb #d16ee06d
+    def _baseline_cells(self) -> list[list]:
+        "A row for each baseline, below that of the metric."
+        rows = []
+        for name, (accuracy, area) in self.baselines.items():
+            rows.append(["– " + cell(name), "", "", f"{accuracy:.2f}", f"{area:.2f}", "", "", ""])
+        return rows
+
+# %% ../nbs/13_card.ipynb #card-worst
 _HEADINGS = ("data", "n", "positive", "balanced accuracy", "AUROC", "F1", "sensitivity", "specificity")
 
 
+def _worst_line(m: Measure) -> str:
+    "How a metric does on a data set, beside the best that needs no judge there."
+    line = f"Worst on {cell(m.data)}: balanced accuracy {m.balanced_accuracy:.2f}, AUROC {m.auroc:.2f}"
+    if m.baselines:
+        name, (accuracy, area) = max(m.baselines.items(), key=lambda b: b[1][1].value)
+        line += f"; there {cell(name)} alone has {accuracy:.2f} and {area:.2f}"
+    return line + "."
+
+# %% ../nbs/13_card.ipynb #d16ee06d
 @dataclass(frozen=True)
 class Card:
     "All measures of one version of a metric; `card.sensitivity` is that of the first measure."
@@ -86,6 +106,11 @@ class Card:
             raise AttributeError(name)
         return getattr(self.measures[0], name)
 
+    @property
+    def worst(self) -> Measure:
+        "The measure with the least balanced accuracy."
+        return min(self.measures, key=lambda m: m.balanced_accuracy.value)
+
     def line(self) -> str:
         "One sentence to print under a table."
         m = self.measures[0]
@@ -101,7 +126,12 @@ class Card:
             f"**{cell(self.metric)}**, version {cell(self.version)}, a finding at {self.threshold:g}; "
             f"looks for: {cell(self.looks_for)}; measured {cell(self.date) or 'at an unknown date'}\n\n"
         )
-        return head + table(_HEADINGS, [m._cells() for m in self.measures])
+        rows = [row for m in self.measures for row in (m._cells(), *m._baseline_cells())]
+        return head + table(_HEADINGS, rows) + f"\n\n{self.worst_line()}"
+
+    def worst_line(self) -> str:
+        "One sentence on the data where the metric does worst, beside the best that needs no judge there."
+        return _worst_line(self.worst)
 
     def kinds_table(
         self,

