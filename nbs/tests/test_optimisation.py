@@ -1,0 +1,123 @@
+"Arms timed in rounds: killed and gone on with, and never without what they do to the answers."
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+
+import pytest
+from typer.testing import CliRunner
+
+from llmforge.batching import FakeEngine
+from llmforge.cli import app as command
+from llmforge.configfiles import read_yaml
+from llmforge.core import ConfigError
+from llmforge.matrix import rounds_path, run_rounds
+from llmforge.rounds import append_line, interrupted, read_rounds, speed_ratio
+from llmforge.speedup import controls_of, matrix_table, speed_up, speed_verdict
+from llmforge.store import Store
+from llmforge.study import open_study, run_study
+from llmforge.studyconfig import load_study
+
+PLAN = """
+study:
+  name: timed
+  question: Are batches faster?
+  base:
+    engine: {name: fake, cache: false, batch_size: 1}
+    dataset: {name: meridia, limit: 16}
+    method: {shots: 0}
+  arms: {sequential: {}, batch_8: {engine: {batch_size: 8}}, inexact: {engine: {batch_size: 4}}}
+  speed:
+    - {id: S1, claim: batches are twice as fast, treatment: batch_8, control: sequential, at_least: 2}
+    - {id: S2, claim: the other is faster, treatment: inexact, control: sequential, at_least: 1.1}
+"""
+
+
+def make(config):
+    "Twenty ms a batch; the arm of four writes something else."
+    size = config.engine.batch_size
+    return FakeEngine("b" if size == 4 else "a", delay=0.02, batch_size=size)
+
+
+@pytest.fixture
+def timed(outputs):
+    study = run_study(load_study(read_yaml(PLAN)), Store(), make, show=False)
+    return study, run_rounds(study, 3, make, show=False)
+
+
+def test_a_speed_up_stands_beside_the_answers(timed):
+    "The batch is several times as fast and the same; the faster arm that writes another text is refuted."
+    study, rounds = timed
+    assert len(rounds) == 9
+    assert speed_up(study, rounds, "batch_8", "sequential").speed.value > 2
+    first, second = (speed_verdict(study, rounds, claim) for claim in study.config.speed)
+    assert first.startswith("S1: supported") and "identical texts 16 of 16" in first
+    assert second.startswith("S2: refuted") and "changes answers" in second
+    assert controls_of(study) == {"batch_8": "sequential", "inexact": "sequential"}
+    assert "**changes answers**" in matrix_table(study, rounds) and "16 of 16" in matrix_table(study, rounds)
+
+
+def test_what_is_measured_is_not_measured_again(timed):
+    study, rounds = timed
+    assert run_rounds(study, 3, None, show=False) == rounds
+    append_line(rounds_path(study), {"began": ["batch_8", "default", 3]})
+    assert (
+        interrupted(rounds_path(study)) == 1 and read_rounds(rounds_path(study), study.ids.values()) == rounds
+    )
+
+
+def test_rounds_of_other_work_do_not_count(timed):
+    study, rounds = timed
+    append_line(rounds_path(study), asdict(replace(rounds[0], id="other-0123", seconds=1e9)))
+    assert read_rounds(rounds_path(study), study.ids.values()) == rounds
+
+
+def test_arms_without_rounds_in_common(timed):
+    _, rounds = timed
+    assert speed_ratio(rounds[:1], rounds[5:6]).n == 0
+
+
+def test_a_claim_needs_arms():
+    with pytest.raises(ConfigError, match="speed.0.treatment: unknown 'batch_9'"):
+        load_study(read_yaml(PLAN.replace("treatment: batch_8", "treatment: batch_9")))
+
+
+def test_a_study_without_claims_has_the_plan_that_it_had():
+    study = load_study(read_yaml(PLAN.split("  speed:")[0]))
+    assert "speed" not in study.model_dump(mode="json")
+
+
+KILLED = """
+import sys; sys.path.insert(0, sys.argv[1])
+from test_optimisation import *
+from llmforge.batching import FakeEngine
+study = run_study(load_study(read_yaml(PLAN)), Store(), make, show=False)
+run_rounds(study, 3, lambda c: FakeEngine("a", delay=0.1, batch_size=c.engine.batch_size), show=False)
+"""
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle(outputs):
+    "What was complete stays, the turn at which it was killed is measured from its beginning, and is counted."
+    child = subprocess.Popen([sys.executable, "-c", KILLED, os.path.dirname(__file__)])
+    study = open_study(load_study(read_yaml(PLAN)), Store())
+    deadline = time.monotonic() + 100
+    while len(before := read_rounds(rounds_path(study), study.ids.values())) < 2:
+        assert time.monotonic() < deadline and child.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.3)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    before = read_rounds(rounds_path(study), study.ids.values())
+    done = run_rounds(run_study(study.config, Store(), make, show=False), 3, make, show=False)
+    assert done[: len(before)] == before and 2 <= len(before) < len(done) == 9
+    assert interrupted(rounds_path(study)) == 1
+
+
+def test_the_command(tmp_path, outputs):
+    (tmp_path / "s.yaml").write_text(PLAN)
+    said = CliRunner().invoke(command, ["bench", str(tmp_path / "s.yaml"), "--rounds", "1"])
+    assert said.exit_code == 0 and "S1: " in said.output and "identical" in said.output, said.output
