@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['AGENT_NUMBERS', 'NO_CARD', 'LEAST_FOR_P99', 'Experiment', 'counts_line', 'state_line', 'agent_of', 'arm_line',
-           'stops_line', 'agent_table', 'card_of', 'own_lines', 'card_line', 'place_in_table', 'results_table']
+           'stops_line', 'agent_table', 'card_of', 'own_lines', 'card_line', 'labelled_rate', 'judged_line',
+           'place_in_table', 'results_table']
 
 # %% ../nbs/62_experiment.ipynb #experiment-imports
 from collections import Counter
@@ -16,9 +17,11 @@ from .card import Card
 from .claims import Record
 from .config import ExperimentConfig, validate
 from .core import LlmForgeError, StoreError
+from .judged import rate_by_rule
 from .listing import state_name
-from .metrics import AGENT_SCORES, SCORES, failed, right
+from .metrics import AGENT_SCORES, JUDGED, SCORES, failed, right
 from .pooling import failed_calls, pooled, tokens_per_right
+from .ppi import PpiRate
 from .stats import Estimate, bounds
 from .store import Store
 from .tables import Status
@@ -228,6 +231,29 @@ def card_line(
         line += f" (The card was measured at {card.threshold:g}.)"
     return line
 
+# %% ../nbs/62_experiment.ipynb #experiment-labelled-rate
+def labelled_rate(
+    e: Experiment,  # completed
+) -> PpiRate | None:  # None where no judge judged it, or too few answers can be labelled
+    "The share not supported of the answers that had all their evidence before them, by labels."
+    if not e.result.get("scorer"):
+        return None
+    return rate_by_rule(e.rows, e.config.dataset.name, e.config.metrics.confidence)
+
+# %% ../nbs/62_experiment.ipynb #experiment-judged-line
+def judged_line(
+    e: Experiment,  # completed
+) -> str:  # Markdown; "" where there is no such rate
+    "The rate by labels, and what the judge says of the same answers."
+    rate = labelled_rate(e)
+    if rate is None:
+        return ""
+    return (
+        f"Not supported, of the {rate.estimate.n} judged answers that had all their evidence before them: "
+        f"{rate.estimate:.3f} ({percent(rate.estimate.confidence)}), from {rate.labelled} labels by rule; "
+        f"of the same answers the judge says {rate.judge_says:.3f}."
+    )
+
 # %% ../nbs/62_experiment.ipynb #experiment-place
 _ORDER = (
     "exact_match",
@@ -287,6 +313,8 @@ _LABELS = {
 def _label(aggregate: str) -> str:
     "An aggregate in the first column."
     label = _LABELS.get(aggregate) or cell(words(aggregate))
+    if aggregate in JUDGED.values():
+        return f"{label}, judge says"
     return f"{label} (ms)" if aggregate.startswith("latency") else label
 
 
@@ -317,6 +345,7 @@ def results_table(
         _latency_line(e),
         *own_lines(e),
         card_line(e),
+        judged_line(e),
     ]
     parts.append(agent_table(e))
     return "\n\n".join(part for part in parts if part)
