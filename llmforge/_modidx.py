@@ -810,6 +810,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'llmforge.experiment.card_line': ('experiment.html#card_line', 'llmforge/experiment.py'),
                                      'llmforge.experiment.card_of': ('experiment.html#card_of', 'llmforge/experiment.py'),
                                      'llmforge.experiment.counts_line': ('experiment.html#counts_line', 'llmforge/experiment.py'),
+                                     'llmforge.experiment.judged_line': ('experiment.html#judged_line', 'llmforge/experiment.py'),
+                                     'llmforge.experiment.labelled_rate': ('experiment.html#labelled_rate', 'llmforge/experiment.py'),
                                      'llmforge.experiment.own_lines': ('experiment.html#own_lines', 'llmforge/experiment.py'),
                                      'llmforge.experiment.place_in_table': ('experiment.html#place_in_table', 'llmforge/experiment.py'),
                                      'llmforge.experiment.results_table': ('experiment.html#results_table', 'llmforge/experiment.py'),
