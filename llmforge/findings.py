@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from .contrasts import Contrast, arm_lines, arm_of, arms_of, contrast, total_line
 from .core import StoreError, closest, keep_former_names
-from .experiment import Experiment, card_line, own_lines
+from .experiment import Experiment, card_line, labelled_rate, own_lines
 from .floors import floor_line
 from .metrics import JUDGED, failed, right, unit_of
 from .paired import benjamini_hochberg, holm, holm_levels
@@ -293,12 +293,19 @@ def _best_case(arm: list[Experiment], lost: int) -> float | None:
     return bounds(known, lost)[1]
 
 
+def _column(name: str) -> str:
+    "A score at the head of a column; a judge's rate is what the judge says."
+    return f"{words(name)}, judge says" if name in JUDGED.values() else words(name)
+
+
 def _scores(arm: list[Experiment]) -> dict[str, str]:
     "The scores of an arm besides accuracy: one's own, those of its scorer, recall; by column."
     own = [n for e in arm for n in e.config.metrics.extra]
     judged = [n for pair in JUDGED.items() for n in pair]
     estimates = {n: pooled(arm, n) for n in dict.fromkeys([*own, *judged, "recall@1"])}
-    return {words(n): shown(s) for n, s in estimates.items() if s.n}
+    row = {_column(n): shown(s) for n, s in estimates.items() if s.n}
+    rate = labelled_rate(arm[0]) if len(arm) == 1 else None
+    return row | ({"not supported, by labels": f"{rate}"} if rate else {})
 
 # %% ../nbs/68_findings.ipynb #findings-arm-row
 def _total(arm: list[Experiment], count: str) -> int:
