@@ -984,6 +984,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'llmforge.findings._best_case': ('findings.html#_best_case', 'llmforge/findings.py'),
                                    'llmforge.findings._changed': ('findings.html#_changed', 'llmforge/findings.py'),
                                    'llmforge.findings._claimed': ('findings.html#_claimed', 'llmforge/findings.py'),
+                                   'llmforge.findings._column': ('findings.html#_column', 'llmforge/findings.py'),
                                    'llmforge.findings._confidence': ('findings.html#_confidence', 'llmforge/findings.py'),
                                    'llmforge.findings._decided': ('findings.html#_decided', 'llmforge/findings.py'),
                                    'llmforge.findings._explored': ('findings.html#_explored', 'llmforge/findings.py'),
