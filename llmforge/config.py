@@ -224,7 +224,7 @@ OWN_CORPUS = {"almanac": "almanac", "meridia": "almanac"}
 def _fill_in_corpus(data: dict[str, Any]) -> None:
     "Where retrieval needs a corpus: the one that belongs to the data set; raises `ConfigError`."
     names = [_name(data.get(section)) for section in ("retrieval", "exemplar_retrieval")]
-    if set(names) <= {None, "none"} or data.get("corpus"):
+    if all(name in (None, "none") for name in names) or data.get("corpus"):
         return
     dataset = data.get("dataset", {})
     name = dataset.get("name", DatasetConfig().name) if isinstance(dataset, dict) else dataset
