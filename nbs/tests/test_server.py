@@ -344,11 +344,11 @@ def strange_value(rng, depth=0):
 
 def mutated(rng, value, depth=0):
     "A valid body with something wrong in it."
-    if rng.random() < 0.12:
+    if rng.random() < 0.04:
         return strange_value(rng)
     if isinstance(value, dict):
-        changed = {k: mutated(rng, v, depth + 1) for k, v in value.items() if rng.random() > 0.06}
-        if rng.random() < 0.1:
+        changed = {k: mutated(rng, v, depth + 1) for k, v in value.items() if rng.random() > 0.02}
+        if rng.random() < 0.02:
             changed[rng.choice(["yaml", "extends", "x", "", "id", "name"])] = strange_value(rng)
         return changed
     return value
@@ -361,7 +361,7 @@ FULL = {
         "engine": {"name": "fake", "batch_size": 4},
         "method": {"name": "react", "shots": 0, "agent": {"tools": ["calculator"], "max_steps": 3}},
         "retrieval": {"name": "sparse", "top_k": 3, "weights": {"dense": 1.0, "sparse": 1.0}},
-        "dataset": {"name": "almanac", "limit": 2, "skip": 1, "kinds": ["lookup"]},
+        "dataset": {"name": "almanac", "limit": 2, "skip": 1, "kinds": ["single_hop"]},
         "corpus": {"name": "almanac", "limit": 5},
         "sampling": {"temperature": 0.5, "top_p": 0.9, "max_tokens": 8},
         "metrics": {"accuracy": "f1", "extra": [], "resamples": 100},
