@@ -52,6 +52,11 @@ def test_a_speed_up_stands_beside_the_answers(timed):
     "The batch is several times as fast and the same; the faster arm that writes another text is refuted."
     study, rounds = timed
     assert len(rounds) == 9
+    few = [r for r in rounds if r.number < 2]
+    assert speed_verdict(study, few, study.config.speed[0]).startswith("S1: inconclusive (2 rounds")
+    taken = [replace(r, others=0.6) for r in rounds]
+    assert "while others had the machine" in speed_verdict(study, taken, study.config.speed[0])
+    rounds = [replace(r, others=0.0) for r in rounds]
     assert speed_up(study, rounds, "batch_8", "sequential").speed.value > 2
     first, second = (speed_verdict(study, rounds, claim) for claim in study.config.speed)
     assert first.startswith("S1: supported") and "identical texts 16 of 16" in first
