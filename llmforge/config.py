@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from .alignmentconfig import AlignmentConfig, check_alignment_fits, effective_alignment
 from llmforge.configfiles import (
     check_section,
     experiment_document,
@@ -100,7 +101,7 @@ def current_names(
     return _renamed(model, data, _current, "experiment")
 
 # %% ../nbs/05_config.ipynb #e40cc5cc
-SECTIONS = ("model", "engine", "method", "retrieval", "exemplar_retrieval", "dataset", "corpus")
+SECTIONS = ("model", "engine", "method", "retrieval", "exemplar_retrieval", "dataset", "corpus", "alignment")
 ALIASES = {
     "method": {"cot": "chain_of_thought", "chain-of-thought": "chain_of_thought"},
     **dict.fromkeys(("retrieval", "exemplar_retrieval"), {"naive": "dense", "bm25": "sparse"}),
@@ -156,6 +157,7 @@ class ExperimentConfig(Section):
     )
     sampling: SamplingConfig = SamplingConfig()
     metrics: MetricsConfig = MetricsConfig()
+    alignment: AlignmentConfig = Field(AlignmentConfig(), json_schema_extra={"since": "2026-11-29"})
     seed: Whole = Field(0, ge=0, lt=2**32, description="seed of sampling and of the bootstrap")
     max_consecutive_failures: Count = Field(
         10,
@@ -171,6 +173,7 @@ class ExperimentConfig(Section):
     @model_validator(mode="after")
     def _engine_fits(self) -> "ExperimentConfig":
         check_engine_fits(self.engine, self.method)
+        check_alignment_fits(self.alignment, self.engine)
         return self
 
     @property
@@ -285,9 +288,8 @@ def experiment_mapping(
     return path.name, reduce(merge, map(spell_out, read_chain(path)))
 
 # %% ../nbs/05_config.ipynb #config-misread-texts
-_NONE_IS_A_NAME = tuple(
-    f"experiment.{path}" for path in ("id", "name", "retrieval.name", "exemplar_retrieval.name")
-)
+_NAMES = ("id", "name", "retrieval.name", "exemplar_retrieval.name", "alignment.name")
+_NONE_IS_A_NAME = tuple(f"experiment.{path}" for path in _NAMES)
 _NOTHING = re.compile(r"none|null|nil|~", re.IGNORECASE)
 _BREAK = re.compile(r"\\[nrt](?![a-z])")  # other than \neq, \text and the like
 _BREAK_IN_STOP = re.compile(r"\\[nrt]")
@@ -352,6 +354,8 @@ def _work(config: ExperimentConfig) -> dict[str, Any]:
     for name in ("id", "name", "breaker"):
         del work[name]
     work["engine"] = without_operation(work["engine"])
+    if alignment := effective_alignment(work.pop("alignment", {})):
+        work["alignment"] = alignment
     work["retrieval"] = _read(work["retrieval"])
     if chosen := work.pop("exemplar_retrieval", None):
         work |= {"exemplar_retrieval": _read(chosen)} if config.chooser else {}
@@ -366,9 +370,11 @@ def experiment_id(
     config: ExperimentConfig,  # resolved
     dataset_fingerprint: str,  # of the questions' content
     corpus_fingerprint: str | None = None,  # of the documents' content; none without retrieval
+    alignment_fingerprint: str | None = None,  # of the preference pairs, or of the adapter; none without
 ) -> str:
     "Name and eight hex digits: the same work has the same id."
-    digits = fingerprint(_work(config), dataset_fingerprint, corpus_fingerprint, n=8)
+    contents = [dataset_fingerprint, corpus_fingerprint, *filter(None, [alignment_fingerprint])]
+    digits = fingerprint(_work(config), *contents, n=8)
     return f"{config.name}-{digits}"
 
 # %% ../nbs/05_config.ipynb #config-dumper

@@ -9,7 +9,15 @@ __all__ = ['random_stream', 'top_p_filter', 'sample_token', 'ActiveRequest', 're
 # %% ../nbs/25_local.ipynb #cc57857a
 # before torch: where that is missing, this says what to install
 from .core import keep_former_names
-from .model import Loaded, common_prefix, encode, encode_choices, load_model, writes_tools
+from llmforge.model import (
+    Loaded,
+    common_prefix,
+    encode,
+    encode_choices,
+    load_model,
+    with_adapter,
+    writes_tools,
+)
 
 # %% ../nbs/25_local.ipynb #d65adf33
 import json
@@ -22,6 +30,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache
 
+from .adapters import adapter_folder
 from .batching import BatchedEngine
 from .config import ExperimentConfig
 from .core import EngineError, fingerprint, own_threads
@@ -435,7 +444,11 @@ def local_engine(
     "The engine that a config calls `local`."
     c = config.engine
     one_batch = c.batch_size if config.method.agent else None  # see above
-    return kind(load_model(config.model), c.batch_size, c.prefix_cache, c.timeout, one_batch)
+    adapter = adapter_folder(config)  # first: it may have to be trained, with a model of its own in memory
+    loaded = load_model(config.model)
+    if adapter:
+        loaded = with_adapter(loaded, adapter)
+    return kind(loaded, c.batch_size, c.prefix_cache, c.timeout, one_batch)
 
 # %% ../nbs/25_local.ipynb #local-former-names
 keep_former_names(__name__)

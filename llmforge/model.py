@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EMBEDDED', 'PACKAGED', 'embedded_gguf', 'quiet', 'packaged_model', 'embedded_model', 'Loaded', 'model_source',
-           'load_model', 'chat_turns', 'writes_tools', 'encode', 'common_prefix', 'encode_choices']
+           'load_model', 'with_adapter', 'chat_turns', 'writes_tools', 'encode', 'common_prefix', 'encode_choices']
 
 # %% ../nbs/23_model.ipynb #model-require
 from .core import require
@@ -24,6 +24,7 @@ import importlib.util
 import io
 import json
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
@@ -34,7 +35,8 @@ import jinja2
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from . import __version__
-from .core import ConfigError, EngineError, MissingExtra, closest, error_line, fingerprint
+from .adapters import adapter_content, check_adapter
+from .core import ConfigError, EngineError, MissingExtra, closest, error_line, fingerprint, require
 from .engine import Message, Prompt, ToolCall
 from .files import build_once, cache_dir
 from .sections import ModelConfig
@@ -200,6 +202,24 @@ def load_model(
         ) from e
     model = model.to(_device(config.device)).eval()
     return Loaded(model, tokenizer, _identity(config.name, _weights(source, model), model, tokenizer))
+
+# %% ../nbs/23_model.ipynb #model-adapter
+def with_adapter(
+    loaded: Loaded,  # from load_model; its model is changed
+    folder: Path,  # with a LoRA adapter
+) -> Loaded:
+    "The model with an adapter merged into it; raises `ConfigError` for one of another model, `EngineError`."
+    peft = require("peft", "align")
+    check_adapter(folder, loaded.identity["model"])
+    try:
+        with quiet(), warnings.catch_warnings(action="ignore"):
+            merged = peft.PeftModel.from_pretrained(loaded.model, folder).merge_and_unload()
+    except Exception as e:
+        raise EngineError(
+            f"the adapter in {folder} does not fit the model {loaded.identity['model']!r}: {error_line(e)}"
+        ) from e
+    identity = {**loaded.identity, "adapter": adapter_content(folder)}
+    return Loaded(merged.eval(), loaded.tokenizer, identity)
 
 # %% ../nbs/23_model.ipynb #a3a3e5ce
 def _call_turns(calls: Sequence[ToolCall], first: int) -> list[dict]:

@@ -196,7 +196,8 @@ def exported(
             "its layers must all have full attention; use engine.name: local"
         )
     release = ov.get_version().split("-")[0]
-    name = f"{loaded.identity['weights']}-openvino-{release}"
+    weights = "-".join([loaded.identity["weights"], *filter(None, [loaded.identity.get("adapter")])])
+    name = f"{weights}-openvino-{release}"
     return build_once(cache_dir("models") / name, partial(_export, loaded.model))
 
 # %% ../nbs/25_openvino.ipynb #openvino-engine

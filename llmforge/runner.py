@@ -19,6 +19,7 @@ from typing import Any
 
 from .agent import check_engine
 from .aggregate import cost_estimate, result_row, software_and_machine, summarise
+from .align import alignment_fingerprint, training_summary
 from .answer import answer_one, example_seed
 from .caching import OneTransaction, make_engine
 from .config import CorpusConfig, DatasetConfig, ExperimentConfig, experiment_id
@@ -150,7 +151,8 @@ def prepare(
             check_server(config)
         check_metrics(config, data)
         usable = _usable(config, data)
-        id = experiment_id(config, data.fingerprint, corpus.fingerprint if corpus else None)
+        searches = corpus.fingerprint if corpus else None
+        id = experiment_id(config, data.fingerprint, searches, alignment_fingerprint(config))
     return Prepared(config, data, corpus, usable, id)
 
 # %% ../nbs/52_runner.ipynb #runner-make-context
@@ -292,6 +294,8 @@ def provenance(
         "seed": prepared.config.seed,
         "dataset": {"name": data.name, "examples": len(data), "fingerprint": data.fingerprint},
     }
+    if aligned := training_summary(prepared.config):
+        origin["alignment"] = aligned
     if served := getattr(resources.engine, "served", None):
         origin["served"] = served
     if corpus and resources.retriever:

@@ -150,10 +150,10 @@ _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM makes room for
 
 
 def adapter_for_vllm(
-    name: str,  # of a folder, as the config has it
+    name: str | Path,  # a folder: as the config has it, or where it is
 ) -> tuple[list[str], str]:  # arguments, and a text that names its content
     "How vLLM is told of a LoRA adapter; raises `ConfigError`."
-    folder = find_file(name, "adapter", folder=True)
+    folder = find_file(name, "adapter", folder=True) if isinstance(name, str) else name
     try:
         rank = int(json.loads((folder / "adapter_config.json").read_text())["r"])
     except (OSError, ValueError, KeyError, TypeError) as e:

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from tqdm.auto import tqdm
 
 from . import __version__
+from .adapters import adapter_folder
 from .client import Client
 from .config import ExperimentConfig
 from .core import ConfigError, EngineError, EngineFatal, in_own_thread, redact
@@ -241,7 +242,8 @@ def _check_device(wanted: str, device: str) -> None:
 def _server(config: ExperimentConfig, port: int, key: str) -> Server:
     "The server that was started for a config."
     api = "chat" if config.method.prompt.format == "chat" else "completions"
-    name = ADAPTER if config.engine.server.lora else config.model.name
+    aligned = config.engine.server.lora or config.alignment.name != "none"
+    name = ADAPTER if aligned else config.model.name
     return Server(f"http://127.0.0.1:{port}/v1", api, name, key, price=config.engine.price)
 
 
@@ -256,6 +258,12 @@ def _version(server: Server) -> str:
 _TIMEOUT = 600.0  # seconds that one request may take, unless the config says another number
 
 
+def _adapter(config: ExperimentConfig) -> tuple[list[str], str]:
+    "Arguments for the adapter that a config means, and a text that names its content."
+    adapter = config.engine.server.lora or adapter_folder(config)
+    return adapter_for_vllm(adapter) if adapter else ([], "")
+
+
 def vllm_engine(
     config: ExperimentConfig,
 ) -> VllmEngine:
@@ -263,7 +271,7 @@ def vllm_engine(
     e, about, key = config.engine, python_facts(server_python()), secrets.token_urlsafe(32)
     _check_device(config.model.device, about["device"])
     model, weights = model_for_vllm(config.model)
-    lora, adapter = adapter_for_vllm(e.server.lora) if e.server.lora else ([], "")
+    lora, adapter = _adapter(config)
     facts: dict[str, Any] = {**about, "model": config.model.name, "weights": weights, "adapter": adapter}
     process, port = start_server(config, model + lora, key)
     try:

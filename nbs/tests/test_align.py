@@ -1,0 +1,332 @@
+"Preference pairs, training, adapters: what is refused before anything is trained; what is the same twice."
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from llmforge.adapters import NUMBERS, SETTINGS, adapter_content
+from llmforge.cli import app
+from llmforge.config import experiment_id, load_config, to_yaml
+from llmforge.core import ConfigError, DataError, EngineError
+from llmforge.pairs import almanac_pairs, load_pairs, split_pairs, to_pair
+from llmforge.plan import study_json
+from llmforge.studyconfig import experiments, load_study
+from llmforge.trainings import read_training
+
+ASKED = {"role": "user", "content": "Is it late?"}
+
+
+def pair(i=0, **more):
+    prompt = [{"role": "user", "content": f"What is {i} and {i}?"}]
+    return {"id": f"p{i}", "prompt": prompt, "chosen": f"It is {2 * i}.", "rejected": "Who knows?", **more}
+
+
+def write(path, records):
+    path.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in records))
+    return path.name
+
+
+def config(**more):
+    alignment = {"name": "dpo", **more.pop("alignment", {})}
+    return load_config({"experiment": {"name": "demo", "alignment": alignment, **more}})
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    "A folder in which configs may name files, and a cache of its own for adapters."
+    monkeypatch.setenv("LLMFORGE_DATA", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    "A folder with a language model of two thin layers, and the embedded model's tokenizer."
+    pytest.importorskip("trl")
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    from llmforge.model import embedded_model
+
+    folder = tmp_path_factory.mktemp("tiny") / "tiny"
+    tokenizer = AutoTokenizer.from_pretrained(embedded_model())
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ends = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
+    made = LlamaConfig(
+        vocab_size=len(tokenizer), num_key_value_heads=2, max_position_embeddings=512, **shape, **ends
+    )
+    LlamaForCausalLM(made).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+WRONG = {
+    "nothing in it": ([], "0 pairs, at least 10 are needed"),
+    "too few": ([pair(i) for i in range(9)], "9 pairs, at least 10 are needed"),
+    "one prompt": ([pair(0, id=str(i), chosen=f"{i}") for i in range(40)], "with several prompts"),
+    "equal replies": ([pair(0), pair(1, rejected=" It is 2. ")], "line 2: 'chosen' and 'rejected' are equal"),
+    "no rejected": ([{"prompt": "a", "chosen": "b"}], "line 1: field 'rejected' is missing"),
+    "empty prompt": ([pair(0, prompt=" ")], "field 'prompt' is empty"),
+    "empty conversation": ([pair(0, prompt=[])], "must end with a turn of the user; its last turn: none"),
+    "empty reply": ([pair(0, rejected="")], "field 'rejected' is empty"),
+    "a number": ([pair(0, chosen=4)], "must be a text or a list of messages; received int"),
+    "null": ([pair(0, chosen=None)], "must be a text or a list of messages; received NoneType"),
+    "ends with assistant": (
+        [pair(0, prompt=[ASKED, {"role": "assistant", "content": "No."}])],
+        "its last turn: assistant",
+    ),
+    "unknown role": ([pair(0, prompt=[{"role": "bot", "content": "x"}])], "received 'bot'; allowed: system"),
+    "no content": ([pair(0, prompt=[{"role": "user"}])], "must be a message with role and content"),
+    "two turns as reply": ([pair(0, chosen=[ASKED, ASKED])], "must be one turn of the assistant; received 2"),
+    "half a character": ([pair(0, chosen="a\ud800")], "has half of a character"),
+    "twice": ([pair(0), *(pair(i) for i in range(20))], "the pair 'p0' occurs twice"),
+    "not JSON": (["{"], "line 1: not JSON"),
+    "a list": (["[]"], "line 1: must be an object; received list"),
+}
+
+
+@pytest.mark.parametrize("records, message", WRONG.values(), ids=WRONG)
+def test_wrong_pairs_are_refused_with_their_line(records, message, project):
+    write(project / "mine.jsonl", records)
+    with pytest.raises(DataError) as e:
+        load_pairs(config(alignment={"data": "mine.jsonl"}).alignment)
+    assert message in str(e.value) and "\n" not in str(e.value)
+
+
+def test_pairs_as_texts_messages_and_transcripts(project):
+    "The same pair in three notations; a text without turns is gone on from as it is."
+    turns = {"prompt": [ASKED], "chosen": [{"role": "assistant", "content": "No."}], "rejected": "Yes."}
+    transcript = {"prompt": "\n\nHuman: Is it late?\n\nAssistant:", "chosen": "No.", "rejected": "Yes."}
+    assert to_pair(turns).prompt == to_pair(transcript).prompt and to_pair(turns).chosen == "No."
+    assert to_pair({**transcript, "prompt": "It is"}).prompt == "It is"
+
+
+def test_a_prompt_is_on_one_side_only():
+    "Pairs with the same prompt are all trained on or all held out; the order of a file means nothing."
+    pairs = [to_pair(pair(i // 3, id=f"{i}", chosen=f"Say {i}.")) for i in range(120)]
+    whole = split_pairs(pairs, "mine")
+    prompts = [{p.prompt for p in part} for part in (whole.train, whole.validation, whole.test)]
+    assert not prompts[0] & prompts[1] and not prompts[0] & prompts[2] and not prompts[1] & prompts[2]
+    assert split_pairs(pairs[::-1], "mine") == whole
+
+
+def test_fewer_pairs_are_the_beginning_of_more():
+    few, many = (load_pairs(config(alignment={"pairs": n}).alignment) for n in (50, 200))
+    assert many.train[:50] == few.train and many.test == few.test
+
+
+def test_embedded_pairs():
+    "None about a fact that the Almanac asks for; lengths matched; wording and value alone tell nothing."
+    from llmforge.almanac import almanac
+
+    pairs = almanac_pairs()
+    asked = {fact for e in (*almanac().examples, *almanac().pool) for fact in e.meta["facts"]}
+    assert not {p.id.split("/", 2)[2] for p in pairs} & asked
+    assert len(pairs) == len({p.id for p in pairs}) == 600
+    for kind in ("wrong value", "false abstention", "evasion", "invention"):
+        own = [p for p in pairs if p.kind == kind]
+        sizes = [sum(len(r) for r in side) for side in zip(*((p.chosen, p.rejected) for p in own))]
+        assert 0.9 < sizes[0] / sizes[1] < 1.1, kind
+    words = ("passage", "text")
+    abstains = [any(w in r for w in words) for p in pairs for r in (p.chosen, p.rejected)]
+    chosen = sum(abstains[::2])
+    assert 0.4 < chosen / sum(abstains) < 0.6  # an abstention is as often the better reply as the worse
+
+
+def test_shuffled_labels_change_the_training_pairs_only():
+    given, shuffled = (load_pairs(config(alignment={"labels": x}).alignment) for x in ("given", "shuffled"))
+    swapped = [a.chosen == b.rejected for a, b in zip(given.train, shuffled.train)]
+    assert 0.4 < sum(swapped) / len(swapped) < 0.6 and given.test == shuffled.test
+
+
+def test_ids_hold_what_determines_answers_and_nothing_else():
+    plain = load_config({"experiment": {"name": "demo"}})
+    beside = load_config({"experiment": {"name": "demo", "alignment": {"name": "none", "beta": 0.5}}})
+    assert experiment_id(plain, "d") == experiment_id(beside, "d") and "alignment" not in to_yaml(plain)
+    ids = {experiment_id(config(alignment=more), "d") for more in ({}, {"beta": 0.2}, {"labels": "shuffled"})}
+    ids |= {experiment_id(plain, "d"), experiment_id(config(), "d", None, "these pairs")}
+    assert len(ids) == 5
+
+
+def test_alignment_is_an_arm():
+    study = load_study(
+        {
+            "study": {
+                "name": "tax",
+                "question": "What does it cost?",
+                "base": {"name": "x", "dataset": {"name": "meridia", "limit": 8}},
+                "arms": {
+                    "base": {},
+                    "dpo": {"alignment": "dpo"},
+                    "strong": {"alignment": {"name": "dpo", "beta": 0.5}},
+                },
+            }
+        }
+    )
+    arms = {arm: e.alignment for (arm, _, _), e in experiments(study).items()}
+    assert [a.name for a in arms.values()] == ["none", "dpo", "dpo"] and arms["strong"].beta == 0.5
+    assert study_json(study)
+
+
+WRONG_CONFIGS = [
+    ({"alignment": {"name": "ppo"}}, "alignment.name"),
+    ({"alignment": {"name": "dpo", "data": "hh"}}, "unknown preferences 'hh'"),
+    ({"alignment": {"name": "dpo", "beta": 0}}, "alignment.beta"),
+    ({"alignment": {"name": "dpo", "lora": {"r": 0}}}, "alignment.lora.r"),
+    ({"alignment": {"name": "dpo", "betta": 0.1}}, "alignment.betta"),
+    ({"alignment": "adapter"}, "adapter: is missing"),
+    ({"alignment": "dpo", "engine": "fake"}, "does not load; allowed: engine.name local, openvino or vllm"),
+    ({"alignment": "dpo", "engine": {"name": "vllm", "server": {"lora": "x"}}}, "a model has one adapter"),
+]
+
+
+@pytest.mark.parametrize("experiment, message", WRONG_CONFIGS, ids=lambda x: x if isinstance(x, str) else "")
+def test_wrong_configs(experiment, message):
+    with pytest.raises(ConfigError, match="demo|experiment") as e:
+        load_config({"experiment": {"name": "demo", **experiment}})
+    assert message in str(e.value)
+
+
+def test_train_refuses_what_is_not_to_be_trained():
+    said = CliRunner().invoke(app, ["train", "naive.yaml"])
+    assert said.exit_code == 2 and "there is nothing to train; received 'none'" in said.output
+
+
+# ---------------------------------------------------------------- with a model
+
+
+def trained(tiny, project, **alignment):
+    "The adapter of a tiny model, from twenty pairs."
+    from llmforge.align import dpo_adapter
+
+    data = write(project / "mine.jsonl", [pair(i) for i in range(20)])
+    return dpo_adapter(
+        config(model={"name": str(tiny)}, alignment={"data": data, "learning_rate": 1e-2, **alignment})
+    )
+
+
+@pytest.mark.slow
+def test_it_learns_and_is_found_again(tiny, project, monkeypatch, tmp_path):
+    "Loss ln 2 and margin 0 at first, less and more at the end; the second call trains nothing."
+    monkeypatch.setenv("LLMFORGE_CACHE", str(tmp_path / "cache"))
+    folder = trained(tiny, project, epochs=4)
+    record = read_training(folder)
+    first, last = record.steps[0], record.steps[-1]
+    assert abs(first["loss"] - 0.6931) < 1e-3 and abs(first["margin"]) < 1e-4 and len(record.steps) == 16
+    assert last["margin"] > 0.3 and last["loss"] < 0.6
+    assert record.about["pairs"] == {"kept": 16, "dropped": 0, "cut": 0}
+    made = (folder / NUMBERS).stat().st_mtime_ns
+    assert trained(tiny, project, epochs=4) == folder and (folder / NUMBERS).stat().st_mtime_ns == made
+    assert trained(tiny, project, epochs=4, beta=0.2) != folder
+    assert json.loads((folder / SETTINGS).read_text())["base_model_name_or_path"] == str(tiny)
+
+
+@pytest.mark.slow
+def test_pairs_that_do_not_fit(tiny, project, monkeypatch, tmp_path):
+    "Refused with numbers before anything is trained; left out and counted where the config allows it."
+    monkeypatch.setenv("LLMFORGE_CACHE", str(tmp_path / "cache"))
+    from llmforge.align import dpo_adapter
+
+    long = [{"role": "user", "content": "How late? " * 60}]
+    data = write(
+        project / "mine.jsonl",
+        [pair(i, **({"prompt": [*long, *pair(i)["prompt"]]} if i % 2 else {})) for i in range(20)],
+    )
+    asked = {"data": data, "max_length": 64}
+    with pytest.raises(
+        DataError, match=r"of 16 pairs have a prompt that leaves no room .* \(the longest: \d+ tokens\)"
+    ):
+        dpo_adapter(config(model={"name": str(tiny)}, alignment=asked))
+    assert not list((tmp_path / "cache" / "adapters").glob("dpo-*/checkpoint*"))
+    folder = dpo_adapter(config(model={"name": str(tiny)}, alignment={**asked, "too_long": "drop"}))
+    counts = read_training(folder).about["pairs"]
+    assert counts["dropped"] and counts["kept"] + counts["dropped"] == 16
+
+
+@pytest.mark.slow
+def test_a_model_without_chat_template(tiny, project, monkeypatch, tmp_path):
+    import shutil
+
+    monkeypatch.setenv("LLMFORGE_CACHE", str(tmp_path / "cache"))
+    mute = tmp_path / "mute"
+    shutil.copytree(tiny, mute)
+    (mute / "chat_template.jinja").unlink()
+    with pytest.raises(ConfigError, match="has no chat template, and the pairs are conversations"):
+        trained(mute, project)
+
+
+@pytest.mark.slow
+def test_adapters_that_do_not_belong_to_the_model(tiny, project, monkeypatch, tmp_path):
+    "One of another model by its name, one whose sizes do not fit, and a folder that is none."
+    monkeypatch.setenv("LLMFORGE_CACHE", str(tmp_path / "cache"))
+    from llmforge.adapters import check_adapter
+    from llmforge.model import load_model, with_adapter
+    from llmforge.sections import ModelConfig
+
+    folder = trained(tiny, project)
+    settings = json.loads((folder / SETTINGS).read_text())
+    loaded = load_model(ModelConfig(name=str(tiny)))
+    assert with_adapter(loaded, folder).identity["adapter"] == adapter_content(folder)
+    with pytest.raises(EngineError, match="does not fit the model"):
+        with_adapter(load_model(ModelConfig()), folder)
+    (folder / SETTINGS).write_text(json.dumps(settings | {"base_model_name_or_path": "org/other"}))
+    with pytest.raises(ConfigError, match="was trained on the model 'org/other'"):
+        check_adapter(folder, "org/mine")
+    (folder / NUMBERS).unlink()
+    with pytest.raises(ConfigError, match="holds no LoRA adapter"):
+        check_adapter(folder, "org/mine")
+
+
+CHILD = """
+import sys
+from llmforge.align import dpo_adapter
+from llmforge.config import load_config
+print(dpo_adapter(load_config(sys.argv[1])))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_to_the_same_adapter(tiny, project, tmp_path):
+    "SIGKILL at several moments; adapter and curve are those of an unbroken training, to the last bit."
+    data = write(project / "mine.jsonl", [pair(i) for i in range(60)])
+    asked = {"name": "dpo", "data": data, "learning_rate": 1e-3, "epochs": 6, "batch_size": 2}
+    doc = {"experiment": {"name": "demo", "model": {"name": str(tiny)}, "alignment": asked}}
+    (project / "c.yaml").write_text(json.dumps(doc))
+
+    def start(cache):
+        env = os.environ | {"LLMFORGE_CACHE": str(tmp_path / cache), "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(project / "c.yaml")], env=env, stdout=subprocess.PIPE
+        )
+
+    def end(process):
+        out, _ = process.communicate(timeout=300)
+        assert process.returncode == 0
+        from pathlib import Path
+
+        return Path(out.decode().split()[-1])
+
+    whole, kills = end(start("whole")), 0
+    while kills < 4:
+        process = start("killed")
+        work = tmp_path / "killed" / "adapters"
+        before = {p.name for p in work.glob("*-unfinished/checkpoint-*")} if work.exists() else set()
+        while process.poll() is None and {p.name for p in work.glob("*-unfinished/checkpoint-*")} <= before:
+            time.sleep(0.02)  # until it writes its next checkpoint: killed while it does
+        if process.poll() is not None:
+            break
+        time.sleep(0.01 * kills)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    resumed = end(start("killed"))
+    assert kills >= 2 and resumed.name == whole.name
+    assert adapter_content(resumed) == adapter_content(whole)
+    assert read_training(resumed).steps == read_training(whole).steps
+    assert not list(resumed.parent.glob("*unfinished"))
