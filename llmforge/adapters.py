@@ -12,8 +12,9 @@ import re
 from pathlib import Path
 
 from .config import ExperimentConfig
-from .core import ConfigError, alignments, error_line, require
+from .core import ConfigError, error_line, require
 from .files import DAMAGED, find_file
+from .trainingconfig import alignments
 
 # %% ../nbs/22_adapters.ipynb #adapters-content
 SETTINGS, NUMBERS = "adapter_config.json", "adapter_model.safetensors"

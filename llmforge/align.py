@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from .adapters import NUMBERS, SETTINGS, adapter_content, given_adapter
-from .alignmentconfig import AlignmentConfig, effective_alignment
 from .config import ExperimentConfig
 from .core import ConfigError, DataError, EngineError, fingerprint, require
 from .files import DAMAGED, build_once, cache_dir
 from .pairs import Pair, PairSet, load_pairs
+from .trainingconfig import AlignmentConfig, effective_alignment
 from .trainings import TrainingRecord, read_training, steps_of, write_training
 from .vllmarguments import folder_content, hub_commit
 
@@ -75,7 +75,7 @@ class Fitted:
     dropped: int = 0  # pairs whose prompt fills max_length
     cut: int = 0  # pairs of which a reply goes beyond it
 
-
+# %% ../nbs/47_align.ipynb #align-fit-pairs
 def fit_pairs(
     pairs: Sequence[Pair],
     tokenizer: Any,  # of transformers
@@ -250,7 +250,7 @@ def _about(config: ExperimentConfig, pairs: PairSet, fitted: Fitted, cpu_s: floa
         "cpu_s": round(cpu_s, 1),  # of the last process, where there were several
     }
 
-
+# %% ../nbs/47_align.ipynb #align-checked-curve
 def _checked_curve(log_history: list) -> tuple[Mapping[str, float], ...]:
     "The curve of a training; raises `EngineError` where it is of no use."
     steps = steps_of(log_history)
@@ -275,8 +275,7 @@ def train(
     with _no_bars():
         loaded = load_model(config.model)
         fitted = fit_pairs(pairs.train, loaded.tokenizer, config.alignment)
-        counts = (len(fitted.pairs), fitted.dropped, fitted.cut)
-        log.info("dpo: %d pairs to train on, %d left out, of %d a reply is cut", *counts)
+        log.info("dpo: %d pairs, %d left out, %d cut", len(fitted.pairs), fitted.dropped, fitted.cut)
         work.mkdir(parents=True, exist_ok=True)
         trainer, before = _trainer(config, fitted.pairs, loaded, work), time.process_time()
         if checkpoint := last_checkpoint(work):

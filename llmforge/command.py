@@ -280,7 +280,7 @@ def _training_line(about, steps) -> str:
     counts = f"{pairs['kept']} pairs, {pairs['dropped']} left out, of {pairs['cut']} a reply was cut"
     return f"{counts}; last step: loss {last['loss']:.3f}, margin {last['margin']:.2f}"
 
-
+# %% ../nbs/90_command.ipynb #cli-train-command
 @app.command()
 def train(
     config: Annotated[str, typer.Argument(help="The config: a path, or a name below configs/.")],

@@ -9,15 +9,7 @@ __all__ = ['random_stream', 'top_p_filter', 'sample_token', 'ActiveRequest', 're
 # %% ../nbs/25_local.ipynb #cc57857a
 # before torch: where that is missing, this says what to install
 from .core import keep_former_names
-from llmforge.model import (
-    Loaded,
-    common_prefix,
-    encode,
-    encode_choices,
-    load_model,
-    with_adapter,
-    writes_tools,
-)
+from .model import Loaded, common_prefix, encode, encode_choices, load_model, writes_tools
 
 # %% ../nbs/25_local.ipynb #d65adf33
 import json
@@ -444,10 +436,7 @@ def local_engine(
     "The engine that a config calls `local`."
     c = config.engine
     one_batch = c.batch_size if config.method.agent else None  # see above
-    adapter = adapter_folder(config)  # first: it may have to be trained, with a model of its own in memory
-    loaded = load_model(config.model)
-    if adapter:
-        loaded = with_adapter(loaded, adapter)
+    loaded = load_model(config.model, adapter_folder(config))
     return kind(loaded, c.batch_size, c.prefix_cache, c.timeout, one_batch)
 
 # %% ../nbs/25_local.ipynb #local-former-names

@@ -184,7 +184,7 @@ def _export(model: Any, folder: Path) -> None:
     model.config.save_pretrained(folder)
     _check_same(model, folder)
 
-
+# %% ../nbs/25_openvino.ipynb #openvino-exported-folder
 def exported(
     loaded: Loaded,  # from load_model, on the CPU
 ) -> Path:  # the folder, named by the weights and OpenVINO's version

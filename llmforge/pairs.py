@@ -9,6 +9,7 @@ __all__ = ['KINDS', 'HH', 'HH_REVISION', 'HH_PAIRS', 'Pair', 'to_pair', 'PairSet
 # %% ../nbs/46_pairs.ipynb #pairs-imports
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -17,14 +18,14 @@ from typing import Any
 
 import yaml
 
-from .alignmentconfig import AlignmentConfig
 from .almanac import almanac, passage_id, render
-from .core import DataError, error_line, fingerprint, preferences, require
+from .core import DataError, error_line, fingerprint, require
 from .engine import Message, Prompt
 from .files import DAMAGED, find_file
 from .records import numbered_objects
 from .templates import Ask, Row, asks, digest, facts, fill, say, show
 from .text import cell, table
+from .trainingconfig import AlignmentConfig, preferences
 
 # %% ../nbs/46_pairs.ipynb #pairs-record
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def _prompt(record: Mapping[str, Any], where: str) -> Prompt:
         raise DataError(f"{where}: field 'prompt' must end with a turn of the user; its last turn: {last}")
     return turns
 
-
+# %% ../nbs/46_pairs.ipynb #pairs-reply
 def _reply(record: Mapping[str, Any], field: str, where: str) -> str:
     given = _given(record, field, where)
     if isinstance(given, str):
@@ -114,7 +115,7 @@ def _check(pair: Pair, where: str) -> None:
             f"{where}: 'chosen' and 'rejected' are equal, so there is nothing to prefer; leave the pair out"
         )
 
-
+# %% ../nbs/46_pairs.ipynb #pairs-to-pair-all
 def to_pair(
     record: Mapping[str, Any],  # prompt, chosen, rejected; optional: id, kind
     where: str = "record",  # for error messages
@@ -157,11 +158,12 @@ def split_pairs(
     "Pairs in three parts, whole groups by the hash of their name; raises `DataError`."
     ordered = sorted(pairs, key=lambda p: (digest(p.group or p.id), digest(p.id)))
     if len({p.id for p in ordered}) < len(ordered):
-        twice = next(id for id, n in itertools.groupby(sorted(p.id for p in ordered)) if len(list(n)) > 1)
+        twice = Counter(p.id for p in ordered).most_common(1)[0][0]
         raise DataError(f"preferences {name!r}: the pair {twice!r} occurs twice; each must have its own id")
     held = min(100, len(ordered) // 10)
     parts: list[list[Pair]] = [[], []]
-    groups = [list(group) for _, group in itertools.groupby(ordered, key=lambda p: p.group or p.id)]
+    by_group = itertools.groupby(ordered, key=lambda p: p.group or p.id)
+    groups = [list(group) for _, group in by_group]
     for part in parts:
         while groups and len(part) < held:
             part += groups.pop(0)
@@ -314,7 +316,7 @@ def dialogues_to_record(
         return None
     return {"prompt": before + mark, "chosen": reply.strip(), "rejected": second.strip()}
 
-
+# %% ../nbs/46_pairs.ipynb #pairs-hh
 def hh_rlhf(
     revision: str | None = None,  # on the hub (default: the one tested with this release)
 ) -> tuple[Pair, ...]:
@@ -344,7 +346,7 @@ def _all_pairs(config: AlignmentConfig) -> list[Pair]:
 def _by_coin(pair: Pair, seed: int) -> Pair:
     return pair.swapped() if int(digest("label", str(seed), pair.id)[:8], 16) % 2 else pair
 
-
+# %% ../nbs/46_pairs.ipynb #pairs-load-all
 def load_pairs(
     config: AlignmentConfig,
 ) -> PairSet:

@@ -40,15 +40,15 @@ class TrainingRecord:
         return f"{len(self.steps)} steps\n\n" + table(["", ""], rows)
 
 # %% ../nbs/17_trainings.ipynb #trainings-steps
+def _step(entry: Mapping[str, Any]) -> dict[str, float]:
+    return {"step": entry["step"]} | {name: float(entry[key]) for name, key in MEASURES_OF_A_STEP.items()}
+
+
 def steps_of(
     log: list[Mapping[str, Any]],  # `log_history` of a trainer of TRL
 ) -> tuple[Mapping[str, float], ...]:
     "The curve in a trainer's log; its timings and what sums it up are left out."
-    steps = [entry for entry in log if "loss" in entry and "rewards/margins" in entry]
-    return tuple(
-        {"step": s["step"], **{name: float(s[key]) for name, key in MEASURES_OF_A_STEP.items()}}
-        for s in steps
-    )
+    return tuple(_step(entry) for entry in log if "loss" in entry and "rewards/margins" in entry)
 
 # %% ../nbs/17_trainings.ipynb #trainings-write
 def write_training(

@@ -263,7 +263,7 @@ def _adapter(config: ExperimentConfig) -> tuple[list[str], str]:
     adapter = config.engine.server.lora or adapter_folder(config)
     return adapter_for_vllm(adapter) if adapter else ([], "")
 
-
+# %% ../nbs/29_vllmserver.ipynb #vllm-from-config-engine
 def vllm_engine(
     config: ExperimentConfig,
 ) -> VllmEngine:
