@@ -19,7 +19,6 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from .alignmentconfig import AlignmentConfig, check_alignment_fits, effective_alignment
 from llmforge.configfiles import (
     check_section,
     experiment_document,
@@ -55,6 +54,7 @@ from llmforge.sections import (
     Text,
     Whole,
 )
+from .trainingconfig import AlignmentConfig, check_alignment_fits, effective_alignment
 
 # %% ../nbs/05_config.ipynb #names-private
 def _renamed(
@@ -347,7 +347,7 @@ def _read(section: dict[str, Any]) -> dict[str, Any] | str:
     unread = () if section["name"] == "reranked" else ("reranker", "rerank")
     return {name: value for name, value in section.items() if name not in unread}
 
-
+# %% ../nbs/05_config.ipynb #config-work-all
 def _work(config: ExperimentConfig) -> dict[str, Any]:
     "The part of a config that determines results, under the first names of its fields."
     work = first_names(ExperimentConfig, config.model_dump(mode="json"))

@@ -185,6 +185,7 @@ def _device(name: str) -> str:
 # %% ../nbs/23_model.ipynb #6215a527
 def load_model(
     config: ModelConfig,  # name, revision, dtype, device
+    adapter: Path | None = None,  # a folder with a LoRA adapter to be merged into it
 ) -> Loaded:
     "Load a model for generation; raises `EngineError`, or `MissingExtra` for the embedded one."
     source = model_source(config)
@@ -201,7 +202,9 @@ def load_model(
             f"and HF_TOKEN for a gated model. {EMBEDDED!r} needs neither"
         ) from e
     model = model.to(_device(config.device)).eval()
-    return Loaded(model, tokenizer, _identity(config.name, _weights(source, model), model, tokenizer))
+    weights = _weights(source, model)
+    loaded = Loaded(model, tokenizer, _identity(config.name, weights, model, tokenizer))
+    return with_adapter(loaded, adapter) if adapter else loaded
 
 # %% ../nbs/23_model.ipynb #model-adapter
 def with_adapter(
