@@ -294,8 +294,8 @@ print(dpo_adapter(load_config(sys.argv[1])))
 @pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_same_adapter(tiny, project, tmp_path):
     "SIGKILL at several moments; adapter and curve are those of an unbroken training, to the last bit."
-    data = write(project / "mine.jsonl", [pair(i) for i in range(60)])
-    asked = {"name": "dpo", "data": data, "learning_rate": 1e-3, "epochs": 6, "batch_size": 2}
+    data = write(project / "mine.jsonl", [pair(i) for i in range(30)])
+    asked = {"name": "dpo", "data": data, "learning_rate": 1e-3, "epochs": 2, "batch_size": 2}
     doc = {"experiment": {"name": "demo", "model": {"name": str(tiny)}, "alignment": asked}}
     (project / "c.yaml").write_text(json.dumps(doc))
 
@@ -313,7 +313,7 @@ def test_a_killed_training_goes_on_to_the_same_adapter(tiny, project, tmp_path):
         return Path(out.decode().split()[-1])
 
     whole, kills = end(start("whole")), 0
-    while kills < 4:
+    while kills < 2:
         process = start("killed")
         work = tmp_path / "killed" / "adapters"
         before = {p.name for p in work.glob("*-unfinished/checkpoint-*")} if work.exists() else set()
@@ -326,7 +326,7 @@ def test_a_killed_training_goes_on_to_the_same_adapter(tiny, project, tmp_path):
         process.wait()
         kills += 1
     resumed = end(start("killed"))
-    assert kills >= 2 and resumed.name == whole.name
+    assert kills == 2 and resumed.name == whole.name
     assert adapter_content(resumed) == adapter_content(whole)
     assert read_training(resumed).steps == read_training(whole).steps
     assert not list(resumed.parent.glob("*unfinished"))
