@@ -21,7 +21,7 @@ from .project import app
 from .terminal import guard_terminal, say, tell, tell_data
 
 # %% ../nbs/91_cli.ipynb #cli-bench-command
-app.command()(bench)
+_ = app.command()(bench)
 
 # %% ../nbs/91_cli.ipynb #cli-list-command
 @app.command("list")
