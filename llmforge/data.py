@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .columns import passage_record, read_questions
 from llmforge.core import (
     DataError,
     MissingExtra,
@@ -329,7 +330,8 @@ def _from_file(name: str, what: str, convert: Callable[[Mapping[str, Any], str],
 def _with_pool(config: DatasetConfig) -> tuple[list[Example], list[Example]]:
     "All examples of a data set, and the pool that belongs to it."
     if config.name not in datasets.names():
-        examples = _from_file(config.name, "dataset", to_example)
+        fields = config.fields.model_dump(exclude_none=True) if config.fields else {}
+        examples = read_questions(find_file(config.name, "dataset"), fields)
         return (examples, []) if config.exemplars else reserve_pool(examples)
     source = datasets.get(config.name)
     if isinstance(source, HubDataset):
@@ -342,7 +344,7 @@ def _exemplars(name: str) -> list[Example]:
     "The pool of another data set, or the examples of a file."
     if name in datasets.names():
         return _with_pool(DatasetConfig(name=name))[1]
-    return _from_file(name, "dataset.exemplars", to_example)
+    return read_questions(find_file(name, "dataset.exemplars"))
 
 # %% ../nbs/07_data.ipynb #data-chosen
 def _chosen(examples: list[Example], config: DatasetConfig) -> list[Example]:
@@ -398,12 +400,16 @@ wikipedia = HubCorpus(
 )
 
 # %% ../nbs/07_data.ipynb #data-raw-corpus
+def _to_passage(record: Mapping[str, Any], where: str) -> Passage:
+    return to_passage(passage_record(record), where)
+
+
 def _passages(config: CorpusConfig) -> Iterable[Passage]:
     "The passages of a corpus: of a folder, a file, the hub, or a registered function."
     if config.name not in corpora.names():
         if config.name.endswith("/"):
             return read_folder(find_file(config.name, "corpus", folder=True), config.name)
-        return _from_file(config.name, "corpus", to_passage)
+        return _from_file(config.name, "corpus", _to_passage)
     source = corpora.get(config.name)
     if not isinstance(source, HubCorpus):
         return source().passages

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Whole', 'Count', 'Real', 'Share', 'Text', 'PROMPTS', 'Address', 'RetrieverName', 'Weight', 'REPORTED', 'RESERVED',
            'Section', 'ModelConfig', 'SamplingConfig', 'PromptConfig', 'AgentConfig', 'MethodConfig', 'RetrievalConfig',
-           'DatasetConfig', 'CorpusConfig', 'MetricsConfig']
+           'FieldsConfig', 'DatasetConfig', 'CorpusConfig', 'MetricsConfig']
 
 # %% ../nbs/03_sections.ipynb #sections-imports
 import re
@@ -329,6 +329,7 @@ def _check_retrieval(c: RetrievalConfig) -> None:
 
 # %% ../nbs/03_sections.ipynb #sections-known
 _JSONL = (".jsonl", ".jsonl.gz")
+_QUESTIONS = (*_JSONL, ".json", ".csv", ".tsv", ".parquet")
 
 
 def _known(value: str, registry: Registry, endings: tuple[str, ...], otherwise: str) -> str:
@@ -336,11 +337,21 @@ def _known(value: str, registry: Registry, endings: tuple[str, ...], otherwise: 
         return value
     raise ValueError(f"{registry.unknown(value)}, or {otherwise}")
 
+# %% ../nbs/03_sections.ipynb #sections-fields
+class FieldsConfig(Section):
+    "Which column of a file is what, where it has no usual name."
+
+    question: Text | None = Field(None, description="its question")
+    answers: Text | None = Field(None, description="its accepted answer, or a list")
+    id: Text | None = Field(None, description="its id (default: its place in the file)")
+    gold: Text | None = Field(None, description="ids of the passages that hold the answer")
+    kind: Text | None = Field(None, description="its kind of question")
+
 # %% ../nbs/03_sections.ipynb #319c732b
 class DatasetConfig(Section):
     "The questions."
 
-    name: Text = Field("almanac", description="a registered data set, or a .jsonl(.gz) file")
+    name: Text = Field("almanac", description="a registered data set, or a file; also written `file`")
     exemplars: Text | None = Field(
         None,
         description="where exemplars come from: a .jsonl(.gz) file, or the pool of a registered data set"
@@ -348,6 +359,9 @@ class DatasetConfig(Section):
         json_schema_extra={"formerly": "pool"},
     )
     split: Text | None = Field(None, description="split on the hub (default: the one with public answers)")
+    fields: FieldsConfig | None = Field(
+        None, description="columns", json_schema_extra={"since": "2026-11-29"}
+    )
     limit: Count | None = Field(None, description="how many questions: a stable sample")
     skip: Whole = Field(0, ge=0, description="questions to leave out at the beginning of the sample")
     kinds: tuple[Text, ...] = Field((), description="only questions of these kinds")
@@ -358,17 +372,13 @@ class DatasetConfig(Section):
     @field_validator("name", "exemplars")
     @classmethod
     def _names(cls, name: str | None) -> str | None:
-        return name and _known(name, datasets, _JSONL, "the path of a .jsonl or .jsonl.gz file")
+        return name and _known(name, datasets, _QUESTIONS, f"the path of a file: {', '.join(_QUESTIONS)}")
 
 # %% ../nbs/03_sections.ipynb #sections-corpus
 class CorpusConfig(Section):
     "The documents that retrieval searches."
 
-    name: Text = Field(
-        "almanac",
-        description="a registered corpus, a .jsonl(.gz) file,"
-        " or a folder of documents, written with a / at its end",
-    )
+    name: Text = Field("almanac", description="a registered corpus, a .jsonl(.gz) file, or a folder: docs/")
     limit: Count | None = Field(None, description="only that many passages, from the beginning")
     revision: Text | None = Field(None, description="hub revision")
 

@@ -86,8 +86,8 @@ def test_gzip_and_odd_line_separators(folder):
     [
         ('{"id": "a"', "line 2: not JSON"),
         ("[1]", "line 2: must be an object"),
-        ('{"id": "a", "question": "?"}', "line 2: field 'answers' is missing"),
-        ('{"id": 7, "question": "?", "answers": []}', "field 'id' must be a str"),
+        ('{"id": "a", "question": "?"}', "line 2: no answers; usual names: answers, answer"),
+        ('{"id": true, "question": "?", "answers": []}', "line 2: id must be a text or a whole number"),
         ('{"id": "q0", "question": "?", "answers": ["x"]}', "'q0' occurs twice"),
         (
             '{"id": "a", "question": "?", "answers": [], "gold": "p1"}',
@@ -197,14 +197,14 @@ def test_answers_that_are_accepted_as_meant(folder, answers, expected):
             ({"answers": ["Paris", bad]}, "answers.1")
             for bad in ([None], [["Paris"]], [["a", []]], 1961.0, 1e30)
         ),
-        *(({"answers": bad}, "answers") for bad in (None, "Paris", {"text": ["Paris"]}, 7, True)),
+        *(({"answers": bad}, "answers") for bad in (None, True)),
         *(({"gold": bad}, "gold") for bad in ("p17", {"p17": 1}, 17, True)),
         *(({"gold": [bad]}, "gold.0") for bad in (None, True, 17.0, {"id": "p17"})),
         *(({"gold_passage_ids": bad}, "gold_passage_ids") for bad in ("p17", {"p17": 1})),
         ({"gold_passage_ids": ["p1", None]}, "gold_passage_ids.1"),
         *(({"type": bad}, "type") for bad in (3, ["x"], {}, True)),
         *(({"kind": 3}, "kind"), ({"rationale": ["because"]}, "rationale"), ({"meta": "x"}, "meta")),
-        *(({"id": 7}, "id"), ({"question": None}, "question"), ({"question": ["Who?"]}, "question")),
+        *(({"question": None}, "question"), ({"question": ["Who?"]}, "question")),
     ],
 )
 def test_a_value_of_another_type_is_refused_with_line_and_field(folder, fields, path):
@@ -265,7 +265,7 @@ def test_a_byte_order_mark_is_no_part_of_a_line(folder, opener):
 
 
 def test_jsonl_in_another_encoding_is_refused(folder):
-    for encoding in ("utf-16", "utf-16-le", "utf-32", "cp1252"):
+    for encoding in ("utf-16-le", "utf-32", "cp1252"):
         (folder / "q.jsonl").write_bytes('{"id": "a", "question": "Zoë?", "answers": []}\n'.encode(encoding))
         with pytest.raises(DataError, match="q.jsonl"):
             load_dataset(DatasetConfig(name="q.jsonl"))

@@ -1,0 +1,207 @@
+"Shapes of public question files, written here in small, and what people's own tables look like."
+
+import gzip
+import json
+import warnings
+
+import pandas as pd
+import pytest
+
+from llmforge.columns import read_questions
+from llmforge.config import load_config
+from llmforge.core import ConfigError, DataError
+from llmforge.data import load_corpus, load_dataset
+from llmforge.sections import CorpusConfig, DatasetConfig
+
+
+def jsonl(*records):
+    return "".join(json.dumps(r) + "\n" for r in records)
+
+
+SQUAD = {
+    "version": "1.1",
+    "data": [
+        {
+            "title": "Ulvo",
+            "paragraphs": [
+                {
+                    "context": "…",
+                    "qas": [
+                        {"id": "s1", "question": "When?", "answers": [{"text": "1864", "answer_start": 3}]},
+                        {"id": "s2", "question": "Why?", "answers": [], "is_impossible": True},
+                    ],
+                }
+            ],
+        }
+    ],
+}
+TRIVIA = {
+    "Data": [
+        {
+            "QuestionId": "tc_1",
+            "Question": "When?",
+            "Answer": {"Value": "1864", "Aliases": ["1864", "the year 1864"], "NormalizedValue": "1864"},
+        }
+    ],
+    "Domain": "web",
+}
+HOTPOT = [{"_id": "h1", "question": "When?", "answer": "1864", "type": "bridge", "level": "hard"}]
+MARCO = {
+    "query": {"0": "When?", "1": "Why?"},
+    "query_id": {"0": 17, "1": 18},
+    "answers": {"0": ["1864"], "1": ["No Answer Present."]},
+}
+RAGAS = {"question": ["When?"], "ground_truth": ["1864"], "contexts": [["built in 1864"]]}
+NEW_RAGAS = {"user_input": "When?", "reference": "1864", "retrieved_contexts": ["built in 1864"]}
+HUB_SQUAD = {"id": "s1", "question": "When?", "answers": {"text": ["1864", "1864"], "answer_start": [0, 9]}}
+HUB_TRIVIA = {"question_id": "tc_1", "question": "When?", "answer": {"value": "1864", "aliases": ["1864"]}}
+SHAPES = {
+    "squad.json": (json.dumps(SQUAD), "s1", ("1864",)),
+    "hub_squad.jsonl": (jsonl(HUB_SQUAD), "s1", ("1864",)),
+    "trivia.json": (json.dumps(TRIVIA), "tc_1", ("1864", "the year 1864")),
+    "hub_trivia.jsonl": (jsonl(HUB_TRIVIA), "tc_1", ("1864",)),
+    "hotpot.json": (json.dumps(HOTPOT, indent=1), "h1", ("1864",)),
+    "nq_open.jsonl": (
+        jsonl({"question": "When?", "answer": ["1864", "in 1864"]}),
+        "line-1",
+        ("1864", "in 1864"),
+    ),
+    "marco.json": (json.dumps(MARCO), "17", ("1864",)),
+    "flashrag.jsonl": (jsonl({"id": 3, "question": "When?", "golden_answers": [1864]}), "3", ("1864",)),
+    "ragas.json": (json.dumps(RAGAS), "record-1", ("1864",)),
+    "new_ragas.jsonl": (jsonl(NEW_RAGAS), "line-1", ("1864",)),
+    "by_id.json": (json.dumps({"q1": {"query": "When?", "target": "1864"}}), "q1", ("1864",)),
+    "one.json": (json.dumps({"input": "When?", "expected_output": 1864}), "record-1", ("1864",)),
+    "sheet.csv": ("\ufeffID;Question;Answer\r\n\r\n7;When?;1864\r\n;;\r\n", "7", ("1864",)),
+    "lists.csv": ('query,answers\n"When?","[""1864"", ""in 1864""]"\n', "line-2", ("1864", "in 1864")),
+    "tabs.tsv": ("qid\tquery\tanswer\n9\tWhen?\tParis, Texas\n", "9", ("Paris, Texas",)),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_are_recognised(tmp_path, name):
+    text, id, answers = SHAPES[name]
+    (tmp_path / name).write_text(text, newline="")
+    first = read_questions(tmp_path / name)[0]
+    assert (first.id, first.question, first.answers) == (id, "When?", answers)
+
+
+def test_questions_without_an_answer_stay_unanswerable(tmp_path):
+    for name in ("squad.json", "marco.json"):
+        (tmp_path / name).write_text(SHAPES[name][0])
+        assert [e.answers for e in read_questions(tmp_path / name)][1:] == [()]
+
+
+def test_parquet_and_gzip(tmp_path):
+    pd.DataFrame({"qid": [1, 2], "query": ["a?", "b?"], "answers": [["x", "y"], ["z"]]}).to_parquet(
+        tmp_path / "q.parquet"
+    )
+    assert [(e.id, e.answers) for e in read_questions(tmp_path / "q.parquet")] == [
+        ("1", ("x", "y")),
+        ("2", ("z",)),
+    ]
+    with gzip.open(tmp_path / "q.jsonl.gz", "wt") as f:
+        f.write(jsonl(HOTPOT[0]))
+    assert read_questions(tmp_path / "q.jsonl.gz")[0].id == "h1"
+
+
+@pytest.fixture
+def beir(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMFORGE_DATA", str(tmp_path))
+    (tmp_path / "beir" / "qrels").mkdir(parents=True)
+    (tmp_path / "beir" / "queries.jsonl").write_text(
+        jsonl({"_id": "1", "text": "a?"}, {"_id": "2", "text": "b?"})
+    )
+    (tmp_path / "beir" / "corpus.jsonl").write_text(jsonl({"_id": "d1", "title": "T", "text": "t"}))
+    (tmp_path / "beir" / "qrels" / "test.tsv").write_text(
+        "query-id\tcorpus-id\tscore\n1\td1\t1\n1\td2\t2\n2\td1\t0\n"
+    )
+    return tmp_path / "beir"
+
+
+def test_beir_with_its_judgements(beir):
+    "Only judged questions, each with its relevant passages; that there are no answers is said."
+    with pytest.warns(UserWarning, match="queries.jsonl: has no answers"):
+        (e,) = read_questions(beir / "queries.jsonl")
+    assert (e.id, e.gold, e.answers) == ("1", ("d1", "d2"), ())
+    assert load_corpus(CorpusConfig(name="beir/corpus.jsonl")).passages[0].id == "d1"
+    (beir / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\td1\tyes\n")
+    with pytest.raises(DataError, match="qrels/test.tsv line 2: needs"):
+        read_questions(beir / "queries.jsonl")
+
+
+def test_without_judgements_queries_are_no_questions(tmp_path):
+    (tmp_path / "queries.jsonl").write_text(jsonl({"_id": "1", "text": "a?"}))
+    with pytest.raises(DataError, match="queries.jsonl line 1: no answers"):
+        read_questions(tmp_path / "queries.jsonl")
+
+
+def test_all_complaints_at_once_in_the_order_of_lines(tmp_path):
+    lines = [
+        '{"question": "a?", "answer": "x", "id": 1}',
+        "[]",
+        "{",
+        '{"question": "b?", "answer": "y", "id": 1}',
+    ]
+    (tmp_path / "q.jsonl").write_text(
+        "\n".join([*lines, '{"question": 3, "answer": "z"}', "", '{"answer": "z"}'])
+    )
+    with pytest.raises(DataError) as e:
+        read_questions(tmp_path / "q.jsonl")
+    first, *rest = str(e.value).splitlines()
+    assert first == "q.jsonl: 5 problems"
+    assert [r.split(":")[0].strip() for r in rest] == ["line 2", "line 3", "line 4", "line 5", "line 7"]
+    assert "id '1' occurs twice; first: line 1" in rest[2] and "no question; usual names" in rest[4]
+
+
+def test_many_complaints_are_cut(tmp_path):
+    (tmp_path / "q.jsonl").write_text("[]\n" * 50)
+    with pytest.raises(DataError, match=r"50 problems\n(.*\n){20}  … and 30 more"):
+        read_questions(tmp_path / "q.jsonl")
+
+
+@pytest.mark.parametrize(
+    "name, text, words",
+    [
+        ("q.csv", "question,answer\na?,x,y\n", "q.csv line 2: has more cells"),
+        ("q.csv", "frage,antwort\na?,x\n", "q.csv line 2: no question; usual names: question, query"),
+        ("q.csv", "", "there are no questions"),
+        ("q.csv", 'question,answer\n"a\nb?",x\nc?,\n', "q.csv line 4: no answers"),
+        ("q.json", "{", "q.json: not JSON"),
+        ("q.json", "3", "q.json: there are no records"),
+        ("q.json", "[3]", "q.json record 1: must be an object"),
+        ("q.json", '{"data": [{"paragraphs": 3}]}', "q.json: is of no shape that is known"),
+        ("q.parquet", "hello", "q.parquet: cannot be read"),
+        ("q.xlsx", "hello", "q.xlsx: its kind is not known; allowed: .jsonl"),
+    ],
+)
+def test_what_cannot_be_read_is_one_sentence(tmp_path, name, text, words):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=words):
+        read_questions(tmp_path / name)
+
+
+def test_fields_in_a_config(tmp_path, monkeypatch):
+    "Columns of other names are mapped, and `file` is another word for `name`."
+    monkeypatch.setenv("LLMFORGE_DATA", str(tmp_path))
+    (tmp_path / "q.csv").write_text("nr,frage,gold\n1,Wann?,1864\n")
+    dataset = {"file": "q.csv", "fields": {"question": "frage", "answers": "gold", "id": "nr"}}
+    config = load_config({"experiment": {"name": "x", "dataset": dataset}})
+    (e,) = load_dataset(config.dataset).examples
+    assert (e.id, e.question, e.answers, e.gold) == ("1", "Wann?", ("1864",), ())
+    wrong = DatasetConfig.model_validate({"name": "q.csv", "fields": {"question": "fragen"}})
+    with pytest.raises(DataError, match=r"line 2: dataset.fields.question: no column 'fragen'.*mean 'frage'"):
+        load_dataset(wrong)
+    with pytest.raises(ConfigError, match="dataset.file: is another word for dataset.name"):
+        load_config({"experiment": {"name": "x", "dataset": {"file": "q.csv", "name": "q.csv"}}})
+
+
+def test_own_records_are_read_as_before(tmp_path):
+    "Repeated answers and all: ids of experiments rest on it."
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (tmp_path / "q.jsonl").write_text(
+            jsonl({"id": "a", "question": "?", "answers": ["x", "x"], "type": "k"})
+        )
+        (e,) = read_questions(tmp_path / "q.jsonl")
+    assert (e.answers, e.kind) == (("x", "x"), "k")
