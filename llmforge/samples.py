@@ -39,6 +39,7 @@ class Sample:
     place: str = ""  # in the log, for messages, e.g. "line 3"
     tokens: tuple[int | None, int | None] = (None, None)  # in and out, where the log knows them
     error: str = ""  # what ended the question without an answer
+    gold: tuple[str, ...] = ()  # ids of the passages that hold the answer
 
 # %% ../nbs/53_samples.ipynb #000cd548
 VERDICTS = ("exact_match", "acc", "em", "exact")  # the harness's metrics that say whether an answer is right
@@ -145,7 +146,7 @@ def _run_of(s: Sample, position: int, scores: dict[str, float], tool: str) -> di
         tool,
         s.prompt,
         s.output,
-        {"example": str(s.doc_id), "kind": "", "expected": list(s.expected[:5]), "gold": []},
+        {"example": str(s.doc_id), "kind": "", "expected": list(s.expected[:5]), "gold": list(s.gold)},
     )
     known = {"tokens_in": s.tokens[0], "tokens_out": s.tokens[1], "error": s.error or None}
     known["error_type"] = "SampleError" if s.error else None

@@ -1,0 +1,216 @@
+"Files of answers: read, scored, compared and kept, with the numbers of experiments of the same answers."
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from llmforge.answerfiles import compared_experiments
+from llmforge.claimed import parse_claim, verdict_on
+from llmforge.cli import app
+from llmforge.comparison import compare
+from llmforge.core import ConfigError, DataError
+from llmforge.experiment import Experiment
+from llmforge.findings import verdicts
+from llmforge.paired import paired_difference
+from llmforge.predictions import import_predictions, read_predictions
+from llmforge.store import Store
+from llmforge.studyconfig import StudyConfig
+
+N = 40
+
+
+class Rows:
+    "What a study has that was run."
+
+    def __init__(self, **fields):
+        vars(self).update(fields)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    "Questions, and three systems' answers to them."
+    monkeypatch.setenv("LLMFORGE_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.chdir(tmp_path)
+    gold = [{"id": i, "question": f"{i} + 1?", "answers": [str(i + 1)]} for i in range(N)]
+    (tmp_path / "gold.jsonl").write_text("".join(json.dumps(g) + "\n" for g in gold))
+    for name, wrong in (("a", 2), ("b", 8)):
+        rows = "".join(f"{i},{i + 1 if i % wrong else 0}\n" for i in range(N))
+        (tmp_path / f"{name}.csv").write_text("id,prediction\n" + rows)
+    return tmp_path
+
+
+def said(*args, code=0):
+    result = CliRunner().invoke(app, list(map(str, args)))
+    assert result.exit_code == code, result.output
+    return " ".join(result.output.split())
+
+
+def test_from_two_files_to_a_verdict(folder):
+    text = said("compare", "a.csv", "b.csv", "--gold", "gold.jsonl", "--claim", "b > a by 0.05")
+    assert "15 improved, 0 regressed, 5 both wrong, 20 both right" in text
+    assert "b − a, accuracy: +37.5 points" in text and "n = 40): supported (post hoc)" in text
+    assert not (folder / "outputs" / "llmforge.db").exists(), "comparing leaves nothing behind"
+
+
+def test_the_numbers_are_those_of_the_paired_test(folder):
+    a, b = compared_experiments(["a.csv", "b.csv"], folder / "gold.jsonl")
+    x, y = ([float(bool(i % wrong)) for i in range(N)] for wrong in (2, 8))
+    d, expected = compare(a, b).differences["exact_match"], paired_difference(x, y, 0.95)
+    assert (d.difference, d.p, d.wins, d.losses) == (
+        expected.difference,
+        expected.p,
+        expected.wins,
+        expected.losses,
+    )
+    v = verdict_on("b > a by 0.05", {"a": a, "b": b})
+    assert (v.effect, v.p, v.n) == (expected.difference, expected.p, N)
+
+
+def test_the_verdict_is_that_of_a_study(folder):
+    "The same rows as arms of a study, whose rule and numbers are the ones used here."
+    a, b = compared_experiments(["a.csv", "b.csv"], folder / "gold.jsonl")
+    for least, wanted in ((0.05, "supported"), (0.6, "refuted")):
+        h = {"id": "H1", "claim": "b is better", "treatment": "b", "control": "a", "min_effect": least}
+        config = StudyConfig(name="s", question="?", base={}, arms={"a": {}, "b": {}}, hypotheses=(h,))
+        ids = {("a", "default", 0): a.id, ("b", "default", 0): b.id}
+        study = Rows(config=config, ids=ids, store=a.store, frozen=None, tampered=(), late=())
+        (theirs,) = verdicts(study)
+        ours = verdict_on(f"b > a by {least}", {"a": a, "b": b})
+        assert (ours.verdict, ours.effect, ours.p) == (theirs.verdict, theirs.effect, theirs.p)
+        assert ours.verdict == wanted
+
+
+def test_an_import_is_an_experiment(folder):
+    first, second = (said("import", f"{name}.csv", "--gold", "gold.jsonl", "--name", name) for name in "ab")
+    assert first.startswith("a-") and said("import", "a.csv", "--gold", "gold.jsonl", "--name", "a") == first
+    assert "0.500" in said("list") and "accuracy (exact match)" in said("show", first)
+    assert "b − a" in said("compare", first, second, "--claim", "b > a")
+
+
+def test_a_question_without_a_prediction_failed_and_an_empty_one_is_wrong(folder):
+    lines = (folder / "a.csv").read_text().splitlines()
+    (folder / "a.csv").write_text("\n".join([*lines[:-2], "38,", ""]))
+    e = Experiment(
+        import_predictions(store := Store("sqlite://"), folder / "a.csv", folder / "gold.jsonl"), store
+    )
+    assert (e.result["attempted"], e.result["failed"], e.result["abstained"]) == (N, 1, 1)
+    assert e.result["accuracy"]["value"] == 19 / N
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "json", "parquet"])
+def test_every_kind_of_file_and_joining_by_the_question(folder, ending):
+    import pandas as pd
+
+    table = pd.DataFrame({"question": ["1 + 1?", "0 + 1?"], "answer": ["2", "7"]})
+    path = folder / f"p.{ending}"
+    writers = {
+        "csv": lambda: table.to_csv(path, index=False),
+        "tsv": lambda: table.to_csv(path, index=False, sep="\t"),
+        "jsonl": lambda: table.to_json(path, orient="records", lines=True),
+        "json": lambda: table.to_json(path, orient="records"),
+        "parquet": lambda: table.to_parquet(path),
+    }
+    writers[ending]()
+    store = Store("sqlite://")
+    e = Experiment(import_predictions(store, path, folder / "gold.jsonl"), store)
+    assert (e.result["answered"], e.result["failed"]) == (2, N - 2)
+    assert [r["correct"] for r in e.rows][:2] == [False, True]
+
+
+def test_files_that_were_scored_elsewhere(folder):
+    "No questions needed; the order of the rows does not matter."
+    (folder / "x.csv").write_text("id;correct\n1;true\n2;False\n3;1\n")
+    (folder / "y.csv").write_text("qid,score\n3,1\n2,0.5\n1,0\n")
+    x, y = compared_experiments(["x.csv", "y.csv"])
+    d = compare(x, y).differences["exact_match"]
+    assert (d.a, d.b, d.wins, d.losses) == (2 / 3, 0.5, 1, 1)
+    with (folder / "y.csv").open("a") as f:
+        f.write("4,1\n")
+    assert "1 questions are in y.csv and not in x.csv: 4" in said("compare", "x.csv", "y.csv", code=2)
+
+
+def test_a_file_with_its_own_key(folder):
+    (folder / "z.csv").write_text(
+        "question,answer,prediction\nBuilt?,1864,in 1864\nWho?,Marta Lind,marta lind\n"
+    )
+    assert [s.expected for s in read_predictions(folder / "z.csv")] == [("1864",), ("Marta Lind",)]
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("id,prediction\n0,1\n99,2\n", "line 3: id '99' is no question's"),
+        ("id,prediction\n0,1\n0,2\n", "line 3: id '0' occurs twice; first: line 2"),
+        ("id,prediction\n77,1\n0,1\n0,2\n", "p.csv: 2 problems\n  line 2.*\n  line 4"),
+        ("id,note\n0,1\n", "p.csv: no column with predictions; usual names: prediction"),
+        ("row,prediction\n0,1\n", "p.csv: has neither an id nor the question"),
+        ("id,prediction\n", "p.csv: there is nothing in it"),
+    ],
+)
+def test_wrong_files_are_one_error_with_lines(folder, text, words):
+    (folder / "p.csv").write_text(text)
+    with pytest.raises(DataError, match=words):
+        import_predictions(Store("sqlite://"), folder / "p.csv", folder / "gold.jsonl")
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("id,prediction\n0,1\n", "p.csv: what is right\\? It has no score"),
+        ("id,score\n0,3\n1,x\n", "p.csv: 2 problems\n  line 2: the score must be a number from 0 to 1"),
+        ("id,score\n0,1\n0,0\n", "p.csv line 3: id '0' occurs twice"),
+        ("score\n1\n", "p.csv line 2: needs an id or a question, and a score"),
+        ("id,score\n0,nan\n", "line 2: the score must be"),
+    ],
+)
+def test_wrong_files_without_questions(folder, text, words):
+    (folder / "p.csv").write_text(text)
+    with pytest.raises(DataError, match=words):
+        read_predictions(folder / "p.csv")
+
+
+@pytest.mark.parametrize(
+    "claim, words",
+    [
+        ("b better than a", "cannot be read; write it as"),
+        ("c > a", "no 'c'; allowed: a, b"),
+        ("a > a", "compares 'a' with itself"),
+        ("b > a by much", "cannot be read"),
+    ],
+)
+def test_a_claim_that_cannot_be_read(claim, words):
+    with pytest.raises(ConfigError, match=words):
+        parse_claim(claim)
+
+
+def test_claims_the_other_way_and_on_another_metric():
+    h = parse_claim("a<b by .1 on f1")
+    assert (h.treatment, h.control, h.direction, h.min_effect, h.metric) == ("a", "b", "lower", 0.1, "f1")
+
+
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        (("compare", "a.csv", "abc"), "experiments and files cannot be compared"),
+        (("compare", "a.csv", "nope.csv"), "nope.csv: does not exist"),
+        (("compare", "abc", "abd", "--gold", "gold.jsonl"), "--gold: is for files of answers"),
+        (("compare", "a.csv", "b.csv", "--claim", "b > a", "--json"), "leave --json and --csv out"),
+    ],
+)
+def test_commands_that_make_no_sense(folder, args, words):
+    assert words in said(*args, code=2)
+
+
+@pytest.mark.slow
+def test_it_takes_little_time(folder):
+    "A process of its own, imports and all."
+    command = [sys.executable, "-c", "from llmforge.cli import main; main()", "compare", "a.csv", "b.csv"]
+    before = os.times()
+    p = subprocess.run([*command, "--gold", "gold.jsonl", "--claim", "b > a"], capture_output=True, text=True)
+    after = os.times()
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    assert p.returncode == 0 and spent < 8, (spent, p.stderr)  # CPU seconds: 2 to 3, most of them imports
