@@ -54,6 +54,7 @@ from llmforge.sections import (
     Text,
     Whole,
 )
+from .stored import is_known
 from .trainingconfig import AlignmentConfig, check_alignment_fits, effective_alignment
 
 # %% ../nbs/05_config.ipynb #names-private
@@ -100,6 +101,16 @@ def current_names(
     "The same with every field under its name of today; raises `ConfigError` where both names are given."
     return _renamed(model, data, _current, "experiment")
 
+# %% ../nbs/05_config.ipynb #config-file
+def _spell_out_file(data: dict[str, Any]) -> None:
+    "A data set's `file` is its `name`; raises `ConfigError` where it has both."
+    section = data.get("dataset")
+    if isinstance(section, Mapping) and "file" in section:
+        if "name" in section:
+            raise ConfigError("experiment.dataset.file: is another word for dataset.name; give one of them")
+        rest = {key: value for key, value in section.items() if key != "file"}
+        data["dataset"] = {"name": section["file"], **rest}
+
 # %% ../nbs/05_config.ipynb #e40cc5cc
 SECTIONS = ("model", "engine", "method", "retrieval", "exemplar_retrieval", "dataset", "corpus", "alignment")
 ALIASES = {
@@ -119,6 +130,7 @@ def spell_out(
         )
     if "hyperparameters" in data:
         data["sampling"] = data.pop("hyperparameters")
+    _spell_out_file(data)
     for key in SECTIONS:
         if isinstance(data.get(key), str):
             data[key] = {"name": data[key]}
@@ -189,14 +201,14 @@ class ExperimentConfig(Section):
     @field_validator("engine")
     @classmethod
     def _engine(cls, engine: EngineConfig) -> EngineConfig:
-        if engine.name not in engines.names():
+        if not is_known(engine.name, engines):
             raise ValueError(engines.unknown(engine.name))
         return engine
 
     @field_validator("method")
     @classmethod
     def _method(cls, method: MethodConfig) -> MethodConfig:
-        if method.name not in methods.names():
+        if not is_known(method.name, methods):
             raise ValueError(methods.unknown(method.name))
         return method
 

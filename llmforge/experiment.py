@@ -24,6 +24,7 @@ from .pooling import failed_calls, pooled, tokens_per_right
 from .ppi import PpiRate
 from .stats import Estimate, bounds
 from .store import Store
+from .stored import reading_stored
 from .tables import Status
 from .text import cell, table
 from .wording import bare, cut_off_text, percent, spec_of, words
@@ -47,7 +48,15 @@ class Experiment:
     @cached_property
     def config(self) -> ExperimentConfig:
         "Its config, resolved."
-        return validate(self.record.config_json, self.id)
+        with reading_stored():
+            return validate(self.record.config_json, self.id)
+
+    @cached_property
+    def missing(self) -> tuple[str, ...]:
+        "What its config names and is not registered here, e.g. a method of code that was moved."
+        with reading_stored() as missing:
+            validate(self.record.config_json, self.id)
+        return tuple(missing)
 
     @cached_property
     def result(self) -> dict:
@@ -339,8 +348,10 @@ def results_table(
     level = percent(e.config.metrics.confidence)
     rows = [(label, *_value_low_high(s, spec), s.n) for label, spec, s in _aggregates(e)]
     numbers = table(["metric", "value", f"{level} low", f"{level} high", "n"], rows)
+    gone = f"Not registered here, so it can be read and not run: {cell(', '.join(e.missing), 200)}."
     parts = [
         f"**{cell(e.id, 120)}**: {counts_line(e)}",
+        gone if e.missing else "",
         numbers,
         _latency_line(e),
         *own_lines(e),

@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from .core import Registry, closest, corpora, datasets, later_at_default, redact, retrievers, tools
+from .stored import is_known
 from .text import check_template
 
 # %% ../nbs/03_sections.ipynb #4ee8e7f8
@@ -195,7 +196,7 @@ class AgentConfig(Section):
     @field_validator("tools")
     @classmethod
     def _tools(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := [t for t in names if t not in tools.names()]:
+        if unknown := [t for t in names if not is_known(t, tools)]:
             raise ValueError(tools.unknown(unknown[0]))
         if len(set(names)) < len(names):
             raise ValueError(f"a tool is named twice; received {', '.join(names)}")
@@ -263,7 +264,8 @@ Address = Annotated[Text, AfterValidator(_without_password)]
 
 
 def _retriever(name: str) -> str:
-    if name not in (allowed := ["none", *retrievers.names()]):
+    allowed = ["none", *retrievers.names()]
+    if name != "none" and not is_known(name, retrievers):
         raise ValueError(f"must be one of {', '.join(allowed)}; received {name!r}{closest(name, allowed)}")
     return name
 
@@ -333,7 +335,7 @@ _QUESTIONS = (*_JSONL, ".json", ".csv", ".tsv", ".parquet")
 
 
 def _known(value: str, registry: Registry, endings: tuple[str, ...], otherwise: str) -> str:
-    if value in registry.names() or value.endswith(endings):
+    if value.endswith(endings) or is_known(value, registry):
         return value
     raise ValueError(f"{registry.unknown(value)}, or {otherwise}")
 
@@ -354,8 +356,7 @@ class DatasetConfig(Section):
     name: Text = Field("almanac", description="a registered data set, or a file; also written `file`")
     exemplars: Text | None = Field(
         None,
-        description="where exemplars come from: a .jsonl(.gz) file, or the pool of a registered data set"
-        " (default: the data set's own pool)",
+        description="where exemplars come from: a file, or a registered data set (default: its own pool)",
         json_schema_extra={"formerly": "pool"},
     )
     split: Text | None = Field(None, description="split on the hub (default: the one with public answers)")
@@ -365,9 +366,7 @@ class DatasetConfig(Section):
     limit: Count | None = Field(None, description="how many questions: a stable sample")
     skip: Whole = Field(0, ge=0, description="questions to leave out at the beginning of the sample")
     kinds: tuple[Text, ...] = Field((), description="only questions of these kinds")
-    revision: Text | None = Field(
-        None, description="hub revision (default: the one tested with this release)"
-    )
+    revision: Text | None = Field(None, description="hub revision (default: the tested one)")
 
     @field_validator("name", "exemplars")
     @classmethod
