@@ -158,7 +158,7 @@ def test_a_config_names_a_folder_by_its_slash(docs):
 def test_a_missing_reader_says_what_to_install(docs, monkeypatch, module, file):
     (docs / file).write_bytes(b"<p>x")
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingExtra, match=r"pip install 'llmforge\[documents\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install 'llmforge-lab\[documents\]'"):
         read_folder(docs)
 
 

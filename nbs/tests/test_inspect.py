@@ -73,7 +73,7 @@ def test_the_archive_is_the_same_experiment(store):
 def test_an_archive_without_the_reader_says_what_to_install(store, monkeypatch):
     for module in ("inspect_ai", "inspect_ai.log"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingExtra, match=r"pip install 'llmforge\[inspect\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install 'llmforge-lab\[inspect\]'"):
         import_inspect(store, ARCHIVE)
 
 
