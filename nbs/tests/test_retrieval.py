@@ -689,7 +689,7 @@ def test_missing_extra_names_the_install_line(module, use, monkeypatch):
     for name in [m for m in sys.modules if m.split(".")[0] == module]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Absent(), *sys.meta_path])
-    with pytest.raises(MissingExtra, match=r"pip install 'llmforge\[retrieval\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install 'llmforge-lab\[retrieval\]'"):
         use()
 
 

@@ -488,7 +488,7 @@ def test_errors_say_what_to_do(tmp_path, monkeypatch):
         export_traces(ROWS, EXPERIMENT, endpoint="http://u:geheim@127.0.0.1:9?key=geheim")
     assert "geheim" not in str(e.value)
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'llmforge\[trace\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install 'llmforge-lab\[trace\]'"):
         export_traces(ROWS, EXPERIMENT, endpoint="http://127.0.0.1:9")
 
 
