@@ -10,6 +10,7 @@ __all__ = ['LOOK', 'NotFound', 'problem_of', 'config_of', 'prepared_of', 'create
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 from .config import ExperimentConfig, load_config
@@ -36,6 +37,7 @@ from llmforge.views import (
     Query,
     against,
     browse,
+    filters,
     line_of,
     lines_of,
     numbers_of,
@@ -287,19 +289,11 @@ def _answers_problems(app: Any) -> None:
 def _read_routes(app: Any, api: ResultsApi) -> None:
     "What only reads."
 
-    def list_experiments(
-        text: str = "",
-        status: str = "",
-        model: str = "",
-        method: str = "",
-        retrieval: str = "",
-        dataset: str = "",
-        sort: str = "created",
-        cursor: str = "",
-        limit: int = 50,
-    ) -> dict[str, Any]:
+    from fastapi import Depends
+
+    def list_experiments(query: Query = Depends(filters), limit: int = Query.limit) -> dict[str, Any]:
         "A page of the experiments, filtered and sorted by the database."
-        return api.list(Query(text, status, model, method, retrieval, dataset, sort, cursor, limit))
+        return api.list(replace(query, limit=limit))
 
     app.get("/experiments")(list_experiments)
     app.get("/experiments/{id}")(api.experiment)

@@ -27,7 +27,7 @@ from .plan import plan_table, stored_study
 from .results import cost_line, expected, kinds_table, provenance_table, retrieval_table
 from .store import Store
 from .trace import from_dict
-from .views import SORTS, Query, browse, choices, line_of, lines_of, stored_trace
+from .views import SORTS, Query, browse, choices, filters, line_of, lines_of, stored_trace
 
 # %% ../nbs/91_board.ipynb #board-line
 def _shown(e: dict) -> dict:
@@ -280,18 +280,9 @@ def _static(app: Any) -> None:
 def _list_route(app: Any, store: Store) -> None:
     "The page of all experiments."
 
-    def index(
-        text: str = "",
-        status: str = "",
-        model: str = "",
-        method: str = "",
-        retrieval: str = "",
-        dataset: str = "",
-        sort: str = "created",
-        cursor: str = "",
-        group: str = "",
-    ) -> Any:
-        query = Query(text, status, model, method, retrieval, dataset, sort, cursor)
+    from fastapi import Depends
+
+    def index(query: Query = Depends(filters), group: str = "") -> Any:
         return _page(lambda: list_page(store, query, group))
 
     app.get("/", include_in_schema=False)(index)

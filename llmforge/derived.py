@@ -50,14 +50,20 @@ def metric_estimates(
     return estimates
 
 # %% ../nbs/17_derived.ipynb #aggregate-accuracy-by-kind
+def _right_by_kind(rows: Sequence[Mapping], accuracy: str) -> dict[str, list[float]]:
+    "Kind of question -> the score that counts, of each of its rows."
+    scores: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        scores[kind_of(row)].append(right(row, accuracy))
+    return scores
+
+
 def accuracy_by_kind(
     rows: list[dict],  # of `runs`
     config: ExperimentConfig,  # which score is accuracy
 ) -> dict[str, dict[str, Any]]:  # kind of question -> {value, low, high, n, confidence}
     "The accuracy on each kind of question, a failed one being wrong."
-    scores = defaultdict(list)
-    for r in rows:
-        scores[kind_of(r)].append(right(r, config.metrics.accuracy))
+    scores = _right_by_kind(rows, config.metrics.accuracy)
     return {kind: _estimate(scores[kind], config) for kind in sorted(scores)}
 
 # %% ../nbs/17_derived.ipynb #derived-stops
@@ -140,9 +146,7 @@ def _estimates(
         yield "summary.accuracy", summary["accuracy"], given.get(accuracy, (None, 0))
     for name, stored in summary.get("metrics", {}).items():
         yield f"summary.metrics.{name}", stored, given.get(name, (None, 0))
-    kinds: dict[str, list[float]] = defaultdict(list)
-    for row in rows if "by_kind" in summary else ():
-        kinds[kind_of(row)].append(right(row, accuracy))
+    kinds = _right_by_kind(rows if "by_kind" in summary else (), accuracy)
     for kind in {**summary.get("by_kind", {}), **kinds}:
         yield (
             f"summary.by_kind.{kind}",

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import median
+from typing import BinaryIO
 
 import numpy as np
 
@@ -60,16 +61,18 @@ SPEEDS = ("questions_per_s", "questions_per_cpu_s", "tokens_per_s")
 def append_line(path: Path, line: Mapping) -> None:
     "Add a line that is there after a crash, or not at all in a form that is read."
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as f:
-        f.write("\n" * _is_torn(path) + json.dumps(line) + "\n")
+    with path.open("a+b") as f:
+        f.write(b"\n" * _is_torn(f) + json.dumps(line).encode() + b"\n")
         f.flush()
         os.fsync(f.fileno())
 
 
-def _is_torn(path: Path) -> bool:
-    "Whether the file's last line has no end."
-    data = path.read_bytes()
-    return bool(data) and not data.endswith(b"\n")
+def _is_torn(file: BinaryIO) -> bool:
+    "Whether a file's last line has no end; only its last byte is read."
+    if not file.seek(0, os.SEEK_END):
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"
 
 # %% ../nbs/19_rounds.ipynb #rounds-read
 def _lines(path: Path) -> list[dict]:

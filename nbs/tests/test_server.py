@@ -394,9 +394,6 @@ def test_a_thousand_strange_bodies(served):
         "/experiments/..%2f..%2fetc",
         "/experiments?cursor=%ff",
         "/compare?ids=,,",
-    ):
-        assert 400 <= served.http.get(path).status_code < 500, path
-    for path in (
         "/experiments?limit=0",
         "/experiments?limit=x",
         "/events",
