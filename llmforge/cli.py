@@ -18,7 +18,7 @@ from .benchcommand import bench
 from .command import Csv, Id, Json, Junit, pass_gates, sentences, tell_each
 from .core import AlreadyRunning, ConfigError, DataError, StoreError, closest, keep_former_names
 from .project import app
-from .terminal import guard_terminal, say, tell, tell_data
+from .terminal import guard_terminal, say, tell, tell_data, tell_link
 
 # %% ../nbs/91_cli.ipynb #cli-bench-command
 _ = app.command()(bench)
@@ -388,7 +388,7 @@ def serve(
     from llmforge.store import Store
 
     with sentences():
-        run_server(Store(), address, port, create_app, lambda link: typer.echo(f"LlmForge is at {link}"))
+        run_server(Store(), address, port, create_app, lambda link: tell_link(f"LlmForge is at {link}"))
 
 # %% ../nbs/91_cli.ipynb #cli-worker
 @app.command()

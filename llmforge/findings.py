@@ -8,6 +8,7 @@ __all__ = ['CORRECTIONS', 'decide', 'Verdict', 'verdicts', 'verdict_table', 'arm
 # %% ../nbs/68_findings.ipynb #08bd6c5a
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from .contrasts import Contrast, arm_lines, arm_of, arms_of, contrast, total_line
 from .core import StoreError, closest, keep_former_names
@@ -137,11 +138,12 @@ class Verdict:
     def sentence(
         self,
         name: Callable[[str], str] = str,  # how the arms are named, e.g. `llmforge.text.cell` in Markdown
+        said: Callable[[str], str] = str,  # how a text with words of the data is shown, likewise
     ) -> str:
         "The verdict in one sentence."
         h = self.hypothesis
         treatment, control = name(h.treatment), name(h.control)
-        floor = f"; {self.floor}" if self.floor else ""
+        floor = f"; {said(self.floor)}" if self.floor else ""
         end = f"{_missing(self.contrast, self.metric)}{_OVERLAPPED * self.overlapped}{floor}: {self.stamp}"
         if not self.n:
             return f"No question has a value of {noun(h.metric)} in both {treatment} and {control}{end}"
@@ -268,8 +270,10 @@ def _verdict_row(v: Verdict, names: dict[str, str]) -> tuple:
 # %% ../nbs/68_findings.ipynb #findings-verdict-lines
 def _sentences(judged: list[Verdict], names: dict[str, str]) -> str:
     "A line for each verdict."
-    shown_names = {arm: cell(label) for arm, label in names.items()}
-    return "\n".join(f"- {cell(v.hypothesis.id)}: {v.sentence(shown_names.__getitem__)}" for v in judged)
+    shown_names, in_full = {arm: cell(label) for arm, label in names.items()}, partial(cell, width=2000)
+    return "\n".join(
+        f"- {cell(v.hypothesis.id)}: {v.sentence(shown_names.__getitem__, in_full)}" for v in judged
+    )
 
 
 def verdict_table(

@@ -53,7 +53,7 @@ def floor_line(
     control: Mapping[tuple, Experiment],  # (data set, seed) -> experiment
     treatment: Mapping[tuple, Experiment],  # the same keys
     metric: str,  # of a hypothesis
-) -> str:  # "" where fewer than half of the questions are concerned
+) -> str:  # holds kinds of questions as the data names them; "" where fewer than half are concerned
     "On how many questions both arms were near 0 or near 1, and on which."
     if unit_of(metric_of(next(iter(control.values())), metric)) != "points":
         return ""

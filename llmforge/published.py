@@ -10,7 +10,7 @@ __all__ = ['Published', 'written_study', 'published', 'experiment_page', 'study_
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
@@ -182,7 +182,7 @@ def _of_verdict(v: Verdict, what: str):
     "A part of the verdict on a hypothesis."
     if what in ("low", "high"):
         return getattr(v.effect, what)
-    claim, sentence = cell(v.hypothesis.claim, 300), v.sentence(cell)
+    claim, sentence = cell(v.hypothesis.claim, 300), v.sentence(cell, partial(cell, width=2000))
     parts = {"effect": v.effect.value, "p": v.p_adjusted, "n": v.n, "a": v.a, "b": v.b}
     return (parts | {"verdict": v.verdict, "claim": claim, "sentence": sentence})[what]
 

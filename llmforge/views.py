@@ -71,7 +71,7 @@ class Query:
             raise ConfigError(f"limit: must be between 1 and 500; received {self.limit}")
         return self
 
-# %% ../nbs/90_views.ipynb #views-filters
+# %% ../nbs/90_views.ipynb #views-filters-of-an-address
 def filters(
     text: str = "",
     status: str = "",

@@ -172,7 +172,7 @@ def test_an_agents_questions_fill_one_batch(monkeypatch, loaded):
     from llmforge import local
     from llmforge.config import load_config
 
-    monkeypatch.setattr(local, "load_model", lambda config: loaded)
+    monkeypatch.setattr(local, "load_model", lambda config, adapter: loaded)
     make = lambda method: load_config(
         {
             "experiment": {
