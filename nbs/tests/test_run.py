@@ -92,9 +92,8 @@ def test_run_show_compare(outputs, kernels):
     assert (outputs / id / "experiment.ipynb").read_bytes() == before, (
         "a re-run writes the same notebook, byte for byte"
     )
-    other = re.match(
-        r"(\S+): COMPLETED", call("llmforge", "run", "cot.yaml", "--no-notebook", *common).stdout
-    )[1]
+    second = call("llmforge", "run", "cot.yaml", "--no-notebook", *common)
+    other = re.search(r"^(\S+): COMPLETED", second.stdout, re.M)[1]
     say = lambda *args: CliRunner().invoke(app, args)
     assert id in say("list").stdout
     assert "6 attempted" in say("show", id[:8]).stdout
