@@ -10,7 +10,7 @@ __all__ = ['Published', 'written_study', 'published', 'experiment_page', 'study_
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
@@ -21,7 +21,7 @@ from .core import ConfigError, DataError, closest
 from .experiment import Experiment
 from .exports import import_experiment, import_plan
 from .files import outputs_dir
-from .findings import Verdict, verdicts
+from .findings import Verdict, in_full, verdicts
 from .markup import Link, anchor, slug
 from .plan import Study, differences, stored_study, study_json
 from .pooling import pooled
@@ -182,7 +182,7 @@ def _of_verdict(v: Verdict, what: str):
     "A part of the verdict on a hypothesis."
     if what in ("low", "high"):
         return getattr(v.effect, what)
-    claim, sentence = cell(v.hypothesis.claim, 300), v.sentence(cell, partial(cell, width=2000))
+    claim, sentence = cell(v.hypothesis.claim, 300), v.sentence(cell, in_full)
     parts = {"effect": v.effect.value, "p": v.p_adjusted, "n": v.n, "a": v.a, "b": v.b}
     return (parts | {"verdict": v.verdict, "claim": claim, "sentence": sentence})[what]
 
