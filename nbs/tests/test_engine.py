@@ -458,10 +458,10 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_what_is_no_call_is_text(text):
-    start = time.process_time()
-    assert parse_tool_calls(text) == (text, ()) and time.process_time() - start < 2
+    assert parse_tool_calls(text) == (text, ())
     assert parse_tool_calls(text[:100] + f"\n{CALL}")[1][-1:] in [(CALL,), ()]
 
 

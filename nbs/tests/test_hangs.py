@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -189,17 +188,15 @@ def test_a_stuck_engine_ends_the_run_with_a_sentence():
 
 
 def test_all_who_wait_for_a_stuck_engine_are_told():
-    engine = FakeEngine("ok", batch_size=1, delay=2, timeout=0.1)
+    engine = FakeEngine("ok", batch_size=1, delay=2 * LIMIT, timeout=0.1)
 
     async def ask():
         asked = (engine.generate(f"prompt {i}", Sampling()) for i in range(3))
         first = await asyncio.gather(*asked, return_exceptions=True)
         return [*first, *await asyncio.gather(engine.generate("late", Sampling()), return_exceptions=True)]
 
-    start = time.monotonic()
     assert [type(e) for e in within(lambda: asyncio.run(ask()))] == [EngineStuck] * 4
-    engine.close()
-    assert time.monotonic() - start < 1.5  # it waits for nobody
+    within(engine.close)  # it waits for nobody
 
 
 def test_a_stuck_thread_keeps_no_process_from_ending():

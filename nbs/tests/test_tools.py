@@ -284,17 +284,10 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("expression", HOSTILE, ids=lambda e: ascii(e[:24]))
 def test_hostile_expressions_are_refused_or_bounded(expression):
-    async def timed():
-        start = (
-            time.process_time()
-        )  # of all threads of this process: other processes' load is not the calculator's
-        r = await call_tool("calculator", {"expression": expression})
-        return r, time.process_time() - start
-
-    r, seconds = min((asyncio.run(timed()) for _ in range(3)), key=lambda t: t[1])
-    assert seconds < 0.5
+    r = asyncio.run(call_tool("calculator", {"expression": expression}))
     assert len(r.text) <= 700 and "\n" not in r.text and "\x1b" not in r.text
     if r.failed:
         assert r.text.startswith("error: ") and len(r.text) > 20
@@ -517,7 +510,6 @@ def test_bad_declarations_are_refused_at_once(f):
     ids=lambda a: ascii(a)[:30],
 )
 def test_wrong_arguments_are_told_in_one_line(arguments, said):
-    start = time.perf_counter()
     with span("chain", "x") as s:
         r = call("calculator", arguments)
     assert (
@@ -528,10 +520,7 @@ def test_wrong_arguments_are_told_in_one_line(arguments, said):
         and len(r.text) < 700
         and "\x1b" not in r.text
     )
-    assert (
-        len(json.dumps(to_dict(s), ensure_ascii=False, allow_nan=False).encode()) < 10_000
-        and time.perf_counter() - start < 1
-    )
+    assert len(json.dumps(to_dict(s), ensure_ascii=False, allow_nan=False).encode()) < 10_000
 
 
 def test_a_number_for_a_text_is_taken():
@@ -694,20 +683,19 @@ def test_interrupts():
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_results_are_cut_and_cleaned(kind):
     define(kind)
-    start = time.perf_counter()
     r = call("wild", {"how": "10 MB"}, limit=1000)
     assert (
         not r.failed
         and len(r.text) <= 1000
         and r.text.endswith("[cut from 10,400,000 characters]")
         and "\x1b" not in r.text
-        and time.perf_counter() - start < 2
     )
     assert call("wild", {"how": "controls"}).text == "a�bc�d�ef \n\tgh"
     assert len(call("wild", {"how": "10 MB"}, limit=5).text) < 50
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(50)  # less than one of them hangs
 def test_hanging_tools_cost_their_timeout_and_nothing_else():
     @tool
     def stuck() -> str:
@@ -730,20 +718,15 @@ def test_hanging_tools_cost_their_timeout_and_nothing_else():
                 pass
 
     async def run():
-        start = time.perf_counter()
-        r = await asyncio.gather(
+        return await asyncio.gather(
             *(call_tool(n, {}, timeout=0.3) for n in ["stuck", "waiting", "stubborn"] * 10),
             *(call_tool("calculator", {"expression": f"{i}+1"}) for i in range(20)),
         )
-        return r, time.perf_counter() - start
 
-    r, seconds = asyncio.run(run())
-    assert (
-        seconds < 1.4
-        and [x.text for x in r[:3]]
-        == [f"error: {n} gave no result within 0.3 s" for n in ["stuck", "waiting", "stubborn"]]
-        and all(x.failed for x in r[:30])
-    )
+    r = asyncio.run(run())
+    hung = ["stuck", "waiting", "stubborn"] * 10
+    assert [x.text for x in r[:30]] == [f"error: {n} gave no result within 0.3 s" for n in hung]
+    assert all(x.failed for x in r[:30])
     assert [x.text for x in r[30:]] == [str(i + 1) for i in range(20)]
 
 
@@ -821,11 +804,13 @@ def test_a_tool_cannot_change_what_was_asked():
 
 
 def test_parallel_calls_overlap_and_keep_their_traces_apart():
+    all_are_under_way = threading.Barrier(50, timeout=60)
+
     @tool
     def wait(n: int) -> str:
         "Wait."
         with span("chain", f"inner {n}"):
-            time.sleep(0.2)
+            all_are_under_way.wait()
         return str(n)
 
     async def one(n):
@@ -834,12 +819,9 @@ def test_parallel_calls_overlap_and_keep_their_traces_apart():
         return s
 
     async def run():
-        start = time.perf_counter()
-        return await asyncio.gather(*map(one, range(50))), time.perf_counter() - start
+        return await asyncio.gather(*map(one, range(50)))
 
-    spans, seconds = asyncio.run(run())
-    assert seconds < 2
-    for n, s in enumerate(spans):
+    for n, s in enumerate(asyncio.run(run())):
         assert [(t.kind, t.output, [c.name for c in t.children]) for t in s.children] == [
             ("tool", str(n), [f"inner {n}"])
         ]
@@ -932,10 +914,10 @@ def test_titles_are_indexed_once(monkeypatch):
     monkeypatch.setattr(lookup, "_titles", {})
     big = Corpus("big", tuple(Passage(str(i), f"Title {i}", "x") for i in range(50_000)))
     find_title("Title 1", big)
-    start = time.perf_counter()
+    (index,) = lookup._titles.values()
     for i in range(1000):
         assert find_title(f"title {i}", big)[0].id == str(i)
-    assert time.perf_counter() - start < 0.5 and len(lookup._titles) == 1
+    assert [i is index for i in lookup._titles.values()] == [True]
     for i in range(9):
         find_title("x", Corpus("c", (Passage(str(i), "x", "x"),)))
     assert len(lookup._titles) <= 4
@@ -1087,9 +1069,7 @@ def test_where_wikipedia_does_not_answer_the_corpus_does(query, why, wiki, monke
     if query in ("slow", "drip"):
         monkeypatch.setattr(lookup, "_SECONDS", 0.8)
     corpus = Corpus("small", (Passage("p", query, "From the corpus."),))
-    start = time.perf_counter()
     r = call("wikipedia_search", {"query": query}, Context(corpus, "live"))
-    assert query == "bomb" or time.perf_counter() - start < 2  # unpacking takes its time on a busy machine
     if query == "odd":
         assert r == ToolResult("Could not find [odd].", source="Wikipedia")
         return
