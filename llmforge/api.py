@@ -83,7 +83,7 @@ def config_of(
         raise ConfigError('the body must be {"experiment": {…}}, or {"yaml": "…"} with a config\'s text')
     if "extends" in body:
         raise ConfigError("config: extends: a config in a request must be complete; received extends")
-    config = load_config(body)
+    config = load_config(body, trusted=False)
     check_stranger(config)
     return config
 

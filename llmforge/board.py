@@ -208,9 +208,9 @@ def new_page(
     like: str = "",  # id of an experiment to begin with
 ) -> str:  # HTML
     "The form for a new experiment."
-    text = to_yaml(Experiment(found(store, like), store).config) if like else _FIRST
-    config = load_config(read_yaml(text)).model_dump(mode="json")
-    return fill_template("board_new", yaml=text, fields=fields_of(config))
+    config = Experiment(found(store, like), store).config if like else load_config(read_yaml(_FIRST))
+    text = to_yaml(config) if like else _FIRST
+    return fill_template("board_new", yaml=text, fields=fields_of(config.model_dump(mode="json")))
 
 # %% ../nbs/91_board.ipynb #board-study
 def studies_page(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SECTIONS', 'ALIASES', 'READERS', 'OWN_CORPUS', 'first_names', 'current_names', 'spell_out', 'ExperimentConfig',
            'validate', 'parse_overrides', 'experiment_mapping', 'refuse_misread', 'load_config', 'experiment_id',
-           'to_yaml']
+           'registered_names', 'to_yaml']
 
 # %% ../nbs/05_config.ipynb #f6d8a6e6
 import os
@@ -33,14 +33,19 @@ from llmforge.configfiles import (
 )
 from llmforge.core import (
     ConfigError,
+    Registry,
     corpora,
     engines,
     field_marks,
     fingerprint,
     keep_former_names,
     methods,
+    metrics,
+    retrievers,
+    tools,
 )
 from .engineconfig import EngineConfig, check_engine_fits, without_operation
+from .plugins import WithPlugins, load_named_plugins
 from llmforge.sections import (
     CorpusConfig,
     Count,
@@ -144,7 +149,7 @@ def _name(section: object) -> object:
     return section.get("name") if isinstance(section, dict) else None
 
 # %% ../nbs/05_config.ipynb #4bd729e7
-class ExperimentConfig(Section):
+class ExperimentConfig(WithPlugins):
     "One experiment, complete."
 
     id: Text | None = Field(
@@ -342,11 +347,15 @@ def refuse_misread(
 def load_config(
     source: str | os.PathLike | Mapping,  # a file, a name below configs/, or {"experiment": …}
     overrides: str | Sequence[str] = (),  # dotted overrides, applied last
+    trusted: bool = True,  # False: a stranger's, who may name no code
 ) -> ExperimentConfig:
-    "The resolved config; raises `ConfigError` with every problem found."
+    "The resolved config, its plugins loaded; raises `ConfigError` with every problem found."
     where, data = experiment_mapping(source)
     data = merge(data, parse_overrides(overrides))
     refuse_secrets(data, where)
+    if not trusted and data.get("plugins"):
+        raise ConfigError(f"{where}: experiment.plugins: a config from outside may name no code to be run")
+    load_named_plugins([data])
     config = validate(data, where)
     refuse_misread([config], where)
     return config
@@ -363,8 +372,8 @@ def _read(section: dict[str, Any]) -> dict[str, Any] | str:
 def _work(config: ExperimentConfig) -> dict[str, Any]:
     "The part of a config that determines results, under the first names of its fields."
     work = first_names(ExperimentConfig, config.model_dump(mode="json"))
-    for name in ("id", "name", "breaker"):
-        del work[name]
+    for name in ("id", "name", "breaker", "plugins"):  # of plugins the content counts, not the file's name
+        work.pop(name, None)
     work["engine"] = without_operation(work["engine"])
     if alignment := effective_alignment(work.pop("alignment", {})):
         work["alignment"] = alignment
@@ -383,11 +392,31 @@ def experiment_id(
     dataset_fingerprint: str,  # of the questions' content
     corpus_fingerprint: str | None = None,  # of the documents' content; none without retrieval
     alignment_fingerprint: str | None = None,  # of the preference pairs, or of the adapter; none without
+    code: Mapping[str, str] = {},  # of plugins and packages, from `code_of`
 ) -> str:
     "Name and eight hex digits: the same work has the same id."
-    contents = [dataset_fingerprint, corpus_fingerprint, *filter(None, [alignment_fingerprint])]
+    contents = [
+        dataset_fingerprint,
+        corpus_fingerprint,
+        *filter(None, [alignment_fingerprint]),
+        *code.values(),
+    ]
     digits = fingerprint(_work(config), *contents, n=8)
     return f"{config.name}-{digits}"
+
+# %% ../nbs/05_config.ipynb #config-registered
+def registered_names(
+    config: ExperimentConfig,
+) -> list[tuple[Registry, str]]:
+    "The code that a config names: engine, method, tools, retrievers, metrics of one's own."
+    agent, chosen = config.method.agent, filter(None, [config.retrieval, config.chooser])
+    return [
+        (engines, config.engine.name),
+        (methods, config.method.name),
+        *((retrievers, r.name) for r in chosen if r.name != "none"),
+        *((tools, name) for name in (agent.tools if agent else ())),
+        *((metrics, name) for name in config.metrics.extra),
+    ]
 
 # %% ../nbs/05_config.ipynb #config-dumper
 class _Dumper(yaml.SafeDumper):

@@ -7,8 +7,8 @@ __all__ = ['engines', 'methods', 'retrievers', 'tools', 'metrics', 'datasets', '
            'ConfigError', 'DataError', 'MissingExtra', 'RetrievalError', 'StoreError', 'StoreBusy', 'AlreadyRunning',
            'LeaseLost', 'EngineError', 'EngineFatal', 'EngineStuck', 'BreakerOpen', 'closest', 'round_robin',
            'Registry', 'require', 'canonical', 'fingerprint', 'field_marks', 'later_at_default', 'secrets',
-           'without_secrets', 'redact', 'error_text', 'error_line', 'ends_the_run', 'in_future', 'in_own_thread',
-           'own_threads', 'former_names', 'keep_former_names']
+           'without_secrets', 'redact', 'error_text', 'error_line', 'ends_the_run', 'in_own_thread', 'former_names',
+           'keep_former_names']
 
 # %% ../nbs/00_core.ipynb #4f23840c
 import asyncio
@@ -25,7 +25,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -121,11 +121,22 @@ class Registry:
         builtin: Mapping[str, str] = {},  # name -> "module:attribute"
     ):
         self.kind = kind
-        self._entries: dict[str, Any] = dict(builtin)
+        self.builtin, self._entries = frozenset(builtin), dict[str, Any](builtin)
+
+    @cached_property
+    def installed(self) -> dict[str, Any]:  # name -> entry point
+        "What installed packages offer under entry points such as `llmforge.methods`."
+        from importlib.metadata import entry_points
+
+        plural = "corpora" if self.kind == "corpus" else f"{self.kind}s"
+        return {e.name: e for e in entry_points(group=f"llmforge.{plural}")}
 
     def names(self) -> list[str]:
         "All known names, sorted."
-        return sorted(self._entries)
+        return sorted({*self._entries, *self.installed})
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries or name in self.installed
 
     def register(
         self,
@@ -143,9 +154,11 @@ class Registry:
         self,
         name: str,  # a name from a config
     ) -> Any:  # the registered function
-        "The function behind `name`; raises `ConfigError` for an unknown one."
-        if name not in self._entries:
+        "The function behind `name`; raises `ConfigError` for an unknown one, or one that cannot be loaded."
+        if name not in self:
             raise ConfigError(self.unknown(name))
+        if name not in self._entries:
+            self._entries[name] = _loaded(self.kind, self.installed[name])
         if isinstance(f := self._entries[name], str):
             module, attr = f.split(":")
             f = self._entries[name] = getattr(importlib.import_module(module), attr)
@@ -158,6 +171,15 @@ class Registry:
         "The error message for an unknown name."
         names = self.names()
         return f"unknown {self.kind} {name!r}; allowed: {', '.join(names)}{closest(name, names)}"
+
+# %% ../nbs/00_core.ipynb #core-loaded
+def _loaded(kind: str, entry: Any) -> Any:
+    "What an installed package offers; raises `ConfigError`."
+    try:
+        return entry.load()
+    except Exception as e:
+        place = f"{kind} {entry.name!r} of the package {entry.dist.name} {entry.dist.version}"
+        raise ConfigError(f"{place} cannot be loaded: {error_line(e)}") from e
 
 # %% ../nbs/00_core.ipynb #b07a55ea
 engines = Registry(
@@ -394,17 +416,6 @@ def ends_the_run(
         return False
     return task is not None and task.cancelling() > 0
 
-# %% ../nbs/00_core.ipynb #core-in-future
-def in_future(
-    work: Callable[..., _T],  # runs in a thread while a future waits for it
-    *args: Any,  # its arguments
-) -> _T:
-    "The result of a call; a `StopIteration`, which no future can hold, leaves as a `RuntimeError`."
-    try:
-        return work(*args)
-    except StopIteration as e:
-        raise RuntimeError(f"{getattr(work, '__name__', work)} raised StopIteration") from e
-
 # %% ../nbs/00_core.ipynb #core-in-own-thread
 def in_own_thread(
     f: Callable[..., _T],
@@ -413,18 +424,6 @@ def in_own_thread(
     "Call a function in a thread of its own, where no event loop runs."
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(f, *args).result()
-
-# %% ../nbs/00_core.ipynb #core-own-threads
-def own_threads(
-    n: int,  # how many
-) -> None:
-    "Let PyTorch use `n` threads in the thread that calls this; all others, also later ones, keep theirs."
-    torch = require("torch", "local")
-    torch.get_num_threads()  # a thread's first question sets its number to the usual one; so it comes before
-    with ThreadPoolExecutor(1) as another:
-        usual = another.submit(torch.get_num_threads).result()
-        torch.set_num_threads(n)
-        another.submit(torch.set_num_threads, usual).result()
 
 # %% ../nbs/00_core.ipynb #core-former-names
 @cache

@@ -329,7 +329,7 @@ def _from_file(name: str, what: str, convert: Callable[[Mapping[str, Any], str],
 # %% ../nbs/07_data.ipynb #data-raw
 def _with_pool(config: DatasetConfig) -> tuple[list[Example], list[Example]]:
     "All examples of a data set, and the pool that belongs to it."
-    if config.name not in datasets.names():
+    if config.name not in datasets:
         fields = config.fields.model_dump(exclude_none=True) if config.fields else {}
         examples = read_questions(find_file(config.name, "dataset"), fields)
         return (examples, []) if config.exemplars else reserve_pool(examples)
@@ -342,7 +342,7 @@ def _with_pool(config: DatasetConfig) -> tuple[list[Example], list[Example]]:
 
 def _exemplars(name: str) -> list[Example]:
     "The pool of another data set, or the examples of a file."
-    if name in datasets.names():
+    if name in datasets:
         return _with_pool(DatasetConfig(name=name))[1]
     return read_questions(find_file(name, "dataset.exemplars"))
 
@@ -406,7 +406,7 @@ def _to_passage(record: Mapping[str, Any], where: str) -> Passage:
 
 def _passages(config: CorpusConfig) -> Iterable[Passage]:
     "The passages of a corpus: of a folder, a file, the hub, or a registered function."
-    if config.name not in corpora.names():
+    if config.name not in corpora:
         if config.name.endswith("/"):
             return read_folder(find_file(config.name, "corpus", folder=True), config.name)
         return _from_file(config.name, "corpus", _to_passage)

@@ -30,6 +30,7 @@ from llmforge.core import (
     redact,
     require,
 )
+from .plugins import load_named_plugins
 from .runner import prepare, run_experiment
 from .store import Store
 from .tables import EXPERIMENTS, REQUESTS, Status, storable, utc_now
@@ -105,7 +106,9 @@ def run_job(
     if id not in waiting(store):
         return
     try:
-        config = validate(store.experiment(id).config_json, id)
+        stored = store.experiment(id).config_json
+        load_named_plugins([stored])
+        config = validate(stored, id)
         _same_work(id, prepare(config).id)
         run_experiment(config, store, show=False)
         withdraw(store, id)

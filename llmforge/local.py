@@ -8,7 +8,7 @@ __all__ = ['random_stream', 'top_p_filter', 'sample_token', 'ActiveRequest', 're
 
 # %% ../nbs/25_local.ipynb #cc57857a
 # before torch: where that is missing, this says what to install
-from .core import keep_former_names
+from .core import EngineError, fingerprint, keep_former_names
 from .model import Loaded, common_prefix, encode, encode_choices, load_model, writes_tools
 
 # %% ../nbs/25_local.ipynb #d65adf33
@@ -25,7 +25,6 @@ from transformers.cache_utils import Cache
 from .adapters import adapter_folder
 from .batching import BatchedEngine
 from .config import ExperimentConfig
-from .core import EngineError, fingerprint, own_threads
 from llmforge.engine import (
     Generation,
     Prompt,
@@ -37,6 +36,7 @@ from llmforge.engine import (
     parse_tool_calls,
 )
 from .prefix import PrefixNode, PrefixTree, copy_prefix, new_cache, remove_row, repeat_rows
+from .workers import own_threads
 
 # %% ../nbs/25_local.ipynb #6dd28406
 def random_stream(seed: int, prompt: Prompt) -> torch.Generator:

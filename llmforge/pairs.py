@@ -336,7 +336,7 @@ def hh_rlhf(
 # %% ../nbs/46_pairs.ipynb #pairs-load
 def _all_pairs(config: AlignmentConfig) -> list[Pair]:
     "All pairs that a config names; raises `DataError` or `ConfigError`."
-    if config.data in preferences.names():
+    if config.data in preferences:
         source = preferences.get(config.data)
         return list(source(config.revision) if source is hh_rlhf else source())
     path = find_file(config.data, "experiment.alignment.data")

@@ -20,7 +20,6 @@ from llmforge.core import (
     ConfigError,
     RetrievalError,
     fingerprint,
-    own_threads,
     require,
     retrievers,
 )
@@ -30,7 +29,7 @@ from .records import Corpus
 from .sections import RetrievalConfig
 from .text import cell, table
 from .trace import span
-from .workers import TimedWorker
+from .workers import TimedWorker, own_threads
 
 # %% ../nbs/34_retriever.ipynb #28ac0d77
 def rrf(

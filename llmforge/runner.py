@@ -12,9 +12,9 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .agent import check_engine
@@ -22,7 +22,7 @@ from .aggregate import cost_estimate, result_row, software_and_machine, summaris
 from .align import alignment_fingerprint, training_summary
 from .answer import answer_one, example_seed
 from .caching import OneTransaction, make_engine
-from .config import CorpusConfig, DatasetConfig, ExperimentConfig, experiment_id
+from .config import CorpusConfig, DatasetConfig, ExperimentConfig, experiment_id, registered_names
 from llmforge.core import (
     ConfigError,
     LeaseLost,
@@ -42,6 +42,7 @@ from .holding import early_end_stored, end_experiment, kept_lease
 from .leases import Lease, patiently
 from .methods import Context, Exemplar, choose_exemplars, usable_exemplars
 from .metrics import SCORES, registered_score
+from .plugins import code_of
 from .progress import Breaker, Progress
 from .records import Corpus, Dataset, Example
 from .retriever import Retriever, make_retriever
@@ -87,6 +88,7 @@ class Prepared:
     corpus: Corpus | None
     usable: tuple[Example, ...]  # exemplars that fit the prompt
     id: str
+    code: Mapping[str, str] = field(default_factory=dict)  # plugins and packages, from `code_of`
 
     def __repr__(self) -> str:
         return f"Prepared({self.id!r}, {len(self.data)} questions)"
@@ -152,8 +154,9 @@ def prepare(
         check_metrics(config, data)
         usable = _usable(config, data)
         searches = corpus.fingerprint if corpus else None
-        id = experiment_id(config, data.fingerprint, searches, alignment_fingerprint(config))
-    return Prepared(config, data, corpus, usable, id)
+        code = code_of(config.plugins, registered_names(config))
+        id = experiment_id(config, data.fingerprint, searches, alignment_fingerprint(config), code)
+    return Prepared(config, data, corpus, usable, id, code)
 
 # %% ../nbs/52_runner.ipynb #runner-make-context
 @dataclass(frozen=True)
@@ -294,6 +297,8 @@ def provenance(
         "seed": prepared.config.seed,
         "dataset": {"name": data.name, "examples": len(data), "fingerprint": data.fingerprint},
     }
+    if prepared.code:
+        origin["code"] = dict(prepared.code)
     if aligned := training_summary(prepared.config):
         origin["alignment"] = aligned
     if served := getattr(resources.engine, "served", None):

@@ -264,8 +264,8 @@ Address = Annotated[Text, AfterValidator(_without_password)]
 
 
 def _retriever(name: str) -> str:
-    allowed = ["none", *retrievers.names()]
     if name != "none" and not is_known(name, retrievers):
+        allowed = ["none", *retrievers.names()]
         raise ValueError(f"must be one of {', '.join(allowed)}; received {name!r}{closest(name, allowed)}")
     return name
 

@@ -32,7 +32,7 @@ def is_known(
     registry: Registry,
 ) -> bool:
     "Whether a config may name it: what is registered, and in a stored config anything."
-    if name in registry.names():
+    if name in registry:
         return True
     if (missing := _MISSING.get()) is None:
         return False

@@ -16,7 +16,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from .config import ExperimentConfig, experiment_mapping, refuse_misread, validate
+from llmforge.config import (
+    ExperimentConfig,
+    experiment_mapping,
+    refuse_misread,
+    validate,
+)
 from llmforge.configfiles import (
     check_section,
     find_config,
@@ -29,6 +34,7 @@ from llmforge.configfiles import (
 )
 from .core import ConfigError, closest
 from .metrics import AGENT_SCORES, JUDGED, MEASURES
+from .plugins import load_named_plugins
 from .sections import Real, Section, Share, Text
 
 # %% ../nbs/18_studyconfig.ipynb #631ee337
@@ -379,6 +385,7 @@ def load_study(
         fields["base"] = _spelled(base)
     refuse_secrets(fields, where)
     study = check_section(StudyConfig, fields, where, "study")
+    load_named_plugins([study.base, *study.datasets.values(), *study.arms.values()])
     arms = experiments(study)
     refuse_misread(arms.values(), where)
     check_study_metrics(study, arms, where)

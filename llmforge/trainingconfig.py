@@ -71,7 +71,7 @@ class AlignmentConfig(Section):
     @field_validator("data")
     @classmethod
     def _data(cls, name: str) -> str:
-        if name in preferences.names() or name.endswith((".jsonl", ".jsonl.gz")):
+        if name in preferences or name.endswith((".jsonl", ".jsonl.gz")):
             return name
         raise ValueError(f"{preferences.unknown(name)}, or the path of a .jsonl or .jsonl.gz file")
 

@@ -120,11 +120,13 @@ def _other_ids(study: Study) -> Iterator[str]:
     "Experiments whose id is not that of their config and data."
     for id in study.ids.values():
         e = Experiment(id, study.store)
-        made = experiment_id(e.config, e.record.dataset_fingerprint or "", e.record.corpus_fingerprint)
+        code = (e.record.provenance_json or {}).get("code", {})
+        contents = e.record.dataset_fingerprint or "", e.record.corpus_fingerprint
+        made = experiment_id(e.config, *contents, code=code)
         if made.rsplit("-", 1)[1] != id.partition(".")[0].rsplit("-", 1)[1]:
             yield f"{id} has the config and data of {made}"
 
-
+# %% ../nbs/72_verification.ipynb #verification-questions
 def _other_questions(study: Study) -> Iterator[str]:
     "Experiments that were not asked the questions of the plan, or not those of the other arms."
     asked: dict[str, dict[str, set[str]]] = defaultdict(dict)

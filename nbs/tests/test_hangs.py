@@ -14,14 +14,14 @@ from llmforge.answer import answer_one
 from llmforge.batching import FakeEngine
 from llmforge.caching import CachedEngine, RetryingEngine
 from llmforge.config import load_config
-from llmforge.core import EngineError, EngineStuck, LlmForgeError, in_future, methods, metrics, tools
+from llmforge.core import EngineError, EngineStuck, LlmForgeError, methods, metrics, tools
 from llmforge.data import load_dataset
 from llmforge.engine import Generation, Sampling
 from llmforge.methods import Context
 from llmforge.runner import run_experiment
 from llmforge.store import Store
 from llmforge.tools import tool
-from llmforge.workers import run_loop
+from llmforge.workers import in_future, run_loop
 
 LIMIT = 20  # seconds: what takes longer hangs
 

@@ -20,12 +20,13 @@ except ModuleNotFoundError:
 from transformers.cache_utils import Cache
 
 from llmforge import model as model_module
-from llmforge.core import ConfigError, EngineError, MissingExtra, own_threads
+from llmforge.core import ConfigError, EngineError, MissingExtra
 from llmforge.engine import Message, Sampling, ToolCall, ToolMessage
 from llmforge.local import ActiveRequest, LocalEngine, plain_generate
 from llmforge.model import EMBEDDED, Loaded, common_prefix, embedded_model, encode, load_model, writes_tools
 from llmforge.prefix import KVLayer, PrefixNode, PrefixTree, copy_prefix, new_cache
 from llmforge.sections import ModelConfig
+from llmforge.workers import own_threads
 
 pytestmark = pytest.mark.slow
 
@@ -123,7 +124,7 @@ import asyncio, threading, torch
 if torch.get_num_threads() == 1:
     torch.set_num_threads(2)
 usual = torch.get_num_threads()
-from llmforge.core import own_threads
+from llmforge.workers import own_threads
 from llmforge.engine import Sampling
 from llmforge.local import LocalEngine
 from llmforge.model import load_model
