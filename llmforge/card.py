@@ -8,7 +8,7 @@ __all__ = ['Measure', 'Card', 'save_card', 'read_card', 'load_card']
 # %% ../nbs/13_card.ipynb #card-imports
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -81,12 +81,22 @@ class Measure:
 _HEADINGS = ("data", "n", "positive", "balanced accuracy", "AUROC", "F1", "sensitivity", "specificity")
 
 
-def _worst_line(m: Measure) -> str:
-    "How a metric does on a data set, beside the best that needs no judge there."
-    line = f"Worst on {cell(m.data)}: balanced accuracy {m.balanced_accuracy:.2f}, AUROC {m.auroc:.2f}"
+def _line(m: Measure) -> str:
+    "How a metric does on a data set."
+    return (
+        f"on {m.n} labelled cases of {m.data}: "
+        f"balanced accuracy {m.balanced_accuracy:.2f}, AUROC {m.auroc:.2f}; "
+        f"it finds {m.sensitivity[0]} of {m.sensitivity[1]} {m.looks_for}s "
+        f"and lets pass {m.specificity[0]} of {m.specificity[1]} others."
+    )
+
+
+def _worst_line(m: Measure, named: Callable[[str], str] = str) -> str:
+    "How a metric does on a data set, beside the best that needs no judge there; `named` shows a name."
+    line = f"Worst on {named(m.data)}: balanced accuracy {m.balanced_accuracy:.2f}, AUROC {m.auroc:.2f}"
     if m.baselines:
         name, (accuracy, area) = max(m.baselines.items(), key=lambda b: b[1][1].value)
-        line += f"; there {cell(name)} alone has {accuracy:.2f} and {area:.2f}"
+        line += f"; there {named(name)} alone has {accuracy:.2f} and {area:.2f}"
     return line + "."
 
 # %% ../nbs/13_card.ipynb #d16ee06d
@@ -112,14 +122,9 @@ class Card:
         return min(self.measures, key=lambda m: m.balanced_accuracy.value)
 
     def line(self) -> str:
-        "One sentence to print under a table."
-        m = self.measures[0]
-        return (
-            f"{self.metric} (version {self.version}) on {m.n} labelled cases of {m.data}: "
-            f"balanced accuracy {m.balanced_accuracy:.2f}, AUROC {m.auroc:.2f}; "
-            f"it finds {m.sensitivity[0]} of {m.sensitivity[1]} {m.looks_for}s "
-            f"and lets pass {m.specificity[0]} of {m.specificity[1]} others."
-        )
+        "What to print under a table: how the metric does on its first data set, and where it does worst."
+        line = f"{self.metric} (version {self.version}) {_line(self.measures[0])}"
+        return f"{line} {self.worst_line()}" if self.worst.baselines else line
 
     def _repr_markdown_(self) -> str:
         head = (
@@ -127,7 +132,7 @@ class Card:
             f"looks for: {cell(self.looks_for)}; measured {cell(self.date) or 'at an unknown date'}\n\n"
         )
         rows = [row for m in self.measures for row in (m._cells(), *m._baseline_cells())]
-        return head + table(_HEADINGS, rows) + f"\n\n{self.worst_line()}"
+        return head + table(_HEADINGS, rows) + f"\n\n{_worst_line(self.worst, cell)}"
 
     def worst_line(self) -> str:
         "One sentence on the data where the metric does worst, beside the best that needs no judge there."

@@ -13,7 +13,7 @@ import numpy as np
 
 from .answerkind import content_words
 from .card import Card, Measure
-from .core import ConfigError, DataError, keep_former_names
+from .core import DataError, keep_former_names
 from llmforge.labelled import (
     Labelled,
     LabelledAnswer,
@@ -194,12 +194,15 @@ def _answer_card(metric: str, date: str) -> Card:
     return Card(metric, ANSWER_VERSION, 0.5, date, {}, tuple(measures))
 
 # %% ../nbs/39_cards.ipynb #cards-make-card
+def _has_both(cases: Sequence[Labelled]) -> bool:
+    "Whether some are supported and some not."
+    return 0 < sum(c.supported for c in cases) < len(cases)
+
+
 def _own() -> dict[str, tuple[Labelled, ...]]:
-    "Answers of published runs; none where there are none."
-    try:
-        return {"own answers": labelled_own()}
-    except ConfigError:
-        return {}
+    "Answers of published runs, a set for each model; left out where all of them have one label."
+    sets = labelled_own()
+    return {name: cases for name, cases in sets.items() if _has_both(cases)}
 
 
 def make_card(

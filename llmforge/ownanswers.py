@@ -50,7 +50,7 @@ def answers_of_run(
 ) -> Iterator[Labelled]:
     "The answers of a run that the rule can label, with the passages that were read."
     config = load_config(folder / "config.yaml")
-    if config.corpus is None or config.corpus.name != "almanac":
+    if config.corpus is None or config.corpus.name != "almanac" or config.engine.name == "fake":
         return
     for line in (folder / "runs.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -90,20 +90,27 @@ def _in_order(labelled: list[Labelled], n: int) -> tuple[Labelled, ...]:
             out += by_question[group]
     return tuple(out)
 
-# %% ../nbs/38_ownanswers.ipynb #ownanswers-labelled-own
-def labelled_own(
-    half: str = "test",  # "test", or "dev": questions whose answers were looked at
-    n: int = 200,  # about how many
-) -> tuple[Labelled, ...]:
-    "Answers of the runs in `outputs`, labelled by rule; raises `ConfigError` where there are none."
-    if half not in ("test", "dev"):
-        raise ConfigError(f"unknown half {half!r} of the own answers; allowed: 'test', 'dev'")
+# %% ../nbs/38_ownanswers.ipynb #ownanswers-by-model
+def _own(half: str) -> dict[str, list[Labelled]]:
+    "What the rule can label, by the model that answered; equal answers to one question count once."
     seen = _judged_questions()
     distinct: dict[tuple, Labelled] = {}
     for folder in _folders():
+        model = load_config(folder / "config.yaml").model.name
         for c in answers_of_run(folder):
             if (c.group in seen) == (half == "dev"):
-                distinct.setdefault((c.question, c.answer), c)
-    if not distinct:
-        raise ConfigError(f"no answers of the half {half!r} in {outputs_dir().name}/ that the rule can label")
-    return _in_order(list(distinct.values()), n)
+                distinct.setdefault((model, c.question, c.answer), c)
+    by_model: dict[str, list[Labelled]] = {}
+    for (model, _, _), c in distinct.items():
+        by_model.setdefault(model, []).append(c)
+    return by_model
+
+# %% ../nbs/38_ownanswers.ipynb #ownanswers-labelled-own
+def labelled_own(
+    half: str = "test",  # "test", or "dev": questions whose answers were looked at
+    n: int = 200,  # about how many of each model
+) -> dict[str, tuple[Labelled, ...]]:  # "own answers of <model>" -> answers
+    "Answers of the runs in `outputs`, labelled by rule, a set for each model that gave them."
+    if half not in ("test", "dev"):
+        raise ConfigError(f"unknown half {half!r} of the own answers; allowed: 'test', 'dev'")
+    return {f"own answers of {model}": _in_order(cases, n) for model, cases in sorted(_own(half).items())}

@@ -1,6 +1,7 @@
 "The rule that labels answers, the halves of the own answers, and what needs no judge."
 
 import json
+import shutil
 from dataclasses import asdict
 
 import pytest
@@ -40,21 +41,46 @@ def test_the_rule(made, label):
     assert support_label(made, "squad") is None
 
 
+def cases_of(half, n):
+    "The published own answers: those of one model."
+    (name, cases), *others = labelled_own(half, n).items()
+    assert name == "own answers of smollm2-135m-instruct" and not others
+    return cases
+
+
 def test_own_answers_are_split_by_question(monkeypatch):
     monkeypatch.setenv("LLMFORGE_OUTPUTS", str(project_root() / "outputs"))
-    dev, test = (labelled_own(half, n=10_000) for half in ("dev", "test"))
+    dev, test = (cases_of(half, n=10_000) for half in ("dev", "test"))
     assert not {c.group for c in dev} & {c.group for c in test}
     for half in (dev, test):
         assert len(half) > 200 and {c.supported for c in half} == {True, False}
         assert all(c.passages and all(c.passages) for c in half)
-    few = labelled_own(n=50)
-    assert 50 <= len(few) < 60 and set(few) <= set(test) and few == labelled_own(n=50)
+    few = cases_of("test", n=50)
+    assert 50 <= len(few) < 60 and set(few) <= set(test) and few == cases_of("test", n=50)
+
+
+def test_answers_of_two_models_are_two_populations(outputs):
+    "A card says whose answers a judge was tried on; a made-up word of the fake engine is nobody's."
+    source = next((project_root() / "outputs").glob("retrieval-naive-almanac-*"))
+    for name, new in {
+        "a": {},
+        "b": {"name: smollm2-135m-instruct": "name: other"},
+        "c": {"name: local": "name: fake"},
+    }.items():
+        shutil.copytree(source, outputs / name)
+        config = (source / "config.yaml").read_text()
+        for old, value in new.items():
+            assert old in config
+            config = config.replace(old, value)
+        (outputs / name / "config.yaml").write_text(config)
+    sets = labelled_own("dev")
+    assert list(sets) == ["own answers of other", "own answers of smollm2-135m-instruct"]
+    assert len(set(sets.values())) == 1 and not labelled_own()
 
 
 def test_without_runs_there_are_none(outputs):
     outputs.mkdir(exist_ok=True)
-    with pytest.raises(ConfigError, match="no answers of the half 'test'"):
-        labelled_own()
+    assert labelled_own() == {}
     with pytest.raises(ConfigError, match="'test', 'dev'"):
         labelled_own("train")
 
