@@ -218,7 +218,7 @@ def own_lines(
     "Lines on the metrics of one's own that scored an experiment: the card of each, or that it has none."
     cards = e.result.get("cards", {})
     return [
-        cell(Card.from_dict(cards[name]).line(), 400) if name in cards else f"{cell(name)}: {NO_CARD}"
+        cell(Card.from_dict(cards[name]).line(), 600) if name in cards else f"{cell(name)}: {NO_CARD}"
         for name in e.config.metrics.extra
     ]
 
@@ -231,7 +231,7 @@ def card_line(
     if not scorer:
         return ""
     card = card_of(e)
-    known = cell(card.line(), 400) if card else NO_CARD
+    known = cell(card.line(), 600) if card else NO_CARD
     line = (
         f"Judged by {cell(scorer['name'])}, version {cell(scorer['version'])}, "
         f"a finding below {scorer['threshold']:g}: {known}"
