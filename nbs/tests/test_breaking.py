@@ -72,9 +72,10 @@ def some(text):
 POISONED = set()  # failed ids of all the runs below: the same each time
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concurrency", [1, 16, 64])
 @pytest.mark.parametrize("cache", [True, False], ids=["cache", "no cache"])
-@pytest.mark.parametrize("latency", [0, 0.002, 0.01])
+@pytest.mark.parametrize("latency", [0, 0.01])
 def test_a_few_bad_questions_never_stop_a_run(latency, cache, concurrency, serve):
     "Twice: with a cache the good answers come at once the second time, and the bad ones end last."
     serve(Served(latency, some))
@@ -89,6 +90,7 @@ def test_a_few_bad_questions_never_stop_a_run(latency, cache, concurrency, serve
     assert len(POISONED) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concurrency", [1, 16, 64])
 @pytest.mark.parametrize("alive", [0, 50], ids=["from the start", "later"])
 def test_a_dead_server_stops_a_run_which_goes_on_when_it_is_back(alive, concurrency, serve):
@@ -117,6 +119,7 @@ def test_a_dead_server_stops_a_run_which_goes_on_when_it_is_back(alive, concurre
     assert import_experiment(Store("sqlite://"), outputs_dir() / id) == id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [0, 50, N - 12])
 @pytest.mark.parametrize("concurrency", [1, 16])
 def test_bad_questions_side_by_side(place, concurrency, serve):

@@ -18,6 +18,8 @@ from llmforge.runner import run_experiment
 from llmforge.sections import ModelConfig
 from llmforge.store import Store
 
+pytestmark = pytest.mark.slow
+
 CHOICES = [" wikipedia_search", " calculator", " the answer"]
 
 

@@ -79,6 +79,7 @@ def check(project, code, shown):
     return json.loads((project / "outputs" / "rag_hybrid.ipynb").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("papermill", COMMANDS)
 @pytest.mark.parametrize("how", ["terminal", "piped", "stdin-piped"])
 def test_the_plain_command(how, papermill, project):
@@ -98,6 +99,7 @@ def test_it_runs(how, project):
     assert any("recall@1" in json.dumps(cell.get("outputs", [])) for cell in nb["cells"])
 
 
+@pytest.mark.slow
 def test_a_source_is_never_an_output(project):
     command = ["papermill", "nbs/run_experiment.ipynb", "nbs/../nbs/run_experiment.ipynb", "--prepare-only"]
     code, shown = called("piped", command)

@@ -1,6 +1,7 @@
 "Arms timed in rounds: killed and gone on with, and never without what they do to the answers."
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,10 +43,22 @@ def make(config):
     return FakeEngine("b" if size == 4 else "a", delay=0.02, batch_size=size)
 
 
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    "The outputs of a study that was run and timed in three rounds, once for all tests."
+    folder = tmp_path_factory.mktemp("timed") / "outputs"
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv("LLMFORGE_OUTPUTS", str(folder))
+        run_rounds(run_study(load_study(read_yaml(PLAN)), Store(), make, show=False), 3, make, show=False)
+    return folder
+
+
 @pytest.fixture
-def timed(outputs):
-    study = run_study(load_study(read_yaml(PLAN)), Store(), make, show=False)
-    return study, run_rounds(study, 3, make, show=False)
+def timed(measured, outputs):
+    "The study and its rounds, in outputs of the test's own."
+    shutil.copytree(measured, outputs)
+    study = open_study(load_study(read_yaml(PLAN)), Store())
+    return study, run_rounds(study, 3, None, show=False)
 
 
 def test_a_speed_up_stands_beside_the_answers(timed):
@@ -56,8 +69,9 @@ def test_a_speed_up_stands_beside_the_answers(timed):
     assert speed_verdict(study, few, study.config.speed[0]).startswith("S1: inconclusive (2 rounds")
     taken = [replace(r, others=0.6) for r in rounds]
     assert "while others had the machine" in speed_verdict(study, taken, study.config.speed[0])
-    rounds = [replace(r, others=0.0) for r in rounds]
-    assert speed_up(study, rounds, "batch_8", "sequential").speed.value > 2
+    seconds = {study.ids[key]: 1 if "sequential" in key else 0.25 for key in study.ids}
+    rounds = [replace(r, others=0.0, seconds=seconds[r.id] + r.number / 100) for r in rounds]
+    assert speed_up(study, rounds, "batch_8", "sequential").speed.value == pytest.approx(4, rel=0.1)
     first, second = (speed_verdict(study, rounds, claim) for claim in study.config.speed)
     assert first.startswith("S1: supported") and "identical texts 16 of 16" in first
     assert second.startswith("S2: refuted") and "changes answers" in second
