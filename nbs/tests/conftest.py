@@ -11,6 +11,7 @@ import pytest
 from executing import forked_kernels
 from filelock import FileLock
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the processes that tests start compile a module once
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never reach for a hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -73,6 +73,7 @@ def test_compare_of_several(three):
     assert "Holm" not in call("compare", NONE, NAIVE).stdout
 
 
+@pytest.mark.slow
 def test_a_program_that_reads_no_further_is_no_error(three):
     code = f"from llmforge.cli import main; import sys; sys.argv[1:] = ['show', {NAIVE!r}]; main()"
     p = subprocess.run(f'{sys.executable} -c "{code}" | head -1', shell=True, capture_output=True, text=True)

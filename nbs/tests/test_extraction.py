@@ -72,6 +72,7 @@ def test_the_answer_of_a_chain_of_thought(text, answer):
 LONG = " " * 200_000
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     "text",
@@ -216,6 +217,7 @@ def rows(reply, title, outputs, monkeypatch, **method):
     return store.rows(id), engine.calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "reply",
     ["\nOslo", "\n\n Oslo", "<think>\n\n</think>\n\nOslo", "\n<think>Rome</think>Oslo"],

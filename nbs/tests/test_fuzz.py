@@ -11,6 +11,8 @@ from llmforge.files import project_root
 from llmforge.studyconfig import load_study
 from llmforge.text import visible
 
+pytestmark = pytest.mark.slow
+
 SHIPPED = sorted((project_root() / "configs").rglob("*.yaml"))
 SCRAPS = """yes|no|~|null|none|0123|1:30|-0b1|0x1F|1_000|.inf|.nan|1e999|2024-13-45|2024-01-01|<<|=|*x|&x|!x
 !!int ""|!!int x|!!float ""|!!bool x|!!timestamp x|!!binary é|!!set {a}|!!omap [a]|!!str [a]|!!null x|? [a]

@@ -303,6 +303,7 @@ def test_the_users_interrupt_ends_a_run_and_the_same_call_goes_on(tmp_path):
         from llmforge.batching import FakeEngine
         from llmforge.config import load_config
         from llmforge.runner import run_experiment
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored below a shell's background job
 
         class Interrupted(FakeEngine):
             def generate_batch(self, requests):
@@ -330,6 +331,7 @@ def test_a_second_interrupt_leaves_an_engine_that_is_stuck():
         import os, signal, threading, time
         from llmforge.workers import run_loop
         import asyncio
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
         async def stuck():
             threading.Event().wait()

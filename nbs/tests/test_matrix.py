@@ -26,6 +26,8 @@ from llmforge.store import Store
 from llmforge.tools import call_tool, tool
 from llmforge.trace import span
 
+pytestmark = pytest.mark.slow
+
 
 class Own(BaseException):
     "Somebody's own, past all `except Exception`."

@@ -333,6 +333,7 @@ def test_every_character_is_treated_as_the_scripts_treat_it():
                 assert normalize_answer(text, style) == " ".join(words(text, style)), (hex(code), style)
 
 
+@pytest.mark.slow
 def test_every_character_can_be_scored():
     "Also lone surrogates and what is in no Unicode version; each is the same as itself, and twice is once."
     for code in [*range(128, 0x3100), *range(0xD7F0, 0xFFFF, 3), *range(0x1F600, 0x1F650), 0x10FFFF]:
@@ -730,6 +731,7 @@ def test_a_quantity_is_the_same_both_ways():
         assert same_quantity(a, b) == same_quantity(b, a)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     "hostile",

@@ -81,6 +81,7 @@ def test_notebook_hygiene(path):
         assert any("parameters" in c["metadata"].get("tags", []) for c in nb["cells"])
 
 
+@pytest.mark.slow
 def test_clean_keeps_the_parameters_tag(copy):
     "nbdev-clean would delete the tag, and `papermill -p` would silently do nothing."
     path = copy / "nbs" / "run_experiment.ipynb"

@@ -22,6 +22,8 @@ from llmforge.store import Store
 from llmforge.study import open_study, run_study
 from llmforge.studyconfig import load_study
 
+pytestmark = pytest.mark.slow
+
 PLAN = """
 study:
   name: timed

@@ -36,6 +36,7 @@ def coverage(judge, n, rate, others, seed=0):
     return held / DRAWS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("judge", JUDGES)
 def test_the_interval_holds_whatever_the_judge_is_worth(judge):
     """0.93 to 0.97, but for simulation noise; more only where the labels cannot show a judge's rare errors.
@@ -49,6 +50,7 @@ def test_the_interval_holds_whatever_the_judge_is_worth(judge):
         assert held <= 0.975 or n * errors < 10, (judge, n, held)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("judge", ["coin", "finds few", "accuses rarely", "never errs"])
 @pytest.mark.parametrize("rate, others", [(0.05, 300), (0.6, 60), (0.9, 1000)])
 def test_it_holds_for_other_rates_and_sizes(judge, rate, others):

@@ -48,6 +48,7 @@ def cases_of(half, n):
     return cases
 
 
+@pytest.mark.slow
 def test_own_answers_are_split_by_question(monkeypatch):
     monkeypatch.setenv("LLMFORGE_OUTPUTS", str(project_root() / "outputs"))
     dev, test = (cases_of(half, n=10_000) for half in ("dev", "test"))

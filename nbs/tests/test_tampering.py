@@ -335,6 +335,7 @@ def test_a_sealed_study_is_sound(sealed):
     assert imported(sealed)[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit, codes, sentence", OF_STUDIES.values(), ids=OF_STUDIES)
 def test_studies(sealed, edit, codes, sentence):
     "Import and --verify find it, and one of them says the sentence."

@@ -44,6 +44,8 @@ from llmforge.vllmarguments import (
 )
 from llmforge.vllmserver import _free_port, _is_healthy, last_words, remedy_for, stage_of, vllm_engine
 
+pytestmark = pytest.mark.slow
+
 STAND_IN = """
 "Takes vLLM's arguments, answers as it does, and has a child; MODE says what goes wrong."
 import argparse, json, os, signal, subprocess, sys, time
