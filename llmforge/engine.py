@@ -267,17 +267,18 @@ def checked_generation(
     "A generation whose values can be stored and added up; raises `EngineError` for anything else."
     if not isinstance(given, Generation):
         raise EngineError(f"the engine gave {type(given).__name__}; must be: a Generation")
-    values = {name: getattr(given, name) for name in _PLAIN}
-    wrong = [name for name, value in values.items() if not isinstance(value, _PLAIN[name])]
-    if wrong:
-        name, kind = wrong[0], type(values[wrong[0]])
-        allowed = " or ".join(t.__name__.removesuffix("Type") for t in _PLAIN[name])
-        raise EngineError(
-            f"the engine gave a Generation whose {name} is of type {kind.__module__}.{kind.__name__}; "
-            f"must be: {allowed}"
-        )
-    if odd := [name for name, value in values.items() if not _countable(value)]:
-        raise EngineError(f"the engine gave a Generation whose {odd[0]} is NaN, infinite or has over 63 bits")
+    for name, kinds in _PLAIN.items():
+        value = getattr(given, name)
+        if not isinstance(value, kinds):
+            kind, allowed = type(value), " or ".join(t.__name__.removesuffix("Type") for t in kinds)
+            raise EngineError(
+                f"the engine gave a Generation whose {name} is of type {kind.__module__}.{kind.__name__}; "
+                f"must be: {allowed}"
+            )
+        if not _countable(value):
+            raise EngineError(
+                f"the engine gave a Generation whose {name} is NaN, infinite or has over 63 bits"
+            )
     return given
 
 # %% ../nbs/20_engine.ipynb #3bba564a

@@ -15,6 +15,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from numbers import Real
 from reprlib import repr as brief
 from typing import TypeVar
@@ -76,11 +77,13 @@ def normalize_answer(
     return NORMALIZERS[style](text)
 
 # %% ../nbs/12_metrics.ipynb #927946ea
+@lru_cache(256)  # each score of an answer asks for the same ones
 def _key(text: str, style: str) -> str:
     "A text as it is compared; one that normalises to nothing keeps its articles, or else its punctuation."
+    if (key := normalize_answer(text, style)).strip():
+        return " ".join(key.split())
     plain = plain_text(text).lower()
-    kept = (normalize_answer(text, style), plain.translate(_BLANKED), plain)
-    return next((" ".join(k.split()) for k in kept if k.strip()), "")
+    return " ".join(plain.translate(_BLANKED).split()) or " ".join(plain.split())
 
 
 def _best(
@@ -111,14 +114,14 @@ _SIGN = re.compile(f"[{UNSPACED}]")
 
 def _words(key: str) -> list[str]:
     "The words of a normalised text; in a script without blanks, its signs."
-    return _SIGN.sub(r" \g<0> ", key).split()
+    return (key if key.isascii() else _SIGN.sub(r" \g<0> ", key)).split()
 
 
 def _f1(prediction: str, answer: str) -> float:
     p, a = _words(prediction), _words(answer)
-    shared = (Counter(p) & Counter(a)).total()
-    if not shared:
+    if p == a or set(p).isdisjoint(a):
         return float(p == a)
+    shared = (Counter(p) & Counter(a)).total()
     precision, recall = shared / len(p), shared / len(a)
     return 2 * precision * recall / (precision + recall)
 

@@ -67,7 +67,7 @@ def column_faults(
 # %% ../nbs/16_shapes.ipynb #shapes-trace
 _SPAN = {"kind": str, "name": str, "start_ms": (int, float), "duration_ms": (int, float)}  # required
 _FIELDS: dict[str, Any] = _SPAN | {
-    "attributes": Mapping,
+    "attributes": (dict, Mapping),
     "children": list,
     "error": (str, type(None)),
     "input": object,
@@ -80,24 +80,26 @@ def _span_fault(span: object) -> str | None:
     "What is wrong with a span, its children left aside."
     if not isinstance(span, Mapping):
         return f"a span must be a mapping; received {str(span)[:60]!r}"
-    for name, kind in _FIELDS.items():
-        if name in span or name in _SPAN:
-            if not isinstance(span.get(name), kind):
-                return f"{name} of a span cannot be {str(span.get(name))[:60]!r}"
-    unknown = [str(name) for name in span if name not in _FIELDS]
-    return f"a span has no field {unknown[0][:60]!r}" if unknown else None
+    for name in (*_SPAN, *span):
+        if name not in _FIELDS:
+            return f"a span has no field {str(name)[:60]!r}"
+        if not isinstance(span.get(name), _FIELDS[name]):
+            return f"{name} of a span cannot be {str(span.get(name))[:60]!r}"
+    return None
 
 # %% ../nbs/16_shapes.ipynb #shapes-trace-fault
 def trace_fault(
     trace: object,  # of a row from a file
 ) -> str | None:
     "Why a trace cannot be read; None where it can, or where there is none."
-    level = [trace] if trace else []
-    for _ in range(DEEPEST):
+    level, depth = [trace] if trace else [], 0
+    while level:
         if fault := next(filter(None, map(_span_fault, level)), None):
             return fault
-        level = [child for span in level for child in span.get("children", ())]
-    return f"a trace is deeper than {DEEPEST} levels" if level else None
+        level, depth = [child for span in level for child in span.get("children", ())], depth + 1
+        if depth == DEEPEST and level:
+            return f"a trace is deeper than {DEEPEST} levels"
+    return None
 
 # %% ../nbs/16_shapes.ipynb #shapes-cut
 LONGEST = 100_000  # characters of a text that is stored

@@ -12,6 +12,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -40,6 +41,8 @@ def _value(column: sa.Column, value: object) -> object:
     "A value as every database stores it; raises `StoreError` for NaN and infinity."
     if isinstance(value, str):
         return storable(value)
+    if value is None or type(value) in (int, dict):
+        return value
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, bool) and isinstance(column.type, sa.Float):
@@ -49,9 +52,14 @@ def _value(column: sa.Column, value: object) -> object:
     return value
 
 
+@cache
+def _by_name(table: sa.Table) -> dict[str, sa.Column]:
+    return {c.name: c for c in data_columns(table)}
+
+
 def _record(row: Mapping, table: sa.Table) -> dict:
     "A row with every column but the keys; raises `StoreError` for a name that is no column."
-    columns = {c.name: c for c in data_columns(table)}
+    columns = _by_name(table)
     if unknown := [name for name in row if name not in columns]:
         raise StoreError(
             f"{table.name} has no column {unknown[0]!r}; "

@@ -50,7 +50,7 @@ def to_dict(
     s: Span,
 ) -> dict:  # without empty fields
     "A span and what is below it as plain values."
-    plain = {k: v for k, v in vars(s).items() if v not in (None, {}, []) and k != "children"}
+    plain = {k: v for k, v in vars(s).items() if k != "children" and v not in (None, {}, [])}
     plain |= {"start_ms": round(number(s.start_ms), 3), "duration_ms": round(number(s.duration_ms), 3)}
     return {**plain, "children": [to_dict(c) for c in s.children]} if s.children else plain
 

@@ -1,5 +1,7 @@
 "What a run took: tokens, dollars, first tokens, CPU seconds, and replies that were cut off."
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -87,3 +89,14 @@ def test_shares_add_up_to_what_the_process_used():
         used += [outer.seconds, inner.seconds]
     whole = clock(True) - before
     assert 0.5 * whole < sum(used) <= whole and min(used) >= 0
+
+
+def test_other_processes_are_looked_for_only_where_there_are_some():
+    "A look at all processes of the machine costs more than ten questions to a fast engine."
+    code = (
+        "import subprocess, sys; from llmforge.cputime import TreeClock; clock = TreeClock(); clock(True); "
+        "print('psutil' in sys.modules); child = subprocess.Popen(['sleep', '9']); clock(True); "
+        "print('psutil' in sys.modules); child.kill(); print(child.wait())"
+    )
+    p = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert p.stdout.split() == ["False", "True", "-9"]

@@ -52,6 +52,17 @@ def test_by_value_and_in_every_form():
     assert without_secrets({KEY: [(KEY, 1)], "b": None}) == {"***": [["***", 1]], "b": None}
 
 
+def test_a_secret_is_known_as_soon_as_it_is_set_and_no_longer_than_that(monkeypatch):
+    "What is remembered of the environment is compared with it each time."
+    assert redact("a new-secret here") == "a new-secret here"
+    monkeypatch.setenv("NEW_KEY", "new-secret")
+    assert redact("a new-secret here") == "a *** here"
+    monkeypatch.setenv("NEW_KEY", "other-secret")
+    assert redact("a new-secret, an other-secret") == "a new-secret, an ***"
+    monkeypatch.delenv("NEW_KEY")
+    assert redact("an other-secret here") == "an other-secret here"
+
+
 def test_what_is_short_or_no_secret_stays():
     text = "an x, a planted-nowhere, task-oriented risk-adjusted, x" * 3
     assert redact(text) == without_secrets(text) == text
