@@ -272,19 +272,22 @@ def _plain(obj: Any) -> object:
     if hasattr(obj, "model_dump"):
         return obj.model_dump(mode="json")
     if dataclasses.is_dataclass(obj):
-        return {name: getattr(obj, name) for name in _fields(obj).keys() - later_at_default(obj)}
+        return {name: getattr(obj, name) for name in _fields(type(obj)).keys() - later_at_default(obj)}
     if isinstance(obj, Path):
         return str(obj)
     raise TypeError(f"{type(obj).__name__} has no canonical form")
+
+
+_CANONICAL = json.JSONEncoder(
+    default=_plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
 
 
 def canonical(
     obj: object,  # JSON-like values, dataclasses, pydantic models, paths
 ) -> str:
     "The canonical JSON of a value: equal values give equal text, whatever the order of their keys."
-    return json.dumps(
-        obj, default=_plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
+    return _CANONICAL.encode(obj)
 
 # %% ../nbs/00_core.ipynb #core-fingerprint
 def fingerprint(
@@ -314,18 +317,24 @@ def _before(field: Any) -> object:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 # %% ../nbs/00_core.ipynb #growth-rule
-def _fields(obj: Any) -> Mapping[str, Any]:
-    if dataclasses.is_dataclass(obj):
-        return {f.name: f for f in dataclasses.fields(obj)}
-    return type(obj).model_fields
+@cache
+def _fields(kind: Any) -> Mapping[str, Any]:
+    if dataclasses.is_dataclass(kind):
+        return {f.name: f for f in dataclasses.fields(kind)}
+    return kind.model_fields
+
+
+@cache
+def _later(kind: type) -> Mapping[str, object]:
+    "The fields of a class that came later, each with how things were before."
+    return {name: _before(f) for name, f in _fields(kind).items() if "since" in field_marks(f)}
 
 
 def later_at_default(
     obj: Any,  # a dataclass or a pydantic model
 ) -> set[str]:  # names of fields
     "Fields that came later (`since` in their metadata) and change nothing; they are part of no name."
-    later = {name: f for name, f in _fields(obj).items() if "since" in field_marks(f)}
-    return {name for name, f in later.items() if getattr(obj, name) == _before(f)}
+    return {name for name, before in _later(type(obj)).items() if getattr(obj, name) == before}
 
 # %% ../nbs/00_core.ipynb #f3cbf20f
 _SECRET = re.compile(
@@ -337,8 +346,7 @@ _PASSWORD = re.compile(r"://[^/\s:@]*:(.+)@")
 SHORTEST_SECRET = 8  # characters
 
 
-def secrets() -> dict[str, str]:
-    "Environment variable -> the secret in it, of at least `SHORTEST_SECRET` characters."
+def _secrets_now() -> dict[str, str]:
     found = {}
     for name, value in os.environ.items():
         if not name.upper().endswith(_SECRET_NAMES):
@@ -346,6 +354,18 @@ def secrets() -> dict[str, str]:
         if len(secret := value.strip()) >= SHORTEST_SECRET:
             found[name] = secret
     return found
+
+
+_seen: tuple[dict, dict[str, str]] = ({}, {})  # the environment, and the secrets in it
+
+
+def secrets() -> dict[str, str]:
+    "Environment variable -> the secret in it, of at least `SHORTEST_SECRET` characters."
+    global _seen
+    variables = getattr(os.environ, "_data", None) or dict(os.environ)
+    if variables != _seen[0]:  # to compare takes a fiftieth of the time of looking through all of them
+        _seen = dict(variables), _secrets_now()
+    return _seen[1]
 
 # %% ../nbs/00_core.ipynb #core-without-secrets
 @cache
