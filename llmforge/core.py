@@ -272,7 +272,8 @@ def _plain(obj: Any) -> object:
     if hasattr(obj, "model_dump"):
         return obj.model_dump(mode="json")
     if dataclasses.is_dataclass(obj):
-        return {name: getattr(obj, name) for name in _fields(type(obj)).keys() - later_at_default(obj)}
+        kind: Any = type(obj)
+        return {name: getattr(obj, name) for name in _fields(kind).keys() - later_at_default(obj)}
     if isinstance(obj, Path):
         return str(obj)
     raise TypeError(f"{type(obj).__name__} has no canonical form")
@@ -334,7 +335,8 @@ def later_at_default(
     obj: Any,  # a dataclass or a pydantic model
 ) -> set[str]:  # names of fields
     "Fields that came later (`since` in their metadata) and change nothing; they are part of no name."
-    return {name for name, before in _later(type(obj)).items() if getattr(obj, name) == before}
+    kind: Any = type(obj)
+    return {name for name, before in _later(kind).items() if getattr(obj, name) == before}
 
 # %% ../nbs/00_core.ipynb #f3cbf20f
 _SECRET = re.compile(
