@@ -662,7 +662,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'llmforge.core._later': ('core.html#_later', 'llmforge/core.py'),
                                'llmforge.core._loaded': ('core.html#_loaded', 'llmforge/core.py'),
                                'llmforge.core._plain': ('core.html#_plain', 'llmforge/core.py'),
-                               'llmforge.core._secrets_now': ('core.html#_secrets_now', 'llmforge/core.py'),
+                               'llmforge.core._secrets_in': ('core.html#_secrets_in', 'llmforge/core.py'),
                                'llmforge.core.canonical': ('core.html#canonical', 'llmforge/core.py'),
                                'llmforge.core.closest': ('core.html#closest', 'llmforge/core.py'),
                                'llmforge.core.ends_the_run': ('core.html#ends_the_run', 'llmforge/core.py'),
@@ -671,7 +671,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'llmforge.core.field_marks': ('core.html#field_marks', 'llmforge/core.py'),
                                'llmforge.core.fingerprint': ('core.html#fingerprint', 'llmforge/core.py'),
                                'llmforge.core.former_names': ('core.html#former_names', 'llmforge/core.py'),
-                               'llmforge.core.in_own_thread': ('core.html#in_own_thread', 'llmforge/core.py'),
                                'llmforge.core.keep_former_names': ('core.html#keep_former_names', 'llmforge/core.py'),
                                'llmforge.core.later_at_default': ('core.html#later_at_default', 'llmforge/core.py'),
                                'llmforge.core.redact': ('core.html#redact', 'llmforge/core.py'),
@@ -2725,5 +2724,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'llmforge.workers._run_contained': ('workers.html#_run_contained', 'llmforge/workers.py'),
                                   'llmforge.workers._work': ('workers.html#_work', 'llmforge/workers.py'),
                                   'llmforge.workers.in_future': ('workers.html#in_future', 'llmforge/workers.py'),
+                                  'llmforge.workers.in_own_thread': ('workers.html#in_own_thread', 'llmforge/workers.py'),
                                   'llmforge.workers.own_threads': ('workers.html#own_threads', 'llmforge/workers.py'),
                                   'llmforge.workers.run_loop': ('workers.html#run_loop', 'llmforge/workers.py')}}}

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from .config import ExperimentConfig, load_config
-from .core import ConfigError, in_own_thread
+from .core import ConfigError
 from .data import load_corpus, load_dataset
 from .engine import Prompt, Sampling
 from .indexing import Bm25, Bm25Reference, EdgeVectors
@@ -28,6 +28,7 @@ from .methods import build_prompt, choose_exemplars, usable_exemplars
 from .retriever import Retriever, make_retriever, rrf
 from .runner import Prepared, Resources, answer_all, prepare
 from .sections import CorpusConfig
+from .workers import in_own_thread
 
 # %% ../nbs/55_bench.ipynb #c9b53d35
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from typing import Any
 from .aggregate import cost_estimate
 from .answer import answer_one
 from .config import ExperimentConfig
-from .core import ConfigError, EngineError, EngineFatal, closest, in_own_thread
+from .core import ConfigError, EngineError, EngineFatal, closest
 from .engine import Message, Prompt, Sampling
 from .engineconfig import PRESETS
 from .records import Example
@@ -22,6 +22,7 @@ from .remote import RemoteEngine, remote_engine, server_facts
 from .runner import FEW, Prepared, Resources, context_for, make_resources, prepare
 from .server import Server, server_of
 from .text import clip
+from .workers import in_own_thread
 
 # %% ../nbs/56_check.ipynb #check-server
 def _server_line(server: Server, facts: Mapping[str, Any]) -> str:

@@ -7,8 +7,7 @@ __all__ = ['engines', 'methods', 'retrievers', 'tools', 'metrics', 'datasets', '
            'ConfigError', 'DataError', 'MissingExtra', 'RetrievalError', 'StoreError', 'StoreBusy', 'AlreadyRunning',
            'LeaseLost', 'EngineError', 'EngineFatal', 'EngineStuck', 'BreakerOpen', 'closest', 'round_robin',
            'Registry', 'require', 'canonical', 'fingerprint', 'field_marks', 'later_at_default', 'secrets',
-           'without_secrets', 'redact', 'error_text', 'error_line', 'ends_the_run', 'in_own_thread', 'former_names',
-           'keep_former_names']
+           'without_secrets', 'redact', 'error_text', 'error_line', 'ends_the_run', 'former_names', 'keep_former_names']
 
 # %% ../nbs/00_core.ipynb #4f23840c
 import asyncio
@@ -24,8 +23,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -272,23 +270,19 @@ def _plain(obj: Any) -> object:
     if hasattr(obj, "model_dump"):
         return obj.model_dump(mode="json")
     if dataclasses.is_dataclass(obj):
-        kind: Any = type(obj)
-        return {name: getattr(obj, name) for name in _fields(kind).keys() - later_at_default(obj)}
+        return {name: getattr(obj, name) for name in _fields(obj.__class__).keys() - later_at_default(obj)}
     if isinstance(obj, Path):
         return str(obj)
     raise TypeError(f"{type(obj).__name__} has no canonical form")
-
-
-_CANONICAL = json.JSONEncoder(
-    default=_plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-)
 
 
 def canonical(
     obj: object,  # JSON-like values, dataclasses, pydantic models, paths
 ) -> str:
     "The canonical JSON of a value: equal values give equal text, whatever the order of their keys."
-    return _CANONICAL.encode(obj)
+    return json.dumps(
+        obj, default=_plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
 
 # %% ../nbs/00_core.ipynb #core-fingerprint
 def fingerprint(
@@ -326,8 +320,7 @@ def _fields(kind: Any) -> Mapping[str, Any]:
 
 
 @cache
-def _later(kind: type) -> Mapping[str, object]:
-    "The fields of a class that came later, each with how things were before."
+def _later(kind: Any) -> Mapping[str, object]:
     return {name: _before(f) for name, f in _fields(kind).items() if "since" in field_marks(f)}
 
 
@@ -335,8 +328,7 @@ def later_at_default(
     obj: Any,  # a dataclass or a pydantic model
 ) -> set[str]:  # names of fields
     "Fields that came later (`since` in their metadata) and change nothing; they are part of no name."
-    kind: Any = type(obj)
-    return {name for name, before in _later(kind).items() if getattr(obj, name) == before}
+    return {name for name, before in _later(obj.__class__).items() if getattr(obj, name) == before}
 
 # %% ../nbs/00_core.ipynb #f3cbf20f
 _SECRET = re.compile(
@@ -348,7 +340,8 @@ _PASSWORD = re.compile(r"://[^/\s:@]*:(.+)@")
 SHORTEST_SECRET = 8  # characters
 
 
-def _secrets_now() -> dict[str, str]:
+@lru_cache(1)  # to look through all variables takes fifty times as long as to see that none has changed
+def _secrets_in(environment: tuple) -> dict[str, str]:
     found = {}
     for name, value in os.environ.items():
         if not name.upper().endswith(_SECRET_NAMES):
@@ -358,16 +351,9 @@ def _secrets_now() -> dict[str, str]:
     return found
 
 
-_seen: tuple[dict, dict[str, str]] = ({}, {})  # the environment, and the secrets in it
-
-
 def secrets() -> dict[str, str]:
     "Environment variable -> the secret in it, of at least `SHORTEST_SECRET` characters."
-    global _seen
-    variables = getattr(os.environ, "_data", None) or dict(os.environ)
-    if variables != _seen[0]:  # to compare takes a fiftieth of the time of looking through all of them
-        _seen = dict(variables), _secrets_now()
-    return _seen[1]
+    return _secrets_in(tuple(getattr(os.environ, "_data", os.environ).items()))
 
 # %% ../nbs/00_core.ipynb #core-without-secrets
 @cache
@@ -437,15 +423,6 @@ def ends_the_run(
     except RuntimeError:  # no event loop, nobody to cancel anything
         return False
     return task is not None and task.cancelling() > 0
-
-# %% ../nbs/00_core.ipynb #core-in-own-thread
-def in_own_thread(
-    f: Callable[..., _T],
-    *args: Any,  # its arguments
-) -> _T:
-    "Call a function in a thread of its own, where no event loop runs."
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(f, *args).result()
 
 # %% ../nbs/00_core.ipynb #core-former-names
 @cache

@@ -14,12 +14,13 @@ from typing import Any
 
 from .answer import answer_one
 from .config import ExperimentConfig
-from .core import ConfigError, EngineError, in_own_thread
+from .core import ConfigError, EngineError
 from .load import Answered, Ask, LoadRun, Objectives, Sweep, closed_loop, load_table, open_loop, sweep
 from .machine import Used, gauged
 from .records import Example
 from .runner import Prepared, Resources, context_for, make_resources, prepare
 from .stats import or_dash
+from .workers import in_own_thread
 
 # %% ../nbs/57_loadrun.ipynb #loadrun-for-load
 def _changed(section: Any, **values: Any) -> Any:

@@ -15,7 +15,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from .config import ExperimentConfig
-from .core import in_own_thread
 from .engine import Engine
 from .load import LoadRun
 from .loadrun import LoadPlan, Measured, for_load, measure
@@ -24,6 +23,7 @@ from .rounds import Round, append_line, interrupted, read_rounds
 from .runner import make_resources
 from .study import OpenStudy, study_folder
 from .studyconfig import Key
+from .workers import in_own_thread
 
 # %% ../nbs/58_matrix.ipynb #matrix-timed
 def _timed(study: OpenStudy, key: Key, engine: Engine | None) -> Measured:

@@ -18,11 +18,12 @@ from urllib.parse import urlsplit
 
 from .client import LONGEST, Busy, Client, Timed, aiohttp_module, beginning
 from .config import ExperimentConfig
-from .core import EngineError, EngineFatal, in_own_thread
+from .core import EngineError, EngineFatal
 from .engine import Generation, Prompt, Sampling
 from .engineconfig import needs_probabilities
 from .server import Server, server_of
 from .wire import choice_logprobs, token_counts
+from .workers import in_own_thread
 
 # %% ../nbs/29_remote.ipynb #remote-gate
 class Gate:

@@ -51,7 +51,7 @@ def _value(column: sa.Column, value: object) -> object:
         raise StoreError(f"{column.name} is {value}; a value that is not there is None")
     return value
 
-
+# %% ../nbs/16_store.ipynb #store-record
 @cache
 def _by_name(table: sa.Table) -> dict[str, sa.Column]:
     return {c.name: c for c in data_columns(table)}

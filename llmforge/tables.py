@@ -146,9 +146,7 @@ def storable(
     text: str,  # from anywhere
 ) -> str:
     "Text that every database takes: no NUL, no lone surrogates."
-    if text.isascii() and "\0" not in text:
-        return text
-    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+    return (text if text.isascii() else text.encode("utf-8", "replace").decode()).replace("\0", "\ufffd")
 
 # %% ../nbs/14_tables.ipynb #tables-json
 def json_text(

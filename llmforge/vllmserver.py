@@ -26,7 +26,7 @@ from . import __version__
 from .adapters import adapter_folder
 from .client import Client
 from .config import ExperimentConfig
-from .core import ConfigError, EngineError, EngineFatal, in_own_thread, redact
+from .core import ConfigError, EngineError, EngineFatal, redact
 from .engine import Generation, Prompt, Sampling
 from .remote import Budget, Patience, RemoteEngine, server_facts
 from .server import Server
@@ -40,6 +40,7 @@ from llmforge.vllmarguments import (
     server_command,
     server_python,
 )
+from .workers import in_own_thread
 
 # %% ../nbs/29_vllmserver.ipynb #vllm-stage
 _STAGES = (  # text of the log -> what the server does from then on
