@@ -12,6 +12,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -313,16 +314,21 @@ def _study_notebook(name: str, done, texts: bool) -> None:
     parameters = {"study": name} if texts else {"study": name, "texts": False}
     execute_notebook("run_study", parameters, study_folder(done) / "study.ipynb")
 
-
+# %% ../nbs/90_command.ipynb #command-print-verdicts
 def _print_verdicts(done, json: bool, csv: bool) -> None:
-    "Print what a study found."
+    "Print what a study found: verdicts, or the comparisons of one that claims nothing."
     from llmforge.chain import read_chain
-    from llmforge.findings import verdicts
-    from llmforge.plainresults import verdict_records
+    from llmforge.findings import arms_table, exploratory_table, verdicts
+    from llmforge.plainresults import explored_records, verdict_records
     from llmforge.study import study_folder
 
-    judged = verdicts(done)
-    if not tell_data(json, csv, lambda: verdict_records(done.config.name, judged)):
+    judged, claims = verdicts(done), bool(done.config.hypotheses)
+    records = (
+        partial(verdict_records, done.config.name, judged) if claims else partial(explored_records, done)
+    )
+    if not tell_data(json, csv, records):
+        for text in [] if claims else [arms_table(done), exploratory_table(done)]:
+            say(text + "\n")
         for v in judged:
             say(v.sentence())
         folder = study_folder(done)

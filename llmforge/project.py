@@ -30,7 +30,8 @@ def config_schema() -> dict:
         schema = model.model_json_schema(ref_template="#/$defs/{model}")
         definitions |= schema.pop("$defs", {})
         definitions[name] = {**schema, "required": []}  # what `extends` names may bring what is required
-    definitions["study"]["properties"]["grid"] = {"type": "object"}  # becomes arms when the file is read
+    for way in ("grid", "prompts"):  # become arms when the file is read
+        definitions["study"]["properties"][way] = {"type": "object"}
     parts: dict = {name: {"$ref": f"#/$defs/{name}"} for name in ("experiment", "study")}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -76,6 +77,17 @@ experiment:
   dataset: {name: data/questions.jsonl}
   corpus: {name: data/documents/}
 """
+_PROMPTS = """\
+# Three prompts on the same questions, compared with each other: `llmforge study prompts.yaml`.
+study:
+  name: prompts
+  question: Which prompt gives the most right answers to our questions?
+  base: {dataset: data/questions.jsonl, method: {shots: 0}}
+  prompts:  # the others are held against the first
+    plain: "Question: {question}\\nAnswer:"
+    brief: "Answer in at most three words.\\nQuestion: {question}\\nAnswer:"
+    chat: {format: chat, system: Answer with a few words and nothing else.}
+"""
 _MARK = (
     "This file tells LlmForge that this folder is a project. `llmforge --help` says what can be done here.\n"
 )
@@ -90,6 +102,7 @@ def _texts() -> Iterator[tuple[str, str]]:
     yield "llmforge-project.txt", _MARK
     yield "configs/schema.json", json.dumps(config_schema(), indent=1) + "\n"
     yield "configs/own.yaml", SCHEMA_LINE.format("") + _CONFIG
+    yield "configs/prompts.yaml", SCHEMA_LINE.format("") + _PROMPTS
     yield "data/questions.jsonl", "\n".join(lines) + "\n"
     for name, text in _DOCUMENTS.items():
         yield f"data/documents/{name}", text

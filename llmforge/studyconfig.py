@@ -127,25 +127,47 @@ def _is_grid(grid: object) -> bool:
     return all(isinstance(k, str) and isinstance(v, list) and v for k, v in grid.items())
 
 
-def _with_grid_spelled_out(data: Mapping) -> dict:
-    "A study's fields with arms in place of its grid; raises `ConfigError` where it has both or a wrong grid."
-    grid = data["grid"]
-    if "arms" in data:
-        raise ConfigError("study.grid: give arms or a grid, not both")
-    if not _is_grid(grid):
-        raise ConfigError(
-            "study.grid: must map dotted keys to lists of values, e.g. retrieval.top_k: [1, 3]; "
-            f"received {grid!r}"
-        )
-    rest = {name: value for name, value in data.items() if name != "grid"}
-    return {**rest, "arms": grid_arms(grid)}
-
-
 def _check_labels(path: str, labels: Collection[str], known: Collection[str]) -> None:
     "Raise `ValueError` for the first label that is not known."
     for label in labels:
         if label not in known:
             raise ValueError(f"{path}: unknown {label!r}; allowed: {', '.join(known)}{closest(label, known)}")
+
+# %% ../nbs/18_studyconfig.ipynb #studyconfig-arms-spelled
+def _grid_spelled_out(grid: Any) -> dict[str, dict]:
+    "The arms of a grid; raises `ConfigError` for a wrong one."
+    if not _is_grid(grid):
+        raise ConfigError(
+            "study.grid: must map dotted keys to lists of values, e.g. retrieval.top_k: [1, 3]; "
+            f"received {grid!r}"
+        )
+    return grid_arms(grid)
+
+
+def _prompts_spelled_out(prompts: object) -> dict[str, dict]:
+    "The arms of prompts; raises `ConfigError` for wrong ones."
+    if not isinstance(prompts, Mapping) or not all(isinstance(p, (str, Mapping)) for p in prompts.values()):
+        raise ConfigError(
+            'study.prompts: must map labels to templates, e.g. short: "{question} In one word:",'
+            " or to what method.prompt may hold, e.g. chat: {format: chat, system: Be brief.};"
+            f" received {prompts!r:.80}"
+        )
+    fields = {label: {"template": p} if isinstance(p, str) else p for label, p in prompts.items()}
+    return {label: {"method": {"prompt": prompt}} for label, prompt in fields.items()}
+
+# %% ../nbs/18_studyconfig.ipynb #studyconfig-ways
+_WAYS = {"grid": _grid_spelled_out, "prompts": _prompts_spelled_out}
+
+
+def _with_arms_spelled_out(data: Mapping) -> dict:
+    "A study's fields with arms in place of a grid or prompts; raises `ConfigError` where two are given."
+    given = [way for way in ("arms", *_WAYS) if way in data]
+    if len(given) > 1:
+        raise ConfigError(f"study.{given[1]}: give {given[0]} or {given[1]}, not both")
+    if not given or given == ["arms"]:
+        return dict(data)
+    rest = {name: value for name, value in data.items() if name != given[0]}
+    return {**rest, "arms": _WAYS[given[0]](data[given[0]])}
 
 # %% ../nbs/18_studyconfig.ipynb #studyconfig-with-speed
 class _WithSpeed(Section):
@@ -181,7 +203,9 @@ class StudyConfig(_WithSpeed):
         min_length=1,
         description="label -> overrides of the base that choose the questions and documents",
     )
-    arms: dict[Name, dict] = Field(min_length=2, description="label -> overrides of the base; or give grid")
+    arms: dict[Name, dict] = Field(
+        min_length=2, description="label -> overrides of the base; or give grid or prompts"
+    )
     seeds: tuple[Annotated[int, Field(strict=True, ge=0, lt=2**32)], ...] = Field(
         (0,), min_length=1, description="one run of every arm for each; useful where temperature is above 0"
     )
@@ -215,8 +239,8 @@ class StudyConfig(_WithSpeed):
 
     @model_validator(mode="before")
     @classmethod
-    def _grid(cls, data: Any) -> Any:
-        return _with_grid_spelled_out(data) if isinstance(data, Mapping) and "grid" in data else data
+    def _arms(cls, data: Any) -> Any:
+        return _with_arms_spelled_out(data) if isinstance(data, Mapping) else data
 
     @model_validator(mode="after")
     def _known_labels(self) -> Self:

@@ -1,0 +1,96 @@
+"Studies that claim nothing: three prompts compared on one's own questions by one file and one command."
+
+import csv
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from llmforge.cli import app
+from llmforge.core import ConfigError
+from llmforge.files import shipped
+from llmforge.project import make_project
+from llmforge.studyconfig import experiments, load_study
+
+PROMPTS = """\
+study:
+  name: prompts
+  question: Which prompt gives the most right answers?
+  base: {engine: fake, dataset: questions.csv, method: {shots: 0}}
+  prompts:
+    plain: "Question: {question}\\nAnswer:"
+    brief: "Answer in one word.\\nQuestion: {question}\\nAnswer:"
+    chat: {format: chat, system: Be brief.}
+"""
+STUDY = {"name": "s", "question": "?", "base": {"engine": "fake"}}
+
+
+def said(*args, code=0):
+    result = CliRunner().invoke(app, list(args))
+    assert result.exit_code == code, result.output
+    return result.stdout
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMFORGE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    lines = [f"What is {i} and {i}?,{2 * i}" for i in range(1, 11)]
+    (tmp_path / "questions.csv").write_text("\n".join(["question,answer", *lines]))
+    (tmp_path / "prompts.yaml").write_text(PROMPTS)
+    return tmp_path
+
+
+def test_three_prompts_one_file_one_command(project):
+    "Of at most twelve lines; the others are held against the first, as text, as JSON and as CSV."
+    assert len(PROMPTS.splitlines()) <= 12
+    text = said("study", "prompts.yaml", "--no-notebook")
+    assert "No hypotheses: an exploration." in text
+    assert "Exploratory, p after Benjamini–Hochberg over 2 comparisons" in text
+    assert "brief − plain" in " ".join(text.split()) and "| plain |" in text
+    records = json.loads(said("study", "prompts.yaml", "--no-notebook", "--json"))
+    assert [(r["control"], r["treatment"], r["metric"]) for r in records] == [
+        ("plain", "brief", "accuracy"),
+        ("plain", "chat", "accuracy"),
+    ]
+    table = list(csv.DictReader(said("study", "prompts.yaml", "--no-notebook", "--csv").splitlines()))
+    assert [r["treatment"] for r in table] == ["brief", "chat"]
+
+
+def test_its_notebook(project):
+    "The cells of run_study.ipynb show verdicts; here there are none, and each runs all the same."
+    cells = json.loads((shipped("nbs") / "run_study.ipynb").read_text())["cells"]
+    sources = ["".join(c["source"]) for c in cells if c["cell_type"] == "code" and c["id"] != "colab-install"]
+    shown = []
+    values = {"display": lambda *them: shown.extend(them)}
+    for source in sources:
+        exec(source.replace("studies/retrieval.yaml", "prompts.yaml"), values)
+    assert values["done"].config.name == "prompts" and not values["done"].missing
+
+
+def test_the_example_of_a_new_project(tmp_path, monkeypatch):
+    make_project(tmp_path)
+    monkeypatch.setenv("LLMFORGE_HOME", str(tmp_path))
+    arms = experiments(load_study("prompts.yaml"))
+    assert {key[0]: e.method.prompt.format for key, e in arms.items()} == {
+        "plain": "completion",
+        "brief": "completion",
+        "chat": "chat",
+    }
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"prompts": {"a": "{question}"}, "arms": {"a": {}, "b": {}}}, "give arms or prompts, not both"),
+        ({"prompts": {"a": "{question}"}, "grid": {"seed": [1]}}, "give grid or prompts, not both"),
+        ({"prompts": ["{question}", "Q"]}, "study.prompts: must map labels to templates"),
+        ({"prompts": {"a": "{question}", "b": 3}}, "study.prompts: must map labels to templates"),
+        ({"prompts": {"a": "{question}", "b": "no field"}}, "arm 'b' on 'default'.*\n.*template"),
+        ({"prompts": {"a": "{question}", "b": {"sytem": "x"}}}, "did you mean 'system'"),
+        ({"prompts": {"a": "{question}"}}, "study.arms"),
+    ],
+)
+def test_wrong_prompts(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        load_study({"study": STUDY | fields})
