@@ -220,6 +220,7 @@ def test_smallest_benchmark(tmp_path, kernels):
     nb = execute(ROOT / "nbs" / "run_benchmark.ipynb", tmp_path, prompts=1, rounds=1, **sizes)
     shown = json.dumps([c.get("outputs", []) for c in nb.cells])
     assert "times the plain loop" in shown and "exponent" in shown
+    assert "identical texts" in shown and "Sustainable rate" in shown
 
 
 def test_on_a_new_colab_machine(tmp_path, colab, monkeypatch):
