@@ -77,24 +77,25 @@ _OTHERS = 0.1  # share of the machine above which a time is not the arm's
 _ATTEMPTS = 3
 
 
-def _measured(study: OpenStudy, key: Key, number: int, make: Callable | None) -> Round:
-    "An arm's turn in a round, again where others took the machine."
+def _measured(study: OpenStudy, key: Key, number: int, make: Callable | None, most: int) -> Round:
+    "An arm's turn in a round, again where others took the machine, at most so many times."
     attempt, config = 0, study.prepared[key].config
     while True:
         attempt += 1
         measured = _timed(study, key, make(config) if make else None)
-        if measured.used.others <= _OTHERS or attempt == _ATTEMPTS:
+        if measured.used.others <= _OTHERS or attempt == most:
             return _round(study, key, number, measured, attempt)
 
 # %% ../nbs/58_matrix.ipynb #matrix-run
 def run_rounds(
-    study: OpenStudy,  # its experiments are completed
+    study: OpenStudy,  # complete
     rounds: int = 3,
-    make: Callable[[ExperimentConfig], Engine] | None = None,  # an engine for an arm (default: its config's)
+    make: Callable[[ExperimentConfig], Engine] | None = None,  # an arm's engine (default: its config's)
     show: bool = True,  # progress
 ) -> list[Round]:
     "Time every arm in so many rounds; what is on record already is not measured again."
     path, first = rounds_path(study), study.config.seeds[0]
+    most = _ATTEMPTS
     done = {(r.arm, r.data, r.number) for r in read_rounds(path, study.ids.values())}
     if show and (n := interrupted(path)):
         print(f"{n} turns were interrupted; each is measured from its beginning", file=sys.stderr)
@@ -106,5 +107,6 @@ def run_rounds(
             if show:
                 print(f"round {number + 1}/{rounds}: {arm} on {data}", file=sys.stderr, flush=True)
             append_line(path, {"began": [arm, data, number]})
-            append_line(path, asdict(_measured(study, key, number, make)))
+            append_line(path, asdict(turn := _measured(study, key, number, make, most)))
+            most = 1 if turn.others > _OTHERS else _ATTEMPTS
     return read_rounds(path, study.ids.values())
