@@ -37,6 +37,7 @@ from .files import DAMAGED, build_aside, outputs_dir
 from .shapes import column_faults, foreign_text, id_fault, trace_fault
 from .store import FrozenPlan, Store
 from .tables import EXPERIMENTS, READABLE, RESULTS, RUNS, Status, data_columns, json_text, schema_of
+from .votes import put_votes, read_votes, write_votes
 
 # %% ../nbs/17_exports.ipynb #exports-schema
 def _without(values: Mapping, table: sa.Table, schema: int) -> dict:
@@ -142,6 +143,7 @@ def export_experiment(
     "Write an experiment as config.yaml, runs.jsonl and result.json; twice gives the same bytes twice."
     folder = Path(folder)
     _write_together(folder, _stored_texts(store, id, texts))
+    write_votes(store, id, folder)
     return folder
 
 # %% ../nbs/17_exports.ipynb #815dda5d
@@ -260,6 +262,7 @@ def import_experiment(
     export = _read_export(Path(folder))
     _refuse(folder, _unsealed(Path(folder), export))
     id = export.experiment["id"]
+    votes = read_votes(folder, id)
     if not store.put_experiment(export.experiment, export.rows, export.result):
         if _checked(_stored_texts(store, id), "the store").content != export.content:
             raise StoreError(
@@ -267,6 +270,7 @@ def import_experiment(
                 "The same work run twice has other timings: import one into a store of its own "
                 "(LLMFORGE_STORE), or run it under another name"
             )
+    put_votes(store, votes, replace=False)
     return id
 
 # %% ../nbs/17_exports.ipynb #ccf708a9

@@ -16,15 +16,6 @@ from .command import Id, app, sentences, tell_each
 from .core import DataError
 from .terminal import tell
 
-# %% ../nbs/90_manage.ipynb #manage-question
-def _question(store, id: str) -> str:
-    "What is asked before an experiment is deleted."
-    from llmforge.marks import resting_on
-
-    studies = resting_on(store, id)
-    rests = f" Studies that rest on it: {', '.join(studies)}; they will lack an arm." if studies else ""
-    return f"Delete {id} with its {len(store.done(id)):,} rows?{rests}"
-
 # %% ../nbs/90_manage.ipynb #manage-delete
 @app.command()
 def delete(
@@ -32,14 +23,14 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ):
     "Delete experiments from the store. What is exported in outputs/ stays, and can be imported again."
-    from llmforge.marks import delete_experiment
+    from llmforge.marks import delete_experiment, deletion_question
     from llmforge.results import find_experiment
 
     def _line(id: str) -> str:
         e = find_experiment(id, completed=False)
         if not yes and not sys.stdin.isatty():
             raise DataError(f"{e.id}: nobody is there to be asked; --yes deletes without asking")
-        if not yes and not typer.confirm(_question(e.store, e.id), default=False):
+        if not yes and not typer.confirm(deletion_question(e.store, e.id), default=False):
             return f"{e.id}: kept"
         return f"{e.id}: deleted, {delete_experiment(e.store, e.id):,} rows"
 
@@ -82,7 +73,7 @@ def tag(
 @app.command()
 def note(id: Id, text: Annotated[str, typer.Argument(help="The note; an empty text takes it away.")]):
     "Write a note on an experiment; it stands in `show`."
+    from llmforge.marks import with_note
+
     with sentences():
-        if len(text) > 2000:
-            raise DataError(f"the note has {len(text):,} characters; allowed: 2,000")
-        tell(_change(id, lambda marks: replace(marks, note=text)))
+        tell(_change(id, lambda marks: with_note(marks, text)))

@@ -20,6 +20,7 @@ from .comparison import Comparison, compare
 from .core import ConfigError, StoreError, closest
 from .experiment import Experiment
 from .leases import owner_gone, shared_clock
+from .marks import Marks, marks_of
 from .metrics import failed, right
 from .paired import PairedDifference, holm
 from .results import expected
@@ -43,7 +44,7 @@ SORTS: dict[str, tuple[Any, bool]] = {  # name -> what is sorted by, and whether
     "tokens": (sa.func.coalesce(_R.tokens_used, -1), True),
 }
 
-
+# %% ../nbs/90_views.ipynb #views-asked
 @dataclass(frozen=True)
 class Query:
     "Which experiments a page should hold."
@@ -54,6 +55,8 @@ class Query:
     method: str = ""
     retrieval: str = ""
     dataset: str = ""
+    tag: str = ""  # it has this one
+    archived: str = ""  # what was put aside: empty: without it; "with" it; "only" it
     sort: str = "created"  # a key of SORTS
     cursor: str = ""  # where it begins; empty: at the top
     limit: int = 50  # lines, 1 to 500
@@ -61,6 +64,7 @@ class Query:
     def checked(self) -> "Query":
         "The same; raises `ConfigError` where a field cannot be."
         allowed = {"sort": list(SORTS), "status": ["", *(s.value for s in Status)]}
+        allowed["archived"] = ["", "with", "only"]
         for name, values in allowed.items():
             if (value := getattr(self, name)) not in values:
                 some = ", ".join(filter(None, values))
@@ -79,11 +83,13 @@ def filters(
     method: str = "",
     retrieval: str = "",
     dataset: str = "",
+    tag: str = "",
+    archived: str = "",
     sort: str = "created",
     cursor: str = "",
 ) -> Query:
     "What the address of a page may say, as a query: the same for the API and for the pages."
-    return Query(text, status, model, method, retrieval, dataset, sort, cursor)
+    return Query(text, status, model, method, retrieval, dataset, tag, archived, sort, cursor)
 
 # %% ../nbs/90_views.ipynb #views-cursor
 def cursor_text(
@@ -117,9 +123,14 @@ _COLUMNS = [
 ]
 _ALL = EXPERIMENTS.outerjoin(RESULTS).outerjoin(REQUESTS, _Q.experiment_id == _E.id)
 
-
-def _wanted(q: Query) -> Iterator[sa.ColumnElement[bool]]:
+# %% ../nbs/90_views.ipynb #views-wanted
+def _wanted(q: Query, marks: Mapping[str, Marks]) -> Iterator[sa.ColumnElement[bool]]:
     "What an experiment must have to be in the list."
+    aside = [id for id, m in marks.items() if m.archived]
+    if q.archived != "with":
+        yield _E.id.in_(aside) if q.archived else _E.id.not_in(aside)
+    if q.tag:
+        yield _E.id.in_([id for id, m in marks.items() if q.tag in m.tags])
     if q.text:
         parts = (_E.id, _E.name, _E.label)
         yield sa.or_(*(part.icontains(q.text, autoescape=True) for part in parts))
@@ -174,7 +185,8 @@ def browse(
     q = query.checked()
     column, falling = SORTS[q.sort]
     place, order = sa.tuple_(column, _E.id), sa.desc if falling else sa.asc
-    select = sa.select(*_COLUMNS, column.label("_sort")).select_from(_ALL).where(*_wanted(q))
+    marks = marks_of(store)
+    select = sa.select(*_COLUMNS, column.label("_sort")).select_from(_ALL).where(*_wanted(q, marks))
     if q.cursor:
         kind = str if q.sort in ("created", "name") else float
         values = sa.tuple_(*_cursor_values(q.cursor, (kind, str)))
@@ -183,6 +195,7 @@ def browse(
         lines = _lines(c, select.order_by(order(column), order(_E.id)).limit(q.limit + 1))
     more, lines = len(lines) > q.limit, lines[: q.limit]
     sorts = [e.pop("_sort") for e in lines]
+    lines = [{**e, **vars(marks.get(e["id"], Marks()))} for e in lines]
     return lines, cursor_text([sorts[-1], lines[-1]["id"]]) if more else None
 
 # %% ../nbs/90_views.ipynb #views-one
@@ -200,8 +213,9 @@ def line_of(
     store: Store,
     id: str,
 ) -> dict:
-    "The line of an experiment; raises `StoreError` with ids that are near."
-    return lines_of(store, [store.experiment(id).id])[0]
+    "The line of an experiment with its marks; raises `StoreError` with ids that are near."
+    [line] = lines_of(store, [store.experiment(id).id])
+    return {**line, **vars(marks_of(store).get(id, Marks()))}
 
 # %% ../nbs/90_views.ipynb #views-filters
 def choices(
@@ -210,7 +224,8 @@ def choices(
     "What the list can be filtered by."
     with store.transaction() as c:
         found = {name: c.scalars(sa.select(column).distinct()).all() for name, column in _NAMES.items()}
-    return {name: sorted(filter(None, values)) for name, values in found.items()}
+    tags = {tag for marks in marks_of(store).values() for tag in marks.tags}
+    return {name: sorted(filter(None, values)) for name, values in {**found, "tag": tags}.items()}
 
 # %% ../nbs/90_views.ipynb #views-rows
 _ROW = """example_id position input_text answer correct abstained error_type error scores tokens_in tokens_out

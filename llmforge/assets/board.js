@@ -3,8 +3,8 @@
 
 const notice = text => { const p = document.querySelector(".notice"); p.textContent = text; p.hidden = !text; };
 
-async function send(url, body) {
-  const answer = await fetch(url, { method: "POST", headers: { "content-type": "application/json" }, body: body === undefined ? null : JSON.stringify(body) });
+async function send(url, body, method = "POST") {
+  const answer = await fetch(url, { method, headers: { "content-type": "application/json" }, body: body === undefined ? null : JSON.stringify(body) });
   const value = await answer.json();
   if (!answer.ok) throw Object.assign(new Error(value.detail), { errors: value.errors });
   return value;
@@ -45,14 +45,36 @@ document.addEventListener("click", async event => {
   const button = event.target.closest("[data-post]");
   if (!button || (button.dataset.confirm && !confirm(button.dataset.confirm))) return;
   button.disabled = true;
-  try { await send(button.dataset.post); location.reload(); } catch (e) { notice(e.message); button.disabled = false; }
+  const { post, method, body, then } = button.dataset;
+  try { await send(post, body && JSON.parse(body), method); if (then) location.assign(then); else location.reload(); } catch (e) { notice(e.message); button.disabled = false; }
+});
+for (const form of document.querySelectorAll("[data-marks]")) form.addEventListener("submit", async event => {
+  event.preventDefault();
+  const { tags, note } = form.elements;
+  try { await send(form.dataset.marks, { tags: tags.value.split(/\s+/).filter(Boolean), note: note.value }, "PATCH"); location.reload(); } catch (e) { notice(e.message); }
 });
 for (const form of document.querySelectorAll("[data-submit]")) form.addEventListener("change", event => event.target.matches("select") && form.submit());
+
+// --- a blind vote: by button or by key
+const ballot = document.getElementById("prefer");
+if (ballot) {
+  const keys = { ArrowLeft: "left", ArrowRight: "right", t: "tie", s: "skip" };
+  let sent = false;
+  const vote = async said => {
+    if (sent) return;
+    sent = true;
+    const { a, b, voter, seed, example } = ballot.dataset, next = new URL(location.href);
+    next.searchParams.delete("example");
+    try { await send("/votes", { a, b, voter, seed: Number(seed), example_id: example, said }); location.replace(next); } catch (e) { notice(e.message); sent = false; }
+  };
+  ballot.addEventListener("click", event => { const button = event.target.closest("[data-said]"); if (button) vote(button.dataset.said); });
+  addEventListener("keydown", event => { if (keys[event.key] && !event.altKey && !event.ctrlKey && !event.metaKey && !event.repeat) vote(keys[event.key]); });
+}
 
 // --- a new experiment
 const form = document.getElementById("new");
 if (form) {
-  const yaml = document.getElementById("yaml"), verdict = document.getElementById("verdict"), problems = document.getElementById("problems");
+  const yaml = document.getElementById("yaml"), verdict = document.getElementById("verdict"), problems = document.getElementById("problems"), estimate = document.getElementById("estimate");
   let turn = 0, wait;
   const say = (text, kind, errors = []) => {
     verdict.textContent = text; verdict.className = kind;
@@ -69,10 +91,11 @@ if (form) {
     } catch (e) { if (mine === turn) say(e.errors ? "The config is wrong:" : e.message, "bad", e.errors); }
   }
   const soon = () => { clearTimeout(wait); wait = setTimeout(check, 350); };
-  yaml.addEventListener("input", soon);
+  yaml.addEventListener("input", () => { estimate.replaceChildren(); soon(); });
   form.addEventListener("change", async event => {
     const path = event.target.dataset.path;
     if (!path) return;
+    estimate.replaceChildren();
     try { yaml.value = (await send("/ui/change", { yaml: yaml.value, path, value: event.target.value })).yaml; check(); } catch (e) { say(e.message, "bad"); }
   });
   const create = async run => {
@@ -81,5 +104,11 @@ if (form) {
   };
   form.addEventListener("submit", event => { event.preventDefault(); create(true); });
   document.getElementById("create").addEventListener("click", () => create(false));
+  const tell = lines => estimate.replaceChildren(...lines.map(text => { const li = document.createElement("li"); li.textContent = text; return li; }));
+  document.getElementById("preflight").addEventListener("click", async event => {
+    event.target.disabled = true; tell(["Asking the first questions …"]);
+    try { tell((await send("/preflight", { yaml: yaml.value })).lines); } catch (e) { tell([e.message]); }
+    event.target.disabled = false;
+  });
   check();
 }

@@ -33,9 +33,9 @@ class Model:
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 with outer.lock:
-                    outer.calls[body["prompt"]] += 1
+                    outer.calls[str(body["prompt"])] += 1  # a trial sends several
                 time.sleep(outer.delay)
-                choice = {"text": outer.reply(body["prompt"]), "index": 0, "finish_reason": "stop"}
+                choice = {"text": outer.reply(str(body["prompt"])), "index": 0, "finish_reason": "stop"}
                 usage = {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10}
                 text = json.dumps({"model": "m", "choices": [choice], "usage": usage}).encode()
                 self.send_response(200)

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 from contextlib import contextmanager
+from urllib.parse import quote
 
 import pytest
 from hostile import PAYLOADS, filled, study_of
@@ -15,6 +16,7 @@ from serving import CLI, Model, Served, ended
 
 pytest.importorskip("fastapi", reason="the extra `server` is not installed: the dashboard is not tested")
 pytestmark = pytest.mark.slow
+expect.set_options(timeout=20_000)  # where it takes long, the machine is busy
 
 
 def reply(prompt):
@@ -171,6 +173,95 @@ def test_wrong_configs_are_told_as_typed(chromium, served):
         expect(page.locator("#verdict")).to_contain_text("not valid YAML")
 
 
+def test_keeping_order(chromium, served, model, two):
+    "A note and tags are written, a tag is taken away, an experiment is put aside, and one is deleted."
+    id = served.http.post("/experiments?run=true", json=model.config("to-be-deleted", 2)).json()["id"]
+    served.wait(id)
+    asked = []
+    with browser(chromium, served) as page:
+        page.goto(f"/ui/experiments/{id}")
+        page.get_by_label("Tags").fill("paper  draft")
+        page.get_by_label("Note").fill("the first try")
+        page.get_by_role("button", name="Save").click()
+        page.get_by_role("button", name="Take the tag draft away").click()
+        expect(page.locator(".tag")).to_have_count(1)
+        expect(page.get_by_label("Note")).to_have_value("the first try")
+        page.get_by_label("Tags").fill("no/tag? no")
+        page.get_by_role("button", name="Save").click()
+        expect(page.locator(".notice")).to_contain_text("is no tag; allowed")
+        page.get_by_role("button", name="Archive", exact=True).click()
+        expect(page.get_by_role("button", name="Unarchive")).to_be_visible()
+        page.goto("/?text=deleted")
+        expect(page.locator(".empty")).to_be_visible()
+        page.goto("/?text=deleted&archived=with&tag=paper")
+        expect(page.locator("tbody tr")).to_have_count(1)
+        page.get_by_role("link", name=id).click()
+        page.once("dialog", lambda d: (asked.append(d.message), d.dismiss()))
+        page.get_by_role("button", name="Delete").click()
+        assert served.http.get(f"/experiments/{id}").status_code == 200
+        page.once("dialog", lambda d: (asked.append(d.message), d.accept()))
+        page.get_by_role("button", name="Delete").click()
+        expect(page.get_by_role("heading", name="Experiments")).to_be_visible()
+    assert served.http.get(f"/experiments/{id}").status_code == 404
+    assert asked[0] == asked[1] and asked[0].startswith(f"Delete {id} with its 2 rows?")
+
+
+def test_the_cost_is_estimated_before_a_run(chromium, served, model, env):
+    "The page says what the command says, to the letter but for times, and what is no server is told."
+    with browser(chromium, served) as page:
+        page.goto("/ui/new")
+        page.get_by_role("button", name="Estimate the cost").click()
+        expect(page.locator("#estimate")).to_contain_text("is no server, there is nothing to check")
+        page.get_by_label("YAML").fill(yaml_of(model, "priced", 40))
+        page.get_by_role("button", name="Estimate the cost").click()
+        expect(page.locator("#estimate")).to_contain_text(
+            "40 questions × 9 tokens in, 1 out at an unknown price"
+        )
+        lines = page.locator("#estimate li").all_inner_texts()
+    assert lines[-1].startswith("40 questions") and any(line.startswith("server: ") for line in lines)
+
+
+def test_both_traces_stand_side_by_side(chromium, served, two):
+    "From a filtered comparison to one question with what each run did."
+    with browser(chromium, served) as page:
+        page.goto(f"/ui/compare?ids={two[0]}&ids={two[1]}")
+        page.locator("#pairs-1 tbody a[href*=sides]").first.click()
+        expect(page.locator(".sides section")).to_have_count(2)
+        assert page.locator(".sides h2 a").all_inner_texts() == two
+        first, second = page.locator(".sides section").all()
+        assert first.locator("details").count() and second.locator("details").count()
+
+
+def test_votes_are_blind_and_are_rows(chromium, served, two):
+    "By keys alone: left, right, tie, skip; no word tells whose an answer is; the table counts them."
+    with browser(chromium, served) as page:
+        page.goto(f"/ui/compare?ids={two[0]}&ids={two[1]}")
+        page.get_by_role("link", name="Vote blind on the answers").click()
+        page.get_by_label("Your name").fill("Ada <b>")
+        page.get_by_role("button", name="Begin").click()
+        total = int(page.locator(".count").inner_text().split("/ ")[1])
+        assert total >= 4
+        for n, key in enumerate(("ArrowLeft", "ArrowRight", "t", "s")):
+            expect(page.locator(".count")).to_have_text(f"{n} / {total}")
+            assert not [id for id in two if id in page.locator("main").inner_text()]
+            page.keyboard.press(key)
+        expect(page.locator(".count")).to_have_text(f"4 / {total}")
+        page.get_by_role("link", name="Change the last vote").click()
+        page.get_by_role("button", name="Tie").click()
+        expect(page.locator(".count")).to_have_text(f"4 / {total}")
+        page.get_by_role("link", name="Result").click()
+        cells = page.locator(".markdown tbody tr").first.locator("td").all_inner_texts()
+        assert cells[0] == "Ada <b>" and int(cells[1]) + int(cells[2]) == 2 and cells[3:5] == ["2", "0"]
+    wrong = {"a": two[0], "b": two[1], "voter": "Ada", "example_id": "q", "said": "left"}
+    for change, status in (({}, 409), ({"a": "none"}, 404), ({"said": "both"}, 422), ({"seed": "x"}, 422)):
+        body = {**wrong, **change}
+        if "said" in change:
+            body["example_id"] = served.http.get(f"/experiments/{two[0]}/rows").json()["rows"][0][
+                "example_id"
+            ]
+        assert served.http.post("/votes", json=body).status_code == status, change
+
+
 def test_csv(served, two):
     answer = served.http.get("/ui/compare.csv", params={"a": two[0], "b": two[1]})
     rows = list(csv.DictReader(io.StringIO(answer.text)))
@@ -183,7 +274,9 @@ def hostile(env, tmp_path_factory, served):
     "Experiments and a study made of payloads, in the served store; their ids."
     from pathlib import Path
 
+    from llmforge.marks import Marks, put_marks
     from llmforge.store import Store
+    from llmforge.votes import Vote, put_votes
 
     work = Path(env["LLMFORGE_DATA"])
     texts = [filled(p, work) for p in PAYLOADS]
@@ -201,6 +294,9 @@ def hostile(env, tmp_path_factory, served):
             rows, result = theirs.rows(id), theirs.result(id)
             rows[0] |= {"error_type": texts[0], "error": texts[9]}
             ours.put_experiment(values, rows, result)
+        shared = rows[0]["example_id"]
+        put_votes(ours, [Vote(ids[0], ids[1], shared, text[:60], "left") for text in texts[:20]])
+        put_marks(ours, ids[0], Marks(archived=True, tags=("<b>",), note=texts[0]))
         ours.put_plan(theirs.frozen_plan("hostile"))
         ours.close()
         theirs.close()
@@ -215,6 +311,11 @@ PAGES = (
     "/ui/new?like={0}",
     "/ui/studies",
     "/ui/studies/hostile",
+    "/ui/prefer?a={0}&b={1}&voter=<img src=x onerror=alert(1)>",
+    "/ui/prefer?a=<script>alert(1)</script>",
+    "/ui/votes?a={0}&b={1}",
+    "/ui/sides?a={0}&b={1}&example={example}",
+    "/?archived=only",
     "/ui/experiments/<img src=x onerror=alert(1)>",
 )
 WATCH = """window.violated = [];
@@ -234,7 +335,8 @@ def test_hostile_texts_act_nowhere(chromium, served, hostile):
         traces = served.http.get(f"/experiments/{hostile[0]}/rows", params={"limit": 30}).json()["rows"]
         from llmforge.board import trace_address
 
-        addresses = [p.format(*hostile) for p in PAGES]
+        example = quote(traces[0]["example_id"])
+        addresses = [p.format(*hostile, example=example) for p in PAGES]
         addresses += [trace_address(hostile[0], r["example_id"]) for r in traces[:8]]
         for address in addresses:
             answer = page.goto(address)
@@ -259,7 +361,11 @@ def test_everybody_can_use_it(chromium, served, two, hostile, scheme):
         "/ui/new",
         "/ui/studies",
     ]
-    pages += ["/ui/studies/hostile", "/ui/experiments/none"]
+    pages += ["/ui/studies/hostile", "/ui/experiments/none", "/ui/prefer"]
+    session = f"a={two[0]}&b={two[1]}"
+    pages += [f"/ui/prefer?{session}&voter=Ada", f"/ui/votes?a={hostile[0]}&b={hostile[1]}"]
+    [row] = served.http.get(f"/experiments/{two[0]}/rows", params={"limit": 1}).json()["rows"]
+    pages += [f"/ui/sides?{session}&example={row['example_id']}"]
     narrow = {"width": 390, "height": 844}
     with browser(chromium, served, color_scheme=scheme, viewport=narrow, bypass_csp=True) as page:
         for address in pages:

@@ -155,6 +155,39 @@ def test_cancel_and_go_on(served, model):
     assert served.wait(id)["done"] == 40
 
 
+def test_an_experiment_is_deleted_with_its_request(served, model):
+    "Not while it runs; and the server goes on with what else is requested."
+    model.delay = 0.3
+    try:
+        body = model.config("deleted", 40)
+        id = served.http.post("/experiments?run=true", json=body).json()["id"]
+        other = served.http.post("/experiments?run=true", json=model.config("goes-on", 2)).json()["id"]
+        served.wait(id, ("RUNNING",))
+        refused = served.http.delete(f"/experiments/{id}")
+        assert refused.status_code == 409 and "stop it first" in refused.json()["detail"]
+        served.http.post(f"/experiments/{id}/cancel")
+        served.wait(id, ("stopped",))
+    finally:
+        model.delay = 0.02
+    assert served.http.delete(f"/experiments/{id}").json()["deleted"] == id
+    assert served.http.delete(f"/experiments/{id}").status_code == 404
+    assert served.wait(other)["done"] == 2
+
+
+def test_marks_are_changed_a_part_at_a_time(served):
+    id = served.http.post("/experiments", json=BLUEPRINT).json()["id"]
+    change = lambda **changes: served.http.patch(f"/experiments/{id}", json=changes)
+    assert change(tags=["b", "a"], note="n").json()["tags"] == ["a", "b"]
+    marked = change(tags=["-b"], archived=True).json()
+    assert (marked["tags"], marked["note"], marked["archived"]) == (["a"], "n", True)
+    listed = lambda **q: [e["id"] for e in served.http.get("/experiments", params=q).json()["experiments"]]
+    assert id not in listed() and id in listed(archived="with") and listed(archived="only", tag="a") == [id]
+    for wrong in ({"tags": ["x y"]}, {"note": "x" * 2001}, {"title": "x"}, {"archived": "perhaps"}):
+        assert change(**wrong).status_code == 422, wrong
+    assert served.http.get("/experiments", params={"archived": "all"}).status_code == 422
+    assert change(archived=False).json()["archived"] is False
+
+
 def test_what_stops_a_run_is_told(served):
     "A server that is not there takes the request back with a sentence; it is not tried for ever."
     strange = {"name": "openai", "base_url": "http://localhost:8000/v1", "attempts": 1}

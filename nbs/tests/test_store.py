@@ -32,6 +32,7 @@ from llmforge.core import AlreadyRunning, ConfigError, LeaseLost, MissingExtra, 
 from llmforge.exports import export_experiment, export_plan, import_experiment, import_plan
 from llmforge.holding import end_experiment, kept_lease
 from llmforge.leases import Lease, hold_lease, new_owner, owner_gone
+from llmforge.marks import delete_experiment, deletion_question
 from llmforge.processes import machine
 from llmforge.runner import run_experiment
 from llmforge.store import Store
@@ -49,6 +50,7 @@ from llmforge.tables import (
     open_engine,
     sources,
 )
+from llmforge.votes import Vote, put_votes, votes_of
 
 TESTS = Path(__file__).parent
 NEW_IN_2 = ("faithfulness", "hallucination_rate")
@@ -470,6 +472,42 @@ def test_dead_owners_on_this_machine_are_known():
     assert not owner_gone(elsewhere) and owner_gone(renamed), "a host's name says nothing"
     for odd in (None, "", "x", "h:1:ab", f"{socket.gethostname()}:{child.pid}:ab12", f"h:1:{where}-pid-1-ab"):
         assert not owner_gone(odd)
+
+
+IN_A_CONTAINER = """
+import os, sys
+from llmforge.core import AlreadyRunning
+from llmforge.store import Store
+store = Store(sys.argv[1])
+try:
+    lease = store.claim("naive-1")
+    print(os.getpid(), "claimed", flush=True)
+    input()
+    store.heartbeat(lease)
+    print("still ours")
+except AlreadyRunning:
+    print(os.getpid(), "refused", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_two_containers_of_one_name_do_not_take_each_other_over(tmp_path):
+    "Two PID namespaces, each with a process 1, on a host of one name: the second sees that the first lives."
+    inside = ["unshare", "--pid", "--fork", "--mount-proc"]
+    if subprocess.run([*inside, "true"], capture_output=True).returncode:
+        pytest.skip("no PID namespace can be made here (unshare needs root)")
+    store = Store(f"sqlite:///{tmp_path}/store.db")
+    make(store)
+    command = [*inside, sys.executable, "-c", IN_A_CONTAINER, str(store.engine.url)]
+    first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert first.stdout.readline() == "1 claimed\n"
+        assert subprocess.run(command, capture_output=True, text=True).stdout == "1 refused\n"
+        assert store.lease_left(store.experiment("naive-1")) > 0
+        assert first.communicate("\n")[0] == "still ours\n"
+    finally:
+        first.kill()
+    store.close()
 
 
 WORKER = """
@@ -1176,11 +1214,37 @@ def test_export_import_export_is_byte_stable(store, tmp_path):
     for _ in range(2):
         assert import_experiment(other, tmp_path / "1") == id
     assert files(export_experiment(other, id, tmp_path / "3")) == one
+    delete_experiment(store, id)
+    assert import_experiment(store, tmp_path / "3") == id, "and back, from SQLite to the other"
     assert other.rows(id) == store.rows(id) and other.result(id) == store.result(id)
     mine, theirs = asdict(store.experiment(id)), asdict(other.experiment(id))
     assert {k: v for k, v in mine.items() if k not in ("fence", "lease_owner")} == {
         k: v for k, v in theirs.items() if k not in ("fence", "lease_owner")
     }
+    other.close()
+
+
+def test_votes_go_with_an_export_and_join_those_that_are_there(store, tmp_path):
+    id, text = make(store), "<b>|*\u2028é\n"
+    store.complete(store.claim(id), a_result(0))
+    put_votes(store, [Vote(id, "b-1", "q1", text, "left"), Vote("b-1", id, "q2", text, "tie")])
+    put_votes(store, [Vote("b-1", "c-1", "q1", "Ada", "left")])
+    ours = votes_of(store, id)
+    export_experiment(store, id, tmp_path / "1")
+    other = Store(f"sqlite:///{tmp_path}/other.db")
+    put_votes(other, [Vote("b-1", id, "q1", text.strip(), "skip", "2026-01-01")])
+    for _ in range(2):
+        import_experiment(other, tmp_path / "1")
+    there = votes_of(other, id)
+    assert [v.said for v in there] == ["skip", "tie"] and there[1] == ours[1] and ours[1].winner is None
+    assert {v.winner for v in ours} == {id, None} and not votes_of(other, "c-1")
+    assert "2 votes" in deletion_question(other, id)
+    assert delete_experiment(other, id) == 0 and not votes_of(other, "b-1")
+    for wrong in ('{"left": 1}', "[]", "x", (tmp_path / "1/votes.jsonl").read_text().replace(id, "other")):
+        (tmp_path / "1" / "votes.jsonl").write_text(wrong)
+        with pytest.raises(StoreError, match="line 1 is no vote"):
+            import_experiment(other, tmp_path / "1")
+        assert not other.listing(), "nothing was imported"
     other.close()
 
 
