@@ -168,7 +168,7 @@ class LocalWorker:
                     self._run(ids[0])
                 elif burst:
                     return
-            except StoreBusy as e:
+            except StoreError as e:  # it is busy, or an experiment was deleted just now
                 _log.warning("%s", e)
             self.stopped.wait(LOOK)
 
@@ -236,7 +236,7 @@ def sweep(
         for id in waiting(store) if queue is not None else ():
             _enqueue(queue, store, id)
         return True
-    except (RedisError, StoreBusy) as e:
+    except (RedisError, StoreError) as e:
         _log.warning("requests wait in the store: %s", redact(str(e)))
         return False
 
