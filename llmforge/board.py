@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode
 
 from .api import create_api, found, problem_of
 from .beside import accuracy_shown, compare_csv, compare_page, differing, rendered
+from .blind import Ballot, Session, cast, prefer_page, votes_page
 from .config import load_config, to_yaml
 from .configfiles import read_yaml
 from .core import LlmForgeError, redact, require
@@ -25,7 +26,6 @@ from .listing import method_line
 from .marks import deletion_question
 from .markup import fill_template, slug
 from .plan import plan_table, stored_study
-from .prefer import Ballot, Session, cast, prefer_page, votes_page
 from .results import cost_line, expected, kinds_table, provenance_table, retrieval_table
 from .store import Store
 from .trace import from_dict

@@ -133,7 +133,7 @@ def _stored_texts(store: Store, id: str, texts: bool = True) -> dict[str, str]:
     rows = store.rows(id)
     return _texts(e, rows if texts else [without_texts(row) for row in rows], result)
 
-
+# %% ../nbs/17_exports.ipynb #exports-export-experiment
 def export_experiment(
     store: Store,  # where it is
     id: str,  # of a COMPLETED experiment

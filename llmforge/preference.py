@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, product
 
 import sqlalchemy as sa
 
@@ -92,7 +92,7 @@ def kappa(
     counts = Counter(pairs)
     if len(kinds) < 2:
         return None
-    found = cohens_kappa(np.array([[counts[x, y] for y in kinds] for x in kinds]))
+    found = cohens_kappa(np.reshape([counts[both] for both in product(kinds, kinds)], (len(kinds), -1)))
     return tuple(float(x) for x in (found.kappa, max(-1.0, found.kappa_low), min(1.0, found.kappa_upp)))
 
 # %% ../nbs/66_preference.ipynb #preference-class

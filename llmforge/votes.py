@@ -95,7 +95,7 @@ def put_votes(
     replace: bool = True,  # False: a vote that is there stays
 ) -> None:
     "Store votes; raises `DataError` for one that cannot be."
-    rows = [{"pair": _pair(v.left, v.right), **vars(v)} for v in (vote.checked() for vote in votes)]
+    rows = [{"pair": _pair(v.left, v.right), **vars(v)} for v in map(Vote.checked, votes)]
     if not rows:
         return
     with store.transaction() as c:
