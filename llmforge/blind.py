@@ -56,7 +56,7 @@ def start_page(
 ) -> str:  # HTML
     "The form that begins a session."
     done, _ = browse(store, Query(status="COMPLETED", limit=500))
-    return fill_template("board_prefer", session=session, ids=[e["id"] for e in done], choice=None, done=0)
+    return fill_template("board_prefer", session=session, ids=[e["id"] for e in done])
 
 # %% ../nbs/91_blind.ipynb #blind-page
 def prefer_page(
@@ -64,7 +64,7 @@ def prefer_page(
     session: Session,
     example: str = "",  # a question to vote on again; empty: the first without a vote
 ) -> str:  # HTML
-    "The next question of a session; raises `NotFound`, `StoreError`."
+    "The next question of a session, or the form that begins one; raises `NotFound`, `StoreError`."
     if not (session.a and session.b and session.voter.strip()):
         return start_page(store, session)
     pair = [Experiment(found(store, id), store) for id in (session.a, session.b)]
@@ -72,14 +72,14 @@ def prefer_page(
     mine = _voted_on(store, session)
     wanted = [c for c in asked if (c.example_id == example if example else c.example_id not in mine)]
     choice = wanted[0] if wanted else None
+    answers = [choice.answers[id] for id in session.sides(choice.example_id)] if choice else []
     return fill_template(
         "board_prefer",
         session=session,
         choice=choice,
-        answers=[choice.answers[id] for id in session.sides(choice.example_id)] if choice else [],
-        done=sum(c.example_id in mine for c in asked),
-        total=len(asked),
-        left_out=[(why, n) for why, n in left_out.items() if n],
+        answers=answers,
+        progress=(sum(c.example_id in mine for c in asked), len(asked)),
+        left_out=left_out,
         last=session.address(example=mine[-1]) if mine else "",
         result=session.address("votes"),
     )

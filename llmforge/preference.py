@@ -54,7 +54,8 @@ def choices_between(
     asked = [one for one in found if left[one.example_id][1] != right[one.example_id][1]]
     asked.sort(key=lambda one: fingerprint(seed, one.example_id))
     lost = len(left.keys() | right.keys()) - len(shared)
-    return asked, {"the same text twice": len(found) - len(asked), "answered by one only": lost}
+    left_out = {"the same text twice": len(found) - len(asked), "answered by one only": lost}
+    return asked, {why: n for why, n in left_out.items() if n}
 
 # %% ../nbs/66_preference.ipynb #preference-tally
 @dataclass(frozen=True)
