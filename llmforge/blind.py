@@ -101,7 +101,7 @@ class Ballot(Session):
     example_id: str
     said: str  # left, right, tie, skip
 
-
+# %% ../nbs/91_blind.ipynb #blind-cast
 def cast(
     store: Store,
     ballot: Ballot,
