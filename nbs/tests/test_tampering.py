@@ -6,8 +6,10 @@ makes the hash again.
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import subprocess
 
 import pytest
 from typer.testing import CliRunner
@@ -377,6 +379,32 @@ def test_a_study_without_a_seal_says_so(sealed):
     (sealed / STUDY / "chain.json").unlink()
     code, lines = verified()
     assert code == 0 and "not shown: chain: there is no chain.json" in lines
+
+
+def commit(root, when):
+    "Commit everything in a folder at some time."
+    env = os.environ | {"GIT_AUTHOR_DATE": when, "GIT_COMMITTER_DATE": when}
+    who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for args in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "x"]):
+        subprocess.run(["git", *args], cwd=root, env=env, check=True)
+
+
+@pytest.mark.slow
+def test_git_knows_a_plan_under_another_name_and_from_before_a_field_came(sealed, tmp_path, monkeypatch):
+    "The file was renamed since, and says with a later field what its lack meant then."
+    today = (project_root() / "configs" / "studies" / "reasoning.yaml").read_text()
+    studies = tmp_path / "home" / "configs" / "studies"
+    studies.mkdir(parents=True)
+    monkeypatch.setenv("LLMFORGE_HOME", str(tmp_path / "home"))
+    first = "".join(line for line in today.splitlines(True) if "exemplars: own" not in line)
+    assert first != today
+    (studies / "a b.yaml").write_text(first)
+    commit(tmp_path / "home", "2026-11-24T11:00:00+00:00")
+    (studies / "a b.yaml").rename(studies / "reasoning.yaml")
+    commit(tmp_path / "home", "2026-11-26T11:00:00+00:00")
+    (studies / "reasoning.yaml").write_text(today)
+    commit(tmp_path / "home", "2026-11-28T11:00:00+00:00")
+    assert re.search("ok: git: commit .* of 2026-11-24 11:00 UTC has this plan", verified()[1])
 
 
 def test_a_study_that_is_not_there(outputs):
