@@ -22,14 +22,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .adapters import NUMBERS, SETTINGS, adapter_content, given_adapter
+from .adapters import given_adapter
 from .config import ExperimentConfig
+from .contents import NUMBERS, SETTINGS, adapter_content, folder_content, model_folder
 from .core import ConfigError, DataError, EngineError, fingerprint, require
 from .files import DAMAGED, build_once, cache_dir
 from .pairs import Pair, PairSet, load_pairs
 from .trainingconfig import AlignmentConfig, effective_alignment
 from .trainings import TrainingRecord, read_training, steps_of, write_training
-from .vllmarguments import folder_content, hub_commit
+from .vllmarguments import hub_commit
 
 # %% ../nbs/47_align.ipynb #align-record
 def _turns(pair: Pair) -> list[dict]:
@@ -294,7 +295,8 @@ def _base_weights(config: ExperimentConfig) -> str:
     source = model_source(config.model)
     if isinstance(source, Path):
         return source.name
-    return folder_content(source) if Path(source).is_dir() else hub_commit(config.model)
+    folder = model_folder(source)
+    return folder_content(folder) if folder else hub_commit(config.model)
 
 
 _BY_CONTENT = ("data", "pairs", "revision", "labels")  # fields that only say which pairs

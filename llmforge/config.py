@@ -393,6 +393,7 @@ def experiment_id(
     corpus_fingerprint: str | None = None,  # of the documents' content; none without retrieval
     alignment_fingerprint: str | None = None,  # of the preference pairs, or of the adapter; none without
     code: Mapping[str, str] = {},  # of plugins and packages, from `code_of`
+    weights: Mapping[str, str] = {},  # field -> content of what it names on this machine
 ) -> str:
     "Name and eight hex digits: the same work has the same id."
     contents = [
@@ -400,6 +401,7 @@ def experiment_id(
         corpus_fingerprint,
         *filter(None, [alignment_fingerprint]),
         *code.values(),
+        *filter(None, [dict(weights)]),
     ]
     digits = fingerprint(_work(config), *contents, n=8)
     return f"{config.name}-{digits}"

@@ -16,12 +16,14 @@ from functools import cached_property
 from .card import Card
 from .claims import Record
 from .config import ExperimentConfig, validate
+from .contents import changed_text
 from .core import LlmForgeError, StoreError
 from .judged import rate_by_rule
 from .listing import state_name
 from .metrics import AGENT_SCORES, JUDGED, SCORES, failed, right
 from .pooling import failed_calls, pooled, tokens_per_right
 from .ppi import PpiRate
+from .provenance import mixed_line, stale_fields, stale_line
 from .stats import Estimate, bounds
 from .store import Store
 from .stored import reading_stored
@@ -57,6 +59,14 @@ class Experiment:
         with reading_stored() as missing:
             validate(self.record.config_json, self.id)
         return () if self.config.plugins else tuple(missing)  # plugins may register it
+
+    @cached_property
+    def stale(self) -> tuple[str, ...]:
+        "Fields of its config that name something on this machine which has changed since; raises nothing."
+        try:
+            return stale_fields(self.record, self.config)
+        except LlmForgeError:
+            return ()
 
     @cached_property
     def result(self) -> dict:
@@ -138,7 +148,11 @@ def state_line(
         "stopped": f"was stopped ({n}); run it again: it goes on from there",
         "PENDING": f"is PENDING ({n}); run it to begin",
     }
-    return lines.get(state, f"is RUNNING ({n}); it has results when it is COMPLETED")
+    line = lines.get(state, f"is RUNNING ({n}); it has results when it is COMPLETED")
+    if not line or not e.stale:
+        return line
+    changed = " and ".join(changed_text(e.config, field) for field in e.stale)
+    return f"{line}. But {changed} changed since: run now, its config makes another experiment"
 
 # %% ../nbs/62_experiment.ipynb #53a65adf-x
 def agent_of(
@@ -352,6 +366,8 @@ def results_table(
     parts = [
         f"**{cell(e.id, 120)}**: {counts_line(e)}",
         gone if e.missing else "",
+        stale_line(e.config, e.stale),
+        mixed_line(e.record, e.numbers),
         numbers,
         _latency_line(e),
         *own_lines(e),

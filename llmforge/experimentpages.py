@@ -20,6 +20,7 @@ from .markup import anchor, fenced, fill_template, linked, raw
 from .metrics import failed, right, value_of
 from .pages import Source, executed_page, picture, toctree, write_page
 from .plots import score_plot
+from .provenance import rows_by_code
 from .published import Published, experiment_page
 from .results import expected, found_gold, provenance_table
 from .text import cell, table
@@ -175,8 +176,9 @@ def reproduce(
     if log := known.get("engine", {}).get("log"):
         return f"llmforge import {log}"
     command = f"llmforge run outputs/{p.folders[e.id].name}/config.yaml"
-    commit = known.get("commit")
-    return f"git checkout {commit[:12]}\n{command}" if commit else command
+    commit, several = known.get("commit"), len(rows_by_code(e.record, e.numbers)) > 1
+    note = "  # the code of its last rows: others are of other code, see Provenance" * several
+    return f"git checkout {commit[:12]}{note}\n{command}" if commit else command
 
 # %% ../nbs/76_experimentpages.ipynb #experimentpages-data-name
 def data_name(

@@ -22,6 +22,7 @@ from .pages import Source, executed_page, picture, toctree, write_page
 from .plan import Study, plan_table
 from .plots import ablation_curve, arms_plot, interaction_plot, pareto_plot, verdict_plot
 from .pooling import metric_of
+from .provenance import mixed_line, stale_line
 from .published import Published, arm_page, experiment_page, pair_page
 from .results import expected
 from .text import cell
@@ -284,6 +285,15 @@ def _checked(source: Source, name: str) -> str:
     how = f"Made again from the files below when this page was built: `llmforge study {name} --verify`."
     return "\n".join([f"{how}\n", *lines])
 
+# %% ../nbs/77_findingpages.ipynb #findingpages-provenance
+def _of_several_kinds(study: Study) -> str:
+    "What is to be known of a study's experiments: stale ones, and those with rows of different code."
+    lines = []
+    for e in arms_of(study).values():
+        said = filter(None, (stale_line(e.config, e.stale), mixed_line(e.record, e.numbers)))
+        lines += [f"- {anchor(experiment_page(e.id, ''), e.id, 'name')}: {line}" for line in said]
+    return "\n".join(lines)
+
 # %% ../nbs/77_findingpages.ipynb #findingpages-study-parts
 def _study_parts(source: Source, name: str) -> Iterator[str]:
     "The page of a study, from its verdicts to its experiments."
@@ -291,6 +301,7 @@ def _study_parts(source: Source, name: str) -> Iterator[str]:
     alt = f"The effect of each hypothesis of {name} with its interval; the table below has the numbers"
     yield f"# {cell(study.config.question, 300)}"
     yield claims(source.published, name)
+    yield _of_several_kinds(study)
     yield picture(source, f"{name}-verdicts", verdict_plot(study), alt)
     yield f"## Verdicts\n\n{_verdict_table(study)}"
     yield f"## Arms\n\n{linked_arms(study)}"

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from .comparison import Comparison
 from .experiment import Experiment, state_line
 from .findings import Verdict, explored
-from .listing import state_name
+from .listing import is_stale, state_name
 from .marks import Marks, marks_of
 from .plan import StudyRows
 from .store import Store
@@ -37,7 +37,8 @@ def listed_records(
         work = {"dataset": config["dataset"]["name"], "method": config["method"]["name"]}
         work |= {"retrieval": config["retrieval"]["name"], "model": config["model"]["name"]}
         counts = {name: e[name] for name in _LISTED}
-        records.append({"id": e["id"], "status": state, **work, **counts, "tags": list(mark.tags)})
+        known = {"id": e["id"], "status": state, "stale": is_stale(e)}
+        records.append({**known, **work, **counts, "tags": list(mark.tags)})
     return records
 
 # %% ../nbs/87_plainresults.ipynb #plainresults-result
@@ -46,7 +47,12 @@ def result_record(
 ) -> dict:
     "All that is known of an experiment but its rows; no result where it has none."
     mark = marks_of(e.store).get(e.id, Marks())
-    record = {"id": e.id, "status": state_name(e.record, e.store), "state": state_line(e), **asdict(mark)}
+    record = {
+        "id": e.id,
+        "status": state_name(e.record, e.store),
+        "state": state_line(e),
+        "stale": list(e.stale),
+    } | asdict(mark)
     record |= {"config": e.record.config_json, "provenance": e.record.provenance_json}
     return record | {"result": e.result if e.record.status == Status.COMPLETED else None}
 

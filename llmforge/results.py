@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from .core import StoreError, closest, round_robin
 from .experiment import Experiment, counts_line
 from .metrics import failed, right
+from .provenance import rows_by_code
 from .stats import Estimate, estimate
 from .store import Store
 from .tables import Status
@@ -165,14 +166,19 @@ def _pairs(mapping: dict) -> str:
     return ", ".join(f"{name} {value}" for name, value in mapping.items())
 
 
+def _code(e: Experiment) -> str:
+    "The code that made the rows; where there are several, with the rows of each."
+    codes = rows_by_code(e.record, e.numbers)
+    return ", ".join(f"{name}: {n:,} rows" if len(codes) > 1 else name for name, n in codes.items())
+
+
 def provenance_table(
     e: Experiment,  # completed
 ) -> str:  # Markdown
     "Versions, commit, fingerprints, machine."
     p = e.record.provenance_json
-    changes = " with uncommitted changes" if p["uncommitted_changes"] else ""
     rows = [
-        ("commit", f"{(p['commit'] or 'none')[:12]}{changes}"),
+        ("code", _code(e)),
         ("python", f"{p['python']}, {p['system']}, {p['cpus']} CPUs"),
         ("packages", _pairs(p["packages"])),
         ("engine", _pairs(p["engine"])),

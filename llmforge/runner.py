@@ -18,11 +18,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .agent import check_engine
-from .aggregate import cost_estimate, result_row, software_and_machine, summarise
+from .aggregate import cost_estimate, made_with, result_row, software_and_machine, summarise
 from .align import alignment_fingerprint, training_summary
 from .answer import answer_one, example_seed
 from .caching import OneTransaction, make_engine
 from .config import CorpusConfig, DatasetConfig, ExperimentConfig, experiment_id, registered_names
+from .contents import local_contents, weights_of
 from llmforge.core import (
     ConfigError,
     LeaseLost,
@@ -38,7 +39,7 @@ from .engine import Engine
 from .exemplars import demonstrations
 from .exports import keep_exported
 from .faithfulness import make_scorer
-from .holding import early_end_stored, end_experiment, kept_lease
+from .holding import early_end_stored, end_experiment, former_notes, kept_lease
 from .leases import Lease, patiently
 from .methods import Context, Exemplar, choose_exemplars, usable_exemplars
 from .metrics import SCORES, registered_score
@@ -89,6 +90,7 @@ class Prepared:
     usable: tuple[Example, ...]  # exemplars that fit the prompt
     id: str
     code: Mapping[str, str] = field(default_factory=dict)  # plugins and packages, from `code_of`
+    contents: Mapping[str, str] = field(default_factory=dict)  # of what the config names on this machine
 
     def __repr__(self) -> str:
         return f"Prepared({self.id!r}, {len(self.data)} questions)"
@@ -135,6 +137,16 @@ def _usable(config: ExperimentConfig, data: Dataset) -> tuple[Example, ...]:
     demonstrations(config.method.agent.tools, config.method.shots)
     return ()
 
+# %% ../nbs/52_runner.ipynb #runner-identified
+def _identified(
+    config: ExperimentConfig, data: Dataset, corpus: Corpus | None, contents: dict[str, str]
+) -> tuple[str, tuple[dict[str, str], dict[str, str]]]:
+    "The id of an experiment; the code and the contents that are in it."
+    searches, aligned = corpus.fingerprint if corpus else None, alignment_fingerprint(config)
+    code = code_of(config.plugins, registered_names(config))
+    id = experiment_id(config, data.fingerprint, searches, aligned, code, weights_of(contents))
+    return id, (code, contents | ({"alignment": aligned} if aligned else {}))
+
 # %% ../nbs/52_runner.ipynb #runner-prepare
 def prepare(
     config: ExperimentConfig,  # resolved
@@ -144,6 +156,7 @@ def prepare(
 ) -> Prepared:
     "Phases 1 and 2: load the inputs and check the config against them; raises before anything is written."
     with phase("load inputs"):
+        contents = local_contents(config)
         data = data_of(config.dataset)
         searched = config.corpus if config.searches else None
         corpus = corpus_of(searched) if searched else None
@@ -153,10 +166,8 @@ def prepare(
             check_server(config)
         check_metrics(config, data)
         usable = _usable(config, data)
-        searches = corpus.fingerprint if corpus else None
-        code = code_of(config.plugins, registered_names(config))
-        id = experiment_id(config, data.fingerprint, searches, alignment_fingerprint(config), code)
-    return Prepared(config, data, corpus, usable, id, code)
+        id, facts = _identified(config, data, corpus, contents)
+    return Prepared(config, data, corpus, usable, id, *facts)
 
 # %% ../nbs/52_runner.ipynb #runner-make-context
 @dataclass(frozen=True)
@@ -288,11 +299,13 @@ async def answer_all(
 def provenance(
     prepared: Prepared,  # what ran
     resources: Resources,  # with what
+    software: Mapping[str, Any]
+    | None = None,  # from `software_and_machine`, when it began; default: as it is now
 ) -> dict[str, Any]:
     "Where a result comes from."
     data, corpus = prepared.data, prepared.corpus
     origin = {
-        **software_and_machine(),
+        **(software or software_and_machine()),
         "engine": resources.engine.identity,
         "seed": prepared.config.seed,
         "dataset": {"name": data.name, "examples": len(data), "fingerprint": data.fingerprint},
@@ -336,7 +349,7 @@ def _ask_the_rest(
     together = OneTransaction[dict[str, Any]](lambda rows: store.add_rows(lease, rows))
 
     async def save(row: dict[str, Any]) -> None:
-        await together.add(row)
+        await together.add(row | {"attempt": lease.fence})
         done.add(row["example_id"])
 
     def ask(part: Prepared, show: bool) -> None:
@@ -357,6 +370,12 @@ def _announce(prepared: Prepared) -> None:
     index = f", an index of {len(prepared.corpus):,} passages" if prepared.corpus else ""
     print(f"{prepared.id}: loading {c.model.name} on {c.engine.name}{index}", file=sys.stderr, flush=True)
 
+# %% ../nbs/52_runner.ipynb #runner-summary
+def _summary(prepared: Prepared, resources: Resources, store: Store, seconds: float | None) -> dict[str, Any]:
+    "The aggregates of all rows."
+    rows, at_work = patiently(store.rows, prepared.id), _at_work(prepared.config, resources.engine)
+    return summarise(rows, prepared.config, seconds, resources.scorer, at_work)
+
 # %% ../nbs/52_runner.ipynb #runner-run
 def _run(prepared: Prepared, store: Store, engine: Engine | None, show: bool) -> None:
     "Phases 3 to 6, under the lease."
@@ -366,15 +385,14 @@ def _run(prepared: Prepared, store: Store, engine: Engine | None, show: bool) ->
         if show:
             _announce(prepared)
         with phase("prepare context"):
-            resources = make_resources(prepared, engine)
+            software, resources = software_and_machine(), make_resources(prepared, engine)
         with phase("run inference loop"):
             with closing(resources):
+                patiently(store.begin_attempt, lease, made_with(software, resources.engine))
                 seconds = _ask_the_rest(prepared, resources, store, lease, _Loop(stop, show, last))
-            origin = provenance(prepared, resources)
+            origin = provenance(prepared, resources, software)
         with phase("persist outputs"):
-            at_work = _at_work(prepared.config, resources.engine)
-            rows = patiently(store.rows, prepared.id)
-            summary = summarise(rows, prepared.config, seconds, resources.scorer, at_work)
+            summary = _summary(prepared, resources, store, seconds)
         with phase("finalize"):
             end_experiment(store, lease, Status.COMPLETED, store.complete, result_row(summary), origin)
 
@@ -396,7 +414,10 @@ def run_experiment(
         data.fingerprint,
         corpus.fingerprint if corpus else None,
         config.id,
+        prepared.contents,
     )
+    for note in former_notes(config, prepared.id, store) if show else ():
+        print(note, file=sys.stderr, flush=True)
     if patiently(store.experiment, id).status != Status.COMPLETED:
         _run(replace(prepared, id=id), store, engine, show)
     patiently(keep_exported, store, id)

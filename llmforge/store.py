@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from .claims import ClaimStore, Record, StoreConnection, insert_new
+from .claims import ClaimStore, Record, StoreConnection, insert_new, known_provenance
 from .core import StoreError, closest, fingerprint, keep_former_names, redact, without_secrets
 from .leases import Lease, hold_lease
 from llmforge.tables import (
@@ -157,10 +157,10 @@ class ResultStore(RowStore):
         "Store the result and end as COMPLETED; raises `LeaseLost`, `StoreError` for a wrong n."
         record = _record(without_secrets(result), RESULTS)
         values: dict[str, object] = {"completed_at": utc_now(), "lease_expires": None}
-        if provenance:
-            values["provenance_json"] = without_secrets(provenance)
         id = lease.experiment_id
         with self.transaction() as c:
+            if provenance:
+                values["provenance_json"] = known_provenance(c, lease) | without_secrets(dict(provenance))
             hold_lease(c, lease, Status.COMPLETED, **values)
             if (stored := _stored(c, id)) != record["n"]:
                 raise StoreError(
@@ -273,7 +273,9 @@ class Store(ResultStore, PlanStore):
 
     def listing(self) -> list[dict]:
         "All experiments with their configs and main results, the newest last."
-        columns = [EXPERIMENTS.c[name] for name in f"{_LISTED} config_json".split()]
+        columns: list[Any] = [EXPERIMENTS.c[name] for name in f"{_LISTED} config_json".split()]
+        columns += [EXPERIMENTS.c[f"{part}_fingerprint"] for part in ("dataset", "corpus")]
+        columns += [EXPERIMENTS.c.provenance_json["contents"].label("contents")]
         columns += [RESULTS.c[name] for name in f"{_SCORES} tokens_used".split()]
         query = sa.select(*columns).select_from(EXPERIMENTS.outerjoin(RESULTS))
         with self.transaction() as c:

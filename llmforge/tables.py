@@ -313,9 +313,9 @@ MIGRATIONS = [
     Migration("0003_names_of_migrations", schema=2, tables=(APPLIED,), run=_number_3),
     Migration("0004_costs_of_rows", schema=3, columns={"runs": _COSTS_OF_ROWS}),
     Migration("0005_requests", schema=3, tables=(REQUESTS,)),
+    Migration("0006_attempts_of_rows", schema=4, columns={"runs": [sa.Column("attempt", sa.Integer)]}),
 ]
-# What the number in `meta` stood for before the names came.
-_BY_NUMBER = {1: ["0001_experiments"], 2: ["0001_experiments", "0002_studies"]}
+_BY_NUMBER = {1: ["0001_experiments"], 2: ["0001_experiments", "0002_studies"]}  # before the names came
 READABLE = {m.schema for m in MIGRATIONS}  # schemas of exports
 
 for _migration in MIGRATIONS:

@@ -10,23 +10,25 @@ import json
 import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from .chain import plan_faults, read_chain
 from .config import experiment_id
-from .configfiles import read_yaml
-from .core import LlmForgeError, StoreError
+from .configfiles import as_before, read_yaml
+from .contents import changed_text, weights_of
+from .core import LlmForgeError, StoreError, fingerprint
 from .derived import interval_faults
 from .experiment import Experiment
 from .exports import import_experiment, plan_facts, read_plan
 from .files import DAMAGED, project_root
 from .findings import verdict_table
 from .plan import Study, differences, study_json
+from .provenance import rows_by_code
 from .published import written_study
 from .store import FrozenPlan, Store
-from .studyconfig import load_study
+from .studyconfig import StudyConfig, load_study
 
 # %% ../nbs/72_verification.ipynb #verification-check
 _WORDS = {True: "ok", False: "FAILED", None: "not shown"}
@@ -120,13 +122,28 @@ def _other_ids(study: Study) -> Iterator[str]:
     "Experiments whose id is not that of their config and data."
     for id in study.ids.values():
         e = Experiment(id, study.store)
-        code = (e.record.provenance_json or {}).get("code", {})
-        contents = e.record.dataset_fingerprint or "", e.record.corpus_fingerprint
-        made = experiment_id(e.config, *contents, code=code)
+        record, known = e.record, e.record.provenance_json or {}
+        code, contents = known.get("code", {}), known.get("contents", {})
+        data = record.dataset_fingerprint or "", record.corpus_fingerprint, contents.get("alignment")
+        made = experiment_id(e.config, *data, code, weights_of(contents))
         if made.rsplit("-", 1)[1] != id.partition(".")[0].rsplit("-", 1)[1]:
             yield f"{id} has the config and data of {made}"
 
 # %% ../nbs/72_verification.ipynb #verification-questions
+def _other_questions(study: Study) -> Iterator[str]:
+    "Experiments that were not asked the questions of the plan, or not those of the other arms."
+    asked: dict[str, dict[str, set[str]]] = defaultdict(dict)
+    for (_, data, _), id in study.ids.items():
+        asked[data][id] = study.store.done(id)
+    for data, n in study.frozen.plan_json["questions"].items():
+        first, *_ = asked[data].values()
+        for id, questions in asked[data].items():
+            if len(questions) != n:
+                yield f"{id} has {len(questions)} rows, the plan has {n} questions"
+            if questions != first:
+                yield f"{id} was asked other questions than the first arm on {data}"
+
+# %% ../nbs/72_verification.ipynb #verification-other-questions
 def _other_questions(study: Study) -> Iterator[str]:
     "Experiments that were not asked the questions of the plan, or not those of the other arms."
     asked: dict[str, dict[str, set[str]]] = defaultdict(dict)
@@ -150,32 +167,47 @@ def _git(folder: Path, *args: str) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
+def _history(path: Path) -> list[list[str]]:
+    "Commit, date and place of each version of a file, the oldest first, followed through renames."
+    if not path.parent.is_dir():
+        return []
+    form = ("-c", "core.quotePath=false", "log", "--follow", "--name-only", "--format=%x00%H%n%cI")
+    versions = _git(path.parent, *form, "--", path.name).split("\0")
+    parts = [list(filter(None, version.splitlines())) for version in reversed(versions)]
+    return [part for part in parts if len(part) == 3]
+
+# %% ../nbs/72_verification.ipynb #verification-first-commit
 def _first_commit(path: Path, same: Callable[[str], bool]) -> tuple[str, str] | None:  # date, commit
     "The first commit in which a file had a content of some kind."
-    if not path.parent.is_dir():
-        return None
-    for line in _git(path.parent, "log", "--reverse", "--format=%H %cI", "--", path.name).splitlines():
-        commit, date = line.split()
+    for commit, date, place in _history(path):
         try:
-            if same(_git(path.parent, "show", f"{commit}:./{path.name}")):
+            if same(_git(path.parent, "show", f"{commit}:{place}")):
                 return date, commit
         except (LlmForgeError, *DAMAGED):
             continue
     return None
 
 # %% ../nbs/72_verification.ipynb #verification-dated
+def _as_then(study: dict, frozen: dict) -> dict:
+    "A study's file of the time of a frozen plan: without the fields that the plan does not know."
+    before = as_before(StudyConfig, {})
+    return {name: value for name, value in before.items() if name not in frozen} | study
+
+
 def _commits(study: Study, folder: Path) -> Iterator[tuple[str, str]]:
     "Dates and commits in which git first has a plan."
-    frozen = study.frozen
+    frozen, then = study.frozen.plan_hash, study.frozen.plan_json["study"]
 
     def _says_the_same(text: str) -> bool:
-        written = load_study({"study": read_yaml(text, "study")["study"]})
-        return not differences(frozen.plan_json["study"], study_json(written))
+        written = load_study({"study": _as_then(read_yaml(text, "study")["study"], then)})
+        return not differences(then, study_json(written))
 
     file = project_root() / "configs" / "studies" / f"{study.config.name}.yaml"
     if found := _first_commit(file, _says_the_same):
         yield found
-    if found := _first_commit(folder / "plan.json", lambda t: json.loads(t)["plan_hash"] == frozen.plan_hash):
+    if found := _first_commit(
+        folder / "plan.json", lambda t: fingerprint(json.loads(t)["plan_json"]) == frozen
+    ):
         yield found
 
 # %% ../nbs/72_verification.ipynb #verification-dates
@@ -194,13 +226,22 @@ def _dates(study: Study, folder: Path) -> Iterator[Check]:
 
 # %% ../nbs/72_verification.ipynb #verification-code
 def _code(study: Study) -> Check:
-    "Whether all experiments of a study were run by the same code."
-    known = [Experiment(id, study.store).record.provenance_json or {} for id in study.ids.values()]
-    changed = {True: " with uncommitted changes", False: ""}
-    runs = Counter(f"{str(p.get('commit'))[:12]}{changed[bool(p.get('uncommitted_changes'))]}" for p in known)
-    commits = ", ".join(f"{commit} ({n})" for commit, n in runs.most_common())
-    same = len(runs) == 1 and "None" not in runs and not any("uncommitted" in commit for commit in runs)
-    return Check("code", same or None, f"the experiments were run by commit {commits}")
+    "Whether all rows of a study were made by the same code."
+    arms = [Experiment(id, study.store) for id in study.ids.values()]
+    codes = [tuple(rows_by_code(e.record, e.numbers)) for e in arms]
+    runs = Counter(" and ".join(names) for names in codes)
+    told = ", ".join(f"{names} ({n})" for names, n in runs.most_common())
+    known = not any("uncommitted" in names or not names.startswith("commit") for names in runs)
+    same = len(runs) == 1 and len(codes[0]) == 1 and known
+    return Check("code", same or None, f"the experiments were run by {told}")
+
+
+def _contents(study: Study) -> Check:
+    "Whether the files that the arms were run with say today what they said then."
+    arms = [Experiment(id, study.store) for id in study.ids.values()]
+    stale = [f"{e.id}: {changed_text(e.config, field)} changed since" for e in arms for field in e.stale]
+    found = _first("files", stale, "none that a config names here has changed since")
+    return found if found.ok else replace(found, ok=None)
 
 # %% ../nbs/72_verification.ipynb #verification-verdicts
 def _other_intervals(study: Study) -> Iterator[str]:
@@ -235,6 +276,7 @@ def _of_rows(study: Study, folder: Path) -> Iterator[Check]:
     yield _first("questions", _other_questions(study), f"every arm has a row for each of {asked:,}")
     yield from _dates(study, folder)
     yield _code(study)
+    yield _contents(study)
     yield _first("intervals", _other_intervals(study), "each is what today's code makes of the rows")
     yield _verdicts(study, folder)
 

@@ -20,6 +20,7 @@ except ModuleNotFoundError:
 from transformers.cache_utils import Cache
 
 from llmforge import model as model_module
+from llmforge.contents import file_digest
 from llmforge.core import ConfigError, EngineError, MissingExtra
 from llmforge.engine import Message, Sampling, ToolCall, ToolMessage
 from llmforge.local import ActiveRequest, LocalEngine, plain_generate
@@ -74,7 +75,7 @@ def run(engine, prompts, sampling):
 def test_only_the_first_load_converts(tmp_path, monkeypatch):
     "It does not stumble over what a crash left behind."
     monkeypatch.setenv("LLMFORGE_CACHE", str(tmp_path))
-    name = f"{EMBEDDED}-{model_module._sha256([model_module.embedded_gguf()])}"
+    name = f"{EMBEDDED}-{file_digest(model_module.embedded_gguf())[:16]}"
     tell = "from llmforge.processes import process_tag; print(process_tag())"
     dead = subprocess.run([sys.executable, "-c", tell], capture_output=True, text=True).stdout.strip()
     crashed = tmp_path / "models" / f".{name}-{dead}-12345678"

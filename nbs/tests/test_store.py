@@ -646,7 +646,7 @@ def test_rows_are_stored_once_and_the_first_stays(store):
         ("q2", "Paris"),
     ]
     assert (
-        rows[0] == dict(a_row(0), error_type=None, error=None, **dict.fromkeys(NEW_IN_3))
+        rows[0] == dict(a_row(0), error_type=None, error=None, attempt=None, **dict.fromkeys(NEW_IN_3))
         and rows[0]["cached"] is False
     )
     table = store.dataframe("naive-1")
@@ -840,12 +840,12 @@ def test_a_newer_store_is_refused_and_left_alone(url, tmp_path, change, message)
     engine.dispose()
 
 
-COSTS = tuple(f"ALTER TABLE runs DROP COLUMN {n}" for n in NEW_IN_3)
+COSTS = tuple(f"ALTER TABLE runs DROP COLUMN {n}" for n in (*NEW_IN_3, "attempt"))
 TAKEN_AWAY = {  # the number in `meta` -> what takes a store back to it
     3: (
         *COSTS,
         "DROP TABLE requests",
-        "DELETE FROM migrations WHERE name IN ('0004_costs_of_rows', '0005_requests')",
+        "DELETE FROM migrations WHERE name > '0004'",
     ),
     2: (*COSTS, "DROP TABLE requests", "DROP TABLE migrations", "UPDATE meta SET schema_version = 2"),
     1: (
@@ -912,6 +912,7 @@ FIRST = {
     "schema-2": "0003_names_of_migrations",
     "schema-2-named": "0004_costs_of_rows",
     "schema-3": "0005_requests",
+    "schema-3-requests": "0006_attempts_of_rows",
 }
 
 
@@ -965,12 +966,13 @@ def test_a_store_that_an_old_llmforge_wrote(old, request, tmp_path, caplog):
 
 def test_a_store_of_today_is_opened_as_it_is(tmp_path, caplog):
     "The newest of the stores kept here needs no migration, and gives the newest export."
-    schema, file = written("schema-3-requests", tmp_path / "llmforge.db")
+    schema, file = written("schema-4", tmp_path / "llmforge.db")
     before = dump(file)
     s = Store(f"sqlite:///{file}")
     exported = TESTS / "exports" / f"schema-{schema}"
-    assert files(export_experiment(s, "old-3", tmp_path / "x")).items() <= files(exported).items()
-    known, unknown = s.rows("old-3")
+    assert files(export_experiment(s, "old-4", tmp_path / "x")).items() <= files(exported).items()
+    known, unknown = s.rows("old-4")
+    assert (known["attempt"], unknown["attempt"]) == (1, 3)
     assert [known[n] for n in NEW_IN_3] == [3.5, 4, 0.1 + 0.2, 0.25, "length"]
     assert {unknown[n] for n in NEW_IN_3} == {None} and shape(s.engine)[:2] == TODAY
     s.close()
@@ -1384,7 +1386,7 @@ def test_a_column_that_comes_later_is_one_entry(tmp_path):
     from llmforge.store import Store
     from llmforge.exports import export_experiment, import_experiment
     s, other, out = Store("sqlite:///{tmp_path}/s.db"), Store("sqlite://"), Path("{tmp_path}")
-    for n in (1, 2, 3):
+    for n in (1, 2, 3, 4):
         id = import_experiment(s, f"{TESTS}/exports/schema-{{n}}")
         again = export_experiment(s, id, out / id)
         old = Path(f"{TESTS}/exports/schema-{{n}}")
@@ -1404,7 +1406,7 @@ def test_a_column_that_comes_later_is_one_entry(tmp_path):
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
     with pytest.raises(StoreError, match="migration '0999_energy', which this one does not know"):
         Store(f"sqlite:///{tmp_path}/s.db")
-    with pytest.raises(StoreError, match="schema is 9, this LlmForge reads 1, 2, 3"):
+    with pytest.raises(StoreError, match="schema is 9, this LlmForge reads 1, 2, 3, 4"):
         import_experiment(Store("sqlite://"), tmp_path / "new0")
 
 
