@@ -127,7 +127,5 @@ def former_notes(
         changed = changed_since(config, contents, e.dataset_fingerprint, e.corpus_fingerprint)
         if e.id != id and changed:
             what = " and ".join(changed_text(config, field) for field in changed)
-            notes.append(
-                f"{what} changed since {e.id}, a result of the former content; now: {id}"
-            )
+            notes.append(f"{what} changed since {e.id}, a result of the former content; now: {id}")
     return notes
