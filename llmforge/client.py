@@ -49,10 +49,13 @@ def aiohttp_module() -> Any:
     return require("aiohttp", "remote")
 
 
+_IDLE = 4.0  # seconds after which a connection is not used again: servers drop it, vLLM's after 5
+
+
 async def _session(limit: int) -> AsyncIterator[Any]:
     "One session, open until the generator is closed."
     aiohttp = aiohttp_module()
-    connector = aiohttp.TCPConnector(limit=limit, keepalive_timeout=30)
+    connector = aiohttp.TCPConnector(limit=limit, keepalive_timeout=_IDLE)
     async with aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),

@@ -38,6 +38,8 @@ USAGE = {"prompt_tokens": 100, "completion_tokens": 10, "prompt_tokens_details":
 class Scripted:
     "A server whose answers a function makes; it remembers what it was asked."
 
+    keepalive = 75.0  # seconds after which it drops a connection that is not used
+
     def __init__(self, answer):
         self.answer, self.bodies, self.headers, self.url = answer, [], [], ""
         self.times = []
@@ -61,7 +63,7 @@ class Scripted:
         app.router.add_post("/v1/{path:.*}", self.handle)
         for path, found in (facts or {}).items():
             app.router.add_get(path, self.saying(found))
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, keepalive_timeout=self.keepalive)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
@@ -345,6 +347,28 @@ def test_a_conversation_with_calls():
     ids = [c["id"] for m in sent for c in m.get("tool_calls", ())]
     assert ids == [m["tool_call_id"] for m in sent if m["role"] == "tool"] and len(set(ids)) == 3
     assert sent[1]["content"] is None and json.loads(sent[1]["tool_calls"][1]["function"]["arguments"])
+
+
+def test_a_connection_that_the_server_has_dropped_is_not_used_again(monkeypatch):
+    "Nor where this process was too busy to see it dropped: a measurement has one attempt."
+    monkeypatch.setattr("llmforge.client._IDLE", 0.1)
+
+    async def answer(request, body):
+        return web.json_response({"choices": [{"text": " yes", "finish_reason": "stop"}]})
+
+    async def go(server):
+        engine = engine_for(server, attempts=1)
+        try:
+            await engine.generate("a", Sampling())
+            time.sleep(0.8)  # nothing else runs here
+            return (await engine.generate("b", Sampling())).text
+        finally:
+            engine.close()
+
+    dropping = Scripted(answer)
+    dropping.keepalive = 0.2
+    with in_a_thread(dropping) as server:
+        assert asyncio.run(go(server)) == " yes"
 
 
 def test_what_a_server_cannot_be_asked():
