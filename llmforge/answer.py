@@ -196,6 +196,12 @@ def _checked(answer: object, method: str) -> str:
         raise LlmForgeError(f"method {method!r} gave {kind}; must be: str, the answer")
     return cut_text(storable(answer))
 
+# %% ../nbs/50_answer.ipynb #answer-batches
+def _note_batches(root: Span, calls: Sequence[Generation]) -> None:
+    "Keep in a trace in which batches of an engine a question was answered, those of remembered calls aside."
+    if batches := dict.fromkeys(g.batch for g in calls if g.batch and not g.cached):
+        root.set(batches=list(batches))
+
 # %% ../nbs/50_answer.ipynb #answer-ask
 async def _ask(example: Example, context: Context, scorer: Scorer | None) -> Outcome:
     "Run the method inside a root span; an exception becomes part of the outcome, but for `EngineFatal`."
@@ -220,6 +226,7 @@ async def _ask(example: Example, context: Context, scorer: Scorer | None) -> Out
                 raise
             outcome.error, outcome.judged = e, {}
             root.error = redact(f"{type(e).__name__}: {error_text(e)}")
+    _note_batches(root, context.generations)
     outcome.trace = _trace_of(root)
     return outcome
 

@@ -8,12 +8,14 @@ __all__ = ['Reply', 'Script', 'RequestQueue', 'BatchedEngine', 'Fault', 'FakeEng
 # %% ../nbs/21_batching.ipynb #batching-imports
 import asyncio
 import re
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from itertools import count
 
 from .config import ExperimentConfig
 from .core import EngineError, EngineStuck, canonical, error_text, fingerprint
@@ -67,24 +69,30 @@ def _as_engine_error(e: BaseException) -> EngineError:
     return error
 
 
-def _result(given: object, queue_ms: float) -> Generation | EngineError:
+def _result(given: object, queue_ms: float, batch: str) -> Generation | EngineError:
     "What an engine gave for one request, or what is wrong with it."
     if isinstance(given, BaseException):
         return _as_engine_error(given)
     try:
-        return replace(checked_generation(given), queue_ms=queue_ms)
+        return replace(checked_generation(given), queue_ms=queue_ms, batch=batch)
     except Exception as e:
         return _as_engine_error(e)
 
 # %% ../nbs/21_batching.ipynb #batching-results-2
-def _results(given: object, waits: list[float]) -> list[Generation | EngineError]:
+def _names() -> Iterator[str]:
+    "Names for an engine's batches, unlike those of any other engine."
+    own = secrets.token_hex(4)
+    return (f"{own}-{i}" for i in count(1))
+
+
+def _results(given: object, waits: list[float], batch: str) -> list[Generation | EngineError]:
     "One result for each request, whatever an engine gave for a batch; `waits`: how long each waited (ms)."
     if not isinstance(given, (list, tuple)) or len(given) != len(waits):
         what = f"{len(given)} results" if isinstance(given, (list, tuple)) else type(given).__name__
         raise EngineError(
             f"generate_batch gave {what}; must be: a list of {len(waits)}, one for each request"
         )
-    return [_result(g, ms) for g, ms in zip(given, waits)]
+    return [_result(g, ms, batch) for g, ms in zip(given, waits)]
 
 
 def _too_slow(n: int, timeout: float | None) -> EngineStuck:
@@ -157,6 +165,7 @@ class BatchedEngine(RequestQueue):
         self.batch_size, self.timeout = batch_size, timeout
         self.concurrency = concurrency or 4 * batch_size
         self._task: asyncio.Task[None] | None = None
+        self._names = _names()
         self._worker = Worker("llmforge-engine", first)
 
     def generate_batch(self, requests: list[tuple[Prompt, Sampling]]) -> list[Generation | EngineError]:
@@ -195,7 +204,7 @@ class BatchedEngine(RequestQueue):
         "The results of a batch; in the worker thread, where no exception is the user's."
         try:
             given = self.generate_batch([(r.prompt, r.sampling) for r in batch])
-            return _results(given, [1000 * (start - r.queued) for r in batch])
+            return _results(given, [1000 * (start - r.queued) for r in batch], next(self._names))
         except BaseException as e:
             return [_as_engine_error(e)] * len(batch)
 

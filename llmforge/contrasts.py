@@ -17,7 +17,7 @@ from .experiment import Experiment, arm_line, counts_line
 from .metrics import JUDGED, OUTCOMES, SCORES, UNITS
 from .paired import PairedDifference, paired_difference
 from .plan import StudyRows
-from .pooling import groups_of, metric_of, scored
+from .pooling import groups_of, metric_of, scored, with_batches
 from .stats import Estimate
 from .studyconfig import Key
 
@@ -147,6 +147,13 @@ def _scored_of_two(control: Mapping, treatment: Mapping, metric: str, only) -> t
 def _groups(runs: tuple[tuple[tuple, Experiment], ...]) -> dict[tuple, str]:
     return groups_of([dict(runs)])
 
+
+def _groups_for(control: Mapping, treatment: Mapping, metric: str) -> dict[tuple, Hashable]:
+    "The group of each row: by passages, and where it is about latency by the batches of both arms."
+    groups = _groups(tuple(control.items()))
+    latency = metric_of(next(iter(control.values())), metric) == "latency_ms"
+    return with_batches(groups, [control, treatment]) if latency else dict[tuple, Hashable](groups)
+
 # %% ../nbs/64_contrasts.ipynb #contrasts-paired
 def _paired(a: dict, b: dict, groups: dict) -> tuple[dict, dict, dict]:
     "The values and groups of the rows in which both arms have a value."
@@ -161,7 +168,7 @@ def pairs_of(
     only: Collection[tuple] | None = None,  # these rows: (data set, seed, question); default: all
 ) -> tuple[dict, dict, dict]:  # (data set, seed, question) -> value: control, treatment; and -> group
     "The values of two arms where both have one; raises `StoreError` where the arms cannot be paired."
-    return _paired(*_scored_of_two(control, treatment, metric, only), _groups(tuple(control.items())))
+    return _paired(*_scored_of_two(control, treatment, metric, only), _groups_for(control, treatment, metric))
 
 # %% ../nbs/64_contrasts.ipynb #contrasts-contrast
 def contrast(
@@ -174,7 +181,7 @@ def contrast(
     "Compare two arms on one metric; raises `StoreError` where they cannot be paired."
     first = next(iter(control.values()))
     a, b = _scored_of_two(control, treatment, metric, only)
-    x, y, group = _paired(a, b, _groups(tuple(control.items())))
+    x, y, group = _paired(a, b, _groups_for(control, treatment, metric))
     name = metric_of(first, metric)
     scores = tuple(tuple(one.values()) for one in (x, y, group))
     return Contrast(

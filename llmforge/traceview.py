@@ -230,7 +230,7 @@ def _facts(d: Mapping, times: bool) -> str:
     "The attributes of a span in a line."
     facts = []
     for key, value in d.get("attributes", {}).items():
-        if times or not str(key).endswith("_ms"):
+        if times or not str(key).endswith(("_ms", "batches")):
             text = value if isinstance(value, str) else as_json(value)
             facts.append(f"{_escaped(str(key))}={_beginning(text, 90)}")
     return _tag("div", "opacity:.7;overflow-wrap:anywhere", " · ".join(facts)) if facts else ""

@@ -90,6 +90,15 @@ def test_queue_time_is_not_latency():
     assert first.queue_ms < 50 < 90 < second.queue_ms
 
 
+def test_generations_name_their_batch():
+    "Two requests of one batch share its time; no other engine, and no other start of this one, has its name."
+    engines = [FakeEngine("ok", batch_size=2) for _ in range(2)]
+    named = [[g.batch for g in gather(*(e.generate(p, GREEDY) for p in "abc"))] for e in engines]
+    for a, b, c in named:
+        assert a == b != c
+    assert not set(named[0]) & set(named[1]) and None not in named[0]
+
+
 def lengths_of(sizes, **kwargs):
     "The lengths in each batch, for prompts of these lengths that all wait at once."
     engine = FakeEngine("ok", **kwargs)

@@ -3,6 +3,7 @@
 import gc
 import importlib
 import inspect
+import math
 import re
 from dataclasses import is_dataclass, replace
 from html import unescape
@@ -24,14 +25,14 @@ from llmforge.findings import arms_table, decide, exploratory_table, verdict_tab
 from llmforge.interaction import interaction, label_test
 from llmforge.listing import experiments_table
 from llmforge.plan import Study
-from llmforge.pooling import ratio, shared_passage
+from llmforge.pooling import pooled, ratio, shared_passage
 from llmforge.results import kinds_table, retrieval_table, worst_examples
 from llmforge.runner import run_experiment
 from llmforge.stats import Estimate
 from llmforge.store import FrozenPlan, Store
 from llmforge.studyconfig import Hypothesis, StudyConfig
 from llmforge.tables import EXPERIMENTS
-from llmforge.tradeoffs import agent_arms_table, costs_table, trade_off
+from llmforge.tradeoffs import agent_arms_table, cost_ratio, costs_table, trade_off
 from llmforge.wording import shown
 
 pytestmark = pytest.mark.slow
@@ -287,6 +288,48 @@ def test_latencies_of_runs_that_overlap_decide_nothing(store):
     assert "another run was under way at the same time" in results_table(study_arm(study, "a"))
     right = replace(study, config=study.config.model_copy(update={"hypotheses": (claim(direction="lower"),)}))
     assert not verdicts(right)[0].overlapped, "what is right does not depend on the clock"
+
+
+def in_batches(i, ms, *names):
+    "A row that was answered in these batches."
+    made = row(i, 1.0) | {"latency_ms": ms}
+    attributes = made["trace"]["attributes"] | {"batches": list(names)}
+    return made | {"trace": made["trace"] | {"attributes": attributes}}
+
+
+def test_latencies_of_one_batch_are_one_draw(store):
+    "Forty questions in four batches: by questions the second arm is slower, by batches that is not known."
+    slow = {"a": (50.0, 51.0, 52.0, 90.0), "b": (60.0, 95.0, 58.0, 75.0)}
+    one_by_one = {
+        arm: stored(store, f"{arm}1", [row(i, 1.0) | {"latency_ms": ms[i // 10]} for i in range(40)])
+        for arm, ms in slow.items()
+    }
+    batched = {
+        arm: stored(store, f"{arm}2", [in_batches(i, ms[i // 10], f"{arm}-{i // 10}") for i in range(40)])
+        for arm, ms in slow.items()
+    }
+    h = claim(metric="latency", direction="higher")
+    plain, v = (verdicts(study_of(store, arms, h))[0] for arms in (one_by_one, batched))
+    assert plain.verdict == "supported" and "n = 40)" in plain.sentence()
+    assert v.verdict == "inconclusive" and v.effect.value == plain.effect.value and v.contrast.groups == 4
+    assert "n = 40 in 4 independent groups" in v.sentence()
+    told = "Latencies: 40 questions, answered together in batches, are 4 independent times"
+    assert told in results_table(batched["a"]) and "Latencies" not in results_table(one_by_one["a"])
+    whole, fine = (e["a"].estimate("latency_p50") for e in (batched, one_by_one))
+    assert whole.value == fine.value and whole.high - whole.low > 2 * (fine.high - fine.low)
+    assert pooled([batched["a"]], "latency", "p50") == whole
+    right = verdicts(study_of(store, batched, claim(direction="higher")))[0]
+    assert right.contrast.groups == 40, "what is right does not depend on the batch"
+
+
+def test_batches_that_overlap_in_turn_decide_nothing(store):
+    "Each batch of one arm shares questions with two of the other: all hang together."
+    a = stored(store, "a", [in_batches(i, 50.0, f"a-{i // 10}") for i in range(40)])
+    b = stored(store, "b", [in_batches(i, 90.0 + i, f"b-{(i + 5) // 10}") for i in range(40)])
+    v = verdicts(study_of(store, {"a": a, "b": b}, claim(metric="latency", direction="higher")))[0]
+    assert v.verdict == "inconclusive" and "n = 40 in 1 independent group)" in v.sentence()
+    e = cost_ratio({("d", 0): a}, {("d", 0): b}, "latency")
+    assert (e.low, e.high) == (0.0, math.inf) and "∞" in shown(e, ".2f")
 
 
 def study_arm(study, arm):

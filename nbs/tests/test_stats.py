@@ -26,7 +26,7 @@ from llmforge.paired import (
     pairs_needed,
     smallest_effect,
 )
-from llmforge.stats import Estimate, bootstrap_interval, bounds, estimate, wilson
+from llmforge.stats import Estimate, bootstrap_interval, bounds, estimate, hang_together, wilson
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +47,20 @@ def no_warnings():
 
 def ends(e):
     return e.low, e.high
+
+
+def test_what_hangs_together_through_others_is_one_group():
+    shared = {"a": ["x"], "b": ["y"], "c": ["x", "y"], "d": [], "e": ["z"], "f": ["z"]}
+    groups = hang_together(shared)
+    assert {frozenset(k for k in shared if groups[k] == g) for g in groups.values()} == {
+        frozenset("abc"),
+        frozenset("d"),
+        frozenset("ef"),
+    }
+    chain = hang_together(
+        {i: [i, i + 1] for i in range(20_000)}
+    )  # a long run of batches that overlap in turn
+    assert len(set(chain.values())) == 1
 
 
 def test_nothing_to_average_is_none_and_valid_json():
