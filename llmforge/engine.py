@@ -208,6 +208,8 @@ class Generation:
     cost: float | None = field(default=None, repr=False, metadata={"since": "2026-11-28"})
     # requests that it took; above 1 where some failed in passing
     attempts: int = field(default=1, repr=False, metadata={"since": "2026-11-28"})
+    # the engine's name for the batch that it was answered in; None: it answers one by one, or a server does
+    batch: str | None = field(default=None, repr=False, metadata={"since": "2026-11-29"})
 
     def __post_init__(self) -> None:  # JSON gives lists and dicts
         calls = tuple(c if isinstance(c, ToolCall) else ToolCall(**c) for c in self.tool_calls)
@@ -251,6 +253,7 @@ _PLAIN: dict[str, tuple[type, ...]] = {
     "ttft_ms": (float, int, type(None)),
     "tokens_cached": (int, type(None)),
     "cost": (float, int, type(None)),
+    "batch": (str, type(None)),
 }
 
 

@@ -18,6 +18,7 @@ from .claims import Record
 from .config import ExperimentConfig, validate
 from .contents import changed_text
 from .core import LlmForgeError, StoreError
+from .derived import batch_groups, timed
 from .judged import rate_by_rule
 from .listing import state_name
 from .metrics import AGENT_SCORES, JUDGED, SCORES, failed, right
@@ -315,13 +316,24 @@ def _enough(e: Experiment, aggregate: str) -> bool:
     return not aggregate.endswith("p99") or e.estimate(aggregate).n >= LEAST_FOR_P99
 
 
-def _latency_line(e: Experiment) -> str:
-    "What keeps its latencies from saying much; nothing where it ran alone, or nothing was timed."
-    others = e.store.overlapping(e.record) if e.estimate("latency_p50").n else 0
-    if not others:
+def _batches_line(e: Experiment) -> str:
+    "How many draws its latencies are, where batches made them fewer than questions."
+    rows = timed(e.numbers)
+    if (draws := len(set(batch_groups(rows)))) == len(rows):
         return ""
+    times = "one independent time" if draws == 1 else f"{draws} independent times"
+    return f"{len(rows)} questions, answered together in batches, are {times}; intervals draw whole batches"
+
+
+def _latency_line(e: Experiment) -> str:
+    "What keeps its latencies from saying much; nothing where it ran alone, question by question."
+    if not e.estimate("latency_p50").n:
+        return ""
+    others = e.store.overlapping(e.record)
     runs = "another run was" if others == 1 else f"{others} other runs were"
-    return f"Latencies: {runs} under way at the same time, so they are not those of one run alone."
+    lines = [f"{runs} under way at the same time, so they are not those of one run alone"] if others else []
+    lines += [line] if (line := _batches_line(e)) else []
+    return f"Latencies: {'; '.join(lines)}." if lines else ""
 
 # %% ../nbs/62_experiment.ipynb #0e1f1fb8
 _LABELS = {

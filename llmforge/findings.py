@@ -82,6 +82,13 @@ def _missing(c: Contrast, metric: str) -> str:
         text += f"; {c.left_out} pairs left out, since a side has no value"
     return text
 
+
+def _number(c: Contrast, metric: str) -> str:
+    "How many pairs a contrast has, of how many questions, and of latencies how many independent times."
+    n = f"n = {c.paired.n}" + (f", {c.questions} questions" if c.questions < c.paired.n else "")
+    together = metric == "latency_ms" and c.groups < c.paired.n
+    return f"{n} in {c.groups} independent group{'s' * (c.groups > 1)}" if together else n
+
 # %% ../nbs/68_findings.ipynb #162d8ddc
 @dataclass(frozen=True)
 class Verdict:
@@ -132,8 +139,7 @@ class Verdict:
         p = p_text(self.p) + ("" if self.hypothesis.margin is None else " one-sided")
         if self.correction in _AFTER:
             p += f", {p_text(self.p_adjusted)}{_AFTER[self.correction]}"
-        questions = self.contrast.questions
-        n = f"n = {self.n}" + (f", {questions} questions" if questions < self.n else "")
+        n = _number(self.contrast, self.metric)
         return f"{percent(self.effect.confidence)} interval, {p}, {n}"
 
     def sentence(
