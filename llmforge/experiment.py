@@ -315,7 +315,7 @@ def _enough(e: Experiment, aggregate: str) -> bool:
     "Whether an aggregate is over enough values to say anything."
     return not aggregate.endswith("p99") or e.estimate(aggregate).n >= LEAST_FOR_P99
 
-
+# %% ../nbs/62_experiment.ipynb #experiment-latency-line
 def _batches_line(e: Experiment) -> str:
     "How many draws its latencies are, where batches made them fewer than questions."
     rows = timed(e.numbers)

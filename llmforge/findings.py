@@ -67,7 +67,7 @@ def _claimed(h: Hypothesis, metric: str) -> str:
         return f"claimed {at} {points(sign * h.min_effect, metric, sign=True)}"
     return f"claimed {'above' if sign > 0 else 'below'} 0"
 
-
+# %% ../nbs/68_findings.ipynb #findings-missing
 _OVERLAPPED = "; other runs were under way at the same time, so latencies decide nothing"
 
 
