@@ -10,9 +10,9 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from llmforge.adapters import NUMBERS, SETTINGS, adapter_content
 from llmforge.cli import app
 from llmforge.config import experiment_id, load_config, to_yaml
+from llmforge.contents import NUMBERS, SETTINGS, adapter_content
 from llmforge.core import ConfigError, DataError, EngineError
 from llmforge.pairs import almanac_pairs, load_pairs, split_pairs, to_pair
 from llmforge.plan import study_json

@@ -18,13 +18,17 @@ from llmforge.contents import changed_since, changed_text, file_digest, local_co
 from llmforge.core import EngineFatal, StoreError
 from llmforge.experiment import Experiment, results_table, state_line
 from llmforge.exports import export_experiment, import_experiment
+from llmforge.findingpages import told_of_arms
 from llmforge.listing import is_stale
 from llmforge.provenance import mixed_line, rows_by_code
 from llmforge.results import provenance_table
 from llmforge.runner import prepare, run_experiment
 from llmforge.shapes import provenance_fault
 from llmforge.store import Store
+from llmforge.study import run_study, study_folder
+from llmforge.studyconfig import load_study
 from llmforge.tables import READABLE
+from llmforge.verification import verify_study
 
 TESTS = Path(__file__).parent
 QUESTIONS = [{"id": f"q{i}", "question": f"Capital {i}?", "answers": ["Lima"]} for i in range(12)]
@@ -276,6 +280,27 @@ def test_a_stopped_run_whose_file_changed_says_that_it_would_be_another(home):
     one_byte(home / "tuned" / "model.safetensors")
     line = state_line(Experiment(id, Store()))
     assert "model.name (tuned) changed since: run now, its config makes another experiment" in line
+
+
+def test_a_study_s_page_and_check_name_the_stale_arm(home):
+    about = config().model_dump(mode="json")
+    base = {name: about[name] for name in ("model", "dataset", "method", "plugins")}
+    shutil.copytree(home / "tuned", home / "other")
+    arms = {"a": {}, "b": {"model": "other"}}
+    study = {"name": "two", "question": "Which?", "base": base, "datasets": {"mine": {}}, "arms": arms}
+    done = run_study(load_study({"study": study}), Store(), lambda _: FakeEngine(" Lima"), show=False)
+    assert told_of_arms(done) == ""
+    one_byte(home / "other" / "model.safetensors")
+    [line] = told_of_arms(done).splitlines()
+    id = done.ids["b", "mine", 0]
+    assert (
+        f">{id}<" in line
+        and "**Stale**: model.name" in line
+        and "(other) changed since" in html.unescape(line)
+    )
+    checks = {check.what: check for check in verify_study(study_folder(done))}
+    assert checks["ids"].ok and checks["files"].ok is None
+    assert checks["files"].text == f"{id}: model.name (other) changed since"
 
 
 @pytest.mark.parametrize("schema", sorted(READABLE)[:3])

@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 
 from llmforge.cli import app as command
 from llmforge.config import experiment_id, load_config
+from llmforge.contents import folder_content
 from llmforge.core import ConfigError, EngineError, EngineFatal
 from llmforge.engine import Sampling
 from llmforge.runner import run_experiment
@@ -36,7 +37,6 @@ from llmforge.tables import Status
 from llmforge.vllmarguments import (
     adapter_for_vllm,
     answer_arguments,
-    folder_content,
     hub_commit,
     model_for_vllm,
     python_facts,
