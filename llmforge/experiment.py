@@ -61,7 +61,7 @@ class Experiment:
             validate(self.record.config_json, self.id)
         return () if self.config.plugins else tuple(missing)  # plugins may register it
 
-    @cached_property
+    @property
     def stale(self) -> tuple[str, ...]:
         "Fields of its config that name something on this machine which has changed since; raises nothing."
         try:
