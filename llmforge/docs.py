@@ -12,6 +12,7 @@ import importlib
 import json
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from .files import VARIABLES, project_root
@@ -109,7 +110,6 @@ def _filtered(path: Path) -> list[dict]:
                 np.hide_line,
                 np.filter_stream_,
                 np.rm_header_dash,
-                np.clean_magics,
                 np.hide_,
                 np.strip_hidden_metadata,
             ]
@@ -132,10 +132,13 @@ def lesson_cells(
     return cells
 
 # %% ../nbs/74_docs.ipynb #docs-write-list
+def _write_lesson(source: Source, path: Path, folder: str) -> None:
+    write_notebook(source, f"learn/{folder}{path.name}", lesson_cells(path))
+
+
 def _write_list(source: Source, paths: list[Path], folder: str = "") -> str:
     "Put notebooks below the page *Learn*; their list, and their entries in the navigation."
-    for path in paths:
-        write_notebook(source, f"learn/{folder}{path.name}", lesson_cells(path))
+    source.tasks += [partial(_write_lesson, source, path, folder) for path in paths]
     return f"{listed(paths, folder, '1.')}\n\n{toctree(folder + path.stem for path in paths)}"
 
 

@@ -11,13 +11,14 @@ import base64
 import json
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .core import DataError, closest
 from .files import DAMAGED
 from .markup import as_html, fenced, foreign_prose, raw, safe_html
+from .processes import in_processes
 from .published import Published
 from .shapes import foreign_text
 from .text import cell
@@ -33,6 +34,15 @@ class Source:
     parts: dict[str, str] = field(default_factory=dict)  # name -> Markdown, for the pages that people write
     # what the site's own scripts carry, and nothing that was written before the build
     nonce: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+    tasks: list[Callable[[], None]] = field(default_factory=list)  # pages put off, the longest first
+
+    def write_tasks(
+        self,
+        jobs: int = 1,  # processes
+    ) -> None:
+        "Write the pages that were put off."
+        in_processes(self.tasks, jobs)
+        self.tasks.clear()
 
 # %% ../nbs/73_pages.ipynb #4590f1d2
 _WIDE = {"html_theme.sidebar_secondary.remove": True}  # metadata of a page without the list of its headings

@@ -86,7 +86,7 @@ def _acts(tag: str, given: Mapping[str, str | None], nonce: str) -> str | None:
         return f"a {given['http-equiv']} of its own"
     if handler := next((name for name in given if name.startswith("on")), None):
         return f"{handler} at a {tag}"
-    schemes = {_schemed(given.get(name) or "") for name in _ADDRESSES}
+    schemes = {_schemed(given[name] or "") for name in _ADDRESSES if name in given}
     if wrong := schemes - {"", "http:", "https:", "mailto:", "data:image/"}:
         return f"a {min(wrong)} address at a {tag}"
     return None

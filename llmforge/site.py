@@ -37,6 +37,7 @@ from llmforge.pages import (
     write_page,
 )
 from .policy import Page
+from .processes import in_processes
 from .published import bound, published
 from .text import cell
 
@@ -227,13 +228,20 @@ def _html_pages(site: Path) -> list[Path]:
     return [path for path in sorted(site.rglob("*.html")) if "_static" not in path.parts]
 
 
+def _page(path: Path, nonce: str) -> Page:
+    return Page(path.read_text(encoding="utf-8"), nonce)
+
+
 def check_pages(
     site: Path,  # a built one
     nonce: str = "",  # of its own scripts
+    jobs: int = 1,  # processes
 ) -> None:
     "Raise `DataError` for links that lead nowhere, for what comes from elsewhere, and for what would act."
     root = site.resolve()
-    pages = {path: Page(path.read_text(encoding="utf-8"), nonce) for path in _html_pages(root)}
+    paths = _html_pages(root)
+    read = in_processes([partial(_page, path, nonce) for path in paths], jobs)
+    pages = dict(zip(paths, read))
     wrong = [fault for path in pages for fault in _broken(root, path, pages)]
     if wrong:
         raise DataError("\n  ".join([f"{len(wrong)} faults of the site:", *wrong[:20]]))
@@ -287,9 +295,10 @@ def build_site(
         source.extra.mkdir()
         for write in WRITERS:
             write(source)
+        source.write_tasks(jobs)
         run_sphinx(source, half, jobs)
         mend(half)
-        check_pages(half, source.nonce)
+        check_pages(half, source.nonce, jobs)
     return site
 
 # %% ../nbs/79_site.ipynb #6b336afc
