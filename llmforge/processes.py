@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .core import fingerprint
 
@@ -82,7 +82,7 @@ _T = TypeVar("_T")
 _TASKS: list[Callable[[], object]] = []  # of a forked process: what its parent shares out
 
 
-def _nth(i: int) -> object:
+def _nth(i: int) -> Any:
     return _TASKS[i]()
 
 

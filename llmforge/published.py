@@ -65,7 +65,9 @@ def _folders(outputs: Path, file: str) -> list[Path]:
 
 def _page_name(id: str) -> str:
     "The id; raises `DataError` where the site has a page or a file of that name, or it cannot be one's."
-    fault = id_fault(id) or (f"id {id!r} is the site's own" if re.fullmatch(r"index|pairs-\d+", id) else None)
+    fault = id_fault(id) or (
+        f"id {id!r} is the site's own" if re.fullmatch(r"index|statistics", id) else None
+    )
     if fault:
         raise DataError(fault)
     return id

@@ -99,7 +99,7 @@ def _look() -> dict:
         html_context={"default_mode": "auto"},
         html_static_path=[str(assets())],
         html_css_files=["site.css"],
-        html_js_files=["site.js"],
+        html_js_files=["tablesort.min.js", "site.js"],
         html_favicon=str(assets() / "favicon.svg"),
         html_copy_source=False,
         html_domain_indices=False,

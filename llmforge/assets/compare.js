@@ -1,14 +1,15 @@
-// Two experiments side by side. Everything that comes from data is set as text.
+// Experiments side by side, a baseline and what is held against it. Everything that comes from data is set as text.
 "use strict";
 
 (() => {
   const nonce = document.currentScript.nonce; // the page's policy lets only scripts with it run
-  const data = window.llmforge, groups = data.index, form = document.getElementById("choose"), filters = document.getElementById("diff-filters");
-  const [a, b] = [form.elements.a, form.elements.b], wait = {};
+  const data = window.llmforge, groups = data.index, {paired, holm, fixed, brief} = data.statistics;
+  const form = document.getElementById("choose"), filters = document.getElementById("diff-filters"), wait = {};
   const element = (name, text, parent) => { const e = document.createElement(name); if (text !== undefined) e.textContent = text; if (parent) parent.append(e); return e; };
-  const group = id => groups.findIndex(g => g.experiments.includes(id));
+  const part = id => document.getElementById(id), group = id => groups.find(g => g.experiments.includes(id));
+  const words = name => name.replaceAll("_", " "), letter = i => "abcdefghijklmnopqrstuvwxyz"[i] ?? `no. ${i + 1}`;
   const load = name => wait[name] ??= new Promise((done, failed) => {
-    if (data[name]) return done(data[name]);
+    if (Object.hasOwn(data, name)) return done(data[name]);
     const script = document.createElement("script");
     script.nonce = nonce;
     script.src = `data/${encodeURIComponent(name)}.js`;
@@ -17,97 +18,191 @@
     document.head.append(script);
   });
 
-  function offer(select, from, chosen) {
+  // Choosing: a select for the baseline and one for each treatment; the address has them all.
+
+  const selects = () => [...form.querySelectorAll("select")], chosen = () => selects().map(s => s.value);
+
+  function offer(select, from, id) {
     select.replaceChildren();
-    for (const g of from) {
-      const part = element("optgroup", undefined, select);
-      part.label = g.label;
-      for (const id of g.experiments) element("option", id, part).value = id;
+    element("option", "choose", select).value = "";
+    const others = group(id) && !from.includes(group(id)) ? [group(id)] : [];
+    for (const g of [...from, ...others]) {
+      const box = element("optgroup", undefined, select);
+      box.label = g.label;
+      for (const id of g.experiments) element("option", id, box).value = id;
     }
-    if (chosen) select.value = chosen;
+    select.value = group(id) ? id : "";
+  }
+
+  function arrange(ids) {
+    const own = group(ids[0]), treatments = ids.length > 1 ? ids.slice(1) : [""];
+    form.querySelectorAll("label").forEach((label, i) => { if (i > treatments.length) label.remove(); });
+    treatments.forEach((_, i) => {
+      if (form.elements[letter(i + 1)]) return;
+      const label = element("label", `${letter(i + 1)}, another treatment `);
+      element("select", undefined, label).name = letter(i + 1);
+      form.querySelector("button").before(label);
+    });
+    selects().forEach((select, i) => offer(select, i && own ? [own] : groups, ids[i]));
   }
 
   function start() {
-    const asked = new URLSearchParams(location.hash.slice(1)), known = id => group(id) >= 0;
-    const first = known(asked.get("a")) ? asked.get("a") : groups[0]?.experiments[0];
-    if (!first) return;
-    const same = groups[group(first)], second = same.experiments.includes(asked.get("b")) ? asked.get("b") : same.experiments.find(id => id !== first) ?? first;
-    offer(a, groups, first);
-    offer(b, [same], second);
-    show();
+    const asked = new URLSearchParams(location.hash.slice(1)), ids = [asked.get("a") ?? "", ...asked.getAll("b")];
+    arrange(ids);
+    show(ids);
   }
 
-  const signed = (x, digits) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(digits);
-  const points = x => signed(100 * x, 1);
-  const pText = p => p < 0.001 ? "p < .001" : `p = ${p.toFixed(3).replace(/^0/, "")}`;
+  form.addEventListener("change", event => {
+    let ids = chosen();
+    if (event.target === selects()[0]) ids = [ids[0], ...ids.slice(1).map(id => group(id) === group(ids[0]) ? id : "")];
+    arrange(ids);
+    history.replaceState(null, "", `#${new URLSearchParams(ids.flatMap((id, i) => id ? [[i ? "b" : "a", id]] : []))}`);
+    show(ids);
+  });
+  form.querySelector("button").addEventListener("click", () => {
+    arrange([...chosen(), ""]);
+    selects().at(-1).focus();
+  });
 
-  function sentence(d, turned, metric) {
-    if (d.refused) return d.refused;
-    const [value, low, high, up, down] = turned ? [-d.value, -d.high, -d.low, d.losses, d.wins] : [d.value, d.low, d.high, d.wins, d.losses];
-    return `b − a on accuracy (${metric.replaceAll("_", " ")}): ${points(value)} points, ${Math.round(100 * d.confidence)}% interval ${points(low)} to ${points(high)}, ${pText(d.p)} (${d.test}), `
-      + `n = ${d.n}; b is higher on ${up}, a on ${down}, equal on ${d.n - up - down}.`;
+  // What cannot be compared, in the words of `llmforge compare`.
+
+  function refusal(x, y) {
+    if (x.questions !== y.questions) {
+      const [mine, theirs] = [new Set(x.ids), new Set(y.ids)], shared = x.ids.filter(id => theirs.has(id)).length;
+      return `${x.id} and ${y.id} cannot be paired: their questions differ (${shared} have the same name, ${mine.size - shared} are in the first only, `
+        + `${theirs.size - shared} in the second only); run both on the same dataset section`;
+    }
+    if (x.normalization !== y.normalization) {
+      return `${x.id} and ${y.id} cannot be compared: their answers were normalised differently (${x.normalization} and ${y.normalization})`;
+    }
+    if (x.scorer && y.scorer && x.scorer !== y.scorer) {
+      return `${x.id} and ${y.id} cannot be compared: their answers were judged by different scorers (${x.scorer} and ${y.scorer})`;
+    }
+    return "";
   }
 
-  function means(pairs, target) {
-    const names = Object.keys(pairs[0]?.[0].scores ?? {}).filter(n => pairs.some(([r, s]) => n in r.scores && n in s.scores));
+  // A measure of two experiments, over the questions on which both have a value.
+  function contrast(x, y, measure) {
+    const at = new Map(y.ids.map((id, i) => [id, i])), [u, v, hang] = [[], [], []];
+    x.ids.forEach((id, i) => {
+      const [p, q] = [x.values[measure][i], y.values[measure][at.get(id)]];
+      if (p != null && q != null) { u.push(p); v.push(q); hang.push(x.groups[i]); }
+    });
+    return {...paired(u, v, hang, x.confidence), measure, x, y, left: x.ids.length - u.length};
+  }
+
+  
+  const signed = (v, n) => { const text = fixed(v, n); return text.startsWith("−") ? text : `+${text}`; };
+  const points = v => signed(100 * v, 1), pText = p => p < 0.001 ? "p < .001" : `p = ${fixed(p, 3).replace(/^0/, "")}`;
+
+  function sentence(d, name, p, family) {
+    return `${name} − a on accuracy (${words(d.measure)}): ${points(d.value)} points, ${Math.round(100 * d.x.confidence)}% interval ${points(d.low)} to ${points(d.high)}, `
+      + `${pText(p)} (${d.test}${family > 1 ? `, Holm's method for ${family} treatments` : ""}), n = ${d.n}; `
+      + `${name} is higher on ${d.wins}, a on ${d.losses}, equal on ${d.n - d.wins - d.losses}.`;
+  }
+
+  function download(name, rows, target) {
+    const cell = v => { const text = v == null ? "" : String(v); return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text; };
+    const link = element("a", `${name}.csv`, target);
+    link.href = URL.createObjectURL(new Blob([rows.map(row => row.map(cell).join(",") + "\n").join("")], {type: "text/csv"}));
+    link.download = `${name}.csv`;
+    target.append(" ");
+  }
+
+  function measures(found, names, target) {
     const box = element("div", undefined, target), table = element("table", undefined, box), head = element("tr", undefined, element("thead", undefined, table)), body = element("tbody", undefined, table);
-    box.className = "wide"; box.tabIndex = 0; box.setAttribute("role", "region"); box.setAttribute("aria-label", "Means of every score");
-    element("caption", "Means over the questions that have the value on both sides", table);
-    for (const c of ["score", "a", "b", "b − a", "n"]) element("th", c, head).scope = "col";
-    for (const name of names) {
-      const both = pairs.filter(([r, s]) => name in r.scores && name in s.scores), mean = side => both.reduce((sum, pair) => sum + pair[side].scores[name], 0) / both.length;
-      const digits = /latency|tokens/.test(name) ? 1 : 3, row = element("tr", undefined, body);
-      element("th", name.replaceAll("_", " "), row).scope = "row";
-      for (const text of [mean(0).toFixed(digits), mean(1).toFixed(digits), signed(mean(1) - mean(0), digits), both.length]) element("td", text, row);
+    box.className = "wide"; box.tabIndex = 0; box.setAttribute("role", "region"); box.setAttribute("aria-label", "Every measure");
+    table.className = "measures";
+    element("caption", "Every measure over the questions that have it on both sides; p is of this comparison alone", table);
+    for (const c of ["measure", ...names.length > 2 ? ["treatment"] : [], "a", names.length > 2 ? "treatment's" : "b", "difference", "interval", "p", "higher / a higher / equal", "n", "left out"]) element("th", c, head).scope = "col";
+    for (const d of found) {
+      const row = element("tr", undefined, body), n = d.x.digits[d.measure];
+      element("th", words(d.measure), row).scope = "row";
+      if (names.length > 2) element("td", d.name, row);
+      const cells = [fixed(d.a, n), fixed(d.b, n), signed(d.value, n), `${signed(d.low, n)} to ${signed(d.high, n)}`, `${brief(d.p)} (${d.test})`, `${d.wins} / ${d.losses} / ${d.n - d.wins - d.losses}`, d.n, d.left];
+      for (const text of cells) element("td", text, row);
     }
+    const columns = "a,b,metric,value_a,value_b,difference,low,high,p,test,b_higher,a_higher,equal,n".split(",");
+    const rows = found.map(d => [d.x.id, d.y.id, d.measure, d.a, d.b, d.value, d.low, d.high, d.p, d.test, d.wins, d.losses, d.n - d.wins - d.losses, d.n]);
+    download("measures", [columns, ...rows], part("downloads"));
   }
 
-  const change = (r, s) => s.accuracy > r.accuracy ? "improved" : s.accuracy < r.accuracy ? "regressed" : r.accuracy >= 1 ? "both right" : "both wrong";
-  const rowLink = (id, r, parent) => { const link = element("a", r.answer || "–", parent); link.href = `experiments/${encodeURIComponent(id)}.html#row-${r.at}`; };
+  // Question by question.
 
-  let pairs = [];
+  const change = (before, after) => after > before ? "improved" : after < before ? "regressed" : before >= 1 ? "both right" : "both wrong";
+  let shown = [], rows = [];
+
+  function asked() {
+    const [x, ...others] = shown, at = others.map(y => new Map(y.ids.map((id, i) => [id, i])));
+    return x.ids.map((id, i) => {
+      const places = [i, ...at.map(m => m.get(id))], right = shown.map((e, k) => e.accuracy[places[k]]);
+      return {places, question: x.asked[i] || id, expected: x.expected[i].join(", "), answers: shown.map((e, k) => e.answers[places[k]]), changes: others.map((_, k) => change(right[0], right[k + 1]))};
+    });
+  }
+
   function diff() {
-    const body = document.getElementById("diff"), wanted = filters.elements.change.value, text = filters.elements.text.value.toLowerCase();
+    const body = part("diff"), wanted = filters.elements.change.value, text = filters.elements.text.value.toLowerCase();
+    const flips = ["improved", "regressed"], fits = r => !wanted || r.changes.some(c => wanted === "changed" ? flips.includes(c) : c === wanted);
+    const kept = rows.filter(r => fits(r) && [r.question, r.expected, ...r.answers].join(" ").toLowerCase().includes(text));
     body.replaceChildren();
-    let shown = 0;
-    for (const [r, s] of pairs) {
-      const what = change(r, s), asked = s.q || s.id;
-      if (wanted === "changed" ? !["improved", "regressed"].includes(what) : wanted && what !== wanted) continue;
-      if (!`${asked} ${r.answer} ${s.answer} ${s.expected}`.toLowerCase().includes(text)) continue;
-      const row = element("tr", undefined, body);
-      element("td", what, row).className = what.replace(" ", "-");
-      element("td", asked, row);
-      element("td", s.expected.join(", "), row);
-      rowLink(a.value, r, element("td", undefined, row));
-      rowLink(b.value, s, element("td", undefined, row));
-      shown++;
+    for (const r of kept) {
+      const row = element("tr", undefined, body), kinds = [...new Set(r.changes)];
+      element("td", kinds.length > 1 ? r.changes.map((c, k) => `${letter(k + 1)} ${c}`).join(", ") : kinds[0], row).className = kinds.length > 1 ? "" : kinds[0].replace(" ", "-");
+      element("td", r.question, row);
+      element("td", r.expected, row);
+      r.places.forEach((at, k) => {
+        const link = element("a", r.answers[k] || "–", element("td", undefined, row));
+        link.href = `experiments/${encodeURIComponent(shown[k].id)}.html#row-${shown[k].at[at]}`;
+      });
     }
-    filters.querySelector("output").textContent = `${shown} of ${pairs.length}`;
+    filters.querySelector("output").textContent = `${kept.length} of ${rows.length}`;
   }
 
-  async function show() {
-    const [left, right] = [a.value, b.value], part = id => document.getElementById(id);
-    history.replaceState(null, "", `#${new URLSearchParams({a: left, b: right})}`);
+  function heads() {
+    const row = part("diff").closest("table").tHead.rows[0];
+    row.replaceChildren();
+    const answered = shown.length ? shown.map((_, i) => `${letter(i)} answered`) : ["a answered", "b answered"];
+    for (const c of ["change", "question", "expected", ...answered]) element("th", c, row).scope = "col";
+  }
+
+  function tell(sentences, experiments = []) {
+    [shown, rows] = [experiments, []];
+    for (const id of ["about", "measures", "downloads"]) part(id).replaceChildren();
+    part("difference").replaceChildren(...sentences.map(text => element("span", text)));
+    heads();
+    diff();
+  }
+
+  let turn = 0;
+  async function show(all) {
+    const ids = all.filter(Boolean), mine = ++turn, unknown = ids.filter(id => !group(id));
+    if (unknown.length) return tell(unknown.map(id => `There is no experiment ${id} on this site, so nothing is compared. Choose from the lists.`));
+    if (!groups.length) return tell(["No experiment is published here yet."]);
+    if (!all[0] || ids.length < 2) return tell(["Choose a baseline and at least one treatment on the same questions."]);
+    if (new Set(ids).size < ids.length) return tell(["An experiment does not differ from itself."]);
     try {
-      const [x, y, paired] = await Promise.all([load(left), load(right), load(`pairs-${group(left)}`)]);
-      if (a.value !== left || b.value !== right) return;
-      const before = new Map(x.rows.map(r => [r.id, r])), key = [left, right].sort().join("|");
-      pairs = y.rows.filter(s => before.has(s.id)).map(s => [before.get(s.id), s]);
-      for (const id of ["about", "means"]) part(id).replaceChildren();
+      const loaded = await Promise.all(ids.map(load)), [x, ...others] = loaded;
+      if (mine !== turn) return;
+      const refused = others.map(y => refusal(x, y)).filter(Boolean);
+      if (refused.length) return tell(refused);
+      const name = i => loaded.length > 2 ? letter(i + 1) : "b", found = others.flatMap((y, i) => x.measures.filter(m => y.measures.includes(m)).map(m => ({...contrast(x, y, m), name: name(i)})));
+      const first = others.map((y, i) => x.accuracy_is === y.accuracy_is ? found.find(d => d.y === y && d.measure === x.accuracy_is) : null), ps = holm(first.filter(Boolean).map(d => d.p));
+      tell(first.map((d, i) => d ? sentence(d, name(i), ps[first.slice(0, i).filter(Boolean).length], ps.length)
+        : `${x.id} calls ${words(x.accuracy_is)} accuracy and ${others[i].id} ${words(others[i].accuracy_is)}: see the single measures.`), loaded);
       const about = element("ul", undefined, part("about"));
-      for (const [label, id, e] of [["a", left, x], ["b", right, y]]) {
-        const item = element("li", `${label}: `, about);
-        element("a", id, item).href = `experiments/${encodeURIComponent(id)}.html`;
-        item.append(`, ${e.setting}`);
-      }
-      part("difference").textContent = left === right ? "An experiment does not differ from itself." : sentence(paired[key], !key.startsWith(`${left}|`), x.accuracy_is);
-      means(pairs, part("means"));
+      loaded.forEach((e, i) => {
+        const item = element("li", `${letter(i)}: `, about);
+        element("a", e.id, item).href = `experiments/${encodeURIComponent(e.id)}.html`;
+        item.append(`, ${e.setting}; ${e.counts}`);
+      });
+      const order = x.measures.flatMap(m => found.filter(d => d.measure === m && d.n));
+      measures(order, loaded, part("measures"));
+      rows = asked();
+      download("questions", [["question", "expected", ...loaded.map(e => e.id), ...others.map(y => `change of ${y.id}`)], ...rows.map(r => [r.question, r.expected, ...r.answers, ...r.changes])], part("downloads"));
       diff();
-    } catch (e) { part("difference").textContent = e.message; }
+    } catch (e) { if (mine === turn) tell([e.message]); }
   }
 
-  a.addEventListener("change", () => { if (group(b.value) !== group(a.value)) offer(b, [groups[group(a.value)]], groups[group(a.value)].experiments.find(id => id !== a.value)); show(); });
-  b.addEventListener("change", show);
   filters.addEventListener("input", diff);
   for (const f of [form, filters]) f.addEventListener("submit", event => event.preventDefault());
   addEventListener("hashchange", start);

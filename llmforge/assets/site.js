@@ -18,6 +18,10 @@ function filterTable(form) {
   apply();
 }
 
+// Sorting by a heading, with the vendored tablesort. It sorts downwards and turns the rows round.
+const figure = text => { const found = text.replaceAll(",", "").replace("−", "-").match(/^\s*[+-]?(\d|\.\d)[\d.]*(e[+-]?\d+)?/); return found ? Number(found[0]) : -Infinity; };
+Tablesort.extend("figure", text => /^\s*([+−-]?[.\d]|–)/.test(text), (a, b) => (figure(b) > figure(a)) - (figure(b) < figure(a)));
+
 // In the picture of the modules: what a module imports, and what imports it.
 function lightUp(svg) {
   const boxes = [...svg.querySelectorAll("a[data-module]")], imports = box => box.dataset.imports.split(" ");
@@ -47,6 +51,7 @@ document.addEventListener("submit", event => {
 
 document.addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll("form.filters[data-for]").forEach(filterTable);
+  document.querySelectorAll(".boards table, table.rows[id]").forEach(table => new Tablesort(table));
   document.querySelectorAll("svg.modules").forEach(lightUp);
   openTarget();
 });

@@ -1,5 +1,6 @@
 "The built site in a real browser, opened from the disk as a reader opens it."
 
+import csv
 import re
 from importlib.resources import files
 
@@ -7,7 +8,9 @@ import pytest
 from conftest import HOSTILE
 from playwright.sync_api import expect, sync_playwright
 
+from llmforge.comparison import compare
 from llmforge.files import project_root
+from llmforge.published import published
 
 pytestmark = pytest.mark.slow
 FLAGS = [
@@ -27,6 +30,8 @@ MODES = {
 }
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
 NAIVE, NONE, REACT = "retrieval-naive-almanac-6e34c61e", "retrieval-none-almanac-5857a546", "react-04be8240"
+HYBRID, OTHER = "retrieval-hybrid-almanac-4f4c2810", "retrieval-naive-meridia-dce1d5fb"
+REACT_ARMS = ("agents-react-meridia-0619f280", "agents-react_calibrated-meridia-b40ba905")
 STUDIES = sorted(
     p.name.removeprefix("study-")
     for p in (project_root() / "outputs").glob("study-*")
@@ -311,7 +316,7 @@ def test_compare_by_keys_alone(visit):
     tab_to(page, "select[name=a]", 15)
     page.keyboard.type("retrieval-none-alm", delay=10)
     said = page.get_by_role("status").and_(page.locator("#difference"))  # announced when it changes
-    expect(said).to_contain_text("95% interval")
+    expect(said).to_contain_text("Choose a baseline and at least one treatment")
     tab_to(page, "select[name=b]", 1)
     page.keyboard.type("retrieval-naive-alm", delay=10)
     expect(said).to_contain_text(
@@ -323,7 +328,7 @@ def test_compare_by_keys_alone(visit):
     )
     assert (
         page.locator("#about a").all_text_contents() == [NONE, NAIVE]
-        and page.locator("#means tbody tr").count() >= 5
+        and page.locator("#measures tbody tr").count() >= 5
     )
     rows, count = page.locator("#diff tr"), page.locator("#diff-filters output")
     changed = rows.count()
@@ -356,6 +361,69 @@ def test_a_comparison_has_an_address(visit):
     page.locator("select[name=a]").select_option(NONE)
     page.locator("select[name=b]").select_option(NAIVE)
     assert path_of(page) == f"compare.html#a={NONE}&b={NAIVE}"
+
+
+def cells_of(page):
+    "The table of measures, as text."
+    rows = page.locator("#measures tbody tr").evaluate_all(
+        "rows => rows.map(r => [...r.cells].map(c => c.textContent.replaceAll('\u2212', '-')))"
+    )
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_compared_as_on_the_command_line(visit, built):
+    "Every measure, every digit: the table of `llmforge compare`, and the costs besides; and as a file."
+    shelf = published(built[1]).experiments
+    for a, b in ((NONE, NAIVE), (REACT_ARMS[0], REACT_ARMS[1])):
+        page = visit(f"compare.html#a={a}&b={b}")
+        expect(page.locator("#measures tbody tr").first).to_be_visible()
+        shown = cells_of(page)
+        table = compare(shelf[a], shelf[b])._repr_markdown_().split("\n\n")[-1].splitlines()[2:]
+        for line in table:
+            name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+            assert shown[name][:7] == cells, name
+        assert {"tokens in", "tokens out"} <= shown.keys()
+        with page.expect_download() as got:
+            page.get_by_role("link", name="measures.csv").click()
+        records = list(csv.DictReader(got.value.path().read_text().splitlines()))
+        (f1,) = [r for r in records if r["metric"] == "f1"]
+        expected = compare(shelf[a], shelf[b]).differences["f1"]
+        assert (float(f1["difference"]), int(f1["n"])) == (expected.difference.value, expected.n)
+
+
+def test_one_baseline_and_several_treatments(visit):
+    "Each against the first, p by Holm's method in the sentences; the address keeps all of them."
+    page = visit(f"compare.html#a={NONE}&b={NAIVE}")
+    page.get_by_role("button", name="add another").click()
+    page.locator("select[name=c]").select_option(HYBRID)
+    expect(page.locator("#difference span")).to_have_count(2)
+    expect(page.locator("#difference span").last).to_contain_text("c − a on accuracy")
+    expect(page.locator("#difference span").last).to_contain_text("Holm's method for 2 treatments")
+    assert path_of(page) == f"compare.html#a={NONE}&b={NAIVE}&b={HYBRID}"
+    heads = page.locator("#diff").locator("xpath=../thead//th").all_text_contents()
+    assert heads[-3:] == ["a answered", "b answered", "c answered"]
+    page.reload()
+    expect(page.locator("#about li")).to_have_count(3)
+
+
+@pytest.mark.parametrize(
+    "ids, says",
+    [
+        (f"a={NONE}&b=nobody-knows-it", "There is no experiment nobody-knows-it on this site"),
+        (f"a=gone&b={NAIVE}", "There is no experiment gone on this site"),
+        (
+            f"a={NONE}&b={OTHER}",
+            "their questions differ (0 have the same name, 100 are in the first only, 100",
+        ),
+        (f"a={NONE}&b={NONE}", "An experiment does not differ from itself"),
+        ("", "Choose a baseline"),
+    ],
+)
+def test_never_another_pair(ids, says, visit):
+    "What cannot be compared is said, and nothing else is put in its place."
+    page = visit(f"compare.html#{ids}")
+    expect(page.locator("#difference")).to_contain_text(says)
+    assert not page.locator("#measures tr").count() and not page.locator("#diff tr").count()
 
 
 # From a number to its row, and to the command
@@ -445,6 +513,44 @@ def test_filters_of_the_rows(visit):
     expect(out).to_have_text("0 of 100")
     page.evaluate("location.hash = '#row-3'")  # a link to a row shows it, whatever is filtered
     expect(page.locator("#row-3")).to_be_visible()
+
+
+def column(page, table, n):
+    return page.locator(f"{table} tbody tr:visible").evaluate_all(
+        f"rows => rows.map(r => r.cells[{n}].textContent)"
+    )
+
+
+def test_experiments_are_sorted_and_filtered(visit):
+    "By a heading, with a mouse or with keys, upwards and then downwards; filtered, too; numbers as numbers."
+    page = visit("experiments/index.html")
+    names = column(page, "#experiments-table", 0)
+    assert names == sorted(names) and len(names) > 10
+    head = page.locator("#experiments-table th", has_text="accuracy")
+    for order in ("ascending", "descending"):
+        head.press("Enter")
+        expect(head).to_have_attribute("aria-sort", order)
+        values = [float(text.split()[0]) for text in column(page, "#experiments-table", 5)]
+        assert values == sorted(values, reverse=order == "descending")
+    page.locator("form.filters select[name=method]").select_option("naive")
+    assert set(column(page, "#experiments-table", 2)) == {"naive"}
+    values = [float(text.split()[0]) for text in column(page, "#experiments-table", 5)]
+    assert values == sorted(values, reverse=True)
+
+
+def test_leaderboards_are_sorted_and_keep_their_first_column(visit):
+    "Dashes stand below numbers; scrolled sideways on a phone, the names stay."
+    page = visit("leaderboard.html", "phone")
+    board = page.locator(".boards table").first
+    head = board.locator("th", has_text="tokens in")
+    head.click()
+    cells = board.locator("tbody tr").evaluate_all("rows => rows.map(r => r.cells[7].textContent)")
+    values = [-1.0 if text == "–" else float(text.replace(",", "")) for text in cells]
+    assert values == sorted(values)
+    left = board.locator("tbody tr:first-child :is(th, td):first-child")
+    before = left.bounding_box()["x"]
+    board.evaluate("t => { for (let e = t; e; e = e.parentElement) e.scrollLeft = 300; }")
+    assert abs(left.bounding_box()["x"] - before) < 30
 
 
 def test_filters_of_two_arms(visit):
