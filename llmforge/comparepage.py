@@ -29,19 +29,27 @@ def _script(source: Source, name: str, value: object) -> None:
     target.write_text(line, encoding="utf-8")
 
 # %% ../nbs/78_comparepage.ipynb #comparepage-experiment
-def _columns(e: Experiment) -> dict[str, list]:
-    "The values of each measure, None where a row has none; and the number of each row's group."
+def _column(e: Experiment, name: str) -> list[float | None]:
+    return [value_of(row, name, e.config.metrics.extra) for row in e.rows]
+
+
+def _columns(e: Experiment) -> dict[str, dict]:
+    "The values of each measure that any row has, and how many digits are shown of it."
     names = dict.fromkeys([*measures_of(e), e.result["accuracy_is"], *COSTS])
-    values = {n: [value_of(row, n, e.config.metrics.extra) for row in e.rows] for n in names}
-    known = {n: column for n, column in values.items() if any(v is not None for v in column)}
+    values = {name: _column(e, name) for name in names}
+    known = {name: column for name, column in values.items() if set(column) - {None}}
+    digits = {name: 3 if unit_of(name) == "points" else 1 for name in known}
+    return {"values": known, "measures": list(known), "digits": digits}
+
+# %% ../nbs/78_comparepage.ipynb #comparepage-texts
+def _numbered_groups(e: Experiment) -> list[int]:
+    "The number of each row's group."
     groups, numbers = groups_of([{("", 0): e}]), {}
-    codes = [numbers.setdefault(groups["", 0, row["example_id"]], len(numbers)) for row in e.rows]
-    digits = {n: 3 if unit_of(n) == "points" else 1 for n in known}
-    return {"values": known, "measures": list(known), "digits": digits, "groups": codes}
+    return [numbers.setdefault(groups["", 0, row["example_id"]], len(numbers)) for row in e.rows]
 
 
 def _texts(e: Experiment) -> dict[str, list]:
-    "What the page shows of each row."
+    "What the page shows of each row, and the rows that hang together."
     accuracy = e.result["accuracy_is"]
     return {
         "at": [row["position"] for row in e.rows],
@@ -50,6 +58,7 @@ def _texts(e: Experiment) -> dict[str, list]:
         "expected": [expected(row)[:3] for row in e.rows],
         "answers": [answer_of(row) for row in e.rows],
         "accuracy": [right(row, accuracy) for row in e.rows],
+        "groups": _numbered_groups(e),
     }
 
 # %% ../nbs/78_comparepage.ipynb #comparepage-browser-data

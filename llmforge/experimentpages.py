@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['OUTCOMES', 'outcome', 'answer_of', 'instructive', 'number_text', 'rows_table', 'traces', 'reproduce', 'data_name',
            'setting', 'exported_files', 'write_experiment', 'by_questions', 'questions_of', 'leaderboard',
-           'write_experiments']
+           'experiments_table', 'write_experiments']
 
 # %% ../nbs/76_experimentpages.ipynb #experimentpages-imports
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from urllib.parse import quote
 
 from .config import to_yaml
@@ -293,15 +294,20 @@ _COSTS = {
 _COLUMNS = ("experiment", "method", "retrieval, top k", "accuracy", "answered", "abstained", "failed")
 
 
+def _retrieval(e: Experiment) -> str:
+    "The retrieval, with the number of passages."
+    retrieval = e.config.retrieval
+    return retrieval.name if retrieval.name == "none" else f"{retrieval.name}, {retrieval.top_k}"
+
+
 def _standing(e: Experiment) -> list[str]:
     "An experiment's line on a leaderboard."
-    retrieval, result = e.config.retrieval, e.result
-    top_k = "" if retrieval.name == "none" else f", {retrieval.top_k}"
+    result = e.result
     memory = result.get("peak_memory_mb")
     return [
         anchor(experiment_page(e.id, ""), cell(e.record.name), "name"),
         cell(method_line(e.record.config_json).replace("_", " ")),
-        cell(retrieval.name) + top_k,
+        cell(_retrieval(e)),
         f"{e.estimate('accuracy'):.3f}",
         *(f"{result[count]:,}" for count in ("answered", "abstained", "failed")),
         *(number_text(e.estimate(name).value, spec) for name, spec in _COSTS.values()),
@@ -315,29 +321,47 @@ def leaderboard(
     "Experiments in the order given, each number a link to its rows."
     columns = [*_COLUMNS, *_COSTS, "memory (MB)"]
     text = table(columns, [_standing(e) for e in group])
-    return linked(text, [experiment_page(e.id) for e in group], 3)
+    return f"::::{{container}} boards\n{linked(text, [experiment_page(e.id) for e in group], 3)}\n::::"
 
 # %% ../nbs/76_experimentpages.ipynb #experimentpages-listed
-def _listed(group: list[Experiment]) -> str:
-    "Experiments by id, each with its accuracy."
-    items = []
-    for e in sorted(group, key=lambda e: e.id):
-        accuracy = anchor(experiment_page(e.id), format(e.estimate("accuracy"), ".3f"))
-        items.append(f"- [{e.id}]({e.id}.md): {cell(setting(e), 200)}, accuracy {accuracy}")
-    return "\n".join(items)
+def _entry(e: Experiment, questions: str) -> dict:
+    "An experiment in the table of all, as the template wants it."
+    return {
+        "id": e.id,
+        "url": experiment_page(e.id, ""),
+        "rows_url": experiment_page(e.id),
+        "questions": questions,
+        "method": method_line(e.record.config_json).replace("_", " "),
+        "retrieval": _retrieval(e),
+        "model": e.config.model.name,
+        "accuracy": format(e.estimate("accuracy"), ".3f"),
+        "counts": [f"{e.result[count]:,}" for count in ("answered", "abstained", "failed")],
+    }
+
+# %% ../nbs/76_experimentpages.ipynb #experimentpages-table
+def _options(rows: list[dict], name: str) -> list[str]:
+    return sorted({row[name] for row in rows})
 
 
+def experiments_table(
+    groups: Iterable[list[Experiment]],  # each on the same questions
+) -> str:  # HTML; "" without experiments
+    "All experiments, to be sorted and filtered."
+    rows = [_entry(e, questions_of(group)) for group in groups for e in group]
+    names = ("questions", "method", "retrieval", "model")
+    filters = [{"name": n, "label": n, "options": _options(rows, n)} for n in names]
+    rows.sort(key=lambda row: row["id"])
+    return fill_template("experiments", rows=rows, filters=filters) if rows else ""
+
+# %% ../nbs/76_experimentpages.ipynb #experimentpages-write-all
 def write_experiments(
     source: Source,
 ) -> None:
     "A page for each experiment; the list of them, and the leaderboards."
     published = source.published
-    for e in published.experiments.values():
-        write_experiment(source, e)
-    lists, boards = [], []
-    for group in by_questions(published).values():
-        heading = f"## {cell(questions_of(group))}\n\n"
-        lists.append(heading + _listed(group))
-        boards.append(heading + leaderboard(group))
-    source.parts["experiments"] = "\n\n".join([*lists, toctree(published.experiments)])
-    source.parts["leaderboards"] = "\n\n".join(boards)
+    source.tasks += [partial(write_experiment, source, e) for e in published.experiments.values()]
+    groups = list(by_questions(published).values())
+    boards = [f"## {cell(questions_of(group))}\n\n{leaderboard(group)}" for group in groups]
+    listed = raw(experiments_table(groups)) if groups else "None is published here yet."
+    source.parts["experiments"] = "\n\n".join([listed, toctree(published.experiments)])
+    source.parts["leaderboards"] = "\n\n".join(boards) or "Nothing is published here yet."
