@@ -7,6 +7,7 @@ __all__ = ['pairs', 'pair_table', 'claims', 'linked_arms', 'write_pair', 'told_o
 
 # %% ../nbs/77_findingpages.ipynb #findingpages-imports
 from collections.abc import Iterator
+from functools import partial
 from itertools import repeat
 from urllib.parse import quote
 
@@ -344,7 +345,7 @@ def write_findings(
     "Every study: its question, its verdicts, its picture."
     published, parts = source.published, []
     for name, study in published.studies.items():
-        write_study(source, name)
+        source.tasks.append(partial(write_study, source, name))
         parts += [f"## {cell(study.config.question, 300)}", claims(published, name)]
         if study.config.hypotheses:
             alt = f"The effect of each hypothesis of {cell(name)} with its interval"
