@@ -282,6 +282,7 @@ def test_a_stopped_run_whose_file_changed_says_that_it_would_be_another(home):
     assert "model.name (tuned) changed since: run now, its config makes another experiment" in line
 
 
+@pytest.mark.slow
 def test_a_study_s_page_and_check_name_the_stale_arm(home):
     about = config().model_dump(mode="json")
     base = {name: about[name] for name in ("model", "dataset", "method", "plugins")}
