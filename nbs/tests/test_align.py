@@ -1,23 +1,29 @@
 "Preference pairs, training, adapters: what is refused before anything is trained; what is the same twice."
 
+import asyncio
 import json
 import os
+import shutil
 import signal
-import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+from executing import start
 from typer.testing import CliRunner
 
 from llmforge.cli import app
 from llmforge.config import experiment_id, load_config, to_yaml
 from llmforge.contents import NUMBERS, SETTINGS, adapter_content
-from llmforge.core import ConfigError, DataError, EngineError
+from llmforge.core import ConfigError, DataError, EngineError, engines
+from llmforge.engine import Sampling
+from llmforge.engineconfig import EngineConfig
 from llmforge.pairs import almanac_pairs, load_pairs, split_pairs, to_pair
 from llmforge.plan import study_json
 from llmforge.studyconfig import experiments, load_study
 from llmforge.trainings import read_training
+from llmforge.verification import verify_study
 
 ASKED = {"role": "user", "content": "Is it late?"}
 
@@ -44,19 +50,18 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    "A folder with a language model of two thin layers, and the embedded model's tokenizer."
-    pytest.importorskip("trl")
+def small_model(folder, width=64):
+    "A language model of two thin layers and 400 tokens, with the embedded model's chat template."
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     from llmforge.model import embedded_model
 
-    folder = tmp_path_factory.mktemp("tiny") / "tiny"
-    tokenizer = AutoTokenizer.from_pretrained(embedded_model())
+    whole = AutoTokenizer.from_pretrained(embedded_model())
+    texts = [whole.apply_chat_template(pair(i)["prompt"], tokenize=False) for i in range(100)]
+    tokenizer = whole.train_new_from_iterator([*texts, "It is 4. Who knows?"], 400)
     torch.manual_seed(0)
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    shape = {"hidden_size": width, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     ends = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
     made = LlamaConfig(
         vocab_size=len(tokenizer), num_key_value_heads=2, max_position_embeddings=512, **shape, **ends
@@ -64,6 +69,35 @@ def tiny(tmp_path_factory):
     LlamaForCausalLM(made).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    "The folder of a model so small that a step of training takes milliseconds."
+    pytest.importorskip("trl")
+    return small_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def training(tiny, tmp_path_factory):
+    "A training that several tests look at: its config, and its adapter's folder."
+    from llmforge.align import dpo_adapter
+
+    work = tmp_path_factory.mktemp("shared")
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv("LLMFORGE_DATA", str(work))
+        m.setenv("LLMFORGE_CACHE", str(work / "cache"))
+        asked = config_of(tiny, work, epochs=4)
+        return asked, dpo_adapter(asked)
+
+
+@pytest.fixture
+def shared(training, monkeypatch):
+    "The same, with the folders in which its pairs and its adapter are found."
+    work = training[1].parents[2]
+    monkeypatch.setenv("LLMFORGE_DATA", str(work))
+    monkeypatch.setenv("LLMFORGE_CACHE", str(work / "cache"))
+    return training
 
 
 WRONG = {
@@ -174,6 +208,23 @@ def test_alignment_is_an_arm():
     assert study_json(study)
 
 
+@pytest.mark.slow
+def test_an_aligned_study_is_verified(project, outputs):
+    "The ids of its experiments are made again from what their results say of the pairs."
+    pytest.importorskip("trl")
+    from llmforge.batching import FakeEngine
+    from llmforge.study import run_study
+
+    data = write(project / "mine.jsonl", [pair(i) for i in range(20)])
+    base = {"name": "x", "dataset": {"name": "meridia", "limit": 4}, "method": {"shots": 0}}
+    arms = {"base": {}, "dpo": {"alignment": {"name": "dpo", "data": data}}}
+    study = {"name": "tax", "question": "What does it cost?", "base": base, "arms": arms}
+    run_study(load_study({"study": study}), make=lambda config: FakeEngine(lambda *_: " 4"), show=False)
+    said = list(map(str, verify_study(outputs / "study-tax")))
+    assert not any(line.startswith("FAILED") for line in said), said
+    assert any("ids" in line for line in said), said
+
+
 WRONG_CONFIGS = [
     ({"alignment": {"name": "ppo"}}, "alignment.name"),
     ({"alignment": {"name": "dpo", "data": "hh"}}, "unknown preferences 'hh'"),
@@ -201,30 +252,29 @@ def test_train_refuses_what_is_not_to_be_trained():
 # ---------------------------------------------------------------- with a model
 
 
-def trained(tiny, project, **alignment):
-    "The adapter of a tiny model, from twenty pairs."
-    from llmforge.align import dpo_adapter
-
-    data = write(project / "mine.jsonl", [pair(i) for i in range(20)])
-    return dpo_adapter(
-        config(model={"name": str(tiny)}, alignment={"data": data, "learning_rate": 1e-2, **alignment})
-    )
+def config_of(model, project, n=20, **alignment):
+    "A training of a small model on some pairs."
+    data = write(project / "mine.jsonl", [pair(i) for i in range(n)])
+    asked = {"data": data, "learning_rate": 1e-2, "max_length": 256, **alignment}
+    return config(model={"name": str(model)}, alignment=asked)
 
 
 @pytest.mark.slow
-def test_it_learns_and_is_found_again(tiny, project, monkeypatch, tmp_path):
+def test_it_learns_and_is_found_again(shared):
     "Loss ln 2 and margin 0 at first, less and more at the end; the second call trains nothing."
-    monkeypatch.setenv("LLMFORGE_CACHE", str(tmp_path / "cache"))
-    folder = trained(tiny, project, epochs=4)
+    from llmforge.align import adapter_path, dpo_adapter
+
+    asked, folder = shared
     record = read_training(folder)
     first, last = record.steps[0], record.steps[-1]
     assert abs(first["loss"] - 0.6931) < 1e-3 and abs(first["margin"]) < 1e-4 and len(record.steps) == 16
     assert last["margin"] > 0.3 and last["loss"] < 0.6
     assert record.about["pairs"] == {"kept": 16, "dropped": 0, "cut": 0}
     made = (folder / NUMBERS).stat().st_mtime_ns
-    assert trained(tiny, project, epochs=4) == folder and (folder / NUMBERS).stat().st_mtime_ns == made
-    assert trained(tiny, project, epochs=4, beta=0.2) != folder
-    assert json.loads((folder / SETTINGS).read_text())["base_model_name_or_path"] == str(tiny)
+    assert dpo_adapter(asked) == folder and (folder / NUMBERS).stat().st_mtime_ns == made
+    stronger = asked.model_copy(update={"alignment": asked.alignment.model_copy(update={"beta": 0.2})})
+    assert adapter_path(stronger, load_pairs(stronger.alignment)) != folder
+    assert json.loads((folder / SETTINGS).read_text())["base_model_name_or_path"] == asked.model.name
 
 
 @pytest.mark.slow
@@ -251,36 +301,112 @@ def test_pairs_that_do_not_fit(tiny, project, monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_a_model_without_chat_template(tiny, project, monkeypatch, tmp_path):
-    import shutil
+    from llmforge.align import dpo_adapter
 
     monkeypatch.setenv("LLMFORGE_CACHE", str(tmp_path / "cache"))
     mute = tmp_path / "mute"
     shutil.copytree(tiny, mute)
     (mute / "chat_template.jinja").unlink()
     with pytest.raises(ConfigError, match="has no chat template, and the pairs are conversations"):
-        trained(mute, project)
+        dpo_adapter(config_of(mute, project))
 
 
 @pytest.mark.slow
-def test_adapters_that_do_not_belong_to_the_model(tiny, project, monkeypatch, tmp_path):
+def test_adapters_that_do_not_belong_to_the_model(tiny, training, tmp_path):
     "One of another model by its name, one whose sizes do not fit, and a folder that is none."
-    monkeypatch.setenv("LLMFORGE_CACHE", str(tmp_path / "cache"))
     from llmforge.adapters import check_adapter
     from llmforge.model import load_model, with_adapter
     from llmforge.sections import ModelConfig
 
-    folder = trained(tiny, project)
+    folder = shutil.copytree(training[1], tmp_path / "adapter")
     settings = json.loads((folder / SETTINGS).read_text())
     loaded = load_model(ModelConfig(name=str(tiny)))
     assert with_adapter(loaded, folder).identity["adapter"] == adapter_content(folder)
+    wider = small_model(tmp_path / "wider", width=128)
     with pytest.raises(EngineError, match="does not fit the model"):
-        with_adapter(load_model(ModelConfig()), folder)
+        with_adapter(load_model(ModelConfig(name=str(wider))), folder)
     (folder / SETTINGS).write_text(json.dumps(settings | {"base_model_name_or_path": "org/other"}))
     with pytest.raises(ConfigError, match="was trained on the model 'org/other'"):
         check_adapter(folder, "org/mine")
     (folder / NUMBERS).unlink()
     with pytest.raises(ConfigError, match="holds no LoRA adapter"):
         check_adapter(folder, "org/mine")
+
+
+@pytest.mark.slow
+def test_rows_of_an_evaluation(shared, tmp_path):
+    "Log-probabilities are those of the plain and of the merged model; kept, and found again."
+    import torch
+
+    from llmforge.align import reply_tokens
+    from llmforge.model import load_model
+    from llmforge.preference import RULES, evaluate, evaluated
+
+    asked, folder = shared
+    measured = evaluate(asked, longest=8)
+    held = {p.id: p for p in load_pairs(asked.alignment).test}
+    assert {r.id for r in measured.pairs} == {r.id for r in measured.replies} == set(held)
+    models = {"base": load_model(asked.model), "aligned": load_model(asked.model, folder)}
+    for row in measured.pairs:
+        for name, loaded in models.items():
+            prompt, *replies = reply_tokens(loaded.tokenizer, held[row.id])
+            for tokens, value, n in zip(replies, getattr(row, name), row.tokens):
+                with torch.inference_mode():
+                    logits = loaded.model(torch.tensor([tokens])).logits[0, :-1].log_softmax(-1)
+                plain = logits.gather(-1, torch.tensor(tokens[1:])[:, None])[len(prompt) - 1 :, 0].sum()
+                assert abs(value - float(plain)) < 1e-3 and n == len(tokens) - len(prompt)
+    assert all(RULES["reward, sum"](row) for row in measured.pairs)
+    assert all(r.kl > 0 for r in measured.replies)
+    kept = evaluated(asked, tmp_path, 1, 1)
+    (path,) = tmp_path.glob("*.jsonl")
+    made = path.stat().st_mtime_ns
+    assert evaluated(asked, tmp_path, 1, 1) == kept and path.stat().st_mtime_ns == made
+    assert len(kept.pairs) == len(kept.replies) == 1
+
+
+def said_by(engine):
+    "What an engine replies to twenty prompts, greedily."
+
+    async def ask():
+        prompts = [f"What is {i} and {i}?" for i in range(20)]
+        return await asyncio.gather(*(engine.generate(p, Sampling(max_tokens=8)) for p in prompts))
+
+    try:
+        return [g.text for g in asyncio.run(ask())]
+    finally:
+        engine.close()
+
+
+def there_is_vllm(monkeypatch):
+    "Skip where there is no vLLM; settings for a CPU."
+    from test_vllm import has
+
+    if not has(os.environ.get("LLMFORGE_VLLM_PYTHON") or sys.executable, "vllm"):
+        pytest.skip("NO VLLM HERE: an adapter is not tested on it; name its Python in LLMFORGE_VLLM_PYTHON")
+    for name, value in {"KVCACHE_SPACE": "1", "OMP_THREADS_BIND": "nobind"}.items():
+        monkeypatch.setenv(f"VLLM_CPU_{name}", value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["merged", "openvino", "vllm"])
+def test_one_adapter_answers_alike_in_every_engine(way, shared, monkeypatch):
+    "Twenty texts of float32 are those of peft, the adapter beside the weights; the base writes others."
+    if way == "openvino":
+        pytest.importorskip("openvino_genai", reason="NO OPENVINO HERE: an adapter is not tested on it")
+    if way == "vllm":
+        there_is_vllm(monkeypatch)
+    from llmforge.local import LocalEngine
+    from llmforge.preference import _BothModels
+
+    asked, folder = shared
+    both = _BothModels(asked, folder)
+    with both.as_(True):
+        expected = said_by(LocalEngine(both.loaded))
+    with both.as_(False):
+        assert said_by(LocalEngine(both.loaded)) != expected
+    server = {"enforce_eager": True, "max_model_len": 256} if way == "vllm" else {}
+    engine = EngineConfig(name="local" if way == "merged" else way, server=server)
+    assert said_by(engines.get(engine.name)(asked.model_copy(update={"engine": engine}))) == expected
 
 
 CHILD = """
@@ -299,22 +425,18 @@ def test_a_killed_training_goes_on_to_the_same_adapter(tiny, project, tmp_path):
     doc = {"experiment": {"name": "demo", "model": {"name": str(tiny)}, "alignment": asked}}
     (project / "c.yaml").write_text(json.dumps(doc))
 
-    def start(cache):
-        env = os.environ | {"LLMFORGE_CACHE": str(tmp_path / cache), "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(project / "c.yaml")], env=env, stdout=subprocess.PIPE
-        )
+    def begin(cache):
+        there = {"LLMFORGE_CACHE": str(tmp_path / cache), "OMP_NUM_THREADS": "1"}
+        return start(CHILD, str(project / "c.yaml"), **there)
 
     def end(process):
-        out, _ = process.communicate(timeout=300)
-        assert process.returncode == 0
-        from pathlib import Path
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        return Path(out.split()[-1])
 
-        return Path(out.decode().split()[-1])
-
-    whole, kills = end(start("whole")), 0
+    whole, kills = end(begin("whole")), 0
     while kills < 2:
-        process = start("killed")
+        process = begin("killed")
         work = tmp_path / "killed" / "adapters"
         before = {p.name for p in work.glob("*-unfinished/checkpoint-*")} if work.exists() else set()
         while process.poll() is None and {p.name for p in work.glob("*-unfinished/checkpoint-*")} <= before:
@@ -325,7 +447,7 @@ def test_a_killed_training_goes_on_to_the_same_adapter(tiny, project, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         kills += 1
-    resumed = end(start("killed"))
+    resumed = end(begin("killed"))
     assert kills == 2 and resumed.name == whole.name
     assert adapter_content(resumed) == adapter_content(whole)
     assert read_training(resumed).steps == read_training(whole).steps

@@ -47,6 +47,7 @@ def test_all_that_people_open_are_here():
     assert {name(p) for p in PAGES} >= {
         "run_experiment.ipynb",
         "run_study.ipynb",
+        "run_dpo.ipynb",
         "run_cards.ipynb",
         "run_benchmark.ipynb",
         "tutorials/first_experiment.ipynb",
@@ -208,6 +209,27 @@ def test_smallest_study(tmp_path, kernels):
     (tmp_path / "smallest.yaml").write_text(STUDY)
     nb = execute(ROOT / "nbs" / "run_study.ipynb", tmp_path, study=tmp_path / "smallest.yaml")
     assert any("Reading gives more right answers" in json.dumps(c.get("outputs", [])) for c in nb.cells)
+
+
+DPO = """
+study:
+  name: smallest_dpo
+  question: What does DPO cost?
+  base:
+    method: {name: naive, shots: 1}
+    dataset: {name: meridia, limit: 2}
+    sampling: {max_tokens: 4}
+  arms: {base: {}, dpo: {alignment: {name: dpo, pairs: 4, batch_size: 2}}}
+  hypotheses: [{id: H1, claim: It costs nothing, treatment: dpo, control: base, margin: 0.03}]
+"""
+
+
+def test_smallest_alignment(tmp_path, kernels):
+    (tmp_path / "smallest.yaml").write_text(DPO)
+    sizes = {"held_out": 4, "prompts": 1, "control_pairs": 0}
+    nb = execute(ROOT / "nbs" / "run_dpo.ipynb", tmp_path, study=tmp_path / "smallest.yaml", **sizes)
+    shown = json.dumps([c.get("outputs", []) for c in nb.cells])
+    assert "the shorter wins" in shown and "log-probability of the preferred reply" in shown
 
 
 def test_smallest_cards(tmp_path, kernels):
