@@ -12,8 +12,8 @@ from pathlib import Path
 from executing import start
 from test_align import CHILD, config_of, small_model
 
-from llmforge.adapters import adapter_content
 from llmforge.config import to_yaml
+from llmforge.contents import adapter_content
 from llmforge.text import table
 from llmforge.trainings import read_training
 

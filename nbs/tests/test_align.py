@@ -339,8 +339,8 @@ def test_rows_of_an_evaluation(shared, tmp_path):
     import torch
 
     from llmforge.align import reply_tokens
+    from llmforge.aligned import RULES, evaluate, evaluated
     from llmforge.model import load_model
-    from llmforge.preference import RULES, evaluate, evaluated
 
     asked, folder = shared
     measured = evaluate(asked, longest=8)
@@ -395,8 +395,8 @@ def test_one_adapter_answers_alike_in_every_engine(way, shared, monkeypatch):
         pytest.importorskip("openvino_genai", reason="NO OPENVINO HERE: an adapter is not tested on it")
     if way == "vllm":
         there_is_vllm(monkeypatch)
+    from llmforge.aligned import _BothModels
     from llmforge.local import LocalEngine
-    from llmforge.preference import _BothModels
 
     asked, folder = shared
     both = _BothModels(asked, folder)

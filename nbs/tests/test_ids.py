@@ -10,6 +10,7 @@ from pydantic import Field, create_model
 from llmforge import config as config_module
 from llmforge.caching import generation_key
 from llmforge.config import ExperimentConfig, experiment_id, load_config, to_yaml
+from llmforge.contents import weights_of
 from llmforge.core import fingerprint
 from llmforge.engine import Sampling
 from llmforge.exports import import_plan
@@ -27,7 +28,10 @@ def published_id(folder: Path, model=ExperimentConfig) -> str:
     "The id that a published config has today."
     about = json.loads((folder / "result.json").read_text())["experiment"]
     config = model.model_validate(load_config(folder / "config.yaml").model_dump(mode="json"))
-    return experiment_id(config, about["dataset_fingerprint"], about["corpus_fingerprint"])
+    known = about["provenance_json"] or {}
+    contents = known.get("contents", {})
+    data = about["dataset_fingerprint"], about["corpus_fingerprint"], contents.get("alignment")
+    return experiment_id(config, *data, known.get("code", {}), weights_of(contents))
 
 
 def test_there_is_something_published():
