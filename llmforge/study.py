@@ -10,10 +10,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 from .config import ExperimentConfig
-from .core import StoreError, keep_former_names
+from .core import StoreError, closest, keep_former_names
 from .data import load_corpus, load_dataset
 from .engine import Engine
 from .exports import export_plan, keep_exported, own_folder, seal_study
@@ -21,7 +22,7 @@ from .pilot import known_means, pilot
 from .plan import BROKEN, Study, completed_ids, differences, plan_of, serving
 from .runner import Prepared, prepare, run_experiment
 from .store import Store
-from .studyconfig import Key, StudyConfig, experiments
+from .studyconfig import Key, StudyConfig, experiments, imported_arms
 
 # %% ../nbs/53_study.ipynb #26af2b18
 @dataclass(frozen=True, repr=False)
@@ -29,6 +30,25 @@ class OpenStudy(Study):
     "A study with its file and its data at hand: it can be run, not only read."
 
     prepared: dict[Key, Prepared] = field(default_factory=dict)  # its experiments, loaded and checked
+
+# %% ../nbs/53_study.ipynb #study-imported
+def _imported(store: Store, name: str) -> str:
+    "The completed experiment that is meant by an id or its beginning; raises `StoreError`."
+    known = completed_ids(store.listing())
+    found = [id for id in known if id == name] or [id for id in known if id.startswith(name)]
+    if len(found) != 1:
+        raise StoreError(
+            f"{len(found) or 'no'} completed experiments begin with {name!r}; import the answers first:"
+            f" llmforge import FILE --name {name}{closest(name, known)}"
+        )
+    return found[0]
+
+
+def _ids(study: StudyConfig, own: dict[Key, str], store: Store) -> dict[Key, str]:
+    "The experiments of all arms, those that are run and those that were imported, in the order of the file."
+    found = {arm: _imported(store, name) for arm, name in imported_arms(study).items()}
+    keys = product(study.datasets, study.arms, study.seeds)
+    return {(arm, data, seed): found.get(arm) or own[arm, data, seed] for data, arm, seed in keys}
 
 # %% ../nbs/53_study.ipynb #study-open-study
 def open_study(
@@ -38,10 +58,11 @@ def open_study(
     "Load a study's data and freeze its plan, or hold it against the one that is frozen; runs nothing."
     store = store or Store()
     once = {"data_of": cache(load_dataset), "corpus_of": cache(load_corpus)}  # arms share what they load
-    arms = experiments(study)
+    arms, imported = experiments(study), imported_arms(study)
     prepared = {key: prepare(config, **once) for key, config in arms.items()}
-    ids = {key: p.id for key, p in prepared.items()}
-    questions = {data: len(p.data) for (_, data, _), p in prepared.items()}
+    ids = _ids(study, {key: p.id for key, p in prepared.items()}, store)
+    questions = {data: store.result(id)["n"] for (arm, data, _), id in ids.items() if arm in imported}
+    questions |= {data: len(p.data) for (_, data, _), p in prepared.items()}
     before = store.frozen_plan(study.name)
     known = before.plan_json.get("known") if before else known_means(study, arms, store)
     plan = plan_of(study, questions, ids, known)

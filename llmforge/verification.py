@@ -28,7 +28,7 @@ from .plan import Study, differences, study_json
 from .provenance import rows_by_code
 from .published import written_study
 from .store import FrozenPlan, Store
-from .studyconfig import StudyConfig, load_study
+from .studyconfig import StudyConfig, imported_arms, load_study
 
 # %% ../nbs/72_verification.ipynb #verification-check
 _WORDS = {True: "ok", False: "FAILED", None: "not shown"}
@@ -120,7 +120,9 @@ def _imported(places: list[Path], store: Store) -> Iterator[Check]:
 # %% ../nbs/72_verification.ipynb #verification-identity
 def _other_ids(study: Study) -> Iterator[str]:
     "Experiments whose id is not that of their config and data."
-    for id in study.ids.values():
+    for (arm, _, _), id in study.ids.items():
+        if arm in imported_arms(study.config):
+            continue
         e = Experiment(id, study.store)
         record, known = e.record, e.record.provenance_json or {}
         code, contents = known.get("code", {}), known.get("contents", {})
@@ -133,10 +135,11 @@ def _other_ids(study: Study) -> Iterator[str]:
 def _other_questions(study: Study) -> Iterator[str]:
     "Experiments that were not asked the questions of the plan, or not those of the other arms."
     asked: dict[str, dict[str, set[str]]] = defaultdict(dict)
-    for (_, data, _), id in study.ids.items():
-        asked[data][id] = study.store.done(id)
+    for (arm, data, _), id in study.ids.items():
+        if arm not in imported_arms(study.config):
+            asked[data][id] = study.store.done(id)
     for data, n in study.frozen.plan_json["questions"].items():
-        first, *_ = asked[data].values()
+        first = next(iter(asked[data].values()), set())
         for id, questions in asked[data].items():
             if len(questions) != n:
                 yield f"{id} has {len(questions)} rows, the plan has {n} questions"

@@ -27,7 +27,7 @@ STUDY = {"name": "s", "question": "?", "base": {"engine": "fake"}}
 
 def said(*args, code=0):
     result = CliRunner().invoke(app, list(args))
-    assert result.exit_code == code, result.output
+    assert code is None or result.exit_code == code, result.output
     return result.stdout
 
 
@@ -92,5 +92,59 @@ def test_the_example_of_a_new_project(tmp_path, monkeypatch):
     ],
 )
 def test_wrong_prompts(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        load_study({"study": STUDY | fields})
+
+
+IMPORTED = """\
+study:
+  name: against
+  question: Do we answer better than they do?
+  base: {engine: fake, dataset: questions.csv, method: {shots: 0}}
+  arms: {ours: {}, theirs: {imported: theirs}}
+  hypotheses:
+    - {id: H1, claim: They are better, treatment: theirs, control: ours, min_effect: 0.05}
+"""
+
+
+def test_an_imported_run_is_an_arm(project):
+    "Compared on the questions that both have, with the same tables; its answers came first: post hoc."
+    lines = [f"What is {i} and {i}?,{2 * i}" for i in range(1, 13)]
+    (project / "more.csv").write_text("\n".join(["question,answer", *lines]))
+    (project / "theirs.csv").write_text("\n".join(["question,prediction", *lines]))
+    (project / "against.yaml").write_text(IMPORTED)
+    assert "no completed experiments begin with 'theirs'; import the answers first" in " ".join(
+        CliRunner().invoke(app, ["study", "against.yaml"]).output.split()
+    )
+    said("import", "theirs.csv", "--gold", "more.csv", "--name", "theirs")
+    text = " ".join(said("study", "against.yaml", "--no-notebook").split())
+    n = json.loads(said("show", "against-ours", "--json"))[0]["result"]["attempted"]
+    assert n < 12 and f"n = {n}): supported (post hoc)" in text
+    compared = " ".join(said("compare", "against-ours", "theirs").split())
+    assert f"compared on the {n} questions that both have, of {n} and 12" in compared
+    checks = said("study", "against", "--verify", code=None)
+    assert "ids: ok" in checks or "are those of their configs" in checks
+
+
+def test_imported_arms_alone(project):
+    "Nothing is run; the questions counted are those of what was imported."
+    for name, answer in (("one", "{}"), ("two", "x{}")):
+        lines = [f"What is {i} and {i}?,{answer.format(2 * i)}" for i in range(1, 11)]
+        (project / f"{name}.csv").write_text("\n".join(["question,prediction", *lines]))
+        said("import", f"{name}.csv", "--gold", "questions.csv", "--name", name)
+    arms = "{one: {imported: one}, two: {imported: two}}"
+    (project / "both.yaml").write_text(f"study: {{name: both, question: '?', base: {{}}, arms: {arms}}}")
+    assert "two − one" in " ".join(said("study", "both.yaml", "--no-notebook").split())
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"arms": {"a": {}, "b": {"imported": "x", "seed": 1}}}, "arms.b: an imported arm has the one key"),
+        ({"arms": {"a": {}, "b": {"imported": 3}}}, "arms.b: an imported arm has the one key"),
+        ({"arms": {"a": {}, "b": {"imported": "x"}}, "seeds": [1, 2]}, "one data set and one seed"),
+    ],
+)
+def test_wrong_imported_arms(fields, message):
     with pytest.raises(ConfigError, match=message):
         load_study({"study": STUDY | fields})
