@@ -17,6 +17,7 @@ from .core import ConfigError
 from .experiment import Experiment
 from .markup import as_html, fill_template
 from .store import Store
+from .tabular import inert
 from .views import OUTCOMES, Against, against, config_differences, flips
 from .wording import interval, number, words
 
@@ -113,12 +114,6 @@ def compare_page(
     )
 
 # %% ../nbs/91_beside.ipynb #beside-csv
-def _inert(value: object) -> str:
-    "A cell that a spreadsheet does not take for a formula."
-    text = str(value)
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
-
-
 def compare_csv(
     store: Store,
     a: str,  # id of the baseline
@@ -131,5 +126,5 @@ def compare_csv(
     writer.writerow(["outcome", "example", "question", "expected", a, b])
     names = ("outcome", "example", "question", "expected", "a", "b")
     for pair in pairs:
-        writer.writerow([_inert(pair[name]) for name in names])
+        writer.writerow([inert(str(pair[name])) for name in names])
     return out.getvalue()

@@ -37,7 +37,8 @@ class Variable:
 VARIABLES: tuple[Variable, ...] = (
     Variable(
         "LLMFORGE_HOME",
-        "the nearest folder upwards that has settings.ini and configs/, else the checkout",
+        "the nearest folder upwards that has configs/ and llmforge-project.txt or settings.ini,"
+        " else the checkout, else the current folder",
         "the project's folder",
     ),
     Variable("LLMFORGE_OUTPUTS", "outputs/ in the project", "the folder of results"),

@@ -7,10 +7,12 @@ import pytest
 from typer.testing import CliRunner
 
 from llmforge.cli import app
-from llmforge.core import ConfigError
+from llmforge.core import ConfigError, LlmForgeError
 from llmforge.files import shipped
+from llmforge.notebooks import execute_notebook
 from llmforge.project import make_project
 from llmforge.studyconfig import experiments, load_study
+from llmforge.tabular import as_csv
 
 PROMPTS = """\
 study:
@@ -148,3 +150,26 @@ def test_imported_arms_alone(project):
 def test_wrong_imported_arms(fields, message):
     with pytest.raises(ConfigError, match=message):
         load_study({"study": STUDY | fields})
+
+
+def test_cells_of_csv_are_inert():
+    "A text that a spreadsheet would run is none any more; numbers stay numbers."
+    record = {"a": "=1+1", "b": -0.5, "c": "Paris", "d": "@x", "e": ["=1"]}
+    (row,) = csv.DictReader(as_csv([record]).splitlines())
+    assert row == {"a": "'=1+1", "b": "-0.5", "c": "Paris", "d": "'@x", "e": '["=1"]'}
+
+
+@pytest.mark.slow
+def test_a_kernel_that_dies_is_a_sentence(project):
+    "And nothing of the notebook is left half made."
+    source = (shipped("nbs") / "run_experiment.ipynb").read_text()
+    notebook = json.loads(source)
+    notebook["cells"] = [c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", [])]
+    notebook["cells"].append(
+        {**notebook["cells"][0], "id": "dies", "metadata": {}, "source": "import os; os.kill(os.getpid(), 9)"}
+    )
+    (project / "nbs").mkdir()
+    (project / "nbs" / "run_experiment.ipynb").write_text(json.dumps(notebook))
+    with pytest.raises(LlmForgeError, match="the kernel of run_experiment.ipynb ended, or did not start"):
+        execute_notebook("run_experiment", {}, project / "out" / "e.ipynb", show=False)
+    assert not [p for p in (project / "out").iterdir() if p.suffix == ".ipynb"]
