@@ -9,7 +9,7 @@ __all__ = ['Comparison', 'measures_of', 'compare', 'overview', 'trace_line', 'di
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from .contrasts import Contrast, check_pair, contrast, scorer_of
+from .contrasts import Contrast, check_pair, contrast, scorer_of, shared_questions
 from .core import StoreError, closest
 from .experiment import Experiment, arm_line, counts_line, place_in_table
 from .metrics import COSTS, JUDGED, OUTCOMES, SCORES, failed, right
@@ -68,10 +68,13 @@ def _config_note(a: Experiment, b: Experiment) -> str:
         return "the configs are equal but for the name"
     return f"the configs differ in: {', '.join(changed)}"
 
-
+# %% ../nbs/65_comparison.ipynb #comparison-all-notes
 def _notes(a: Experiment, b: Experiment, contrasts: Mapping[str, Contrast]) -> Iterator[str]:
     "Notes for the reader: configs, counts, bounds, scorers."
     yield _config_note(a, b)
+    shared, asked = len(shared_questions(a, b)), [e.result["attempted"] for e in (a, b)]
+    if asked != [shared, shared]:
+        yield f"compared on the {shared} questions that both have, of {asked[0]} and {asked[1]}"
     for e in (a, b):
         yield f"{arm_line(e.id, e)}: {counts_line(e)}"
     for name, c in contrasts.items():
@@ -190,6 +193,16 @@ def _difference(outcome: str, x: dict, y: dict) -> tuple:
         cell(y["example_id"], 120),
     )
 
+# %% ../nbs/65_comparison.ipynb #comparison-outcomes
+def _outcomes(a: Experiment, b: Experiment, score: str) -> dict[str, list]:
+    "The pairs of rows of the questions that both have, by what became of them."
+    control, shared = {r["example_id"]: r for r in a.rows}, shared_questions(a, b)
+    outcomes: dict[str, list] = {"improved": [], "regressed": [], "both wrong": [], "both right": []}
+    for y in (row for row in b.rows if row["example_id"] in shared):
+        x = control[y["example_id"]]
+        outcomes[_outcome(right(x, score), right(y, score))].append((x, y))
+    return outcomes
+
 # %% ../nbs/65_comparison.ipynb #comparison-diff
 def diff_table(
     a: Experiment,  # the control
@@ -200,11 +213,7 @@ def diff_table(
     "The questions that the treatment improved, those it made worse, and those both got wrong."
     check_pair(a, b, metric=metric)
     score = metric_of(a, metric)
-    control = {r["example_id"]: r for r in a.rows}
-    outcomes: dict[str, list] = {"improved": [], "regressed": [], "both wrong": [], "both right": []}
-    for y in b.rows:
-        x = control[y["example_id"]]
-        outcomes[_outcome(right(x, score), right(y, score))].append((x, y))
+    outcomes = _outcomes(a, b, score)
     shown = [(name, pair) for name in ("improved", "regressed", "both wrong") for pair in outcomes[name][:n]]
     numbers = ", ".join(f"{len(pairs)} {name}" for name, pairs in outcomes.items())
     counts = "\n".join(f"- {e.id}: {counts_line(e)}" for e in (a, b))
