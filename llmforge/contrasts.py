@@ -175,7 +175,7 @@ def _scored_of_two(control: Mapping, treatment: Mapping, metric: str, only) -> t
     both = {(*key, id) for key in control for id in shared_questions(control[key], treatment[key])}
     return {k: v for k, v in a.items() if k in both}, {k: v for k, v in b.items() if k in both}
 
-
+# %% ../nbs/64_contrasts.ipynb #contrasts-groups-of
 @lru_cache(maxsize=4)  # an arm is compared on many metrics, and with many others
 def _groups(runs: tuple[tuple[tuple, Experiment], ...]) -> dict[tuple, str]:
     return groups_of([dict(runs)])
