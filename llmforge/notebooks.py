@@ -22,7 +22,7 @@ from urllib.parse import quote
 import psutil
 
 import llmforge.core
-from .core import LlmForgeError, redact, without_secrets
+from .core import LlmForgeError, error_line, redact, without_secrets
 from .files import build_aside, here_or_shipped, project_root
 from .text import visible
 
@@ -133,12 +133,19 @@ def _held_aside(target: Path) -> Iterator[Path]:
         _lock(held, wait=True)
         yield half
 
+# %% ../nbs/70_notebooks.ipynb #notebooks-kernel-ended
+def _kernel_ended(name: str, error: Exception) -> LlmForgeError:
+    return LlmForgeError(
+        f"the kernel of {name}.ipynb ended, or did not start: {error_line(error)}; what was answered is"
+        " stored, and the same command goes on from there (--no-notebook runs it without a kernel)"
+    )
+
 # %% ../nbs/70_notebooks.ipynb #notebooks-execute
 def execute_notebook(
     name: str,  # a notebook of the project, e.g. "run_experiment"
     parameters: Mapping,  # for its `parameters` cell
     target: Path,  # where the executed notebook goes
-    show: bool = True,  # pass the notebook's progress on to the terminal
+    show: bool = True,  # pass its progress on to the terminal
 ) -> Path:  # the target
     "Run a notebook with parameters; raises what its failing cell raised."
     import nbformat
@@ -148,7 +155,7 @@ def execute_notebook(
         try:
             pm.execute_notebook(
                 str(here_or_shipped(f"nbs/{name}.ipynb")),
-                str(half).replace("{", "{{").replace("}", "}}"),  # papermill fills in what stands in braces
+                str(half).replace("{", "{{").replace("}", "}}"),  # papermill fills in braces
                 parameters=dict(parameters),
                 progress_bar=False,
                 kernel_name="python3",
@@ -158,6 +165,8 @@ def execute_notebook(
             _cleared(half)
             os.replace(half, target.with_suffix(".failed.ipynb"))
             raise _our_error(e.ename, e.evalue) from e
+        except RuntimeError as e:
+            raise _kernel_ended(name, e) from e
         nbformat.write(normalise(_cleared(half)), half)
     return target
 
