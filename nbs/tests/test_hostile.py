@@ -22,7 +22,7 @@ KINDS = {  # a page of each kind, by a part of its name -> what it must show as 
     "experiments/hostile-plain": HTML[10],
     "experiments/hostile-other": MARKUP[0],
     "/experiment.html": HTML[0],
-    "compare.html": HTML[10],
+    "compare.html": "",
     "leaderboard.html": HTML[9],
     "cards/index.html": HTML[0],
     "cards/beside.html": HTML[9],
@@ -124,6 +124,8 @@ def test_nothing_happens_in_a_browser(corpus, pages, chromium):
     said = []
     urls = [quote(name) for name in pages]
     urls += [f"search.html?q={quote(text)}" for text in (HTML[9], "alert", "pwned", MARKUP[0])]
+    a, b = (quote(p.stem) for p in (corpus / "site" / "data").glob("hostile-*.js"))
+    urls.append(f"compare.html#a={a}&b={b}")
     urls += [f"compare.html#a={quote(HTML[9])}&b={quote(HTML[0])}", f"index.html#{quote(HTML[9])}"]
     with opened(chromium, said) as page:
         for url in urls:
@@ -132,12 +134,14 @@ def test_nothing_happens_in_a_browser(corpus, pages, chromium):
             if "search.html?" in url:
                 expect(page.locator(".search-summary")).not_to_be_empty()
             if url.startswith("compare.html"):
+                expect(page.locator("#difference")).not_to_be_empty()
                 page.locator("#diff-filters select").select_option("")
             page.evaluate(TOUCH)
             page.wait_for_timeout(60)
             assert page.evaluate("[window.pwned, ...violated].filter(Boolean)") == [], url
             assert "pwned" not in page.title()
             shown = [text for part, text in KINDS.items() if part in url]
+            shown += [HTML[10]] if "#a=hostile-" in url else []
             assert all(text in page.locator("main").inner_text() for text in shown), url
     assert not said, said[:5]
 
