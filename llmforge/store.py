@@ -32,6 +32,7 @@ from llmforge.tables import (
     utc_now,
 )
 from .text import cell
+from .trace import short_prompts, whole_prompts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,8 +114,8 @@ class RowStore(ClaimStore):
         with self.transaction() as c, no_collection():
             stored = c.execute(query.order_by(RUNS.c.position, RUNS.c.example_id))
             rows = [dict(zip(names, row)) for row in stored]
-        for row in () if texts else rows:
-            row["trace"] = {"attributes": row["trace"] or {}}
+        for row in rows:
+            row["trace"] = whole_prompts(row["trace"]) if texts else {"attributes": row["trace"] or {}}
         return rows
 
     def dataframe(
@@ -141,7 +142,6 @@ class RowStore(ClaimStore):
 
 # %% ../nbs/16_store.ipynb #6ea9b37f
 def _stored(c: sa.Connection, id: str) -> int:
-    "Number of rows of an experiment."
     return c.scalar(sa.select(sa.func.count()).where(RUNS.c.experiment_id == id)) or 0
 
 
@@ -195,7 +195,8 @@ class ResultStore(RowStore):
     ) -> bool:  # False, and nothing is changed, where an experiment of this id is there
         "Store a COMPLETED experiment whole, as an import brings it; raises `StoreError`."
         owned = {"experiment_id": experiment["id"]}
-        records = [{**_record(row, RUNS), **owned} for row in rows]
+        short = [{**row, "trace": short_prompts(row.get("trace"))} for row in rows]
+        records = [{**_record(row, RUNS), **owned} for row in short]
         last = {**_record(result, RESULTS), **owned}
         with self.transaction() as c:
             new = insert_new(c, EXPERIMENTS, {**experiment, "fence": 0}, "id")

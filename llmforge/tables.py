@@ -160,8 +160,7 @@ def json_text(
 
 
 def _parsed_json(text: str | bytes) -> object:
-    "What stored JSON says; pydantic's parser is quicker than Python's, and refuses great depths."
-    try:
+    try:  # pydantic's parser is quicker than Python's, and refuses great depths
         return from_json(text)
     except ValueError:
         return json.loads(text)
@@ -314,6 +313,7 @@ MIGRATIONS = [
     Migration("0004_costs_of_rows", schema=3, columns={"runs": _COSTS_OF_ROWS}),
     Migration("0005_requests", schema=3, tables=(REQUESTS,)),
     Migration("0006_attempts_of_rows", schema=4, columns={"runs": [sa.Column("attempt", sa.Integer)]}),
+    Migration("0007_prompts_once", schema=4),  # in traces, which an older LlmForge would show with references
 ]
 _BY_NUMBER = {1: ["0001_experiments"], 2: ["0001_experiments", "0002_studies"]}  # before the names came
 READABLE = {m.schema for m in MIGRATIONS}  # schemas of exports

@@ -26,6 +26,7 @@ from .paired import PairedDifference, holm
 from .results import expected
 from .store import Store
 from .tables import EXPERIMENTS, REQUESTS, RESULTS, RUNS, Status
+from .trace import whole_prompts
 
 # %% ../nbs/90_views.ipynb #views-query
 _E, _R, _Q = EXPERIMENTS.c, RESULTS.c, REQUESTS.c
@@ -261,7 +262,7 @@ def stored_trace(
     columns = [RUNS.c[name] for name in (*_ROW, "trace")]
     with store.transaction() as c:
         if row := c.execute(sa.select(*columns).where(*where)).first():
-            return row._asdict()
+            return row._asdict() | {"trace": whole_prompts(row.trace)}
         known = c.scalars(sa.select(RUNS.c.example_id).where(where[0])).all()
     raise StoreError(f"{id} has no row of the question {example!r}{closest(example, known)}")
 

@@ -10,7 +10,17 @@ from llmforge.core import EngineError
 from llmforge.engine import Message, Sampling
 from llmforge.growth import growth
 
-HEAVY = {"numpy", "pandas", "scipy", "seaborn", "matplotlib", "torch", "statsmodels", "llmforge.config"}
+HEAVY = {
+    "numpy",
+    "pandas",
+    "scipy",
+    "seaborn",
+    "matplotlib",
+    "torch",
+    "statsmodels",
+    "filelock",
+    "llmforge.config",
+}
 
 
 def loaded(code):

@@ -913,6 +913,7 @@ FIRST = {
     "schema-2-named": "0004_costs_of_rows",
     "schema-3": "0005_requests",
     "schema-3-requests": "0006_attempts_of_rows",
+    "schema-4": "0007_prompts_once",
 }
 
 
@@ -966,7 +967,7 @@ def test_a_store_that_an_old_llmforge_wrote(old, request, tmp_path, caplog):
 
 def test_a_store_of_today_is_opened_as_it_is(tmp_path, caplog):
     "The newest of the stores kept here needs no migration, and gives the newest export."
-    schema, file = written("schema-4", tmp_path / "llmforge.db")
+    schema, file = written("schema-4-prompts", tmp_path / "llmforge.db")
     before = dump(file)
     s = Store(f"sqlite:///{file}")
     exported = TESTS / "exports" / f"schema-{schema}"

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -13,16 +14,24 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from filelock import FileLock
 from typer.testing import CliRunner
 
+from llmforge.batching import FakeEngine
 from llmforge.cli import app
-from llmforge.core import ConfigError, DataError, LlmForgeError, MissingExtra
+from llmforge.config import load_config
+from llmforge.core import ConfigError, DataError, LlmForgeError, MissingExtra, canonical, methods
+from llmforge.exports import export_experiment, import_experiment
 from llmforge.files import cache_dir
 from llmforge.otel import export_traces, otel_spans
+from llmforge.runner import run_experiment
+from llmforge.store import Store
+from llmforge.tables import RUNS
 from llmforge.text import clip
-from llmforge.trace import KINDS, Span, from_dict, render, render_html, to_dict
+from llmforge.trace import KINDS, Span, from_dict, render, render_html, short_prompts, to_dict, whole_prompts
 from llmforge.traceview import MAX_SPANS, walk
+from llmforge.views import stored_trace
 
 SECRET = "Ethel Smyth"  # in every text of `sample`, and nowhere else in it
 T0 = 1_790_000_000_000.25
@@ -804,3 +813,69 @@ def test_a_collector_that_refuses(headers, monkeypatch, capfd, caplog):
             export_traces(ROWS, EXPERIMENT, endpoint=f"http://127.0.0.1:{server.server_port}/no/such")
         server.shutdown()
     assert "geheim" not in str(e.value) + caplog.text + "".join(capfd.readouterr())
+
+
+def episode(steps, texts=True):
+    "A trace as an agent leaves it: each step asks with all that was said before."
+    root = Span("chain", "react", "q", children=[Span("agent", "react")])
+    said = ["You think, act, and observe what came of it. " * 5]
+    for i in range(steps):
+        given = "".join(said) if texts else [{"role": "user", "content": text} for text in said]
+        root.children[0].children.append(Span("chain", f"step {i + 1}", children=[Span("llm", "m", given)]))
+        said.append(f"Thought: {i}\nAction: calculator[{i} + 1]\nObservation: {i + 1}\n")
+    return to_dict(root)
+
+
+@pytest.mark.parametrize("texts", [True, False])
+def test_a_prompt_is_kept_once(texts):
+    "Twice the steps take twice the room, not four times; what is read is what was written."
+    few, many = (episode(n, texts) for n in (40, 80))
+    room = [len(canonical(short_prompts(t))) for t in (few, many)]
+    assert room[1] < 2.2 * room[0] and len(canonical(many)) > 3 * len(canonical(few))
+    for t in (few, many):
+        before = canonical(t)
+        assert whole_prompts(short_prompts(t)) == whole_prompts(t) == t and canonical(t) == before
+        assert short_prompts(short_prompts(t)) == short_prompts(t)
+
+
+def test_prompts_of_all_kinds_come_back(rng=random.Random(0)):
+    "Whatever stands in a call's input, also what looks like a reference."
+    alike = "a common beginning of more than a hundred characters, " * 3
+    given = ["", "x", alike, alike + "1", alike[:120] + "2", None, 7, {"$same": 3, "$new": 4}, {"$same": 3}]
+    given += [[], [alike], [alike, "b"], [{"role": "user"}], {"a": alike}, alike + "1" + alike]
+    for _ in range(200):
+        children = [Span("llm", "m", rng.choice(given)) for _ in range(rng.randrange(6))]
+        trace = to_dict(Span("chain", "c", alike, children=children))
+        assert whole_prompts(short_prompts(trace)) == trace
+    assert whole_prompts(None) is short_prompts(None) is None
+
+
+def test_stored_prompts_are_read_whole(tmp_path, monkeypatch):
+    "By every reader; the file holds them once. A secret in the first of them shifts nothing."
+    monkeypatch.setenv("PLANTED_KEY", "planted-secret-value")
+
+    async def growing(question, context):
+        prompt = f"planted-secret-value {question} " * 20
+        for i in range(30):
+            prompt += f"Thought {i}: {await context.generate(prompt)}\n"
+        return "done"
+
+    monkeypatch.setitem(methods._entries, "growing", growing)
+    about = {"method": {"name": "growing", "shots": 0}, "dataset": {"name": "almanac", "limit": 2}}
+    config = load_config({"experiment": {"name": "g", "engine": {"name": "fake"}, **about}})
+    store = Store(f"sqlite:///{tmp_path}/a.db")
+    id = run_experiment(config, store, FakeEngine(" so"), show=False)
+    [row, _] = store.rows(id)
+    prompts = [s["input"] for s in walk(row["trace"], "llm")]
+    begin = f"*** {row['input_text']} " * 20
+    assert prompts == [begin + "".join(f"Thought {k}:  so\n" for k in range(i)) for i in range(30)]
+    assert stored_trace(store, id, row["example_id"])["trace"] == row["trace"]
+    with store.transaction() as c:
+        kept = c.scalars(sa.select(RUNS.c.trace)).first()
+    assert len(canonical(kept)) < len(canonical(row["trace"])) / 4
+    exported = export_experiment(store, id, tmp_path / "x")
+    other = Store(f"sqlite:///{tmp_path}/b.db")
+    import_experiment(other, exported)
+    assert other.rows(id) == store.rows(id) and "$same" not in (exported / "runs.jsonl").read_text()
+    with other.transaction() as c:
+        assert c.scalars(sa.select(RUNS.c.trace)).first() == kept
