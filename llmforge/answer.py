@@ -19,6 +19,7 @@ from llmforge.core import (
     fingerprint,
     methods,
     redact,
+    without_secrets,
 )
 from .engine import Generation
 from .extraction import abstains
@@ -28,7 +29,7 @@ from .records import Example
 from .scorer import Scorer
 from .shapes import bounded, cut_text, trace_fault
 from .tables import storable
-from .trace import Span, span, to_dict
+from .trace import Span, short_prompts, span, to_dict
 from .traceview import number, walk
 from .workers import TimedWorker
 
@@ -182,25 +183,29 @@ def _bare(root: Span, why: str) -> dict[str, Any]:
 def _trace_of(root: Span) -> dict[str, Any]:
     "A trace as it can be stored and read again."
     try:
-        trace = bounded(to_dict(root))
+        whole = without_secrets(to_dict(root))
+        short = short_prompts(whole)
+        trace = bounded(short)
+        if trace != short:  # something in it was cut, so that references to it may lead astray
+            trace = bounded(whole)
         fault = trace_fault(trace)
     except Exception as e:  # whatever the spans hold
         fault = f"{type(e).__name__}: {error_text(e)}"
     return _bare(root, cut_text(fault, 200)) if fault else trace
-
-
-def _checked(answer: object, method: str) -> str:
-    "An answer that can be scored; raises `LlmForgeError` for what is no text."
-    if not isinstance(answer, str):
-        kind = type(answer).__name__
-        raise LlmForgeError(f"method {method!r} gave {kind}; must be: str, the answer")
-    return cut_text(storable(answer))
 
 # %% ../nbs/50_answer.ipynb #answer-batches
 def _note_batches(root: Span, calls: Sequence[Generation]) -> None:
     "Keep in a trace in which batches of an engine a question was answered, those of remembered calls aside."
     if batches := dict.fromkeys(g.batch for g in calls if g.batch and not g.cached):
         root.set(batches=list(batches))
+
+# %% ../nbs/50_answer.ipynb #answer-checked
+def _checked(answer: object, method: str) -> str:
+    "An answer that can be scored; raises `LlmForgeError` for what is no text."
+    if not isinstance(answer, str):
+        kind = type(answer).__name__
+        raise LlmForgeError(f"method {method!r} gave {kind}; must be: str, the answer")
+    return cut_text(storable(answer))
 
 # %% ../nbs/50_answer.ipynb #answer-ask
 async def _ask(example: Example, context: Context, scorer: Scorer | None) -> Outcome:

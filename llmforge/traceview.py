@@ -24,7 +24,7 @@ def walk(
     stack = [trace]
     while stack:
         d = stack.pop()
-        if kind in (None, d["kind"]):
+        if kind in (None, d.get("kind")):
             yield d
         stack.extend(reversed(d.get("children", ())))
 
