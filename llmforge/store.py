@@ -68,6 +68,11 @@ def _record(row: Mapping, table: sa.Table) -> dict:
         )
     return {name: _value(c, row.get(name)) for name, c in columns.items()}
 
+
+def _short(row: Mapping) -> dict:
+    "A row whose trace holds each prompt once."
+    return {**row, "trace": short_prompts(row.get("trace"))}
+
 # %% ../nbs/16_store.ipynb #store-collection
 @contextmanager
 def no_collection() -> Iterator[None]:
@@ -195,8 +200,7 @@ class ResultStore(RowStore):
     ) -> bool:  # False, and nothing is changed, where an experiment of this id is there
         "Store a COMPLETED experiment whole, as an import brings it; raises `StoreError`."
         owned = {"experiment_id": experiment["id"]}
-        short = [{**row, "trace": short_prompts(row.get("trace"))} for row in rows]
-        records = [{**_record(row, RUNS), **owned} for row in short]
+        records = [{**_record(_short(row), RUNS), **owned} for row in rows]
         last = {**_record(result, RESULTS), **owned}
         with self.transaction() as c:
             new = insert_new(c, EXPERIMENTS, {**experiment, "fence": 0}, "id")
