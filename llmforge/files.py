@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from filelock import FileLock
-
 from .core import ConfigError, error_line
 from .processes import process_gone, process_tag
 
@@ -255,6 +253,8 @@ def build_once(
 ) -> Path:  # the same path; it exists
     "The file or folder at `final`, made by the first process that asks for it."
     if not final.exists():
+        from filelock import FileLock
+
         final.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{final}.lock"):
             if not final.exists():
