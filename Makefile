@@ -1,5 +1,5 @@
 # What a change has to pass before it is committed; the whole suite is the README's test command.
-.PHONY: check test site
+.PHONY: check test site kills speed
 
 check:  ## layout, lint, types, fast tests: about a minute
 	ruff format --check nbs
@@ -12,3 +12,9 @@ test:  ## everything, as CI runs it
 
 site:  ## the pages, in _site
 	llmforge site
+
+kills:  ## a campaign of kills of server, worker, Redis and PostgreSQL: its table, a quarter of an hour
+	python nbs/tests/kills.py
+
+speed:  ## the server's pages at a team's size: CPU time of each
+	python nbs/tests/speed.py

@@ -7,7 +7,7 @@ __all__ = ['fill_template', 'slug', 'anchor', 'fenced', 'raw', 'Link', 'linked',
 
 # %% ../nbs/71_markup.ipynb #markup-imports
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -17,21 +17,19 @@ from .core import require
 from .text import esc
 
 # %% ../nbs/71_markup.ipynb #markup-environment
-def _safe(value: object) -> object:
-    "A value on its way into a template: HTML from a template stays as it is, all else is escaped."
-    from markupsafe import Markup
-
-    return value if isinstance(value, Markup) else Markup(esc(value))
+def _safe(markup: type) -> Callable[[object], object]:
+    "What a value goes through into a template: HTML from a template stays as it is, all else is escaped."
+    return lambda value: value if isinstance(value, markup) else markup(esc(value))
 
 
 @cache
 def _environment():
     "Jinja as the site uses it."
-    jinja2 = require("jinja2", "site")
+    jinja2, markupsafe = require("jinja2", "site"), require("markupsafe", "site")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(str(files("llmforge"))) / "assets" / "templates"),
         autoescape=True,
-        finalize=_safe,
+        finalize=_safe(markupsafe.Markup),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

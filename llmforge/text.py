@@ -68,7 +68,9 @@ def esc(
     text: object,  # from anywhere
 ) -> str:  # HTML without a line break or backtick in it
     "Text that HTML shows as it is."
-    plain = "".join(c if c.isprintable() or c in "\n\t" else "·" for c in str(text))
+    plain = str(text)
+    if not plain.isprintable():
+        plain = "".join(c if c.isprintable() or c in "\n\t" else "·" for c in plain)
     return html.escape(plain).replace("\n", "&#10;").replace("`", "&#96;")
 
 # %% ../nbs/01_text.ipynb #text-figure

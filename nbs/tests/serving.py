@@ -1,7 +1,9 @@
 "What tests of the server share: a slow model behind HTTP that counts, a real `llmforge serve`, a real Redis."
 
+import glob
 import json
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -11,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -129,13 +132,17 @@ class Served:
         ended(self.process)
 
 
+def redis_program():
+    "Where redis-server is; skips where it is not installed."
+    if not (program := shutil.which("redis-server")):
+        pytest.skip("NO REDIS HERE: the queue is not tested; apt-get install redis-server")
+    return program
+
+
 @contextmanager
 def redis_server(folder):
     "A Redis of our own on a free port: its URL, and how it is started and ended."
-    program = shutil.which("redis-server")
-    if not program:
-        pytest.skip("NO REDIS HERE: the queue is not tested; apt-get install redis-server")
-    redis = Redis(program, folder)
+    redis = Redis(redis_program(), folder)
     try:
         yield redis
     finally:
@@ -145,18 +152,20 @@ def redis_server(folder):
 class Redis:
     def __init__(self, program, folder):
         self.program, self.folder, self.port = program, folder, free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.password = "a-password"
+        self.url = f"redis://:{self.password}@127.0.0.1:{self.port}/0"
         self.start()
 
     def start(self):
         import redis
 
         options = ["--save", "", "--appendonly", "no", "--dir", str(self.folder)]
+        options += ["--requirepass", self.password, "--maxmemory-policy", "noeviction"]
         self.process = subprocess.Popen(
             [self.program, "--port", str(self.port), "--bind", "127.0.0.1", *options],
             stdout=subprocess.DEVNULL,
         )
-        self.client = redis.Redis(port=self.port)
+        self.client = redis.Redis(port=self.port, password=self.password)
         for _ in range(100):
             try:
                 self.client.ping()
@@ -179,3 +188,56 @@ def started_worker(env, *options):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+
+
+class Postgres:
+    "A PostgreSQL of our own on a free port, in a folder of its own: how it is started, killed and ended."
+
+    def __init__(self):
+        found = [shutil.which("initdb"), *sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))[::-1]]
+        initdb = next((os.path.realpath(p) for p in found if p), None)
+        if not initdb:
+            pytest.skip("NO POSTGRESQL HERE (initdb not found): its half of the tests is skipped")
+        self.folder, self.port = tempfile.mkdtemp(prefix="llmforge-pg-"), free_port()
+        self.url = f"postgresql://llmforge@127.0.0.1:{self.port}"
+        self.program, user = os.path.join(os.path.dirname(initdb), "postgres"), {}
+        if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+            name = next((n for n in ("postgres", "nobody") if n in {e.pw_name for e in pwd.getpwall()}), None)
+            if not name:
+                pytest.skip("running as root, and there is no other user for PostgreSQL")
+            os.chown(self.folder, pwd.getpwnam(name).pw_uid, pwd.getpwnam(name).pw_gid)
+            user = {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": []}
+        self.quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": self.folder, **user}
+        made = [initdb, "-D", f"{self.folder}/data", "-U", "llmforge", "-A", "trust", "--no-sync"]
+        subprocess.run([*made, "-E", "UTF8", "--locale=C"], check=True, **self.quiet)
+        self.start()
+
+    def start(self):
+        import psycopg
+
+        settings = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self.folder}"]
+        command = [self.program, "-D", f"{self.folder}/data", "-p", str(self.port), "-F", *settings]
+        for _ in range(10):  # after a kill, its children may hold the memory for a moment
+            self.process = subprocess.Popen(command, start_new_session=True, **self.quiet)
+            while self.process.poll() is None:
+                try:
+                    return psycopg.connect(f"{self.url}/postgres").close()
+                except psycopg.OperationalError:
+                    time.sleep(0.1)
+
+    def database(self):
+        "The URL of a new, empty database."
+        import psycopg
+
+        name = f"t{uuid.uuid4().hex[:10]}"
+        with psycopg.connect(f"{self.url}/postgres", autocommit=True) as c:
+            c.execute(f"CREATE DATABASE {name}")
+        return f"{self.url}/{name}"
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def close(self):
+        ended(self.process, signal.SIGINT)  # fast shutdown
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -2,7 +2,6 @@
 
 On SQLite, and on PostgreSQL where a server and psycopg are installed."""
 
-import glob
 import json
 import os
 import re
@@ -12,18 +11,17 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import textwrap
 import threading
 import time
 import traceback
-import uuid
 from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from serving import Postgres
 
 from llmforge.batching import FakeEngine
 from llmforge.claims import Record
@@ -59,99 +57,19 @@ NEW_IN_3 = ("ttft_ms", "tokens_cached", "cost", "cpu_s", "finish_reason")
 # --- a PostgreSQL of our own, on a free loopback port, ended with the tests
 
 
-def _free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def postgres():
-    pytest.importorskip(
-        "psycopg", reason="psycopg is not installed: the PostgreSQL half of these tests is skipped"
-    )
-    found = [shutil.which("initdb"), *sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))[::-1]]
-    initdb = next((os.path.realpath(p) for p in found if p), None)
-    if not initdb:
-        pytest.skip(
-            "no PostgreSQL server is installed (initdb not found): "
-            "the PostgreSQL half of these tests is skipped"
-        )
-    folder, port = tempfile.mkdtemp(prefix="llmforge-pg-"), _free_port()
-    user = {}
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        import pwd
-
-        name = next((n for n in ("postgres", "nobody") if n in {e.pw_name for e in pwd.getpwall()}), None)
-        if not name:
-            pytest.skip("running as root, and there is no other user for PostgreSQL")
-        os.chown(folder, pwd.getpwnam(name).pw_uid, pwd.getpwnam(name).pw_gid)
-        user = {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": []}
-    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder, **user)
-    subprocess.run(
-        [
-            initdb,
-            "-D",
-            f"{folder}/data",
-            "-U",
-            "llmforge",
-            "-A",
-            "trust",
-            "--no-sync",
-            "-E",
-            "UTF8",
-            "--locale=C",
-        ],
-        check=True,
-        **quiet,
-    )
-    server = subprocess.Popen(
-        [
-            os.path.join(os.path.dirname(initdb), "postgres"),
-            "-D",
-            f"{folder}/data",
-            "-p",
-            str(port),
-            "-F",
-            "-c",
-            "listen_addresses=127.0.0.1",
-            "-c",
-            f"unix_socket_directories={folder}",
-        ],
-        start_new_session=True,
-        **quiet,
-    )
-    try:
-        import psycopg
-
-        url = f"postgresql://llmforge@127.0.0.1:{port}"
-        for _ in range(100):
-            try:
-                psycopg.connect(f"{url}/postgres").close()
-                break
-            except psycopg.OperationalError:
-                time.sleep(0.1)
-        yield url
-    finally:
-        server.send_signal(signal.SIGINT)  # fast shutdown
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+    pytest.importorskip("psycopg", reason="psycopg is not installed: the PostgreSQL half is skipped")
+    server = Postgres()
+    yield server
+    server.close()
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def url(request, tmp_path):
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/store.db"
-    server, name = request.getfixturevalue("postgres"), f"t{uuid.uuid4().hex[:10]}"
-    import psycopg
-
-    with psycopg.connect(f"{server}/postgres", autocommit=True) as c:
-        c.execute(f"CREATE DATABASE {name}")
-    return f"{server}/{name}"
+    return request.getfixturevalue("postgres").database()
 
 
 @pytest.fixture
@@ -1667,11 +1585,10 @@ def test_a_run_lives_through_dropped_connections(postgres):
     "Every 50 ms the server drops all connections but its own; all rows are there in the end, once."
     import psycopg
 
-    name = f"t{uuid.uuid4().hex[:10]}"
-    over = threading.Event()
-    with psycopg.connect(f"{postgres}/postgres", autocommit=True) as c:
-        c.execute(f"CREATE DATABASE {name}")
-        store = Store(f"{postgres}/{name}")
+    url, over = postgres.database(), threading.Event()
+    name = url.rpartition("/")[2]
+    with psycopg.connect(f"{postgres.url}/postgres", autocommit=True) as c:
+        store = Store(url)
 
         def drop():
             while not over.wait(0.05):
