@@ -58,7 +58,7 @@ def requested(store, model, name, n=N):
     return id
 
 
-def all_end(store, ids, seconds=60):
+def all_end(store, ids, seconds=180):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         states = [store.experiment(id).status for id in ids]
@@ -155,7 +155,7 @@ def test_redis_may_die(store, env, model, redis):
         all_end(store, [first])
         if worker.poll() is not None:  # RQ's worker may give up; the service manager starts it again
             worker = started_worker(env)
-        all_end(store, [second], 90)
+        all_end(store, [second])
     finally:
         ended(worker)
     rows_are_whole(store, [first], 30)
