@@ -100,6 +100,7 @@ def compare_page(
     control = baseline if baseline in ids else ids[0]
     in_turn = [control, *(id for id in ids if id != control)]
     first, *others = [Experiment(found(store, id), store) for id in in_turn]
+    _ = [one.rows for one in (first, *others)]  # read once, with texts
     e = first.estimate("accuracy")
     names = [first.id, *(other.id for other in others)]
     configs = [x.record.config_json for x in (first, *others)]
