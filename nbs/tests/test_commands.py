@@ -126,10 +126,10 @@ def test_delete(three):
 
 
 def test_delete_says_which_studies_rest_on_it(three):
-    from llmforge.manage import _question
+    from llmforge.marks import deletion_question
 
     call("import", ROOT / "outputs" / "study-retrieval")
-    asked = _question(Store(), NAIVE)
+    asked = deletion_question(Store(), NAIVE)
     assert (
         asked
         == f"Delete {NAIVE} with its 100 rows? Studies that rest on it: retrieval; they will lack an arm."
