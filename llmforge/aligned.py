@@ -25,7 +25,7 @@ from .contents import adapter_content
 from .core import ConfigError, DataError, error_line, fingerprint, require
 from .engine import Sampling
 from .extraction import abstains
-from .files import DAMAGED
+from .files import DAMAGED, build_aside
 from .paired import PairedDifference, holm, paired_difference
 from .pairs import Pair, load_pairs
 from .records import read_jsonl
@@ -210,10 +210,8 @@ def write_evaluation(
     "Write an evaluation: what it is of, then its rows."
     rows = [*evaluation.pairs, *evaluation.replies]
     lines = [json.dumps(part, ensure_ascii=False) for part in (evaluation.about, *map(asdict, rows))]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.part")
-    aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    aside.replace(path)
+    with build_aside(path) as aside:
+        aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _row(record: Mapping[str, Any]) -> JudgedPair | ReplyRow:
