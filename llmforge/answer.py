@@ -196,7 +196,8 @@ def _trace_of(root: Span) -> dict[str, Any]:
 # %% ../nbs/50_answer.ipynb #answer-batches
 def _note_batches(root: Span, calls: Sequence[Generation]) -> None:
     "Keep in a trace in which batches of an engine a question was answered, those of remembered calls aside."
-    if batches := dict.fromkeys(g.batch for g in calls if g.batch and not g.cached):
+    whole = [g for g in calls if isinstance(g, Generation)]  # a method may have left something else
+    if batches := dict.fromkeys(g.batch for g in whole if g.batch and not g.cached):
         root.set(batches=list(batches))
 
 # %% ../nbs/50_answer.ipynb #answer-checked

@@ -279,6 +279,7 @@ def study_page(
 STATIC = {
     "site.css": "text/css",
     "board.css": "text/css",
+    "tablesort.min.js": "text/javascript",
     "site.js": "text/javascript",
     "board.js": "text/javascript",
     "favicon.svg": "image/svg+xml",

@@ -166,10 +166,14 @@ def _pairs(mapping: dict) -> str:
     return ", ".join(f"{name} {value}" for name, value in mapping.items())
 
 
-def _code(e: Experiment) -> str:
+def _code(e: Experiment) -> tuple[str, str]:
     "The code that made the rows; where there are several, with the rows of each."
     codes = rows_by_code(e.record, e.numbers)
-    return ", ".join(f"{name}: {n:,} rows" if len(codes) > 1 else name for name, n in codes.items())
+    if len(codes) > 1:
+        return "code", ", ".join(f"{name}: {n:,} rows" for name, n in codes.items())
+    p = e.record.provenance_json
+    changes = " with uncommitted changes" if p["uncommitted_changes"] else ""
+    return "commit", f"{(p['commit'] or 'none')[:12]}{changes}"
 
 
 def provenance_table(
@@ -178,7 +182,7 @@ def provenance_table(
     "Versions, commit, fingerprints, machine."
     p = e.record.provenance_json
     rows = [
-        ("code", _code(e)),
+        _code(e),
         ("python", f"{p['python']}, {p['system']}, {p['cpus']} CPUs"),
         ("packages", _pairs(p["packages"])),
         ("engine", _pairs(p["engine"])),
