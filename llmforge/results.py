@@ -175,7 +175,7 @@ def _code(e: Experiment) -> tuple[str, str]:
     changes = " with uncommitted changes" if p["uncommitted_changes"] else ""
     return "commit", f"{(p['commit'] or 'none')[:12]}{changes}"
 
-
+# %% ../nbs/63_results.ipynb #results-provenance
 def provenance_table(
     e: Experiment,  # completed
 ) -> str:  # Markdown
