@@ -137,7 +137,7 @@ def test_parameters_are_a_form(path):
 
 
 def test_configs_for_a_t4():
-    "Half precision (a T4 has no bfloat16), single for a training; a pinned revision, data without a download."
+    "Half precision (a T4 has no bfloat16), single for a training; a pinned revision, no download of data."
     for path in sorted((ROOT / "configs" / "t4").glob("*.yaml")):
         c = load_config(path)
         assert (
