@@ -6,9 +6,10 @@
 __all__ = ['Session', 'start_page', 'prefer_page', 'votes_page', 'Ballot', 'cast']
 
 # %% ../nbs/91_blind.ipynb #blind-imports
+from typing import Annotated
 from urllib.parse import urlencode
 
-from pydantic import BaseModel
+from pydantic import BaseModel, StringConstraints
 
 from .api import found
 from .beside import rendered
@@ -25,7 +26,7 @@ class Session(BaseModel, extra="forbid"):
 
     a: str = ""  # ids
     b: str = ""
-    voter: str = ""
+    voter: Annotated[str, StringConstraints(strip_whitespace=True)] = ""
     seed: int = 0
 
     def address(
@@ -41,13 +42,13 @@ class Session(BaseModel, extra="forbid"):
         example_id: str,
     ) -> tuple[str, str]:
         "The experiments whose answers stand left and right."
-        return sides(self.a, self.b, example_id, self.voter.strip(), self.seed)
+        return sides(self.a, self.b, example_id, self.voter, self.seed)
 
 # %% ../nbs/91_blind.ipynb #blind-voted-on
 def _voted_on(store: Store, session: Session) -> list[str]:
     "Questions on which the voter of a session has voted, the latest last."
     votes = votes_of(store, session.a, session.b)
-    return [v.example_id for v in votes if v.voter == session.voter.strip()]
+    return [v.example_id for v in votes if v.voter == session.voter]
 
 # %% ../nbs/91_blind.ipynb #blind-start
 def start_page(
@@ -65,7 +66,7 @@ def prefer_page(
     example: str = "",  # a question to vote on again; empty: the first without a vote
 ) -> str:  # HTML
     "The next question of a session, or the form that begins one; raises `NotFound`, `StoreError`."
-    if not (session.a and session.b and session.voter.strip()):
+    if not (session.a and session.b and session.voter):
         return start_page(store, session)
     pair = [Experiment(found(store, id), store) for id in (session.a, session.b)]
     asked, left_out = choices_between(*pair, session.seed)

@@ -143,13 +143,13 @@ def _data_sources(c: ExperimentConfig) -> Iterator[tuple[str, Path | None]]:
     "Files of questions, documents and preference pairs, and of code."
     for field in ("name", "exemplars"):
         name = getattr(c.dataset, field)
-        if name and name not in datasets.names():
+        if name and name not in datasets:
             yield f"dataset.{field}", _found(name, "dataset")
     for file in c.plugins:
         yield f"plugins.{file}", _found(file, "plugins")
-    if c.searches and c.corpus and c.corpus.name not in corpora.names():
+    if c.searches and c.corpus and c.corpus.name not in corpora:
         yield "corpus.name", _found(c.corpus.name, "corpus", c.corpus.name.endswith("/"))
-    if c.alignment.name == "dpo" and c.alignment.data not in preferences.names():
+    if c.alignment.name == "dpo" and c.alignment.data not in preferences:
         yield "alignment.data", _found(c.alignment.data, "alignment.data")
 
 # %% ../nbs/08_contents.ipynb #contents-weights
@@ -230,9 +230,7 @@ def _is_as_read(
     section: DatasetConfig | CorpusConfig | None, then: str | None, now: Mapping[str, str]
 ) -> bool | None:  # None: that cannot be told
     "Whether the data of a section gives what it gave."
-    of_hub = (
-        isinstance(section, DatasetConfig) and section.name in datasets.names()
-    )  # asks the network, perhaps
+    of_hub = isinstance(section, DatasetConfig) and section.name in datasets  # asks the network, perhaps
     if section is None or then is None or of_hub:
         return None
     read = _fingerprint(section, *(content for field, content in now.items()))

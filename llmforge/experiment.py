@@ -150,9 +150,9 @@ def state_line(
         "PENDING": f"is PENDING ({n}); run it to begin",
     }
     line = lines.get(state, f"is RUNNING ({n}); it has results when it is COMPLETED")
-    if not line or not e.stale:
+    if not line or not (stale := e.stale):
         return line
-    changed = " and ".join(changed_text(e.config, field) for field in e.stale)
+    changed = " and ".join(changed_text(e.config, field) for field in stale)
     return f"{line}. But {changed} changed since: run now, its config makes another experiment"
 
 # %% ../nbs/62_experiment.ipynb #53a65adf-x

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
-from .claims import insert_new
+from .claims import insert_new, is_made
 from .core import AlreadyRunning, DataError
 from .store import Store
 from .tables import EXPERIMENTS, REQUESTS, RESULTS, RUNS, storable
@@ -27,10 +27,6 @@ _MARKS = sa.Table(
 )
 
 
-def _has_marks(c: sa.Connection) -> bool:
-    return sa.inspect(c).has_table(_MARKS.name)
-
-
 @dataclass(frozen=True)
 class Marks:
     "What its owner says of an experiment."
@@ -45,7 +41,7 @@ def marks_of(
 ) -> dict[str, Marks]:  # those that have any, by id
     "The marks of a store's experiments."
     with store.transaction() as c:
-        rows = c.execute(sa.select(_MARKS)).all() if _has_marks(c) else []
+        rows = c.execute(sa.select(_MARKS)).all() if is_made(c, _MARKS) else []
     return {m.experiment_id: Marks(m.archived, tuple(m.tags), m.note) for m in rows}
 
 # %% ../nbs/17_marks.ipynb #marks-put
@@ -127,7 +123,7 @@ def delete_experiment(
         )
     with store.transaction() as c:
         rows = c.execute(RUNS.delete().where(RUNS.c.experiment_id == id)).rowcount
-        for table in (RESULTS, REQUESTS, *([_MARKS] if _has_marks(c) else [])):
+        for table in (RESULTS, REQUESTS, *([_MARKS] if is_made(c, _MARKS) else [])):
             c.execute(table.delete().where(table.c.experiment_id == id))
         drop_votes(c, id)
         this = (EXPERIMENTS.c.id == id) & (EXPERIMENTS.c.fence == e.fence)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from .core import StoreError, closest, round_robin
 from .experiment import Experiment, counts_line
 from .metrics import failed, right
-from .provenance import rows_by_code
+from .provenance import commit_text, rows_by_code
 from .stats import Estimate, estimate
 from .store import Store
 from .tables import Status
@@ -171,9 +171,7 @@ def _code(e: Experiment) -> tuple[str, str]:
     codes = rows_by_code(e.record, e.numbers)
     if len(codes) > 1:
         return "code", ", ".join(f"{name}: {n:,} rows" for name, n in codes.items())
-    p = e.record.provenance_json
-    changes = " with uncommitted changes" if p["uncommitted_changes"] else ""
-    return "commit", f"{(p['commit'] or 'none')[:12]}{changes}"
+    return "commit", commit_text(e.record.provenance_json)
 
 # %% ../nbs/63_results.ipynb #results-provenance
 def provenance_table(

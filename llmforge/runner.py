@@ -140,12 +140,12 @@ def _usable(config: ExperimentConfig, data: Dataset) -> tuple[Example, ...]:
 # %% ../nbs/52_runner.ipynb #runner-identified
 def _identified(
     config: ExperimentConfig, data: Dataset, corpus: Corpus | None, contents: dict[str, str]
-) -> tuple[str, tuple[dict[str, str], dict[str, str]]]:
+) -> tuple[str, dict[str, str], dict[str, str]]:
     "The id of an experiment; the code and the contents that are in it."
     searches, aligned = corpus.fingerprint if corpus else None, alignment_fingerprint(config)
     code = code_of(config.plugins, registered_names(config))
     id = experiment_id(config, data.fingerprint, searches, aligned, code, weights_of(contents))
-    return id, (code, contents | ({"alignment": aligned} if aligned else {}))
+    return id, code, contents | ({"alignment": aligned} if aligned else {})
 
 # %% ../nbs/52_runner.ipynb #runner-prepare
 def prepare(
@@ -166,8 +166,8 @@ def prepare(
             check_server(config)
         check_metrics(config, data)
         usable = _usable(config, data)
-        id, facts = _identified(config, data, corpus, contents)
-    return Prepared(config, data, corpus, usable, id, *facts)
+        identified = _identified(config, data, corpus, contents)
+    return Prepared(config, data, corpus, usable, *identified)
 
 # %% ../nbs/52_runner.ipynb #runner-make-context
 @dataclass(frozen=True)

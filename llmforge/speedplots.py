@@ -10,18 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 from .config import ExperimentConfig
-from .plots import COLOURS, arm_estimates, pareto
-from .plots import _axes as one_axes
-from .plots import _listed as listed
-from .plots import _metric_name as metric_name
-from .plots import _panels as panels
-from .plots import _title as title
+from .plots import COLOURS, arm_estimates, listed, one_axes, panels, pareto, title
 from .pooling import pooled
 from .rounds import Round
 from .speedup import SpeedUp, controls_of, speed_up
 from .stats import Estimate, or_dash
 from .studyconfig import experiments
 from .tradeoffs import by_data
+from .wording import metric_name
 
 # %% ../nbs/69_speedplots.ipynb #speedplots-method
 def method_of(

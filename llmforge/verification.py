@@ -146,20 +146,6 @@ def _other_questions(study: Study) -> Iterator[str]:
             if questions != first:
                 yield f"{id} was asked other questions than the first arm on {data}"
 
-# %% ../nbs/72_verification.ipynb #verification-other-questions
-def _other_questions(study: Study) -> Iterator[str]:
-    "Experiments that were not asked the questions of the plan, or not those of the other arms."
-    asked: dict[str, dict[str, set[str]]] = defaultdict(dict)
-    for (_, data, _), id in study.ids.items():
-        asked[data][id] = study.store.done(id)
-    for data, n in study.frozen.plan_json["questions"].items():
-        first, *_ = asked[data].values()
-        for id, questions in asked[data].items():
-            if len(questions) != n:
-                yield f"{id} has {len(questions)} rows, the plan has {n} questions"
-            if questions != first:
-                yield f"{id} was asked other questions than the first arm on {data}"
-
 # %% ../nbs/72_verification.ipynb #verification-git
 def _git(folder: Path, *args: str) -> str:
     "What git prints; nothing where there is no git, no repository, or no such file in it."

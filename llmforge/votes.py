@@ -14,7 +14,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from .claims import StoreConnection, insert_new
+from .claims import StoreConnection, insert_new, is_made
 from .core import DataError, StoreError, fingerprint
 from .files import DAMAGED, build_aside
 from .shapes import foreign_text
@@ -78,10 +78,6 @@ _VOTES = sa.Table(
 _FIELDS = [_VOTES.c[name] for name in Vote.__dataclass_fields__]
 
 
-def _has_votes(c: sa.Connection) -> bool:
-    return sa.inspect(c).has_table(_VOTES.name)
-
-
 def _pair(a: str, b: str) -> str:
     return json.dumps(sorted((a, b)))
 
@@ -114,7 +110,7 @@ def votes_of(
     where = _VOTES.c.pair == _pair(a, b) if b else sa.or_(_VOTES.c.left == a, _VOTES.c.right == a)
     with store.transaction() as c:
         query = sa.select(*_FIELDS).where(where).order_by(_VOTES.c.voted_at, _VOTES.c.example_id)
-        rows = c.execute(query).all() if _has_votes(c) else []
+        rows = c.execute(query).all() if is_made(c, _VOTES) else []
     return [Vote(*row) for row in rows]
 
 # %% ../nbs/16_votes.ipynb #votes-drop
@@ -123,7 +119,7 @@ def drop_votes(
     id: str,  # of an experiment
 ) -> None:
     "Delete the votes in which an experiment stands."
-    if _has_votes(c):
+    if is_made(c, _VOTES):
         c.execute(_VOTES.delete().where(sa.or_(_VOTES.c.left == id, _VOTES.c.right == id)))
 
 # %% ../nbs/16_votes.ipynb #votes-write

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['number', 'points', 'p_text', 'percent', 'shown', 'interval', 'difference_text', 'bare', 'spec_of', 'cut_off_text',
-           'words', 'heading', 'noun']
+           'words', 'heading', 'noun', 'metric_name']
 
 # %% ../nbs/60_wording.ipynb #wording-imports
 import math
@@ -153,3 +153,10 @@ def noun(
     "A metric in a sentence: the hallucination rate, accuracy."
     text = heading(metric)
     return f"the {text}" if text.startswith(("share", "number")) or text.endswith("rate") else text
+
+# %% ../nbs/60_wording.ipynb #wording-metric-name
+def metric_name(
+    metric: str,
+) -> str:
+    "A metric as an axis names it."
+    return noun(metric).removeprefix("the ") + " (ms)" * (unit_of(metric) == "ms")

@@ -91,7 +91,6 @@
     return {...paired(u, v, hang, x.confidence), measure, x, y, left: x.ids.length - u.length};
   }
 
-  
   const signed = (v, n) => { const text = fixed(v, n); return text.startsWith("−") ? text : `+${text}`; };
   const points = v => signed(100 * v, 1), pText = p => p < 0.001 ? "p < .001" : `p = ${fixed(p, 3).replace(/^0/, "")}`;
 
@@ -102,7 +101,8 @@
   }
 
   function download(name, rows, target) {
-    const cell = v => { const text = v == null ? "" : String(v); return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text; };
+    const inert = v => typeof v === "string" && /^[=+\-@\t\r]/.test(v) ? `'${v}` : v; // a spreadsheet would take it for a formula
+    const cell = v => { const text = String(inert(v) ?? ""); return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text; };
     const link = element("a", `${name}.csv`, target);
     link.href = URL.createObjectURL(new Blob([rows.map(row => row.map(cell).join(",") + "\n").join("")], {type: "text/csv"}));
     link.download = `${name}.csv`;

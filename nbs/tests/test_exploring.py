@@ -126,6 +126,7 @@ def test_an_imported_run_is_an_arm(project):
     assert f"compared on the {n} questions that both have, of {n} and 12" in compared
     checks = said("study", "against", "--verify", code=None)
     assert "ids: ok" in checks or "are those of their configs" in checks
+    assert "every arm has a row for each of" in checks
 
 
 def test_imported_arms_alone(project):

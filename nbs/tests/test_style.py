@@ -66,6 +66,17 @@ def test_cells(path):
     assert not (found := [f for cell in export_cells(path) for f in faults(*cell)]), "\n".join(found)
 
 
+def twice(source: str) -> list[str]:
+    "Names that a module defines more than once: only the last of them is ever called."
+    named = [d.name for d in ast.parse(source).body if isinstance(d, DEFINITIONS)]
+    return sorted({name for name in named if named.count(name) > 1})
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_a_name_is_defined_once(path):
+    assert not twice(path.read_text())
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
 def test_module_is_one_room(path):
     lines = [line for line in path.read_text().splitlines() if not line.startswith("# %%")]
@@ -75,6 +86,7 @@ def test_module_is_one_room(path):
 def test_the_rules_can_fail():
     "Each rule finds what it is for."
     nested = "x = [a for a in [b for b in c]]"
+    assert twice("def f(): pass\nclass g: pass\ndef f(): pass") == ["f"]
     assert len(faults("c", "def f(): pass\ndef g(): pass")) == 1 and not faults(
         "c", "def f(): pass\ndef _g(): pass"
     )
