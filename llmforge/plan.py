@@ -291,6 +291,7 @@ def _head(study: StudyRows) -> str:
         f"alpha {c.alpha:g} over the family ({c.correction}), power {c.power:g}, "
         f"assuming that two arms differ on {c.discordant:.0%} of the questions."
         + (f" {line}." if (line := exemplars_line(c)) else "")
+        + (f" It replaces the study {cell(c.replaces)}." if c.replaces else "")
     )
 
 # %% ../nbs/19_plan.ipynb #plan-notes

@@ -186,12 +186,17 @@ def _check_imported(study: Any) -> None:
         raise ValueError("arms: with an imported arm a study has one data set and one seed")
 
 # %% ../nbs/18_studyconfig.ipynb #studyconfig-with-speed
-class _WithSpeed(Section):
-    "What a study may claim about the speed of its arms."
+class _Later(Section):
+    "What a study may say since a later version: claims about speed, and which study it takes the place of."
 
     speed: tuple[SpeedClaim, ...] = Field(
         (),
         description="what is expected of the speed of arms",
+        json_schema_extra={"since": "2026-11-29"},
+    )
+    replaces: Name | None = Field(
+        None,
+        description="an earlier study that this one repeats in a better way: its verdicts no longer count",
         json_schema_extra={"since": "2026-11-29"},
     )
 
@@ -204,7 +209,7 @@ class _WithSpeed(Section):
         return self
 
 # %% ../nbs/18_studyconfig.ipynb #6e3514c6
-class StudyConfig(_WithSpeed):
+class StudyConfig(_Later):
     "A study, complete."
 
     name: Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")] = Field(
