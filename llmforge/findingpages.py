@@ -297,12 +297,24 @@ def told_of_arms(
         lines += [f"- {anchor(experiment_page(e.id, ''), e.id, 'name')}: {line}" for line in said]
     return "\n".join(lines)
 
+# %% ../nbs/77_findingpages.ipynb #findingpages-replaced
+def _replaced_line(p: Published, name: str) -> str:
+    "That a study was run again, and where; empty where it was not."
+    if name not in p.replaced:
+        return ""
+    later = p.replaced[name]
+    return (
+        f"> **Replaced.** This study was run again as [{cell(later)}](/findings/{later}.md): what follows is"
+        " kept as it was published, and its verdicts no longer count."
+    )
+
 # %% ../nbs/77_findingpages.ipynb #findingpages-study-parts
 def _study_parts(source: Source, name: str) -> Iterator[str]:
     "The page of a study, from its verdicts to its experiments."
     study = source.published.studies[name]
     alt = f"The effect of each hypothesis of {name} with its interval; the table below has the numbers"
     yield f"# {cell(study.config.question, 300)}"
+    yield _replaced_line(source.published, name)
     yield claims(source.published, name)
     yield told_of_arms(study)
     yield picture(source, f"{name}-verdicts", verdict_plot(study), alt)
@@ -338,17 +350,32 @@ def write_study(
     ]
     write_page(source, f"findings/{name}.md", "\n\n".join(parts), wide=True)
 
+# %% ../nbs/77_findingpages.ipynb #findingpages-finding
+def _finding(p: Published, name: str, study: Study) -> Iterator[str]:
+    "What the page of findings says of a study."
+    yield f"## {cell(study.config.question, 300)}"
+    yield claims(p, name)
+    if study.config.hypotheses:
+        alt = f"The effect of each hypothesis of {cell(name)} with its interval"
+        yield f"![{alt}](/figures/{name}-verdicts.svg)"
+    yield f"[Numbers, arms, plan and rows of *{cell(name)}*]({name}.md)"
+
+
+def _replaced_item(p: Published, name: str) -> str:
+    "A line on a study that was run again."
+    later = p.replaced[name]
+    return f"- [{cell(name)}]({name}.md), run again as [{cell(later)}]({later}.md)"
+
 # %% ../nbs/77_findingpages.ipynb #findingpages-write-findings
 def write_findings(
     source: Source,
 ) -> None:
     "Every study: its question, its verdicts, its picture."
     published, parts = source.published, []
+    source.tasks += [partial(write_study, source, name) for name in published.studies]
     for name, study in published.studies.items():
-        source.tasks.append(partial(write_study, source, name))
-        parts += [f"## {cell(study.config.question, 300)}", claims(published, name)]
-        if study.config.hypotheses:
-            alt = f"The effect of each hypothesis of {cell(name)} with its interval"
-            parts.append(f"![{alt}](/figures/{name}-verdicts.svg)")
-        parts.append(f"[Numbers, arms, plan and rows of *{cell(name)}*]({name}.md)")
+        if name not in published.replaced:
+            parts += _finding(published, name, study)
+    if published.replaced:
+        parts += ["## Replaced studies", *(_replaced_item(published, name) for name in published.replaced)]
     source.parts["findings"] = "\n\n".join([*parts, toctree(published.studies)])

@@ -160,6 +160,7 @@ def execute_notebook(
                 progress_bar=False,
                 kernel_name="python3",
                 stderr_file=_Passed() if show else None,
+                extra_arguments=["--log-level=ERROR"],  # of a kernel on this machine nothing else matters
             )
         except pm.PapermillExecutionError as e:
             _cleared(half)

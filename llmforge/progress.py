@@ -8,11 +8,16 @@ __all__ = ['Progress', 'Breaker']
 # %% ../nbs/51_progress.ipynb #progress-imports
 import asyncio
 import sys
+import warnings
 from typing import Any
 
 from tqdm import tqdm
 
 from .core import BreakerOpen, EngineStuck
+
+# %% ../nbs/51_progress.ipynb #progress-quiet
+# transformers imports tqdm.auto, which warns of missing ipywidgets in every kernel; our line needs none
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 # %% ../nbs/51_progress.ipynb #78390212
 class Progress:

@@ -56,6 +56,12 @@ class Published:
         "The verdicts of a study."
         return self._verdicts[study]
 
+    @cached_property
+    def replaced(self) -> dict[str, str]:
+        "Studies whose verdicts no longer count, each with the study that was run in its place."
+        later = {study.config.replaces: name for name, study in self.studies.items()}
+        return {name: later[name] for name in self.studies if name in later}
+
 # %% ../nbs/72_published.ipynb #published-folders
 def _folders(outputs: Path, file: str) -> list[Path]:
     "Folders with such a file, reruns and hidden ones left out."

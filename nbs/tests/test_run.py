@@ -79,6 +79,7 @@ def test_run_show_compare(outputs, kernels):
     "The command: two arms, a re-run that asks nobody, show, list, compare, export and import."
     common = ["-o", "dataset=meridia", "-o", "dataset.limit=6", "-o", "method.shots=2"]
     first = call("llmforge", "run", "naive.yaml", *common)
+    assert "warning" not in first.stderr.lower(), "a library's or a kernel's"
     id = re.search(r"^(\S+): COMPLETED", first.stdout, re.M)[1]
     assert (outputs / id / "experiment.ipynb").exists() and {
         "config.yaml",
