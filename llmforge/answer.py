@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .agent import agent_scores
+from .choices import choices_of
 from llmforge.core import (
     EngineFatal,
     LlmForgeError,
@@ -24,7 +25,7 @@ from llmforge.core import (
 from .engine import Generation
 from .extraction import abstains
 from .methods import Context
-from .metrics import registered_score, retrieval_scores, score_answer, total
+from .metrics import SCORES, registered_score, retrieval_scores, score_answer, total
 from .records import Example
 from .scorer import Scorer
 from .shapes import bounded, cut_text, trace_fault
@@ -74,6 +75,12 @@ def _passage_scores(example: Example, context: Context) -> dict[str, float]:
         ks=sorted({1, context.config.retrieval.top_k}),
     )
 
+# %% ../nbs/50_answer.ipynb #answer-choice-scores
+def _choice_scores(example: Example, chosen: str, by_length: str) -> dict[str, float]:
+    "Of a choice: one of given texts is the right one or not, however alike the others are."
+    right = float(chosen in example.answers)
+    return {**dict.fromkeys(SCORES, right), "accuracy_normalised": float(by_length in example.answers)}
+
 # %% ../nbs/50_answer.ipynb #a49f7a98
 def all_scores(
     example: Example,
@@ -81,6 +88,8 @@ def all_scores(
     context: Context,  # what the method worked with
 ) -> dict[str, float]:
     "Every score of one answer, but those of `metrics.extra` and of a judge."
+    if context.by_length is not None:
+        return _choice_scores(example, answer, context.by_length) | _passage_scores(example, context)
     scores = score_answer(_counted(example, answer), example.answers, context.config.metrics.normalization)
     return scores | _passage_scores(example, context)
 
@@ -137,7 +146,9 @@ def _spent(calls: Sequence[Generation], trace: Mapping) -> dict[str, Any]:
 
 # %% ../nbs/50_answer.ipynb #answer-abstained
 def _counts_as_abstention(answer: str, example: Example, scores: Mapping[str, float]) -> bool:
-    'Whether nothing was answered; "none" may be the right answer, and then it is one.'
+    'Whether nothing was answered; "none" may be the right answer, or a choice, and then it is one.'
+    if answer in choices_of(example):
+        return False
     rightly_none = bool(example.answers) and scores["exact_match"] > 0
     return abstains(answer) and not rightly_none
 

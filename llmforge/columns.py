@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .choices import with_choices
 from .core import DataError, closest, error_line, error_text, require
 from .files import DAMAGED
 from .records import Example, to_example
@@ -164,7 +165,17 @@ def _json(path: Path) -> Rows:
 
 # %% ../nbs/07_columns.ipynb #columns-names
 NAMES: dict[str, tuple[str, ...]] = {
-    "question": ("question", "query", "input", "prompt", "user_input", "question_text", "text"),
+    "question": (
+        "question",
+        "query",
+        "input",
+        "prompt",
+        "user_input",
+        "question_text",
+        "text",
+        "question_stem",
+        "ctx",
+    ),
     "answers": (
         *("answers", "answer", "golden_answers", "gold_answers", "target", "targets", "ground_truth"),
         *("ground_truths", "reference", "references", "expected", "expected_output", "short_answers"),
@@ -278,6 +289,7 @@ def question_record(
     "A row under the names that are used here; raises `DataError`."
     if not fields and _is_ours(record):
         return dict(record)
+    record = with_choices(record, fields.get("answers"))
     chosen = _chosen(record, fields)
     _needed(chosen, record)
     others = {k: v for k, v in record.items() if k not in chosen.values() and k not in chosen}

@@ -238,7 +238,7 @@ def _reading_tool(method: dict[str, Any]) -> str | None:
     return next((t for t in READERS if t in chosen), None) if isinstance(chosen, (list, tuple)) else None
 
 # %% ../nbs/05_config.ipynb #config-corpus
-OWN_CORPUS = {"almanac": "almanac", "meridia": "almanac"}
+OWN_CORPUS = {"almanac": "almanac", "almanac_choices": "almanac", "meridia": "almanac"}
 
 
 def _fill_in_corpus(data: dict[str, Any]) -> None:

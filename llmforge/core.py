@@ -200,6 +200,7 @@ methods = Registry(
     {
         "naive": "llmforge.methods:naive",
         "chain_of_thought": "llmforge.methods:chain_of_thought",
+        "multiple_choice": "llmforge.multiplechoice:multiple_choice",
         "react": "llmforge.agent:react",
     },
 )
@@ -220,20 +221,14 @@ tools = Registry(
         "retrieval": "llmforge.lookup:retrieval",
     },
 )
-metrics = Registry(
-    "metric",
-    {
-        "exact_match": "llmforge.metrics:exact_match",
-        "f1": "llmforge.metrics:f1",
-        "contains": "llmforge.metrics:contains",
-    },
-)
+metrics = Registry("metric", {name: f"llmforge.metrics:{name}" for name in ("exact_match", "f1", "contains")})
 
 # %% ../nbs/00_core.ipynb #core-data-names
 datasets = Registry(
     "dataset",
     {
         "almanac": "llmforge.almanac:almanac",
+        "almanac_choices": "llmforge.almanac:almanac_choices",
         "meridia": "llmforge.almanac:meridia",
         "trivia_qa": "llmforge.data:trivia_qa",
         "squad": "llmforge.data:squad",

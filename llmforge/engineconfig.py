@@ -190,8 +190,9 @@ def _wrong_api(api: str, format: str, fixed: bool) -> ConfigError:
 def needs_probabilities(
     method: MethodConfig,
 ) -> bool:
-    "Whether an agent asks how likely its next actions are."
-    return method.agent is not None and method.agent.choice in ("constrained", "calibrated")
+    "Whether a method asks how likely each of several continuations is."
+    chooses = method.agent is not None and method.agent.choice in ("constrained", "calibrated")
+    return chooses or method.name == "multiple_choice"
 
 # %% ../nbs/04_engineconfig.ipynb #engineconfig-fits-vllm
 def _check_vllm(engine: EngineConfig, method: MethodConfig) -> None:
@@ -199,10 +200,13 @@ def _check_vllm(engine: EngineConfig, method: MethodConfig) -> None:
     api, format = engine.api, method.prompt.format
     if api and _KIND[api] != format:
         raise _wrong_api(api, format, False)
-    if method.agent and needs_probabilities(method):
+    if needs_probabilities(method):
+        agent = method.agent
+        field, value = (".agent.choice", agent.choice) if agent else (".name", method.name)
+        allowed = "free, oracle" if agent else "naive, chain_of_thought; or another engine, such as local"
         raise ConfigError(
-            f"experiment.method.agent.choice: {method.agent.choice!r} needs the probabilities of choices,"
-            " which the engine 'vllm' does not ask its server for; allowed: free, oracle"
+            f"experiment.method{field}: {value!r} needs the probabilities of choices,"
+            f" which the engine 'vllm' does not ask its server for; allowed: {allowed}"
         )
     if method.agent and format == "chat" and not engine.server.tool_parser:
         raise ConfigError(

@@ -283,6 +283,7 @@ _ORDER = (
     "exact_match",
     "f1",
     "contains",
+    "accuracy_normalised",
     "faithfulness",
     "hallucination",
     "grounded",

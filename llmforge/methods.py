@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .choices import LETTERS, choices_of, listed
 from .config import ExperimentConfig
 from .core import ConfigError, keep_former_names, later_at_default, methods
 from .embedding import Chunk
@@ -54,11 +55,14 @@ def passages_text(
 
 # %% ../nbs/40_methods.ipynb #156c831a
 def _solved(exemplar: Exemplar, prompt: PromptConfig) -> tuple[str, str]:
-    "An exemplar as it is shown: its question and its reply."
-    e = exemplar.example
+    "An exemplar as it is shown: its question and its reply, a letter where choices are listed."
+    e, answer, choices = exemplar.example, exemplar.answer, choices_of(exemplar.example)
+    if "{choices}" in prompt.template and answer in choices:
+        answer = LETTERS[choices.index(answer)]
+    given = {"passages": exemplar.passages, "choices": listed(choices)}
     return (
-        fill_template(prompt.template, question=e.question, passages=exemplar.passages),
-        fill_template(prompt.reply, answer=exemplar.answer, rationale=e.rationale),
+        fill_template(prompt.template, question=e.question, **given),
+        fill_template(prompt.reply, answer=answer, rationale=e.rationale),
     )
 
 # %% ../nbs/40_methods.ipynb #methods-build-prompt
@@ -67,10 +71,11 @@ def build_prompt(
     prompt: PromptConfig,  # templates and format
     exemplars: Sequence[Exemplar] = (),  # shown before the question, with their answers
     passages: str = "",  # from `passages_text`
+    choices: Sequence[str] = (),  # of a multiple-choice question, for a template that lists them
 ) -> Prompt:  # a string to continue, or messages
     "Exemplars, then the question, as text or as turns."
     shown = [_solved(x, prompt) for x in exemplars]
-    asked = fill_template(prompt.template, question=question, passages=passages)
+    asked = fill_template(prompt.template, question=question, passages=passages, choices=listed(choices))
     if prompt.format == "completion":
         blocks = [prompt.system] if prompt.system else []
         return "\n\n".join([*blocks, *(q + a for q, a in shown), asked])
@@ -146,17 +151,19 @@ def choose_exemplars(
 # %% ../nbs/40_methods.ipynb #794da8c3
 @dataclass
 class Context:
-    "Everything that a method works with to answer one question."
+    "What a method works with to answer one question."
 
     config: ExperimentConfig
     engine: Engine
     retriever: Retriever | None = None
     exemplars: tuple[Exemplar, ...] = ()
     seed: int = 0  # of this example
-    corpus: Corpus | None = None  # the documents that the retriever searches
+    corpus: Corpus | None = None  # that the retriever searches
     example: Example | None = None  # for an oracle; no method reads it
-    hits: list[Hit] = field(default_factory=list)  # all that was read, in order
+    choices: tuple[str, ...] = ()  # that the question offers
+    hits: list[Hit] = field(default_factory=list)  # what was read, in order
     generations: list[Generation] = field(default_factory=list)  # charged to this question
+    by_length: str | None = None  # the likeliest choice per character
 
     def prompt(
         self,
@@ -164,13 +171,13 @@ class Context:
         hits: Sequence[Hit],  # from `search`
     ) -> Prompt:
         "The prompt that the config describes."
-        p = self.config.method.prompt
-        return build_prompt(question, p, self.exemplars, passages_text(hits, p, self.config.retrieval.order))
+        p, order = self.config.method.prompt, self.config.retrieval.order
+        return build_prompt(question, p, self.exemplars, passages_text(hits, p, order), self.choices)
 
     async def search(
         self,
         query: str,
-        k: int | None = None,  # passages (default: the config's)
+        k: int | None = None,  # default: the config's
     ) -> list[Hit]:  # best first; none without retrieval
         "Find passages."
         if self.retriever is None:
@@ -183,15 +190,15 @@ class Context:
         self,
         passage: Passage,  # as far as it was read
     ) -> None:
-        "Remember a passage that was read without a search."
+        "Note a passage that was read without a search."
         chunk = Chunk(f"{passage.id}#0", passage.id, passage.title, passage.text, 0, 0)
         self.hits.append(Hit(chunk, 0.0, len(self.hits) + 1))
 
     async def reply(
         self,
         prompt: Prompt,  # text or messages
-        stop: Sequence[str] | None = None,  # strings that end the text (default: the config's)
-        tools: Sequence[str] = (),  # JSON schemas of functions that the model may call
+        stop: Sequence[str] | None = None,  # ends of the text (default: the config's)
+        tools: Sequence[str] = (),  # JSON schemas of what the model may call
     ) -> Generation:
         "Ask the model to go on; the question is charged for it."
         g = await _ask(self, prompt, _sampling(self, stop, tools))
@@ -210,7 +217,7 @@ class Context:
         self,
         prompt: Prompt,  # text or messages
         choices: Sequence[str],  # what may come next
-        count: bool = True,  # False: the question is not charged for it
+        count: bool = True,  # whether the question is charged for it
         shown: str | None = None,  # the prompt in the trace (default: as it is)
     ) -> tuple[float, ...]:  # natural log-probability of each
         "Ask the model how likely each continuation is."

@@ -140,6 +140,13 @@ def _kernel_ended(name: str, error: Exception) -> LlmForgeError:
         " stored, and the same command goes on from there (--no-notebook runs it without a kernel)"
     )
 
+
+_QUIETLY: dict[str, Any] = {
+    "progress_bar": False,
+    "kernel_name": "python3",
+    "extra_arguments": ["--log-level=ERROR"],  # it warns of its transport, which stays on this machine
+}
+
 # %% ../nbs/70_notebooks.ipynb #notebooks-execute
 def execute_notebook(
     name: str,  # a notebook of the project, e.g. "run_experiment"
@@ -157,10 +164,8 @@ def execute_notebook(
                 str(here_or_shipped(f"nbs/{name}.ipynb")),
                 str(half).replace("{", "{{").replace("}", "}}"),  # papermill fills in braces
                 parameters=dict(parameters),
-                progress_bar=False,
-                kernel_name="python3",
                 stderr_file=_Passed() if show else None,
-                extra_arguments=["--log-level=ERROR"],  # of a kernel on this machine nothing else matters
+                **_QUIETLY,
             )
         except pm.PapermillExecutionError as e:
             _cleared(half)

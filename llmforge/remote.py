@@ -110,7 +110,8 @@ def no_scores(
     "Why a server cannot be asked how likely choices are, and what to do."
     return (
         f"the probabilities of choices cannot be had from this server: {why}; take one that echoes prompts"
-        " with their log-probabilities, such as vLLM, or the engine local, or method.agent.choice: free"
+        " with their log-probabilities, such as vLLM, or the engine local, or for an agent"
+        " method.agent.choice: free"
     )
 
 # %% ../nbs/29_remote.ipynb #remote-check-request

@@ -22,6 +22,7 @@ from .aggregate import cost_estimate, made_with, result_row, software_and_machin
 from .align import alignment_fingerprint, training_summary
 from .answer import answer_one, example_seed
 from .caching import OneTransaction, make_engine
+from .choices import choices_of
 from .config import CorpusConfig, DatasetConfig, ExperimentConfig, experiment_id, registered_names
 from .contents import local_contents, weights_of
 from llmforge.core import (
@@ -43,6 +44,7 @@ from .holding import early_end_stored, end_experiment, former_notes, kept_lease
 from .leases import Lease, patiently
 from .methods import Context, Exemplar, choose_exemplars, usable_exemplars
 from .metrics import SCORES, registered_score
+from .multiplechoice import check_choices
 from .plugins import code_of
 from .progress import Breaker, Progress
 from .records import Corpus, Dataset, Example
@@ -165,6 +167,7 @@ def prepare(
         if engine is None:
             check_server(config)
         check_metrics(config, data)
+        check_choices(config, data)
         usable = _usable(config, data)
         identified = _identified(config, data, corpus, contents)
     return Prepared(config, data, corpus, usable, *identified)
@@ -236,6 +239,7 @@ def context_for(
         example_seed(prepared.config.seed, example.id),
         prepared.corpus,
         example,
+        choices_of(example),
     )
 
 

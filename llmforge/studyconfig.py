@@ -33,7 +33,7 @@ from llmforge.configfiles import (
     refuse_secrets,
 )
 from .core import ConfigError, closest
-from .metrics import AGENT_SCORES, JUDGED, MEASURES
+from .metrics import AGENT_SCORES, CHOICE_SCORES, JUDGED, MEASURES
 from .plugins import load_named_plugins
 from .sections import Real, Section, Share, Text
 
@@ -328,7 +328,7 @@ def experiments(
 # %% ../nbs/18_studyconfig.ipynb #studyconfig-not-retrieved
 # what scorers of claims give, with the rates; and the relevance of the answer
 JUDGEMENTS = (*itertools.chain(*JUDGED.items()), "answer_relevance")
-KNOWN = (*MEASURES, *JUDGEMENTS, *AGENT_SCORES)
+KNOWN = (*MEASURES, *JUDGEMENTS, *AGENT_SCORES, *CHOICE_SCORES)
 _AT = re.compile(r"(?:recall|has_answer)@(\d+)|mrr")
 
 
@@ -366,6 +366,10 @@ def unmeasured(
         if e.method.name == "react":
             return ""
         return f"{metric} is measured of an agent only (method react); the arm has method {e.method.name}"
+    if metric in CHOICE_SCORES:
+        if e.method.name == "multiple_choice":
+            return ""
+        return f"{metric} is measured by method multiple_choice only; the arm has method {e.method.name}"
     if metric in JUDGEMENTS:
         return _not_judged(metric, e)
     if at := _AT.fullmatch(metric):

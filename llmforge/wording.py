@@ -130,6 +130,7 @@ _NOUNS = {
     "failed_calls": "number of failed tool calls",
     "first_tool": "first-tool accuracy",
     "forced": "share of forced answers",
+    "accuracy_normalised": "accuracy by log-probability per character",
 }
 
 
