@@ -59,6 +59,7 @@ from llmforge.sections import (
     Text,
     Whole,
 )
+from .shorthands import spell_out_shorthands
 from .stored import is_known
 from .trainingconfig import AlignmentConfig, check_alignment_fits, effective_alignment
 
@@ -106,16 +107,6 @@ def current_names(
     "The same with every field under its name of today; raises `ConfigError` where both names are given."
     return _renamed(model, data, _current, "experiment")
 
-# %% ../nbs/05_config.ipynb #config-file
-def _spell_out_file(data: dict[str, Any]) -> None:
-    "A data set's `file` is its `name`; raises `ConfigError` where it has both."
-    section = data.get("dataset")
-    if isinstance(section, Mapping) and "file" in section:
-        if "name" in section:
-            raise ConfigError("experiment.dataset.file: is another word for dataset.name; give one of them")
-        rest = {key: value for key, value in section.items() if key != "file"}
-        data["dataset"] = {"name": section["file"], **rest}
-
 # %% ../nbs/05_config.ipynb #e40cc5cc
 SECTIONS = ("model", "engine", "method", "retrieval", "exemplar_retrieval", "dataset", "corpus", "alignment")
 ALIASES = {
@@ -129,13 +120,7 @@ def spell_out(
 ) -> dict[str, Any]:  # the same with one name for each idea
     "Translate shorthands, synonyms and former names; what is unknown stays, for validation to report."
     data = current_names(ExperimentConfig, data)
-    if "hyperparameters" in data and "sampling" in data:
-        raise ConfigError(
-            "experiment.hyperparameters: is another word for experiment.sampling; give one of them"
-        )
-    if "hyperparameters" in data:
-        data["sampling"] = data.pop("hyperparameters")
-    _spell_out_file(data)
+    spell_out_shorthands(data)
     for key in SECTIONS:
         if isinstance(data.get(key), str):
             data[key] = {"name": data[key]}

@@ -18,6 +18,7 @@ from .metrics import JUDGED, OUTCOMES, SCORES, UNITS
 from .paired import PairedDifference, paired_difference
 from .plan import StudyRows
 from .pooling import groups_of, metric_of, scored, with_batches
+from .records import question_id
 from .stats import Estimate
 from .studyconfig import Key
 
@@ -224,7 +225,7 @@ def contrast(
         failed=(_lost(a), _lost(b)),
         bounds=_bounds(a, b, name),
         groups=len(set(scores[2])),
-        questions=len({(d, q) for d, _, q in x}),
+        questions=len({(d, question_id(q, first.config.sampling.repeats)) for d, _, q in x}),
     )
 
 # %% ../nbs/64_contrasts.ipynb #b0a9877e

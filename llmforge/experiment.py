@@ -284,6 +284,7 @@ _ORDER = (
     "f1",
     "contains",
     "accuracy_normalised",
+    "pass@",
     "faithfulness",
     "hallucination",
     "grounded",

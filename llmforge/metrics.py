@@ -404,6 +404,8 @@ def value_of(
         return right(row, metric)
     if metric == "failed":
         return float(failed(row))
+    if metric in CHOICE_SCORES:
+        return 0.0 if failed(row) else row["scores"].get(metric)
     if failed(row):
         return None
     if metric == "abstained":

@@ -16,6 +16,7 @@ import numpy as np
 from .config import ExperimentConfig
 from .derived import batches_of
 from .metrics import ALIASES, failed, right, tokens_of, value_of
+from .records import question_id
 from .stats import Estimate, drawn_sums, estimate, group_codes, hang_together
 
 # %% ../nbs/61_pooling.ipynb #pooling-run
@@ -75,19 +76,23 @@ def shared_passage(
     return {question: _group(question, passages) for question, passages in gold.items()}
 
 # %% ../nbs/61_pooling.ipynb #pooling-groups
+def _question(e: CompletedRun, row: Mapping) -> str:
+    return question_id(row["example_id"], e.config.sampling.repeats)
+
+
 def groups_of(
     arms: Collection[Arm],  # of (data set, seed) -> run
 ) -> dict[tuple, str]:  # (data set, seed, question) -> group
-    "The group with which each row is resampled; a question asked with several seeds is one group."
+    "The group with which each row is resampled; all rows of a question, whatever the seed, are in one group."
     runs = [(key, e) for arm in arms for key, e in arm.items()]
     gold = {}
     for (data, _), e in runs:
         for r in e.numbers:
             passages = r["trace"].get("attributes", {}).get("gold", ())
-            gold[data, r["example_id"]] = [f"{data} {p}" for p in passages]
+            gold[data, _question(e, r)] = [f"{data} {p}" for p in passages]
     group = shared_passage(gold)
     return {
-        (data, seed, r["example_id"]): str(group[data, r["example_id"]])
+        (data, seed, r["example_id"]): str(group[data, _question(e, r)])
         for (data, seed), e in runs
         for r in e.numbers
     }

@@ -47,7 +47,7 @@ from .metrics import SCORES, registered_score
 from .multiplechoice import check_choices
 from .plugins import code_of
 from .progress import Breaker, Progress
-from .records import Corpus, Dataset, Example
+from .records import Corpus, Dataset, Example, repeated
 from .retriever import Retriever, make_retriever
 from .scorer import Scorer
 from .sections import RetrievalConfig
@@ -159,7 +159,7 @@ def prepare(
     "Phases 1 and 2: load the inputs and check the config against them; raises before anything is written."
     with phase("load inputs"):
         contents = local_contents(config)
-        data = data_of(config.dataset)
+        data = repeated(data_of(config.dataset), config.sampling.repeats)
         searched = config.corpus if config.searches else None
         corpus = corpus_of(searched) if searched else None
     with phase("validate config"):

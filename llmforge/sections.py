@@ -93,6 +93,22 @@ class SamplingConfig(Section):
         1.0, description="nucleus sampling: the smallest set of tokens with this share of the probability"
     )
     max_tokens: Whole = Field(32, ge=1, le=32768, description="longest answer, in tokens")
+    repeats: Whole = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="how often each question is asked, each time with a seed of its own",
+        json_schema_extra={"since": "2026-11-29"},
+    )
+
+    @model_validator(mode="after")
+    def _repeats_differ(self) -> "SamplingConfig":
+        if self.repeats > 1 and not self.temperature:
+            raise ValueError(
+                f"repeats: with temperature 0 all {self.repeats} answers to a question are the same;"
+                " set a temperature above 0, e.g. 0.7"
+            )
+        return self
 
 # %% ../nbs/03_sections.ipynb #b1b12786
 class PromptConfig(Section):

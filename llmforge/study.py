@@ -62,7 +62,7 @@ def open_study(
     prepared = {key: prepare(config, **once) for key, config in arms.items()}
     ids = _ids(study, {key: p.id for key, p in prepared.items()}, store)
     questions = {data: store.result(id)["n"] for (arm, data, _), id in ids.items() if arm in imported}
-    questions |= {data: len(p.data) for (_, data, _), p in prepared.items()}
+    questions |= {data: len(p.data) // p.config.sampling.repeats for (_, data, _), p in prepared.items()}
     before = store.frozen_plan(study.name)
     known = before.plan_json.get("known") if before else known_means(study, arms, store)
     plan = plan_of(study, questions, ids, known)
