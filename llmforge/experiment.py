@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AGENT_NUMBERS', 'NO_CARD', 'LEAST_FOR_P99', 'Experiment', 'counts_line', 'state_line', 'agent_of', 'arm_line',
            'stops_line', 'agent_table', 'card_of', 'own_lines', 'card_line', 'labelled_rate', 'judged_line',
-           'place_in_table', 'results_table']
+           'place_in_table', 'alone_estimate', 'results_table']
 
 # %% ../nbs/62_experiment.ipynb #experiment-imports
 from collections import Counter
@@ -22,10 +22,10 @@ from .derived import batch_groups, timed
 from .judged import rate_by_rule
 from .listing import state_name
 from .metrics import AGENT_SCORES, JUDGED, SCORES, failed, right
-from .pooling import failed_calls, pooled, tokens_per_right
+from .pooling import CompletedRun, failed_calls, interval_settings, pooled, tokens_per_right
 from .ppi import PpiRate
 from .provenance import mixed_line, stale_fields, stale_line
-from .stats import Estimate, bounds
+from .stats import Estimate, bounds, estimate
 from .store import Store
 from .stored import reading_stored
 from .tables import Status
@@ -337,6 +337,15 @@ def _latency_line(e: Experiment) -> str:
     lines += [line] if (line := _batches_line(e)) else []
     return f"Latencies: {'; '.join(lines)}." if lines else ""
 
+# %% ../nbs/62_experiment.ipynb #experiment-alone
+def alone_estimate(
+    e: CompletedRun,
+    percentile: str = "p50",
+) -> Estimate:  # n = 0 where no question was asked alone
+    "The latency of questions that were asked [one at a time](51_alone.ipynb) after the run, in ms."
+    times = [m["latency_ms"] for m in e.result.get("alone", ()) if m["latency_ms"] is not None]
+    return estimate(times, percentile, **interval_settings(e))
+
 # %% ../nbs/62_experiment.ipynb #0e1f1fb8
 _LABELS = {
     "tokens_in": "tokens in / question",
@@ -354,7 +363,7 @@ def _label(aggregate: str) -> str:
         return f"{label}, judge says"
     return f"{label} (ms)" if aggregate.startswith("latency") else label
 
-
+# %% ../nbs/62_experiment.ipynb #experiment-aggregates
 def _aggregates(e: Experiment) -> list[tuple[str, str, Estimate]]:
     "Label, format and estimate of each aggregate that has a value; an agent's have a table of their own."
     accuracy = e.result["accuracy_is"]
@@ -362,6 +371,7 @@ def _aggregates(e: Experiment) -> list[tuple[str, str, Estimate]]:
     others.sort(key=lambda n: place_in_table(n, e.config.metrics.extra))
     first = (f"accuracy ({cell(words(accuracy))})", ".3f", e.estimate("accuracy"))
     lines = [first, *((_label(n), spec_of(n), e.estimate(n)) for n in others if _enough(e, n))]
+    lines += [(f"latency of one request alone {p} (ms)", ".0f", alone_estimate(e, p)) for p in ("p50", "p95")]
     return [line for line in lines if line[2].n]
 
 # %% ../nbs/62_experiment.ipynb #experiment-results-table

@@ -15,11 +15,13 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from .agent import check_engine
 from .aggregate import cost_estimate, made_with, result_row, software_and_machine, summarise
 from .align import alignment_fingerprint, training_summary
+from .alone import ask_alone
 from .answer import answer_one, example_seed
 from .caching import OneTransaction, make_engine
 from .choices import choices_of
@@ -367,6 +369,22 @@ def _ask_the_rest(
         raise LeaseLost(f"the lease on {prepared.id} was taken over; nothing more was written here")
     return None if resumed else time.perf_counter() - start
 
+# %% ../nbs/52_runner.ipynb #runner-ask-alone
+def _ask_alone(prepared: Prepared, resources: Resources, stop: threading.Event) -> dict[str, Any]:
+    "The times of questions that were asked one at a time, where the config asks for them."
+    measured: list[dict[str, Any]] = []
+
+    async def ask() -> None:
+        measured.extend(
+            await ask_alone(
+                prepared.config, prepared.data.examples, partial(context_for, prepared, resources)
+            )
+        )
+
+    if prepared.config.metrics.alone:
+        run_loop(ask(), stop)
+    return {"alone": measured} if measured else {}
+
 # %% ../nbs/52_runner.ipynb #runner-announce
 def _announce(prepared: Prepared) -> None:
     "Say what is loaded before the first question is asked."
@@ -394,9 +412,10 @@ def _run(prepared: Prepared, store: Store, engine: Engine | None, show: bool) ->
             with closing(resources):
                 patiently(store.begin_attempt, lease, made_with(software, resources.engine))
                 seconds = _ask_the_rest(prepared, resources, store, lease, _Loop(stop, show, last))
+                alone = _ask_alone(prepared, resources, stop)
             origin = provenance(prepared, resources, software)
         with phase("persist outputs"):
-            summary = _summary(prepared, resources, store, seconds)
+            summary = _summary(prepared, resources, store, seconds) | alone
         with phase("finalize"):
             end_experiment(store, lease, Status.COMPLETED, store.complete, result_row(summary), origin)
 

@@ -408,6 +408,13 @@ class MetricsConfig(Section):
     threshold: Real = Field(0.5, gt=0, lt=1, description="a claim scored below it counts as hallucinated")
     confidence: Real = Field(0.95, gt=0.5, lt=1, description="confidence level of the intervals")
     resamples: Whole = Field(2000, ge=100, le=100_000, description="bootstrap resamples")
+    alone: Whole = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="questions that are asked again after the run, one at a time: how long one request takes",
+        json_schema_extra={"since": "2026-11-29"},
+    )
     extra: tuple[Annotated[str, Field(strict=True, pattern=r"^[a-z][a-z0-9_]{0,39}$")], ...] = Field(
         (),
         description="registered metrics of your own to report as well; after changing the code of one,"
