@@ -26,6 +26,7 @@ from .pooling import metric_of
 from .provenance import mixed_line, stale_line
 from .published import Published, arm_page, experiment_page, pair_page
 from .results import expected
+from .speedpages import speed_parts
 from .text import cell
 from .tradeoffs import agent_arms_table, costs_table, trade_off
 from .verification import verify_study
@@ -322,6 +323,7 @@ def _study_parts(source: Source, name: str) -> Iterator[str]:
     yield f"## Arms\n\n{linked_arms(study)}"
     yield from _study_pictures(source, study)
     yield f"## Costs\n\n{_costs(study)}"
+    yield from speed_parts(source, study)
     yield from _priced(source, study)
     yield "## Explored"
     yield "Differences that nobody wrote down beforehand: descriptions, at best the next study's hypotheses."

@@ -1,5 +1,6 @@
 "Arms timed in rounds: killed and gone on with, and never without what they do to the answers."
 
+import json
 import os
 import shutil
 import signal
@@ -101,6 +102,30 @@ def test_a_machine_that_is_never_quiet_is_not_waited_for(timed, monkeypatch):
 def test_rounds_of_other_work_do_not_count(timed):
     study, rounds = timed
     append_line(rounds_path(study), asdict(replace(rounds[0], id="other-0123", seconds=1e9)))
+    assert read_rounds(rounds_path(study), study.ids.values()) == rounds
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seconds": 0},
+        {"seconds": "1"},
+        {"seconds": float("nan")},
+        {"questions": 0},
+        {"failed": -1},
+        {"latency": {}},
+        {"latency": {"p50": "<b>", "p95": 1.0, "p99": 1.0}},
+        {"latency": None},
+        {"others": None},
+        {"arm": 3},
+    ],
+)
+def test_lines_that_are_no_rounds_do_not_count(timed, change):
+    "A file may come from anywhere: a time of 0, a text for a number, a percentile that is missing."
+    study, rounds = timed
+    line = json.dumps(asdict(rounds[0]) | {"number": 77} | change)
+    with rounds_path(study).open("a") as f:
+        f.write(line + "\n")
     assert read_rounds(rounds_path(study), study.ids.values()) == rounds
 
 
