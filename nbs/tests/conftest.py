@@ -24,17 +24,31 @@ def pytest_ignore_collect(collection_path, config):
         return True if "\npytestmark = pytest.mark.slow\n" in collection_path.read_text() else None
 
 
-# The files that take longest, the longest first; those in one line share what they wait for.
+# The files that take longest, the longest first (the last four in the fast lane); those in one
+# line share what they wait for.
 LONGEST = [
     ("test_browser", "test_site"),
     ("test_notebooks",),
-    ("test_published",),
-    ("test_colab",),
-    ("test_study",),
     ("test_local",),
+    ("test_colab",),
+    ("test_board",),
+    ("test_published",),
+    ("test_study",),
+    ("test_jobs",),
     ("test_run",),
-    ("test_agent",),
+    ("test_server",),
     ("test_resume",),
+    ("test_agent",),
+    ("test_launching",),
+    ("test_installed",),
+    ("test_tampering",),
+    ("test_align",),
+    ("test_trace",),
+    ("test_hostile",),
+    ("test_store",),
+    ("test_tools",),
+    ("test_hangs",),
+    ("test_imports",),
 ]
 GROUPS = {name: names for names in LONGEST for name in names}
 

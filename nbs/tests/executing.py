@@ -6,6 +6,7 @@ own start, such as which modules `import llmforge` loads, starts one."""
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -80,6 +81,9 @@ class Started:
         if self.returncode is None:
             os.kill(self.pid, number)
 
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
 
 def _become(work: Callable, cwd: str, environment: dict[str, str], *printed: str) -> None:
     "In the child: be a process of its own, as if an interpreter had been started."
@@ -121,6 +125,16 @@ def _run_command(args: tuple[str, ...]) -> None:
     (script,) = entry_points(group="console_scripts", name=args[0])
     sys.argv = [str(Path(sys.executable).with_name(args[0])), *args[1:]]
     sys.exit(script.load()())
+
+
+def start_command(*args: str, **environment: str) -> Started:
+    "Start an installed command, such as `llmforge`, in a session of its own."
+    return Started(partial(_run_apart, args), Path.cwd(), {**os.environ, **environment})
+
+
+def _run_apart(args: tuple[str, ...]) -> None:
+    os.setsid()
+    _run_command(args)
 
 
 def command(*args: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:

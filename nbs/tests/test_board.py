@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from urllib.parse import quote
 
@@ -50,12 +51,19 @@ def served(env):
     ended(served.process)
 
 
-@contextmanager
-def browser(chromium, served, said=None, **options):
-    "A page that knows the token; what the browser complains of is kept."
+@pytest.fixture(scope="module")
+def chrome(chromium):
+    "A browser for all tests; while it is there, this thread cannot call asyncio.run()."
     with sync_playwright() as p:
         chrome = p.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        context = chrome.new_context(base_url=served.url, **options)
+        yield chrome
+        chrome.close()
+
+
+@contextmanager
+def browser(chrome, served, said=None, **options):
+    "A page in a new profile that knows the token; what the browser complains of is kept."
+    with chrome.new_context(base_url=served.url, **options) as context:
         page = context.new_page()
         if said is not None:
             context.on("console", lambda m: m.type in ("error", "warning") and said.append(m.text))
@@ -64,7 +72,6 @@ def browser(chromium, served, said=None, **options):
         page.goto(f"/?token={served.token}")
         assert "token" not in page.url
         yield page
-        chrome.close()
 
 
 def yaml_of(model, name, n, **more):
@@ -84,10 +91,10 @@ def two(served, model):
     return ids
 
 
-def test_create_watch_compare(chromium, served, model, env, two):
+def test_create_watch_compare(chrome, served, model, env, two):
     "A form is filled, the counter moves by itself, and the comparison has the digits of the command."
     said = []
-    with browser(chromium, served, said) as page:
+    with browser(chrome, served, said) as page:
         page.get_by_role("link", name="New").click()
         page.get_by_label("YAML").fill(yaml_of(model, "by-hand", 12))
         expect(page.locator("#verdict")).to_contain_text("Valid: by-hand-")
@@ -126,12 +133,12 @@ def test_create_watch_compare(chromium, served, model, env, two):
     assert not said, said
 
 
-def test_the_page_goes_on_over_a_restart(chromium, model, env, served):
+def test_the_page_goes_on_over_a_restart(chrome, model, env, served):
     "The server is ended and started again; the page's counter reaches the end without a reload."
     said = []
     model.delay = 0.3
     body = model.config("restart", 20)
-    with browser(chromium, served, said) as page:
+    with browser(chrome, served, said) as page:
         id = served.http.post("/experiments?run=true", json=body).json()["id"]
         page.goto(f"/ui/experiments/{id}")
         expect(page.locator(".state")).to_have_text("RUNNING", timeout=20_000)
@@ -144,8 +151,8 @@ def test_the_page_goes_on_over_a_restart(chromium, model, env, served):
     model.delay = 0.02
 
 
-def test_filters_are_in_the_address(chromium, served, two):
-    with browser(chromium, served) as page:
+def test_filters_are_in_the_address(chrome, served, two):
+    with browser(chrome, served) as page:
         page.get_by_label("Search").fill("run-2")
         page.get_by_label("Search").press("Enter")
         assert "text=run-2" in page.url
@@ -162,8 +169,8 @@ def test_filters_are_in_the_address(chromium, served, two):
         expect(page.locator("h2").first).to_have_text("almanac")
 
 
-def test_wrong_configs_are_told_as_typed(chromium, served):
-    with browser(chromium, served) as page:
+def test_wrong_configs_are_told_as_typed(chrome, served):
+    with browser(chrome, served) as page:
         page.goto("/ui/new")
         expect(page.locator("#verdict")).to_contain_text("Valid")
         page.get_by_label("YAML").fill("experiment: {name: x, retrieval: {name: dense, top_k: 0}, sed: 1}")
@@ -173,12 +180,12 @@ def test_wrong_configs_are_told_as_typed(chromium, served):
         expect(page.locator("#verdict")).to_contain_text("not valid YAML")
 
 
-def test_keeping_order(chromium, served, model, two):
+def test_keeping_order(chrome, served, model, two):
     "A note and tags are written, a tag is taken away, an experiment is put aside, and one is deleted."
     id = served.http.post("/experiments?run=true", json=model.config("to-be-deleted", 2)).json()["id"]
     served.wait(id)
     asked = []
-    with browser(chromium, served) as page:
+    with browser(chrome, served) as page:
         page.goto(f"/ui/experiments/{id}")
         page.get_by_label("Tags").fill("paper  draft")
         page.get_by_label("Note").fill("the first try")
@@ -206,9 +213,9 @@ def test_keeping_order(chromium, served, model, two):
     assert asked[0] == asked[1] and asked[0].startswith(f"Delete {id} with its 2 rows?")
 
 
-def test_the_cost_is_estimated_before_a_run(chromium, served, model, env):
+def test_the_cost_is_estimated_before_a_run(chrome, served, model, env):
     "The page says what the command says, to the letter but for times, and what is no server is told."
-    with browser(chromium, served) as page:
+    with browser(chrome, served) as page:
         page.goto("/ui/new")
         page.get_by_role("button", name="Estimate the cost").click()
         expect(page.locator("#estimate")).to_contain_text("is no server, there is nothing to check")
@@ -221,9 +228,9 @@ def test_the_cost_is_estimated_before_a_run(chromium, served, model, env):
     assert lines[-1].startswith("40 questions") and any(line.startswith("server: ") for line in lines)
 
 
-def test_both_traces_stand_side_by_side(chromium, served, two):
+def test_both_traces_stand_side_by_side(chrome, served, two):
     "From a filtered comparison to one question with what each run did."
-    with browser(chromium, served) as page:
+    with browser(chrome, served) as page:
         page.goto(f"/ui/compare?ids={two[0]}&ids={two[1]}")
         page.locator("#pairs-1 tbody a[href*=sides]").first.click()
         expect(page.locator(".sides section")).to_have_count(2)
@@ -232,9 +239,9 @@ def test_both_traces_stand_side_by_side(chromium, served, two):
         assert first.locator("details").count() and second.locator("details").count()
 
 
-def test_votes_are_blind_and_are_rows(chromium, served, two):
+def test_votes_are_blind_and_are_rows(chrome, served, two):
     "By keys alone: left, right, tie, skip; no word tells whose an answer is; the table counts them."
-    with browser(chromium, served) as page:
+    with browser(chrome, served) as page:
         page.goto(f"/ui/compare?ids={two[0]}&ids={two[1]}")
         page.get_by_role("link", name="Vote blind on the answers").click()
         page.get_by_label("Your name").fill("Ada <b>")
@@ -244,6 +251,7 @@ def test_votes_are_blind_and_are_rows(chromium, served, two):
         for n, key in enumerate(("ArrowLeft", "ArrowRight", "t", "s")):
             expect(page.locator(".count")).to_have_text(f"{n} / {total}")
             assert not [id for id in two if id in page.locator("main").inner_text()]
+            page.wait_for_load_state()  # its script listens
             page.keyboard.press(key)
         expect(page.locator(".count")).to_have_text(f"4 / {total}")
         page.get_by_role("link", name="Change the last vote").click()
@@ -284,7 +292,8 @@ def hostile(env, tmp_path_factory, served):
         for name, value in env.items():
             m.setenv(name, value)
         (work / "outputs").mkdir(exist_ok=True)
-        ids = study_of(work, "hostile", texts)
+        with ThreadPoolExecutor(1) as thread:  # in this one, a browser's loop may be running
+            ids = thread.submit(study_of, work, "hostile", texts).result()
         ours = Store()
         theirs = Store(f"sqlite:///{work}/hostile.db")
         for id in ids:
@@ -322,10 +331,10 @@ WATCH = """window.violated = [];
 addEventListener('securitypolicyviolation', e => violated.push(`${e.violatedDirective}: ${e.blockedURI}`));"""
 
 
-def test_hostile_texts_act_nowhere(chromium, served, hostile):
+def test_hostile_texts_act_nowhere(chrome, served, hostile):
     "Every page, all unfolded: no dialog, no script, no request elsewhere, no violation of the policy."
     said = []
-    with browser(chromium, served) as page:
+    with browser(chrome, served) as page:
         page.context.add_init_script(WATCH)
         page.context.on("dialog", lambda d: (said.append(d.message), d.dismiss()))
         page.context.on(
@@ -350,7 +359,7 @@ def test_hostile_texts_act_nowhere(chromium, served, hostile):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everybody_can_use_it(chromium, served, two, hostile, scheme):
+def test_everybody_can_use_it(chrome, served, two, hostile, scheme):
     "No serious finding of axe, and nothing scrolls sideways at 390 pixels, in light and in dark."
     from axe_playwright_python.sync_playwright import Axe
 
@@ -367,7 +376,7 @@ def test_everybody_can_use_it(chromium, served, two, hostile, scheme):
     [row] = served.http.get(f"/experiments/{two[0]}/rows", params={"limit": 1}).json()["rows"]
     pages += [f"/ui/sides?{session}&example={row['example_id']}"]
     narrow = {"width": 390, "height": 844}
-    with browser(chromium, served, color_scheme=scheme, viewport=narrow, bypass_csp=True) as page:
+    with browser(chrome, served, color_scheme=scheme, viewport=narrow, bypass_csp=True) as page:
         for address in pages:
             page.goto(address)
             width = page.evaluate("document.documentElement.scrollWidth")
@@ -383,9 +392,9 @@ def test_everybody_can_use_it(chromium, served, two, hostile, scheme):
             )
 
 
-def test_by_keyboard(chromium, served, two):
+def test_by_keyboard(chrome, served, two):
     "From the top of the list to a comparison with Tab, Space and Enter alone."
-    with browser(chromium, served) as page:
+    with browser(chrome, served) as page:
         page.goto("/?text=run-")
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.className") == "skip"

@@ -82,11 +82,8 @@ def contexts(chromium, built):
         browser.close()
 
 
-@pytest.fixture
-def visit(contexts, built):
-    """Open a page. At the test's end nothing was said on the console, nothing was asked of a network, and no
-    dialog was shown."""
-    pages, said = [], []
+def watched(context, said):
+    "A page whose complaints, dialogs and requests to a network are noted."
 
     def _no_network(route):
         said.append(f"asked for {route.request.url}")
@@ -96,25 +93,45 @@ def visit(contexts, built):
         said.append(f"{d.type}: {d.message}")
         d.dismiss()
 
+    page = context.new_page()
+    page.on("console", lambda m: m.type in ("error", "warning") and said.append(f"{page.url}: {m.text}"))
+    page.on("pageerror", lambda e: said.append(f"{page.url}: {e}"))
+    page.on(
+        "requestfailed",
+        lambda r: r.failure != "net::ERR_ABORTED" and said.append(f"{page.url}: {r.url} failed"),
+    )  # aborted: the reader was quicker than the page
+    page.on("dialog", _dialog)
+    page.route(re.compile(r"^(?!file:|data:|blob:)"), _no_network)
+    return page
+
+
+@pytest.fixture(scope="module")
+def tabs():
+    "What the pages said, and for each mode the pages that no test uses: a new one costs half a second."
+    return [], {mode: [] for mode in MODES}
+
+
+@pytest.fixture
+def visit(contexts, built, tabs):
+    """Open a page. At the test's end nothing was said on the console, nothing was asked of a network, and no
+    dialog was shown."""
+    (said, free), used = tabs, []
+    said.clear()
+
     def _visit(url, mode="light"):
-        page = contexts[mode].new_page()
-        pages.append(page)
-        page.on("console", lambda m: m.type in ("error", "warning") and said.append(f"{url}: {m.text}"))
-        page.on("pageerror", lambda e: said.append(f"{url}: {e}"))
-        page.on(
-            "requestfailed",
-            lambda r: r.failure != "net::ERR_ABORTED" and said.append(f"{url}: {r.url} failed"),
-        )  # aborted: the reader was quicker than the page
-        page.on("dialog", _dialog)
-        page.route(re.compile(r"^(?!file:|data:|blob:)"), _no_network)
+        page = free[mode].pop() if free[mode] else watched(contexts[mode], said)
+        used.append((mode, page))
         page.goto(f"file://{built[0]}/{url}")
         if url.startswith(("search.html?", "compare.html")):
             expect(page.locator(".search-summary, #difference")).not_to_be_empty()
         return page
 
     yield _visit
-    for page in pages:
-        page.close()
+    for mode, page in used:
+        page.evaluate("sessionStorage.clear()")
+        page.mouse.move(0, 0)
+        page.goto("about:blank")
+        free[mode].append(page)
     assert not said, said
 
 

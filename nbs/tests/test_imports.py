@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import warnings
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -61,11 +62,17 @@ def test_version_has_one_value():
     assert ini["DEFAULT"]["version"] == llmforge.__version__
 
 
-def test_layers():
-    "A module imports only from modules whose notebook has a smaller number."
+@cache
+def graph_of_imports():
+    "Each module -> those of ours that it imports: every source is parsed, once for all tests."
     from llmforge.architecture import imports
 
-    graph = imports()
+    return imports()
+
+
+def test_layers():
+    "A module imports only from modules whose notebook has a smaller number."
+    graph = graph_of_imports()
     order = {name: i for i, name in enumerate(graph)}
     assert set(MODULES) | NEED_TORCH == set(graph)
     for name, used in graph.items():
@@ -96,12 +103,10 @@ def wings_of_modules():
 
 def imports_across(of, forbidden):
     "Modules of some wings -> what they import from wings that they may not; only where there is such."
-    from llmforge.architecture import imports
-
     wing = wings_of_modules()
     wrong = {
         name: sorted(m for m in used if wing[m] in forbidden)
-        for name, used in imports().items()
+        for name, used in graph_of_imports().items()
         if wing[name] in of
     }
     return {name: used for name, used in wrong.items() if used}
@@ -149,7 +154,13 @@ GONE = {
 FIRST = "6488d8a"  # the commit of version 0.1
 
 
-@pytest.mark.parametrize("former, today", former_names().items())
+def former_name(former, today):
+    "A line of the table; slow where the name led to a module that loads torch."
+    loads_torch = former.split(".")[1] in NEED_TORCH
+    return pytest.param(former, today, marks=pytest.mark.slow if loads_torch else ())
+
+
+@pytest.mark.parametrize("former, today", [former_name(*line) for line in former_names().items()])
 def test_a_former_name_is_what_it_became(former, today):
     "Each line of the table leads to the thing itself, with a warning that names its place; and is needed."
     module, _, name = former.rpartition(".")

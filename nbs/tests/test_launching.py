@@ -142,6 +142,7 @@ def test_help_is_for_the_notebook(project):
     assert code == 0 and "overrides" in shown and "no output" not in shown
 
 
+@pytest.mark.slow  # the import of papermill
 def test_the_lists_are_papermills():
     "Which options take no value and which take two is what papermill's own command says."
     from papermill.cli import papermill

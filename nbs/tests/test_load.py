@@ -78,6 +78,7 @@ def pieces(first, step, n, usage=True):
     return answer
 
 
+@pytest.mark.slow
 def test_times_of_a_stream():
     "The empty piece is no token; the time for each further token leaves the first one out."
     with in_a_thread(Scripted(pieces(0.2, 0.02, 11))) as server:
@@ -155,6 +156,7 @@ def test_requests_pile_up(grows, expected):
     assert not piles_up(times[:20], [10 * i for i in range(20)])
 
 
+@pytest.mark.slow
 def test_a_long_latency_is_no_queue():
     "Forty in flight, at a steady rate, for a system that answers each after two seconds."
 
