@@ -265,7 +265,7 @@ def mend(
             text = re.sub(pattern, better, text)
         page.write_text(text, encoding="utf-8")
 
-# %% ../nbs/79_site.ipynb #a5ea6ec9
+# %% ../nbs/79_site.ipynb #site-writers
 # In this order: the last one needs the parts that the others make.
 WRITERS: list[Callable[[Source], None]] = [
     write_findings,
@@ -281,21 +281,26 @@ WRITERS: list[Callable[[Source], None]] = [
 ]
 
 
+def _write_all(source: Source, jobs: int) -> None:
+    source.folder.mkdir()
+    source.extra.mkdir()
+    for write in WRITERS:
+        write(source)
+    source.write_tasks(jobs)
+
+# %% ../nbs/79_site.ipynb #a5ea6ec9
 def build_site(
     target: Path | None = None,  # default: _site in the project
     outputs: Path | None = None,  # default: the project's outputs
     jobs: int = 2,  # processes
+    everything: bool = False,  # also what git does not track
 ) -> Path:  # the site; open index.html there
     "Build the site; raises `DataError` for a number, a link or a page that does not hold."
     site = Path(target or project_root() / "_site").resolve()
     with tempfile.TemporaryDirectory() as work, build_aside(site) as half:
         place = Path(work).resolve()
-        source = Source(place / "pages", place / "extra", published(outputs))
-        source.folder.mkdir()
-        source.extra.mkdir()
-        for write in WRITERS:
-            write(source)
-        source.write_tasks(jobs)
+        source = Source(place / "pages", place / "extra", published(outputs, everything))
+        _write_all(source, jobs)
         run_sphinx(source, half, jobs)
         mend(half)
         check_pages(half, source.nonce, jobs)
