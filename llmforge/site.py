@@ -40,6 +40,7 @@ from .policy import Page
 from .processes import in_processes
 from .published import bound, published
 from .text import cell
+from .tracepage import write_traces
 
 # %% ../nbs/79_site.ipynb #da2dc101
 def _card(path: Path) -> str:
@@ -204,7 +205,7 @@ def _fault(site: Path, page: Path, url: str, pages: Mapping[Path, Page]) -> str 
     if not target.is_relative_to(site) or not target.exists():
         return f"links to {url}, which is not there"
     place = unquote(parts.fragment)
-    compared = target.name == "compare.html" and place[1:2] == "="
+    compared = target.name in ("compare.html", "trace.html") and place[1:2] == "="
     if place and target in pages and place not in pages[target].ids | {"top"} and not compared:
         return f"links to {url}, a place that is not on that page"
     return None
@@ -271,6 +272,7 @@ WRITERS: list[Callable[[Source], None]] = [
     write_findings,
     write_experiments,
     write_compare,
+    write_traces,
     write_learn,
     write_api,
     write_design,
