@@ -2,7 +2,7 @@
 "use strict";
 
 (() => {
-  const about = document.getElementById("asked"), place = document.getElementById("trace");
+  const about = document.getElementById("asked"), place = document.getElementById("steps");
   const element = (name, text, parent) => { const e = document.createElement(name); if (text !== undefined) e.textContent = text; if (parent) parent.append(e); return e; };
 
   function fold(title, parent, open) {

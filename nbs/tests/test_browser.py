@@ -579,9 +579,9 @@ def test_the_trace_of_any_row_is_drawn(visit, built):
     row = published(built[1]).experiments[REACT].rows[at]
     call = next(walk(row["trace"], "llm"))
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-    drawn = page.locator("#trace pre").evaluate_all("all => all.map(e => e.textContent)")
+    drawn = page.locator("#steps pre").evaluate_all("all => all.map(e => e.textContent)")
     assert row["position"] == at and call["input"] in drawn and call["output"] in drawn
-    assert page.locator("#trace details details").count() >= len([*walk(row["trace"])])
+    assert page.locator("#steps details details").count() >= len([*walk(row["trace"])])
     page.locator("#asked a").click()
     page.wait_for_url(f"**/experiments/{REACT}.html#row-{at}")
 
@@ -591,7 +591,7 @@ def test_a_hostile_trace_is_text(at, visit, built):
     id = built[2][at]
     for row in range(4):
         page = visit(f"trace.html#e={id}&row={row}")
-        expect(page.locator("#trace pre").first).to_be_attached()
+        expect(page.locator("#steps pre").first).to_be_attached()
         harmless(page)
 
 
