@@ -33,7 +33,7 @@ setup(
     name=cfg["lib_name"], version=cfg["version"], description=cfg["description"], keywords=cfg["keywords"],
     author=cfg["author"], url=f"https://github.com/{cfg['repository']}", license=cfg["license"], python_requires=f">={cfg['min_python']}",
     long_description=readme.read_text(encoding="utf-8") if readme.exists() else "", long_description_content_type="text/markdown",
-    packages=find_packages(include=["llmforge*"]), package_data={"llmforge": ["facts/*.csv", "facts/*.yaml", "cards/*.json", "assets/*", "assets/templates/*", "py.typed"]},
+    packages=find_packages(include=["llmforge*"]), package_data={"llmforge": ["facts/*.csv", "facts/*.yaml", "cards/*.json", "assets/*", "assets/templates/*", "written/*", "written/*/*", "py.typed"]},
     install_requires=cfg["requirements"].split(), extras_require=extras,
     entry_points={
         "console_scripts": cfg["console_scripts"].split("\n"), "nbdev": ["llmforge=llmforge._modidx:d"],

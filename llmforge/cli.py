@@ -363,13 +363,17 @@ def site(
     target: Annotated[Path | None, typer.Argument(help="Where to build it; default: _site.")] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Show it at http://127.0.0.1 afterwards.")] = False,
     port: Annotated[int, typer.Option(help="The port for --serve; 0 for any that is free.")] = 8000,
+    everything: Annotated[bool, typer.Option("--all", help="Also runs that git does not track.")] = False,
 ):
-    "Build the static site: findings, experiments, lessons, API."
+    "Build the static site of what git tracks in outputs (all of it where git tracks none of it)."
+    from llmforge.published import left_out, left_out_line
     from llmforge.site import build_site, site_server
 
     with sentences():
-        built = build_site(target)
+        built = build_site(target, everything=everything)
         tell(f"{os.path.relpath(built)}/index.html")
+        if not everything and (said := left_out_line(left_out())):
+            tell(said)
         if not serve:
             return
         with site_server(built, port) as server:

@@ -6,27 +6,16 @@
 __all__ = ['browser_data', 'write_compare']
 
 # %% ../nbs/78_comparepage.ipynb #comparepage-imports
-import json
 from functools import partial
 
 from .comparison import measures_of
 from .contrasts import scorer_of
 from .experiment import Experiment, counts_line
 from .experimentpages import answer_of, by_questions, questions_of, setting
-from .markup import fill_template, raw
 from .metrics import COSTS, right, unit_of, value_of
-from .pages import Source
+from .pages import Source, page_scripts, write_data
 from .pooling import groups_of
 from .results import expected
-
-# %% ../nbs/78_comparepage.ipynb #9e935e01
-def _script(source: Source, name: str, value: object) -> None:
-    "Put a value where a page can load it, also from a disk."
-    target = source.extra / "data" / f"{name}.js"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    data = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-    line = f"(window.llmforge ??= {{}})[{json.dumps(name)}] = {data};\n"
-    target.write_text(line, encoding="utf-8")
 
 # %% ../nbs/78_comparepage.ipynb #comparepage-experiment
 def _column(e: Experiment, name: str) -> list[float | None]:
@@ -83,7 +72,7 @@ def _choice(group: list[Experiment]) -> dict:
 
 
 def _write_data(source: Source, e: Experiment) -> None:
-    _script(source, e.id, browser_data(e))
+    write_data(source, e.id, browser_data(e))
 
 
 def write_compare(
@@ -92,6 +81,6 @@ def write_compare(
     "The data of the page that compares, and its scripts."
     source.tasks += [partial(_write_data, source, e) for e in source.published.experiments.values()]
     groups = by_questions(source.published).values()
-    _script(source, "index", [_choice(group) for group in groups])
-    scripts = ["data/index.js", "_static/paired.js", "_static/compare.js"]
-    source.parts["compare-scripts"] = raw(fill_template("scripts", scripts=scripts, nonce=source.nonce))
+    write_data(source, "index", [_choice(group) for group in groups])
+    scripts = ("data/index.js", "_static/load.js", "_static/paired.js", "_static/compare.js")
+    source.parts["compare-scripts"] = page_scripts(source, *scripts)

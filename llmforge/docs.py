@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
+from .core import require
 from .files import VARIABLES, project_root
 from .markup import fenced
 from .notebooks import executable, tutorials
@@ -234,7 +235,8 @@ def _modules(paths: list[Path]) -> str:
 def write_api(
     source: Source,
 ) -> None:
-    "A page for each module."
+    "A page for each module; they are imported, so the packages of `local` must be there."
+    require("torch", "local")
     parts = []
     for wing, paths in lessons_by_wing().items():
         for path in paths:

@@ -2,21 +2,11 @@
 "use strict";
 
 (() => {
-  const nonce = document.currentScript.nonce; // the page's policy lets only scripts with it run
   const data = window.llmforge, groups = data.index, {paired, holm, fixed, brief} = data.statistics;
-  const form = document.getElementById("choose"), filters = document.getElementById("diff-filters"), wait = {};
+  const form = document.getElementById("choose"), filters = document.getElementById("diff-filters");
   const element = (name, text, parent) => { const e = document.createElement(name); if (text !== undefined) e.textContent = text; if (parent) parent.append(e); return e; };
   const part = id => document.getElementById(id), group = id => groups.find(g => g.experiments.includes(id));
   const words = name => name.replaceAll("_", " "), letter = i => "abcdefghijklmnopqrstuvwxyz"[i] ?? `no. ${i + 1}`;
-  const load = name => wait[name] ??= new Promise((done, failed) => {
-    if (Object.hasOwn(data, name)) return done(data[name]);
-    const script = document.createElement("script");
-    script.nonce = nonce;
-    script.src = `data/${encodeURIComponent(name)}.js`;
-    script.onload = () => done(data[name]);
-    script.onerror = () => failed(new Error(`${name} cannot be loaded`));
-    document.head.append(script);
-  });
 
   // Choosing: a select for the baseline and one for each treatment; the address has them all.
 
@@ -181,7 +171,7 @@
     if (!all[0] || ids.length < 2) return tell(["Choose a baseline and at least one treatment on the same questions."]);
     if (new Set(ids).size < ids.length) return tell(["An experiment does not differ from itself."]);
     try {
-      const loaded = await Promise.all(ids.map(load)), [x, ...others] = loaded;
+      const loaded = await Promise.all(ids.map(id => loadData(id))), [x, ...others] = loaded;
       if (mine !== turn) return;
       const refused = others.map(y => refusal(x, y)).filter(Boolean);
       if (refused.length) return tell(refused);

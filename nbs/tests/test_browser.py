@@ -11,6 +11,7 @@ from playwright.sync_api import expect, sync_playwright
 from llmforge.comparison import compare
 from llmforge.files import project_root
 from llmforge.published import published
+from llmforge.traceview import walk
 
 pytestmark = pytest.mark.slow
 FLAGS = [
@@ -49,6 +50,7 @@ PAGES = [
     f"experiments/{REACT}.html",
     f"experiments/{NAIVE}/experiment.html",
     f"compare.html#a={NONE}&b={NAIVE}",
+    f"trace.html#e={REACT}&row=7",
     "cards/index.html",
     "learn/index.html",
     "learn/wing-7.html",
@@ -122,8 +124,8 @@ def visit(contexts, built, tabs):
         page = free[mode].pop() if free[mode] else watched(contexts[mode], said)
         used.append((mode, page))
         page.goto(f"file://{built[0]}/{url}")
-        if url.startswith(("search.html?", "compare.html")):
-            expect(page.locator(".search-summary, #difference")).not_to_be_empty()
+        if url.startswith(("search.html?", "compare.html", "trace.html")):
+            expect(page.locator(".search-summary, #difference, #asked")).not_to_be_empty()
         return page
 
     yield _visit
@@ -582,6 +584,43 @@ def test_a_link_opens_its_trace(visit):
     page = visit(f"experiments/{NAIVE}.html")
     page.locator("#rows-table a[href^='#trace-']").first.click()
     expect(page.locator("details.trace[open]")).to_be_in_viewport()
+
+
+def test_the_trace_of_any_row_is_drawn(visit, built):
+    "By a link in its row: the steps, their texts in full, and the way back."
+    page = visit(f"experiments/{REACT}.html")
+    link = page.locator("#rows-table a[href*='trace.html']").last
+    at = int(link.get_attribute("href").rsplit("=", 1)[1])
+    link.click()
+    page.wait_for_url("**/trace.html#*")
+    row = published(built[1]).experiments[REACT].rows[at]
+    call = next(walk(row["trace"], "llm"))
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    drawn = page.locator("#steps pre").evaluate_all("all => all.map(e => e.textContent)")
+    assert row["position"] == at and call["input"] in drawn and call["output"] in drawn
+    assert page.locator("#steps details details").count() >= len([*walk(row["trace"])])
+    page.locator("#asked a").click()
+    page.wait_for_url(f"**/experiments/{REACT}.html#row-{at}")
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_hostile_trace_is_text(at, visit, built):
+    id = built[2][at]
+    for row in range(4):
+        page = visit(f"trace.html#e={id}&row={row}")
+        expect(page.locator("#steps pre").first).to_be_attached()
+        harmless(page)
+
+
+def test_a_trace_that_is_not_there_is_said(visit):
+    for url, says in {
+        "trace.html": "Choose a row",
+        "trace.html#e=../../x&row=1": "There is no experiment ../../x",
+        f"trace.html#e={REACT}&row=999": "No trace is stored of row 999",
+        f"trace.html#e={REACT}&row=toString": "No trace is stored of row toString",
+        "trace.html#e=<img src=x onerror=alert(1)>": "There is no experiment <img",
+    }.items():
+        expect(visit(url).locator("#asked")).to_contain_text(says)
 
 
 # Hostile text

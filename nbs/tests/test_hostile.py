@@ -126,6 +126,8 @@ def test_nothing_happens_in_a_browser(corpus, pages, chromium):
     urls += [f"search.html?q={quote(text)}" for text in (HTML[9], "alert", "pwned", MARKUP[0])]
     a, b = (quote(p.stem) for p in (corpus / "site" / "data").glob("hostile-*.js"))
     urls.append(f"compare.html#a={a}&b={b}")
+    urls += [f"trace.html#e={id}&row={row}" for id in (a, b) for row in range(3)]
+    urls.append(f"trace.html#e={quote(HTML[9])}&row={quote(HTML[0])}")
     urls += [f"compare.html#a={quote(HTML[9])}&b={quote(HTML[0])}", f"index.html#{quote(HTML[9])}"]
     with opened(chromium, said) as page:
         for url in urls:
@@ -136,6 +138,9 @@ def test_nothing_happens_in_a_browser(corpus, pages, chromium):
             if url.startswith("compare.html"):
                 expect(page.locator("#difference")).not_to_be_empty()
                 page.locator("#diff-filters select").select_option("")
+            if url.startswith("trace.html"):
+                expect(page.locator("#asked")).not_to_be_empty()
+                assert page.locator("#steps pre").count() or "#e=hostile-" not in url
             page.evaluate(TOUCH)
             page.wait_for_timeout(60)
             assert page.evaluate("[window.pwned, ...violated].filter(Boolean)") == [], url

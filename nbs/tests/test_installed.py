@@ -123,7 +123,7 @@ def environment(tmp_path_factory):
 
 @pytest.mark.slow
 def test_from_the_wheel_to_a_comparison(environment, tmp_path):
-    "Outside the checkout: init, run by the notebook and without, compare; and a run in an empty folder."
+    "Outside the checkout: init, run by the notebook and without, compare, site; the same in an empty folder."
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("LLMFORGE_", "PYTHON"))}
 
     def run(*args, cwd, code=0):
@@ -144,8 +144,18 @@ def test_from_the_wheel_to_a_comparison(environment, tmp_path):
     assert "question by question" in shown and "the configs differ in: retrieval" in shown
     provenance = json.loads(run("show", "own", "--json", cwd=work))[0]["provenance"]
     assert provenance["packages"]["llmforge"] == llmforge.__version__
+    assert run("site", cwd=below) == "../_site/index.html\n"
+    for page in work.glob("outputs/*/result.json"):
+        id = page.parent.name
+        text = (work / "_site" / "experiments" / f"{id}.html").read_text()
+        assert f"outputs/{id}/config.yaml" in text and 'href="#trace-0"' in text
+        assert (work / "_site" / "data" / "traces" / f"{id}.js").exists()
+    assert (work / "_site" / "trace.html").exists() and not (work / "_site" / "learn").exists()
     empty = tmp_path / "empty"
     empty.mkdir()
     few = ["-o", "dataset.limit=2", "-o", "method.shots=0", "-o", "name=here"]
     assert "COMPLETED, see outputs/here-" in run("run", "naive.yaml", "--no-notebook", *few, cwd=empty)
     assert [p.name for p in Path(empty).iterdir()] == ["outputs"]
+    assert run("site", cwd=empty) == "_site/index.html\n" and list(
+        empty.glob("_site/experiments/here-*.html")
+    )

@@ -23,6 +23,7 @@ from llmforge.site import check_pages
 
 pytestmark = pytest.mark.slow
 ROOT = project_root()
+HYBRID = "retrieval-hybrid-almanac-4f4c2810"
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ def test_every_internal_link_leads_somewhere(pages):
             if not target.endswith(".html"):
                 continue
             assert target in files, f"{name}: {a['href']}"
-            if fragment and target != "compare.html":
+            if fragment and target not in ("compare.html", "trace.html"):
                 assert urllib.request.unquote(fragment) in ids[target] | {"top"}, f"{name}: {a['href']}"
 
 
@@ -177,6 +178,26 @@ def test_numbers_on_a_study_page_are_those_of_the_rows(pages, p):
     )
 
 
+def test_every_row_leads_to_its_trace(pages, built, p):
+    "On its page, or on the page that draws it, from data smaller than the rows; or it says so."
+    for e in p.experiments.values():
+        page, data = pages[f"experiments/{e.id}.html"], built[0] / "data" / "traces" / f"{e.id}.js"
+        drawn = json.loads(data.read_text().split(" = ", 1)[1][:-2])["rows"] if data.exists() else {}
+        for row, stored in zip(page.select("#rows-table tbody tr"), e.rows):
+            link, at = row.find_all("td")[-1].a, str(stored["position"])
+            if link is None:
+                assert not stored["trace"].get("children") and at not in drawn
+            else:
+                assert drawn[at]["trace"]["head"][1] and link["href"] in (
+                    f"#trace-{at}",
+                    f"../trace.html#e={e.id}&row={at}",
+                )
+        if drawn:
+            assert data.stat().st_size < (built[1] / e.id / "runs.jsonl").stat().st_size
+    linked = pages[f"experiments/{HYBRID}.html"].select("#rows-table a[href*='trace']")
+    assert len(linked) == 100
+
+
 def test_leaderboards_and_rows_lead_to_files(pages, built):
     board = pages["leaderboard.html"]
     assert len(board.select("article table")) >= 6 and board.select_one("article table td a.bound")[
@@ -206,7 +227,19 @@ def test_lessons_show_their_code(pages):
     "Exported cells are visible, directives are not, stored outputs are."
     text = pages["learn/10_stats.html"].article.get_text()
     assert "def estimate(" in text and "#| export" not in text
-    assert pages["learn/69_plots.html"].select("article img")
+
+
+def test_lessons_show_their_pictures(pages):
+    "Every picture among the stored outputs of a lesson, a tutorial or a notebook to be executed."
+    counted = {}
+    for path in [*(ROOT / "nbs").glob("[0-9r]*_*.ipynb"), *(ROOT / "nbs" / "tutorials").glob("*.ipynb")]:
+        cells = json.loads(path.read_text())["cells"]
+        stored = [o for c in cells for o in c.get("outputs", ()) if "image/png" in o.get("data", {})]
+        name = path.relative_to(ROOT / "nbs").with_suffix("").as_posix()
+        shown = pages[f"learn/{name}.html"].select("article .cell_output img")
+        counted[name] = len(stored), len(shown)
+    assert all(stored == shown for stored, shown in counted.values()), counted
+    assert counted["69_plots"][0] >= 6
 
 
 def test_api_has_signatures_and_docments(pages):

@@ -1,0 +1,65 @@
+"""The site of a project without lessons, as `llmforge init` makes one, and what a second build does."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import llmforge.site as built_by
+from llmforge.files import project_root
+from llmforge.published import experiment_page
+from llmforge.site import build_site
+
+pytestmark = pytest.mark.slow
+NAIVE, REACT = "retrieval-naive-meridia-dce1d5fb", "react-04be8240"
+
+
+def contents(site):
+    "Every file of a site with its bytes."
+    return {p.relative_to(site).as_posix(): p.read_bytes() for p in site.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    "A project with two experiments, and a further page of its own."
+    home = tmp_path / "project"
+    (home / "configs").mkdir(parents=True)
+    (home / "llmforge-project.txt").touch()
+    for id in (NAIVE, REACT):
+        shutil.copytree(project_root() / "outputs" / id, home / "outputs" / id)
+    pages = home / "nbs" / "site"
+    pages.mkdir(parents=True)
+    (pages / "more.md").write_text(f"---\norphan: true\n---\n# More\n\n{{{{{NAIVE}:accuracy:.2f}}}}\n")
+    monkeypatch.setenv("LLMFORGE_HOME", str(home))
+    monkeypatch.setenv("LLMFORGE_OUTPUTS", str(home / "outputs"))
+    return home
+
+
+def test_a_second_build_does_what_changed(project, tmp_path, monkeypatch):
+    "Nothing for the same; after a removal, and for pages that somebody changed, what a clean build gives."
+    site = build_site()
+    first = contents(site)
+    wanted = [
+        "index",
+        "leaderboard",
+        "compare",
+        "trace",
+        "experiments/index",
+        "findings/index",
+        "cards/index",
+    ]
+    assert {f"{name}.html" for name in [*wanted, "more", f"experiments/{REACT}"]} <= set(first)
+    assert not any(name.startswith(("learn/", "api/")) for name in first)
+    assert experiment_page(NAIVE) in (site / "more.html").read_text()
+
+    with monkeypatch.context() as m:
+        m.setattr(built_by, "run_sphinx", lambda *args: pytest.fail("Sphinx was run for the same"))
+        assert build_site() == site and contents(site) == first
+
+    (site / "index.html").write_text("changed by hand")
+    shutil.rmtree(project / "outputs" / REACT)
+    second = contents(build_site())
+    assert f"experiments/{REACT}.html" not in second and f"data/traces/{REACT}.js" not in second
+    assert not any(REACT.encode() in content for content in second.values())
+    clean = contents(build_site(Path(tmp_path, "clean")))
+    assert {name for name in {*second, *clean} if second.get(name) != clean.get(name)} == set()
