@@ -44,7 +44,7 @@ from .leases import Lease, patiently
 from .methods import Context, Exemplar, choose_exemplars, usable_exemplars
 from .metrics import SCORES, registered_score
 from .plugins import code_of
-from .progress import Breaker, Progress
+from .progress import Breaker, Progress, input_notes
 from .records import Corpus, Dataset, Example
 from .retriever import Retriever, make_retriever
 from .scorer import Scorer
@@ -295,6 +295,13 @@ async def answer_all(
     with closing(progress.bar):
         await asyncio.gather(*(worker() for _ in range(_at_work(config, resources.engine))))
 
+# %% ../nbs/52_runner.ipynb #runner-searched
+def _searched(corpus: Corpus, retriever: Retriever) -> dict[str, Any]:
+    "What was searched, and which files of its folder could not be."
+    facts = {"name": corpus.name, "passages": len(corpus), "fingerprint": corpus.fingerprint}
+    skipped = {"skipped": list(corpus.skipped)} if corpus.skipped else {}
+    return {"corpus": facts, "index": retriever.fingerprint, **skipped}
+
 # %% ../nbs/52_runner.ipynb #runner-git
 def provenance(
     prepared: Prepared,  # what ran
@@ -317,12 +324,7 @@ def provenance(
     if served := getattr(resources.engine, "served", None):
         origin["served"] = served
     if corpus and resources.retriever:
-        origin["corpus"] = {
-            "name": corpus.name,
-            "passages": len(corpus),
-            "fingerprint": corpus.fingerprint,
-        }
-        origin["index"] = resources.retriever.fingerprint
+        origin |= _searched(corpus, resources.retriever)
     if resources.scorer:
         origin["scorer"] = resources.scorer.identity
     return origin
@@ -368,7 +370,9 @@ def _announce(prepared: Prepared) -> None:
     "Say what is loaded before the first question is asked."
     c = prepared.config
     index = f", an index of {len(prepared.corpus):,} passages" if prepared.corpus else ""
-    print(f"{prepared.id}: loading {c.model.name} on {c.engine.name}{index}", file=sys.stderr, flush=True)
+    notes = input_notes(c, prepared.data, prepared.corpus)
+    lines = [f"{prepared.id}: loading {c.model.name} on {c.engine.name}{index}", *notes]
+    print("\n".join(lines), file=sys.stderr, flush=True)
 
 # %% ../nbs/52_runner.ipynb #runner-summary
 def _summary(prepared: Prepared, resources: Resources, store: Store, seconds: float | None) -> dict[str, Any]:
