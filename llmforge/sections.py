@@ -256,7 +256,10 @@ class RetrievalConfig(Section):
     order: Literal["best_last", "best_first"] = Field(
         "best_last", description="order in the prompt; small models read the end best"
     )
-    embedding: Text = Field("all-MiniLM-L6-v2", description="a sentence-transformers model")
+    embedding: Text = Field(
+        "all-MiniLM-L6-v2",
+        description="a sentence-transformers model: this one, a hub id, or a folder such as ./my-model",
+    )
     chunk_tokens: Whole = Field(
         256, ge=16, le=8192, description="longest chunk, in tokens of the embedding model"
     )
