@@ -182,12 +182,15 @@ def _run_notebook(config: str, override: list[str]) -> str:
     from llmforge.config import load_config
     from llmforge.exports import record_folder
     from llmforge.notebooks import execute_notebook
+    from llmforge.progress import input_notes
     from llmforge.results import find_experiment
     from llmforge.runner import prepare
     from llmforge.store import Store
 
     work, executed = prepare(load_config(config, override)), aside_of(outputs_dir() / "experiment.ipynb")
     tell(f"{work.id}: {len(work.data):,} questions; a notebook runs it", err=True)
+    for note in input_notes(work.config, work.data, work.corpus):
+        tell(note, err=True)
     execute_notebook("run_experiment", {"config": config, "overrides": shlex.join(override)}, executed)
     id = find_experiment(work.id).id
     os.replace(executed, record_folder(Store(), id) / "experiment.ipynb")

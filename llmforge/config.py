@@ -290,7 +290,7 @@ def experiment_mapping(
     return path.name, reduce(merge, map(spell_out, read_chain(path)))
 
 # %% ../nbs/05_config.ipynb #config-misread-texts
-_NAMES = ("id", "name", "retrieval.name", "exemplar_retrieval.name", "alignment.name")
+_NAMES = ("id", "name", "retrieval.name", "exemplar_retrieval.name", "alignment.name", "dataset.exemplars")
 _NONE_IS_A_NAME = tuple(f"experiment.{path}" for path in _NAMES)
 _NOTHING = re.compile(r"none|null|nil|~", re.IGNORECASE)
 _BREAK = re.compile(r"\\[nrt](?![a-z])")  # other than \neq, \text and the like

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['REMEMBERED', 'SETTINGS', 'NUMBERS', 'EMBEDDED', 'PACKAGED', 'file_digest', 'files_digest', 'folder_content',
-           'adapter_content', 'model_folder', 'local_sources', 'local_contents', 'weights_of', 'changed_since',
-           'changed_text']
+           'embedding_content', 'adapter_content', 'model_folder', 'embedding_folder', 'local_sources',
+           'local_contents', 'weights_of', 'changed_since', 'changed_text']
 
 # %% ../nbs/08_contents.ipynb #contents-imports
 import hashlib
 import json
+import os
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -20,8 +21,8 @@ from .config import ExperimentConfig
 from .core import ConfigError, DataError, LlmForgeError, corpora, datasets, error_line, fingerprint
 from .data import load_corpus, load_dataset
 from .engineconfig import PRESETS
-from .files import DAMAGED, build_aside, cache_dir, find_file
-from .sections import CorpusConfig, DatasetConfig
+from .files import DAMAGED, build_aside, cache_dir, find_file, is_file
+from .sections import CorpusConfig, DatasetConfig, RetrievalConfig
 from .trainingconfig import preferences
 
 # %% ../nbs/08_contents.ipynb #contents-file
@@ -98,10 +99,23 @@ def folder_content(
     return files_digest(Path(folder), [p.name for p in files])
 
 
+def _files_below(folder: Path) -> list[str]:
+    "The files below a folder that are not hidden and can be read, relative."
+    files = (
+        p.relative_to(folder).as_posix() for p in folder.rglob("*") if is_file(p) and os.access(p, os.R_OK)
+    )
+    return [name for name in files if "/." not in f"/{name}"]
+
+
 def _documents_content(folder: Path) -> str:
-    "A name for all files below a folder that are not hidden."
-    files = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    return files_digest(folder, [name for name in files if "/." not in f"/{name}"])
+    return files_digest(folder, _files_below(folder))
+
+# %% ../nbs/08_contents.ipynb #contents-embedding
+def embedding_content(
+    folder: Path,  # as `SentenceTransformer.save` writes it
+) -> str:  # 16 hex digits
+    "A name for an embedding model's files, also those of its modules in folders of their own."
+    return files_digest(folder, [name for name in _files_below(folder) if name.endswith(_OF_MODELS)])
 
 # %% ../nbs/08_contents.ipynb #contents-adapter
 SETTINGS, NUMBERS = "adapter_config.json", "adapter_model.safetensors"
@@ -143,7 +157,7 @@ def _data_sources(c: ExperimentConfig) -> Iterator[tuple[str, Path | None]]:
     "Files of questions, documents and preference pairs, and of code."
     for field in ("name", "exemplars"):
         name = getattr(c.dataset, field)
-        if name and name not in datasets:
+        if name and name != "none" and name not in datasets:
             yield f"dataset.{field}", _found(name, "dataset")
     for file in c.plugins:
         yield f"plugins.{file}", _found(file, "plugins")
@@ -151,6 +165,20 @@ def _data_sources(c: ExperimentConfig) -> Iterator[tuple[str, Path | None]]:
         yield "corpus.name", _found(c.corpus.name, "corpus", c.corpus.name.endswith("/"))
     if c.alignment.name == "dpo" and c.alignment.data not in preferences:
         yield "alignment.data", _found(c.alignment.data, "alignment.data")
+
+# %% ../nbs/08_contents.ipynb #contents-embedding-folder
+def embedding_folder(
+    name: str,  # of an embedding model, as a config has it
+) -> Path | None:  # None: it comes from a package or from the hub
+    "The folder of an embedding model, below the project or LLMFORGE_DATA; its name has a slash."
+    return _found(name, "retrieval.embedding", folder=True) if "/" in name else None
+
+
+def _search_sources(section: str, c: RetrievalConfig) -> Iterator[tuple[str, Path | None]]:
+    if c.name == "reranked":
+        yield f"{section}.reranker", model_folder(c.reranker)
+    if c.name != "none":
+        yield f"{section}.embedding", embedding_folder(c.embedding)
 
 # %% ../nbs/08_contents.ipynb #contents-weights
 def _weight_sources(c: ExperimentConfig) -> Iterator[tuple[str, Path | None]]:
@@ -162,8 +190,8 @@ def _weight_sources(c: ExperimentConfig) -> Iterator[tuple[str, Path | None]]:
     if c.alignment.name == "adapter" and c.alignment.adapter:
         yield "alignment.adapter", _found(c.alignment.adapter, "adapter", folder=True)
     for section, retrieval in (("retrieval", c.retrieval), ("exemplar_retrieval", c.chooser)):
-        if retrieval and retrieval.name == "reranked":
-            yield f"{section}.reranker", model_folder(retrieval.reranker)
+        if retrieval:
+            yield from _search_sources(section, retrieval)
     if c.metrics.judge and c.retrieval.name != "none":
         yield "metrics.judge", model_folder(c.metrics.judge)
 
@@ -180,6 +208,8 @@ def _content(field: str, path: Path) -> str:
         return file_digest(path)[:16]
     if field == "corpus.name":
         return _documents_content(path)
+    if field.endswith(".embedding"):
+        return embedding_content(path)
     return adapter_content(path) if field == "alignment.adapter" else folder_content(path)
 
 

@@ -88,6 +88,7 @@ class Corpus:
 
     name: str
     passages: tuple[Passage, ...]
+    skipped: tuple[str, ...] = ()  # files of its folder that could not be read, each with the reason
 
     def __post_init__(self) -> None:
         _check_ids(self.passages, f"corpus {self.name!r}")
@@ -96,7 +97,11 @@ class Corpus:
         return len(self.passages)
 
     def __repr__(self) -> str:
-        return f"Corpus({self.name!r}, {len(self)} passages)"
+        return f"Corpus({self.name!r}, {len(self)} passages{self._without})"
+
+    @property
+    def _without(self) -> str:
+        return f", {len(self.skipped)} files skipped" if self.skipped else ""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -105,7 +110,8 @@ class Corpus:
 
     def _repr_markdown_(self) -> str:
         rows = [(cell(p.title, 40), cell(p.text)) for p in self.passages[:3]]
-        return f"**{cell(self.name)}**: {len(self)} passages\n\n" + table(["title", "text"], rows)
+        title = f"**{cell(self.name)}**: {len(self)} passages{self._without}"
+        return f"{title}\n\n" + table(["title", "text"], rows)
 
 # %% ../nbs/06_records.ipynb #e1c7fd57
 def _object(line: str, where: str) -> dict[str, Any]:

@@ -188,6 +188,7 @@ def provenance_table(
     ]
     rows += [(part, _pairs(p[part])) for part in ("dataset", "corpus") if part in p]
     rows += [("index", p["index"])] if "index" in p else []
+    rows += [("files skipped", "; ".join(p["skipped"]))] if "skipped" in p else []
     rows.append(("completed", f"{e.record.completed_at[:19].replace('T', ' ')} UTC"))
     return table(["", ""], [(name, cell(value, 400)) for name, value in rows])
 

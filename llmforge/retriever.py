@@ -23,7 +23,15 @@ from llmforge.core import (
     require,
     retrievers,
 )
-from .embedding import MINILM, Chunk, embed, embedding_model, no_progress_bars, reason
+from llmforge.embedding import (
+    MINILM,
+    Chunk,
+    embed,
+    embedding_files,
+    embedding_model,
+    no_progress_bars,
+    reason,
+)
 from .indexing import EdgeVectors, Index, ServerVectors, build_index
 from .records import Corpus
 from .sections import RetrievalConfig
@@ -51,7 +59,7 @@ def rrf(
 
 # %% ../nbs/34_retriever.ipynb #bc99023a
 @lru_cache(maxsize=4096)
-def _token_vectors(text: str, model: str) -> np.ndarray:
+def _token_vectors(text: str, model: str, revision: str) -> np.ndarray:
     "(tokens, d) float16, rows of length 1, without the two special tokens; kept: questions share candidates."
     loaded = embedding_model(model)
     tensor = loaded.encode(text, output_value="token_embeddings", show_progress_bar=False)
@@ -65,12 +73,13 @@ def maxsim(
     model: str = MINILM,  # an embedding model, whose token vectors are compared
 ) -> list[float]:  # one a text: the mean over the query's tokens of the best cosine, at most 1
     "Late-interaction scores."
-    asked = _token_vectors(query, model).astype(np.float32)
+    revision = embedding_files(model).revision
+    asked = _token_vectors(query, model, revision).astype(np.float32)
 
     def _score(text: str) -> float:
         if not text.strip() or not len(asked):
             return 0.0
-        return float((asked @ _token_vectors(text, model).astype(np.float32).T).max(1).mean())
+        return float((asked @ _token_vectors(text, model, revision).astype(np.float32).T).max(1).mean())
 
     return [_score(text) for text in texts]
 

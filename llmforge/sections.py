@@ -279,7 +279,10 @@ class RetrievalConfig(Section):
     order: Literal["best_last", "best_first"] = Field(
         "best_last", description="order in the prompt; small models read the end best"
     )
-    embedding: Text = Field("all-MiniLM-L6-v2", description="a sentence-transformers model")
+    embedding: Text = Field(
+        "all-MiniLM-L6-v2",
+        description="a sentence-transformers model: this one, a hub id, or a folder such as ./my-model",
+    )
     chunk_tokens: Whole = Field(
         256, ge=16, le=8192, description="longest chunk, in tokens of the embedding model"
     )
@@ -336,7 +339,8 @@ class DatasetConfig(Section):
     name: Text = Field("almanac", description="a registered data set, or a file; also written `file`")
     exemplars: Text | None = Field(
         None,
-        description="where exemplars come from: a file, or a registered data set (default: its own pool)",
+        description="where exemplars come from: a file, a registered data set, or none, which asks all"
+        " questions of a file (default: its own pool)",
         json_schema_extra={"formerly": "pool"},
     )
     split: Text | None = Field(None, description="split on the hub (default: the one with public answers)")
@@ -348,10 +352,15 @@ class DatasetConfig(Section):
     kinds: tuple[Text, ...] = Field((), description="only questions of these kinds")
     revision: Text | None = Field(None, description="hub revision (default: the tested one)")
 
-    @field_validator("name", "exemplars")
+    @field_validator("name")
     @classmethod
     def _names(cls, name: str | None) -> str | None:
         return name and _known(name, datasets, _QUESTIONS, f"the path of a file: {', '.join(_QUESTIONS)}")
+
+    @field_validator("exemplars")
+    @classmethod
+    def _exemplars(cls, name: str | None) -> str | None:
+        return name if name in (None, "none") else cls._names(name)
 
 # %% ../nbs/03_sections.ipynb #sections-corpus
 class CorpusConfig(Section):
@@ -359,6 +368,12 @@ class CorpusConfig(Section):
 
     name: Text = Field("almanac", description="a registered corpus, a .jsonl(.gz) file, or a folder: docs/")
     limit: Count | None = Field(None, description="only that many passages, from the beginning")
+    ignore: tuple[Text, ...] = Field(
+        (),
+        description="files of a folder to leave out, e.g. ['*.tmp', drafts/]; others that cannot be read are"
+        " skipped with a warning",
+        json_schema_extra={"since": "2026-11-29"},
+    )
     revision: Text | None = Field(None, description="hub revision")
 
     @field_validator("name")
@@ -366,6 +381,14 @@ class CorpusConfig(Section):
     def _name(cls, name: str) -> str:
         paths = "the path of a .jsonl or .jsonl.gz file, or of a folder of documents, which ends with /"
         return _known(name, corpora, (*_JSONL, "/"), paths)
+
+    @model_validator(mode="after")
+    def _ignores_files(self) -> "CorpusConfig":
+        if self.ignore and not self.name.endswith("/"):
+            raise ValueError(
+                f"ignore: leaves out files of a folder, e.g. docs/; received corpus {self.name!r}"
+            )
+        return self
 
 # %% ../nbs/03_sections.ipynb #sections-reserved
 REPORTED = ("exact_match", "f1", "contains")  # in any case

@@ -262,6 +262,8 @@ def _names(c: ExperimentConfig) -> dict[str, str | None]:
         "corpus.name": c.corpus.name if c.corpus else None,
         "retrieval.embedding": c.retrieval.embedding,
         "retrieval.reranker": c.retrieval.reranker,
+        "exemplar_retrieval.embedding": c.exemplar_retrieval and c.exemplar_retrieval.embedding,
+        "exemplar_retrieval.reranker": c.exemplar_retrieval and c.exemplar_retrieval.reranker,
         "metrics.judge": c.metrics.judge,
     }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from llmforge.batching import FakeEngine
 from llmforge.config import load_config
 from llmforge.core import ConfigError, DataError, datasets
 from llmforge.data import HubDataset, load_corpus, load_dataset
@@ -15,7 +16,9 @@ from llmforge.embedding import Chunk
 from llmforge.methods import passages_text
 from llmforge.records import read_jsonl, to_example, to_passage
 from llmforge.retriever import Hit
+from llmforge.runner import run_experiment
 from llmforge.sections import CorpusConfig, DatasetConfig
+from llmforge.store import Store
 from llmforge.text import titled
 
 SHARED = os.environ.get("LLMFORGE_DATA") or next(
@@ -317,3 +320,37 @@ def test_a_passage_without_a_title_is_its_text(missing, template, titled, untitl
 
 def test_a_tool_shows_a_passage_without_a_title(folder):
     assert titled("", "x") == "x" and titled("T", "x") == "T: x"
+
+
+def test_without_exemplars_all_questions_of_a_file_are_asked(monkeypatch, tmp_path, capsys):
+    "By default a quarter is set aside, whatever is shown, and that is said once; `none` asks them, too."
+    monkeypatch.setenv("LLMFORGE_DATA", str(tmp_path))
+    lines = [json.dumps({"id": f"q{i}", "question": f"{i}?", "answers": [str(i)]}) for i in range(8)]
+    (tmp_path / "q.jsonl").write_text("\n".join(lines))
+    experiment = {"name": "few", "engine": {"name": "fake", "cache": False}, "method": {"shots": 0}}
+
+    def run(shots=0, **dataset):
+        config = load_config(
+            {
+                "experiment": {
+                    **experiment,
+                    "method": {"shots": shots},
+                    "dataset": {"file": "q.jsonl", **dataset},
+                }
+            }
+        )
+        id = run_experiment(config, Store(), FakeEngine(" 1"))
+        return len(Store().rows(id)), capsys.readouterr().err
+
+    n, said = run()
+    assert n == 6 and said.count("q.jsonl: 6 questions are asked, 2 are set aside as exemplars") == 1
+    assert "none is shown, so dataset.exemplars: none would ask them, too" in said
+    n, said = run(shots=2)
+    assert n == 6 and "2 are set aside as exemplars (2 of them are shown)" in said
+    n, said = run(exemplars="none")
+    assert n == 8 and "set aside" not in said
+    with pytest.raises(ConfigError, match="shots: is 2, but the pool of 'q.jsonl' has 0 exemplars"):
+        run(shots=2, exemplars="none")
+    assert load_dataset(DatasetConfig(exemplars="none")).pool == ()
+    with pytest.raises(ConfigError, match="exemplars"):
+        load_config({"experiment": {**experiment, "dataset": {"file": "q.jsonl", "exemplars": "null"}}})

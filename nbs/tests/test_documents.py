@@ -6,8 +6,11 @@ import pytest
 
 from llmforge.batching import FakeEngine
 from llmforge.config import load_config
+from llmforge.converters import read_folder, skipped_text
 from llmforge.core import ConfigError, DataError, MissingExtra
-from llmforge.data import load_corpus, read_folder
+from llmforge.data import load_corpus
+from llmforge.experiment import Experiment
+from llmforge.results import provenance_table
 from llmforge.runner import run_experiment
 from llmforge.sections import CorpusConfig
 from llmforge.store import Store
@@ -80,10 +83,13 @@ def test_whatever_cannot_be_read_is_named(docs):
     (docs / "rota.docx").write_bytes(b"PK")
     (docs / "broken.pdf").write_bytes(b"%PDF-1.7\nnothing")
     pdf(docs / "scan.pdf", "")
-    with pytest.raises(DataError) as e:
+    read = corpus()
+    said = skipped_text(read)
+    assert "5 of 6 files are skipped" in said and "good.txt" not in said and len(read) == 1
+    (docs / "good.txt").unlink()
+    with pytest.raises(DataError, match="nothing is left to search") as e:
         corpus()
-    said = str(e.value)
-    assert "5 of 6 files" in said and "good.txt" not in said
+    assert "5 of 5 files" in str(e.value)
     for words in (
         "latin.txt: it is not UTF-8",
         "blank.md: it has no text",
@@ -92,6 +98,42 @@ def test_whatever_cannot_be_read_is_named(docs):
         "scan.pdf: it has no text (a scan?)",
     ):
         assert words in said
+
+
+def test_what_is_ignored_is_neither_read_nor_told(docs):
+    for name in (
+        "a.md",
+        "notes.tmp",
+        "drafts/b.md",
+        "drafts/old/c.md",
+        "deep/drafts/d.md",
+        "deep/e.tmp",
+        "f.xyz",
+    ):
+        (docs / name).parent.mkdir(parents=True, exist_ok=True)
+        (docs / name).write_text("x")
+
+    def read(*patterns):
+        found = load_corpus(CorpusConfig(name="docs/", ignore=patterns))
+        return [p.id for p in found.passages], [line.partition(":")[0] for line in found.skipped]
+
+    assert read("*.tmp", "drafts/") == (["a.md", "deep/drafts/d.md"], ["f.xyz"])
+    assert read("*.tmp", "*/drafts/", "drafts/*", "f.xyz") == (["a.md"], [])
+    assert read("A.MD", "drafts")[0] == ["a.md", "deep/drafts/d.md", "drafts/b.md", "drafts/old/c.md"]
+    with pytest.raises(DataError, match="corpus 'docs/' has no passages"):
+        read("*")
+
+
+def test_the_id_holds_what_is_ignored_and_what_was_read(docs):
+    "An ignored pattern is a field of its own; without one the config is what it was before there were any."
+    experiment = {"name": "x", "method": "rag", "dataset": "almanac", "corpus": "docs/"}
+    plain = load_config({"experiment": experiment})
+    assert "ignore" not in plain.model_dump(mode="json")["corpus"]
+    assert load_config({"experiment": experiment}, ["corpus.ignore=['*.tmp']"]).corpus.ignore == ("*.tmp",)
+    with pytest.raises(
+        ConfigError, match="ignore: leaves out files of a folder, e.g. docs/; received corpus"
+    ):
+        load_config({"experiment": experiment | {"corpus": {"name": "almanac", "ignore": ["*.tmp"]}}})
 
 
 def test_an_encrypted_pdf_is_named(docs):
@@ -123,16 +165,20 @@ def test_links_do_not_lead_out(docs, tmp_path_factory):
     (docs / "folder").symlink_to(outside)
     (docs / "loop").symlink_to(docs)
     (docs / "gone.txt").symlink_to(docs / "nowhere.txt")
-    with pytest.raises(DataError) as e:
-        corpus()
+    (docs / "round.txt").symlink_to(docs / "about.txt")
+    (docs / "about.txt").symlink_to(docs / "round.txt")
+    read = corpus()
+    assert {p.id for p in read.passages} == {"a.txt", "again.txt"}
+    said = skipped_text(read)
     for words in (
+        "round.txt: it is no file",
         "link.txt: it is a link out of the folder",
         "folder: it is a link out of the folder",
         "loop: it is no file",
         "gone.txt: it is no file",
     ):
-        assert words in str(e.value)
-    assert "secret.txt" not in str(e.value) and "4 of 6" in str(e.value)
+        assert words in said
+    assert "secret.txt" not in said and "6 of 8" in said
 
 
 def test_the_folder_itself_stays_below_the_roots(docs, tmp_path_factory):
@@ -163,11 +209,14 @@ def test_a_missing_reader_says_what_to_install(docs, monkeypatch, module, file):
 
 
 @pytest.mark.slow
-def test_an_experiment_reads_a_folder(docs):
-    "Gold evidence is named by a file's path, and is found through the real index."
+def test_an_experiment_reads_a_folder(docs, capsys):
+    """Gold evidence is named by a file's path, and is found through the real index.
+
+    What was skipped is said once, and is in the provenance."""
     pytest.importorskip("qdrant_edge", reason="the retrieval extra is not installed")
     (docs / "ferry.md").write_text("# The ferry\n\nThe ferry to Ulvo leaves at nine.\n")
     pdf(docs / "museum.pdf", "The museum is closed on Mondays.")
+    (docs / "rota\x1b.docx").write_bytes(b"PK")
     (docs.parent / "q.jsonl").write_text(
         '{"id": "q1", "question": "When is the museum closed?", "answers": ["Mondays"],'
         ' "gold": ["museum.pdf"]}\n'
@@ -185,8 +234,16 @@ def test_an_experiment_reads_a_folder(docs):
         }
     )
     store = Store()
-    (row,) = store.rows(run_experiment(config, store, FakeEngine(" Mondays"), show=False))
+    id = run_experiment(config, store, FakeEngine(" Mondays"))
+    (row,) = store.rows(id)
     assert row["correct"] and row["scores"]["recall@1"] == 1
+    said = capsys.readouterr().err
+    assert (
+        said.count("warning: corpus 'docs/': 1 of 3 files are skipped:\n  rota␛.docx: its type is not") == 1
+    )
+    (skipped,) = store.experiment(id).provenance_json["skipped"]
+    assert skipped.startswith("rota\x1b.docx: its type is not known")
+    assert "files skipped" in provenance_table(Experiment(id, store))
 
 
 # --- encodings
