@@ -45,13 +45,13 @@ from llmforge.core import (
     tools,
 )
 from .engineconfig import EngineConfig, check_engine_fits, without_operation
+from .metricsconfig import MetricsConfig
 from .plugins import WithPlugins, load_named_plugins
 from llmforge.sections import (
     CorpusConfig,
     Count,
     DatasetConfig,
     MethodConfig,
-    MetricsConfig,
     ModelConfig,
     RetrievalConfig,
     SamplingConfig,

@@ -15,8 +15,8 @@ from llmforge.core import fingerprint
 from llmforge.engine import Sampling
 from llmforge.exports import import_plan
 from llmforge.files import project_root
+from llmforge.metricsconfig import MetricsConfig
 from llmforge.plan import differences, stored_study, study_json
-from llmforge.sections import MetricsConfig
 from llmforge.studyconfig import load_study
 
 OUTPUTS = project_root() / "outputs"
