@@ -171,6 +171,7 @@ def test_a_former_name_is_what_it_became(former, today):
     assert name not in vars(importlib.import_module(module))
 
 
+@pytest.mark.slow  # it imports torch
 def test_every_public_name_of_the_first_version_is_found():
     "Nothing that a script could import from version 0.1 is lost without being listed as gone."
 
