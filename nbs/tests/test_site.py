@@ -178,6 +178,18 @@ def test_numbers_on_a_study_page_are_those_of_the_rows(pages, p):
     )
 
 
+def test_a_study_that_was_run_again_says_so(pages, p):
+    "Its page is kept and marked, its claims do not count: the page of findings names it below those that do."
+    assert p.replaced["retrieval"] == "retrieval_2" and p.replaced["reasoning"] == "reasoning_2"
+    findings = pages["findings/index.html"]
+    for old, new in p.replaced.items():
+        quote = pages[f"findings/{old}.html"].find("blockquote")
+        assert quote.get_text().startswith("\nReplaced.") and quote.a["href"].endswith(f"{new}.html")
+        claims = [a for a in findings.find_all("a") if f"{old}/" in a.get("href", "")]
+        assert not claims and findings.find("a", href=f"{old}.html")
+        assert not any(q.get_text().startswith("\nReplaced.") for q in pages[f"findings/{new}.html"]("blockquote"))
+
+
 def test_every_row_leads_to_its_trace(pages, built, p):
     "On its page, or on the page that draws it, from data smaller than the rows; or it says so."
     for e in p.experiments.values():
