@@ -1,11 +1,14 @@
 """The site of a project without lessons, as `llmforge init` makes one, and what a second build does."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import llmforge.site as built_by
+from llmforge.cli import app
 from llmforge.files import project_root
 from llmforge.published import experiment_page
 from llmforge.site import build_site
@@ -63,3 +66,19 @@ def test_a_second_build_does_what_changed(project, tmp_path, monkeypatch):
     assert not any(REACT.encode() in content for content in second.values())
     clean = contents(build_site(Path(tmp_path, "clean")))
     assert {name for name in {*second, *clean} if second.get(name) != clean.get(name)} == set()
+
+
+def test_the_command_says_what_it_left_out(project, tmp_path):
+    "A run that git does not track has no page, and is named with what publishes it; with --all it has one."
+    for command in (["git", "init"], ["git", "add", "-f", f"outputs/{NAIVE}"]):
+        subprocess.run(command, cwd=project, check=True, capture_output=True)
+    pages = {}
+    for more in ([], ["--all"]):
+        site = tmp_path / "_".join(["site", *more])
+        said = CliRunner().invoke(app, ["site", str(site), *more])
+        assert said.exit_code == 0, said.output
+        pages[bool(more)] = said.output, (site / "experiments" / f"{REACT}.html").exists()
+    assert f"1 local, not on the site: {REACT}." in pages[False][0] and not pages[False][1]
+    assert (
+        f"git add -f outputs/{REACT}" in pages[False][0] and "local" not in pages[True][0] and pages[True][1]
+    )
