@@ -23,9 +23,9 @@ from .architecture import write_architecture
 from .card import read_card
 from .comparepage import write_compare
 from .core import DataError, keep_former_names, require
-from .docs import write_api, write_design, write_learn, write_variables
+from .docs import lessons, write_api, write_design, write_learn, write_variables
 from .experimentpages import write_experiments
-from .files import build_aside, project_root
+from .files import aside_of, build_aside, is_file, project_root
 from .findingpages import write_findings
 from llmforge.pages import (
     Source,
@@ -265,6 +265,17 @@ def mend(
             text = re.sub(pattern, better, text)
         page.write_text(text, encoding="utf-8")
 
+# %% ../nbs/79_site.ipynb #site-place
+def _check_place(site: Path) -> None:
+    "Fail where a site cannot be built, before the work and not after it."
+    if is_file(site):
+        raise DataError(f"{site} is a file, and the site is a folder: move it away, or name another folder")
+    if not lessons():
+        raise DataError(f"no lessons in {project_root()}/nbs: the site needs those of a checkout of LlmForge")
+    tried = aside_of(site)
+    tried.mkdir(parents=True)
+    tried.rmdir()
+
 # %% ../nbs/79_site.ipynb #a5ea6ec9
 # In this order: the last one needs the parts that the others make.
 WRITERS: list[Callable[[Source], None]] = [
@@ -288,6 +299,7 @@ def build_site(
 ) -> Path:  # the site; open index.html there
     "Build the site; raises `DataError` for a number, a link or a page that does not hold."
     site = Path(target or project_root() / "_site").resolve()
+    _check_place(site)
     with tempfile.TemporaryDirectory() as work, build_aside(site) as half:
         place = Path(work).resolve()
         source = Source(place / "pages", place / "extra", published(outputs))
