@@ -23,7 +23,7 @@ from .architecture import write_architecture
 from .card import read_card
 from .comparepage import write_compare
 from .core import DataError, keep_former_names, require
-from .docs import lessons, write_api, write_design, write_learn, write_variables
+from .docs import write_api, write_design, write_learn, write_variables
 from .experimentpages import write_experiments
 from .files import aside_of, build_aside, is_file, project_root
 from .findingpages import write_findings
@@ -270,7 +270,7 @@ def _check_place(site: Path) -> None:
     "Fail where a site cannot be built, before the work and not after it."
     if is_file(site):
         raise DataError(f"{site} is a file, and the site is a folder: move it away, or name another folder")
-    if not lessons():
+    if not any((project_root() / "nbs").glob("[0-9][0-9]_*.ipynb")):
         raise DataError(f"no lessons in {project_root()}/nbs: the site needs those of a checkout of LlmForge")
     tried = aside_of(site)
     tried.mkdir(parents=True)
