@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 from .config import ExperimentConfig
 from .core import EngineError, StoreBusy, engines, error_text, fingerprint, without_secrets
 from .engine import Engine, Generation, Prompt, Sampling, checked_generation
-from .files import DAMAGED, PAUSES, is_locked, outputs_dir, use_wal
+from .files import DAMAGED, PAUSES, is_locked, outputs_dir, remedy, use_wal
 
 # %% ../nbs/22_caching.ipynb #83c817b3
 class EngineWrapper:
@@ -116,9 +116,8 @@ def _open_cache(path: Path) -> sqlite3.Connection:
         db.execute(_TABLE)
     except sqlite3.Error as e:
         db.close()
-        raise EngineError(
-            f"cannot use the generation cache {path}: {e}; delete that file, or set engine.cache: false"
-        ) from e
+        mend = remedy(e) or "; set engine.cache: false to do without"
+        raise EngineError(f"cannot use the generation cache {path}: {e}{mend}") from e
     return db
 
 # %% ../nbs/22_caching.ipynb #caching-together
@@ -212,7 +211,7 @@ class CachedEngine(EngineWrapper):
         except Exception as e:
             if is_locked(e):
                 raise StoreBusy(f"the generation cache is locked: {e}") from e
-            raise EngineError(f"cannot write the generation cache: {error_text(e)}") from e
+            raise EngineError(f"cannot write the generation cache: {error_text(e)}{remedy(e)}") from e
 
     def _insert(self, rows: list[tuple[str, str]]) -> None:
         self._db.execute("BEGIN IMMEDIATE")

@@ -21,7 +21,7 @@ from typing import Any
 
 from .choices import with_choices
 from .core import DataError, closest, error_line, error_text, require
-from .files import DAMAGED
+from .files import DAMAGED, remedy
 from .records import Example, to_example
 
 # %% ../nbs/07_columns.ipynb #columns-text
@@ -43,7 +43,8 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as e:
         raise DataError(f"{path.name}: is not UTF-8 (byte {e.start}); save it as UTF-8") from None
     except (OSError, EOFError, zlib.error) as e:
-        raise DataError(f"{path.name}: cannot be read: {error_line(e)}") from None
+        mend = remedy(e) or "; it is damaged: fetch or write it again"
+        raise DataError(f"{path.name}: cannot be read: {error_line(e)}{mend}") from None
 
 # %% ../nbs/07_columns.ipynb #columns-jsonl
 def _parsed(text: str) -> Any:

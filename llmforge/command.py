@@ -26,7 +26,7 @@ from llmforge.core import (
     LlmForgeError,
     MissingExtra,
 )
-from .files import aside_of, outputs_dir
+from .files import aside_of, outputs_dir, remedy
 from .terminal import log_to_terminal, say, tell, tell_data
 
 # %% ../nbs/90_command.ipynb #cli-app
@@ -65,9 +65,9 @@ def exit_code(
 
 # %% ../nbs/90_command.ipynb #cli-sentences
 def _from_system(error: OSError) -> str:
-    "What the system says, and of which file: No space left on device, Permission denied."
-    place = f": {error.filename}" if error.filename else ""
-    return f"{error.strerror or error}{place}"
+    "What the system says, of which file, and what to do: No space left on device, Permission denied."
+    place = error.filename or "in the folder of results, of caches, or for temporary files"
+    return f"{error.strerror or error}: {place}{remedy(error)}"
 
 
 @contextmanager

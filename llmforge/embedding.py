@@ -22,7 +22,7 @@ import numpy as np
 
 from .contents import embedding_content, embedding_folder
 from .core import ConfigError, RetrievalError, redact, require
-from .files import cache_dir, find_file
+from .files import cache_dir, find_file, remedy
 from .records import Passage
 
 log = logging.getLogger(__name__)
@@ -228,8 +228,8 @@ def _vector_cache() -> Iterator[sqlite3.Connection]:
             yield db
     except sqlite3.Error as e:
         raise RetrievalError(
-            f"the cache of embeddings {path} cannot be used: {e}; "
-            "if it is damaged, delete the file: it is made again"
+            f"the cache of embeddings {path} cannot be used: {e}"
+            + (remedy(e) or "; if it is damaged, delete the file: it is made again")
         ) from e
 
 

@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['VARIABLES', 'DAMAGED', 'PAUSES', 'Variable', 'project_root', 'shipped', 'here_or_shipped', 'outputs_dir', 'cache_dir',
-           'is_file', 'find_file', 'remove_leftovers', 'aside_of', 'build_aside', 'build_once', 'is_locked', 'use_wal']
+           'is_file', 'find_file', 'remedy', 'remove_leftovers', 'aside_of', 'build_aside', 'build_once', 'is_locked',
+           'use_wal']
 
 # %% ../nbs/02_files.ipynb #files-imports
+import errno
 import os
 import re
 import shutil
@@ -192,6 +194,38 @@ DAMAGED = (
     ArithmeticError,
     RecursionError,
 )
+
+# %% ../nbs/02_files.ipynb #files-remedy
+_FULL = "free some space on its disk"
+_RIGHTS = "make its folder writable, or let LLMFORGE_OUTPUTS or LLMFORGE_CACHE name another"
+_PLACE = "move away what lies in its place: a file where a folder belongs, or a folder where a file does"
+_DAMAGED = (
+    "move that file away (a cache is made again, exported results come back by `llmforge import outputs`)"
+)
+_ERRNO = {
+    **dict.fromkeys(("ENOSPC", "EDQUOT", "EFBIG"), _FULL),
+    **dict.fromkeys(("EROFS", "EACCES", "EPERM"), _RIGHTS),
+    **dict.fromkeys(("EEXIST", "ENOTDIR", "EISDIR"), _PLACE),
+}
+_SQLITE = {
+    sqlite3.SQLITE_FULL: _FULL,
+    sqlite3.SQLITE_READONLY: _RIGHTS,
+    sqlite3.SQLITE_CANTOPEN: _RIGHTS,
+    **dict.fromkeys((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB), _DAMAGED),
+    sqlite3.SQLITE_IOERR: f"{_FULL}, and see that it may be written to",
+}
+
+# %% ../nbs/02_files.ipynb #files-remedy-told
+def remedy(
+    error: BaseException | None,  # of the system or of SQLite
+) -> str:  # begins with "; ", to be put behind what it says; "" where it is of another kind
+    "What to do about a disk, its rights, or what lies in the way."
+    known = None
+    if isinstance(error, OSError) and error.errno:
+        known = _ERRNO.get(errno.errorcode.get(error.errno, ""))
+    if code := getattr(error, "sqlite_errorcode", 0):
+        known = _SQLITE.get(code & 0xFF)  # without what SQLite adds to say more
+    return f"; {known}, then the same command goes on" if known else ""
 
 # %% ../nbs/02_files.ipynb #files-build
 def _remove(path: Path) -> None:

@@ -23,7 +23,7 @@ import psutil
 
 import llmforge.core
 from .core import LlmForgeError, error_line, redact, without_secrets
-from .files import build_aside, here_or_shipped, project_root
+from .files import build_aside, here_or_shipped, project_root, remedy
 from .text import visible
 
 # %% ../nbs/70_notebooks.ipynb #44658fe5
@@ -76,6 +76,8 @@ def normalise(
 # %% ../nbs/70_notebooks.ipynb #a23d14fc
 def _our_error(name: str, text: str) -> LlmForgeError:
     "The error of a failed cell, as the class it had in the kernel."
+    if number := re.match(r"\[Errno (\d+)\]", text):
+        text += remedy(OSError(int(number[1]), ""))
     kind = getattr(llmforge.core, name, None)
     known = isinstance(kind, type) and issubclass(kind, LlmForgeError)
     return kind(redact(text)) if known else LlmForgeError(redact(f"{name}: {text}"))

@@ -138,7 +138,9 @@ def numbered_objects(
                 if text := line.strip().removeprefix("\ufeff"):
                     yield i, _object(text, f"{path.name} line {i}")
         except (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as e:
-            raise DataError(f"{path.name}: cannot be read: {e}") from None
+            raise DataError(
+                f"{path.name}: cannot be read: {e}; it is damaged: fetch or write it again"
+            ) from None
 
 # %% ../nbs/06_records.ipynb #records-read-jsonl
 def read_jsonl(

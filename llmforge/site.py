@@ -29,7 +29,7 @@ from .comparepage import write_compare
 from .core import DataError, keep_former_names, require
 from .docs import lessons, write_api, write_design, write_learn, write_variables
 from .experimentpages import write_experiments
-from .files import build_aside, is_file, project_root
+from .files import aside_of, build_aside, is_file, project_root
 from .findingpages import write_findings
 from llmforge.pages import (
     Source,
@@ -377,6 +377,15 @@ def _is_made_of(site: Path, inputs: str) -> bool:
 def _note(site: Path, inputs: str) -> None:
     (site / _MADE_OF).write_text(f"{inputs} {_content(site)}\n")
 
+# %% ../nbs/79_site.ipynb #site-place
+def _check_place(site: Path) -> None:
+    "Fail where a site cannot be built, before the work and not after it."
+    if is_file(site):
+        raise DataError(f"{site} is a file, and the site is a folder: move it away, or name another folder")
+    tried = aside_of(site)
+    tried.mkdir(parents=True)
+    tried.rmdir()
+
 # %% ../nbs/79_site.ipynb #a5ea6ec9
 def build_site(
     target: Path | None = None,  # default: _site in the project
@@ -386,6 +395,7 @@ def build_site(
 ) -> Path:  # the site; open index.html there
     "Build the site where it would change; raises `DataError` for a number, link or page that does not hold."
     site = Path(target or project_root() / "_site").resolve()
+    _check_place(site)
     shown = published(outputs, everything)
     made_of = _inputs(shown)
     if _is_made_of(site, made_of):

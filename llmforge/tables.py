@@ -24,7 +24,7 @@ from pydantic_core import from_json
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from .core import StoreBusy, StoreError, canonical, closest, redact, require
-from .files import build_aside, is_locked, use_wal
+from .files import build_aside, is_locked, remedy, use_wal
 
 # %% ../nbs/14_tables.ipynb #5e6ba71d
 class Status(str, Enum):
@@ -249,9 +249,9 @@ def transaction(
         with engine.begin() as c:
             yield c
     except SQLAlchemyError as e:
-        reason = redact(str(getattr(e, "orig", None) or e)).strip().splitlines()
-        kind = StoreBusy if _passing(e) else StoreError
-        raise kind(f"{store_name(engine)} failed: {'; '.join(line.strip() for line in reason)}") from e
+        orig = getattr(e, "orig", None)
+        said = "; ".join(map(str.strip, redact(str(orig or e)).strip().splitlines())) + remedy(orig)
+        raise (StoreBusy if _passing(e) else StoreError)(f"{store_name(engine)} failed: {said}") from e
 
 # %% ../nbs/14_tables.ipynb #tables-migration
 @dataclass(frozen=True, eq=False)

@@ -187,7 +187,9 @@ def test_a_study_that_was_run_again_says_so(pages, p):
         assert quote.get_text().startswith("\nReplaced.") and quote.a["href"].endswith(f"{new}.html")
         claims = [a for a in findings.find_all("a") if f"{old}/" in a.get("href", "")]
         assert not claims and findings.find("a", href=f"{old}.html")
-        assert not any(q.get_text().startswith("\nReplaced.") for q in pages[f"findings/{new}.html"]("blockquote"))
+        assert not any(
+            q.get_text().startswith("\nReplaced.") for q in pages[f"findings/{new}.html"]("blockquote")
+        )
 
 
 def test_every_row_leads_to_its_trace(pages, built, p):
