@@ -833,6 +833,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'llmforge.data.load_dataset': ('data.html#load_dataset', 'llmforge/data.py'),
                                'llmforge.data.load_hub': ('data.html#load_hub', 'llmforge/data.py'),
                                'llmforge.data.reserve_pool': ('data.html#reserve_pool', 'llmforge/data.py'),
+                               'llmforge.data.sample_order': ('data.html#sample_order', 'llmforge/data.py'),
                                'llmforge.data.stable_order': ('data.html#stable_order', 'llmforge/data.py')},
             'llmforge.derived': { 'llmforge.derived._by_kind': ('derived.html#_by_kind', 'llmforge/derived.py'),
                                   'llmforge.derived._estimate': ('derived.html#_estimate', 'llmforge/derived.py'),

@@ -348,6 +348,19 @@ class DatasetConfig(Section):
     )
     limit: Count | None = Field(None, description="how many questions: a stable sample")
     skip: Whole = Field(0, ge=0, description="questions to leave out at the beginning of the sample")
+    shuffle: Whole = Field(
+        0,
+        ge=0,
+        description="the order in which limit and skip count: 0 is the usual one, another number draws"
+        " another sample",
+        json_schema_extra={"since": "2026-11-29"},
+    )
+    stratified: bool = Field(
+        False,
+        strict=True,
+        description="a sample has each kind of question in the share that it has in the data set",
+        json_schema_extra={"since": "2026-11-29"},
+    )
     kinds: tuple[Text, ...] = Field((), description="only questions of these kinds")
     revision: Text | None = Field(None, description="hub revision (default: the tested one)")
 

@@ -354,3 +354,27 @@ def test_without_exemplars_all_questions_of_a_file_are_asked(monkeypatch, tmp_pa
     assert load_dataset(DatasetConfig(exemplars="none")).pool == ()
     with pytest.raises(ConfigError, match="exemplars"):
         load_config({"experiment": {**experiment, "dataset": {"file": "q.jsonl", "exemplars": "null"}}})
+
+
+def test_other_samples(tmp_path, monkeypatch):
+    "Another number draws another sample, the same one every time; skip and limit cut one without overlap."
+    monkeypatch.setenv("LLMFORGE_DATA", str(tmp_path))
+    rows = [
+        {"id": str(i), "question": f"{i}?", "answers": ["x"], "kind": "ab"[i % 10 == 0]} for i in range(400)
+    ]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+    def drawn(**fields):
+        config = DatasetConfig(name="q.jsonl", exemplars="none", **fields)
+        return [e.id for e in load_dataset(config).examples]
+
+    usual, other = drawn(limit=100), drawn(limit=100, shuffle=1)
+    assert usual == drawn(limit=100, shuffle=0) and other == drawn(limit=100, shuffle=1) != drawn(
+        limit=100, shuffle=2
+    )
+    assert 10 < len(set(usual) & set(other)) < 45  # 25 by chance
+    assert sorted(drawn(shuffle=1)) == sorted(drawn()) and drawn(skip=100, shuffle=1)[:5] not in other
+    assert not set(other) & set(drawn(shuffle=1, skip=100, limit=100))
+    for skip in range(0, 400, 50):  # of every 50 questions 5 are of the kind that a tenth is of
+        part = drawn(stratified=True, shuffle=skip, skip=skip, limit=50)
+        assert 4 <= sum(int(id) % 10 == 0 for id in part) <= 6
