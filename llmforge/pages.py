@@ -35,6 +35,7 @@ class Source:
     # what the site's own scripts carry, and nothing that was written before the build
     nonce: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     tasks: list[Callable[[], None]] = field(default_factory=list)  # pages put off, the longest first
+    elsewhere: bool = False  # the results are not the project's own, of which its pages speak
 
     def write_tasks(
         self,

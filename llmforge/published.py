@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Kept', 'Published', 'left_out', 'left_out_line', 'written_study', 'published', 'experiment_page', 'trace_page',
-           'study_page', 'pair_page', 'arm_page', 'bound', 'repository_link']
+           'study_page', 'pair_page', 'arm_page', 'bound', 'about_these', 'repository_link']
 
 # %% ../nbs/72_published.ipynb #published-imports
 import os
@@ -330,6 +330,19 @@ def bound(
         return done
 
     return _outside_code(text, _bound)
+
+# %% ../nbs/72_published.ipynb #published-about-these
+_ABOUT = re.compile(r"\{\{([^{}/:]+)[/:]|/figures/([\w-]+)-\w+\.svg|findings/([\w-]+)\.md")
+
+
+def about_these(
+    text: str,  # Markdown with bound numbers and figures of studies
+    p: Published,
+) -> str:
+    "A text without the blocks that are about results which are not there."
+    known = {"", "index", *p.experiments, *p.studies}
+    blocks = text.split("\n\n")
+    return "\n\n".join(b for b in blocks if set().union(*_ABOUT.findall(b)) <= known)
 
 # %% ../nbs/72_published.ipynb #published-repository-link
 def repository_link(

@@ -29,7 +29,7 @@ from .comparepage import write_compare
 from .core import DataError, keep_former_names, require
 from .docs import lessons, write_api, write_design, write_learn, write_variables
 from .experimentpages import write_experiments
-from .files import aside_of, build_aside, is_file, project_root
+from .files import aside_of, build_aside, is_file, outputs_dir, project_root
 from .findingpages import write_findings
 from llmforge.pages import (
     Source,
@@ -42,7 +42,7 @@ from llmforge.pages import (
 )
 from .policy import Page
 from .processes import in_processes
-from .published import Published, bound, published
+from .published import Published, about_these, bound, published
 from .text import cell
 from .tracepage import write_traces
 from .verification import git_says
@@ -86,7 +86,9 @@ def write_written(
     corrected = "Verdicts that changed are among the [corrections](/corrections.md)."
     source.parts["corrections"] = corrected if "corrections.md" in pages else ""
     for name, (path, where) in pages.items():
-        text = bound(path.read_text(encoding="utf-8"), source.published, where)
+        text = path.read_text(encoding="utf-8")
+        text = about_these(text, source.published) if source.elsewhere else text
+        text = bound(text, source.published, where)
         write_page(source, name, with_parts(text, source.parts, where))
 
 # %% ../nbs/79_site.ipynb #2c2cd70f
@@ -386,6 +388,10 @@ def _check_place(site: Path) -> None:
     tried.mkdir(parents=True)
     tried.rmdir()
 
+# %% ../nbs/79_site.ipynb #site-elsewhere
+def _are_elsewhere(outputs: Path | None) -> bool:
+    return Path(outputs or outputs_dir()).resolve() != (project_root() / "outputs").resolve()
+
 # %% ../nbs/79_site.ipynb #a5ea6ec9
 def build_site(
     target: Path | None = None,  # default: _site in the project
@@ -402,7 +408,7 @@ def build_site(
         return site
     with tempfile.TemporaryDirectory() as work:
         place = Path(work).resolve()
-        source = Source(place / "pages", place / "extra", shown)
+        source = Source(place / "pages", place / "extra", shown, elsewhere=_are_elsewhere(outputs))
         _write_all(source, jobs)
         seal(source)
         with build_aside(site) as half:

@@ -18,7 +18,7 @@ from llmforge.contrasts import arm_lines, arms_of
 from llmforge.core import DataError
 from llmforge.docs import WINGS, lessons_by_wing
 from llmforge.files import project_root
-from llmforge.published import bound, published
+from llmforge.published import about_these, bound, published
 from llmforge.site import check_pages
 
 pytestmark = pytest.mark.slow
@@ -340,6 +340,20 @@ def test_tables_are_tables(pages):
 def test_a_number_that_resolves_to_nothing_stops_the_build(text, says, p):
     with pytest.raises(DataError, match=re.escape(says)):
         bound(text, p)
+
+
+def test_pages_say_nothing_of_results_that_are_not_there(tmp_path):
+    "With anybody's results, also none: blocks about the project's own are left out, all else stays."
+    nothing = published(tmp_path)
+    for page in sorted((ROOT / "nbs" / "site").rglob("*.md")):
+        text = page.read_text()
+        left = about_these(text, nothing)
+        assert "{{" not in bound(left, nothing) and "/figures/" not in left
+        assert not re.search(r"findings/(?!index)[\w-]+\.md", left)
+        assert [line for line in text.splitlines() if line.startswith("#")] == [
+            line for line in left.splitlines() if line.startswith("#")
+        ]
+        assert text.count(":::") == left.count(":::") and text.count("```") == left.count("```")
 
 
 def test_code_is_no_bound_number(p):
