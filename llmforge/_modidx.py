@@ -1169,6 +1169,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'llmforge.findingpages._claim': ('findingpages.html#_claim', 'llmforge/findingpages.py'),
                                        'llmforge.findingpages._command': ('findingpages.html#_command', 'llmforge/findingpages.py'),
                                        'llmforge.findingpages._costs': ('findingpages.html#_costs', 'llmforge/findingpages.py'),
+                                       'llmforge.findingpages._entries': ('findingpages.html#_entries', 'llmforge/findingpages.py'),
                                        'llmforge.findingpages._experiments': ('findingpages.html#_experiments', 'llmforge/findingpages.py'),
                                        'llmforge.findingpages._exploratory': ('findingpages.html#_exploratory', 'llmforge/findingpages.py'),
                                        'llmforge.findingpages._finding': ('findingpages.html#_finding', 'llmforge/findingpages.py'),

@@ -368,6 +368,12 @@ def _replaced_item(p: Published, name: str) -> str:
     later = p.replaced[name]
     return f"- [{cell(name)}]({name}.md), run again as [{cell(later)}]({later}.md)"
 
+# %% ../nbs/77_findingpages.ipynb #findingpages-entries
+def _entries(p: Published) -> list[str]:
+    "The studies in the navigation: those that count, then the replaced ones, marked."
+    counting = [name for name in p.studies if name not in p.replaced]
+    return [*counting, *(f"{name} (replaced) <{name}>" for name in p.replaced)]
+
 # %% ../nbs/77_findingpages.ipynb #findingpages-write-findings
 def write_findings(
     source: Source,
@@ -380,4 +386,4 @@ def write_findings(
             parts += _finding(published, name, study)
     if published.replaced:
         parts += ["## Replaced studies", *(_replaced_item(published, name) for name in published.replaced)]
-    source.parts["findings"] = "\n\n".join([*parts, toctree(published.studies)])
+    source.parts["findings"] = "\n\n".join([*parts, toctree(_entries(published))])
