@@ -76,7 +76,7 @@ def _listed(e: Mapping, state: str, tags: tuple[str, ...]) -> tuple:
         scores = (f"{e['accuracy']:.3f}", *(e[count] for count in ("n", *_LISTED[1:])))
     created = e["created_at"][:16].replace("T", " ")
     work = (cell(config["dataset"]["name"]), method_line(config, cell), cell(config["retrieval"]["name"]))
-    return e["id"], state, *work, *scores, created, cell(", ".join(tags))
+    return e["id"], state, scores[0], *work, *scores[1:], created, cell(", ".join(tags))
 
 # %% ../nbs/60_listing.ipynb #listing-experiments-table
 def experiments_table(
@@ -89,7 +89,7 @@ def experiments_table(
     listed = [e for e in all_of_them if archived or not marks[e["id"]].archived]
     states = [_state(e, store) for e in listed]
     lines = [_listed(e, state, marks[e["id"]].tags) for e, state in zip(listed, states)]
-    columns = ["id", "status", "data set", "method", "retrieval", "accuracy", *_LISTED, "created (UTC)"]
+    columns = ["id", "status", "accuracy", "data set", "method", "retrieval", *_LISTED, "created (UTC)"]
     columns += ["tags"] if any(marks[e["id"]].tags for e in listed) else []
     notes = [note for word, note in _WHAT_TO_DO.items() if word in " ".join(states)]
     if aside := len(all_of_them) - len(listed):
