@@ -1808,6 +1808,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'llmforge.ownanswers': { 'llmforge.ownanswers._chunks': ('ownanswers.html#_chunks', 'llmforge/ownanswers.py'),
                                      'llmforge.ownanswers._folders': ('ownanswers.html#_folders', 'llmforge/ownanswers.py'),
                                      'llmforge.ownanswers._in_order': ('ownanswers.html#_in_order', 'llmforge/ownanswers.py'),
+                                     'llmforge.ownanswers._judged_before': ('ownanswers.html#_judged_before', 'llmforge/ownanswers.py'),
                                      'llmforge.ownanswers._judged_questions': ( 'ownanswers.html#_judged_questions',
                                                                                 'llmforge/ownanswers.py'),
                                      'llmforge.ownanswers._kind': ('ownanswers.html#_kind', 'llmforge/ownanswers.py'),

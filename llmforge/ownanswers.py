@@ -17,6 +17,7 @@ from .config import ExperimentConfig, load_config
 from .core import ConfigError, fingerprint
 from .embedding import chunk_passages
 from .files import outputs_dir
+from .groundedness import Groundedness
 from .labelled import Labelled
 from .metrics import has_answer
 from .support import chunks_read, support_label
@@ -69,11 +70,21 @@ def _folders() -> list[Path]:
     )
 
 
+def _judged_before(folder: Path) -> bool:
+    "Whether another judge, or an earlier version, judged a run: its answers were looked at for today's."
+    path = folder / "result.json"
+    if not path.is_file():
+        return bool(load_config(folder / "config.yaml").metrics.judge)
+    scorer = json.loads(path.read_text(encoding="utf-8"))["result"]["summary"].get("scorer")
+    today = (Groundedness.name, Groundedness.version)
+    return bool(scorer) and (scorer["name"], scorer["version"]) != today
+
+
 def _judged_questions() -> frozenset[str]:
-    "Ids of questions that a run with a judge asked."
+    "Ids of questions that a run asked which was judged before."
     asked: set[str] = set()
     for folder in _folders():
-        if load_config(folder / "config.yaml").metrics.judge:
+        if _judged_before(folder):
             lines = (folder / "runs.jsonl").read_text(encoding="utf-8").splitlines()
             asked |= {json.loads(line)["example_id"] for line in lines}
     return frozenset(asked)

@@ -132,7 +132,7 @@ def test_interrupt_keeps_the_experiment_open(outputs):
     store, n = Store(), iter(range(10**6))
 
     def reply(text, sampling):
-        if next(n) == 30:
+        if next(n) == 10:
             os.kill(
                 os.getpid(), signal.SIGINT
             )  # the main thread's; one raised here would be an engine's failure

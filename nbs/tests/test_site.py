@@ -185,7 +185,7 @@ def test_a_study_that_was_run_again_says_so(pages, p):
     for old, new in p.replaced.items():
         quote = pages[f"findings/{old}.html"].find("blockquote")
         assert quote.get_text().startswith("\nReplaced.") and quote.a["href"].endswith(f"{new}.html")
-        claims = [a for a in findings.find_all("a") if f"{old}/" in a.get("href", "")]
+        claims = [a for a in findings.select("li.claim a") if f"/{old}/" in f"/{a['href']}"]
         assert not claims and findings.find("a", href=f"{old}.html")
         assert not any(
             q.get_text().startswith("\nReplaced.") for q in pages[f"findings/{new}.html"]("blockquote")
