@@ -127,8 +127,10 @@ def test_failures_are_rows_and_count_as_wrong(outputs):
     assert "NaN" not in json.dumps(result["summary"])
 
 
-def test_interrupt_keeps_the_experiment_open(outputs):
+def test_interrupt_keeps_the_experiment_open(outputs, request):
     "Ctrl-C is not a failure: the experiment stays RUNNING, its lease is free, and the next call goes on."
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, former))
     store, n = Store(), iter(range(10**6))
 
     def reply(text, sampling):
