@@ -47,7 +47,7 @@ def project(tmp_path, monkeypatch):
 def call(project, *args, code=0, before=None):
     """What the real command prints; it never shows a traceback, and an error is its last line.
 
-    Where a run ends early, a batch may be told of at exit that was never begun: that is no part of the error."""
+    Where a run ends early, Python may tell at exit of a batch that was never begun: no part of the error."""
     command = [sys.executable, "-c", "from llmforge.cli import main; main()", *map(str, args)]
     p = subprocess.run(command, cwd=project, capture_output=True, text=True, preexec_fn=before)
     assert p.returncode == code and "Traceback" not in p.stderr + p.stdout, p.stdout + p.stderr
