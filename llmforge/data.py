@@ -41,9 +41,11 @@ _R = TypeVar("_R", Example, Passage)
 # %% ../nbs/07_data.ipynb #594fade7
 def stable_order(
     examples: Iterable[Example],  # in any order
+    shuffle: int = 0,  # another number: another order, as good
 ) -> list[Example]:
-    "Examples in the order of the SHA-256 of their ids."
-    return sorted(examples, key=lambda e: hashlib.sha256(e.id.encode()).hexdigest())
+    "Examples in the order of the SHA-256 of their ids, behind the number where it is not 0."
+    before = f"{shuffle} " if shuffle else ""
+    return sorted(examples, key=lambda e: hashlib.sha256(f"{before}{e.id}".encode()).hexdigest())
 
 # %% ../nbs/07_data.ipynb #data-reserve
 def reserve_pool(
@@ -62,9 +64,7 @@ def sample_order(
     stratified: bool = False,  # spread each kind evenly over the whole
 ) -> list[Example]:
     "Examples in an order of which any part is a sample."
-    ordered = stable_order(examples)
-    if shuffle:
-        ordered = sorted(ordered, key=lambda e: hashlib.sha256(f"{shuffle} {e.id}".encode()).hexdigest())
+    ordered = stable_order(examples, shuffle)
     if not stratified:
         return ordered
     of_kind, met = Counter(e.kind for e in ordered), Counter[str]()

@@ -120,9 +120,9 @@ def _by_kind(rows: Sequence[Mapping]) -> dict[str, list[Mapping]]:
 
 def _right_by_kind(rows: Sequence[Mapping], accuracy: str) -> dict[str, list[float]]:
     "Kind of question -> the score that counts, of each of its rows."
-    scores: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        scores[kind_of(row)].append(right(row, accuracy))
+    scores = {}
+    for kind, some in _by_kind(rows).items():
+        scores[kind] = [right(r, accuracy) for r in some]
     return scores
 
 

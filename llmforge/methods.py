@@ -57,7 +57,7 @@ def passages_text(
 def _solved(exemplar: Exemplar, prompt: PromptConfig) -> tuple[str, str]:
     "An exemplar as it is shown: its question and its reply, a letter where choices are listed."
     e, answer, choices = exemplar.example, exemplar.answer, choices_of(exemplar.example)
-    if "{choices}" in prompt.template and answer in choices:
+    if prompt.lists_choices and answer in choices:
         answer = LETTERS[choices.index(answer)]
     given = {"passages": exemplar.passages, "choices": listed(choices)}
     return (

@@ -17,12 +17,17 @@ from .sections import PromptConfig
 from .text import fill_template
 
 # %% ../nbs/40_multiplechoice.ipynb #multiplechoice-continuations
+def _said(prompt: PromptConfig, choices: Sequence[str]) -> Sequence[str]:
+    "What stands for each choice: its letter where the template lists the choices, else its text."
+    return LETTERS[: len(choices)] if prompt.lists_choices else choices
+
+
 def continuations(
     prompt: PromptConfig,  # its template and reply
     choices: Sequence[str],
 ) -> list[str]:  # one each
     "What may follow the prompt: each choice, or its letter where the template lists the choices."
-    said = LETTERS[: len(choices)] if "{choices}" in prompt.template else choices
+    said = _said(prompt, choices)
     replies = [fill_template(prompt.reply, answer=text, rationale="") for text in said]
     return [reply.strip() for reply in replies] if prompt.format == "chat" else replies
 
@@ -33,15 +38,12 @@ async def multiple_choice(
     context: Context,  # with the choices
 ) -> str:  # the choice that is likeliest
     "Choose one of the given answers by its log-probability."
-    choices = context.choices
+    choices, template = context.choices, context.config.method.prompt
     prompt = context.prompt(question, await context.search(question))
-    logprobs = await context.choose(prompt, continuations(context.config.method.prompt, choices))
-    scored = list(zip(choices, logprobs))
-    by_length = scored
-    if "{choices}" not in context.config.method.prompt.template:
-        by_length = [(text, p / len(text)) for text, p in scored]
-    context.by_length = max(by_length, key=lambda pair: pair[1])[0]
-    return max(scored, key=lambda pair: pair[1])[0]
+    logprobs = await context.choose(prompt, continuations(template, choices))
+    scored = list(zip(choices, logprobs, _said(template, choices)))
+    context.by_length = max(scored, key=lambda choice: choice[1] / len(choice[2]))[0]
+    return max(scored, key=lambda choice: choice[1])[0]
 
 # %% ../nbs/40_multiplechoice.ipynb #multiplechoice-check
 def _fault(example: Example) -> str:
@@ -61,10 +63,10 @@ def check_choices(
     data: Dataset,
 ) -> None:
     "Raise `ConfigError` where method multiple_choice is to be asked what has no choices."
-    prompt, shots = config.method.prompt, config.method.shots
+    lists, shots = config.method.prompt.lists_choices, config.method.shots
     if config.method.name != "multiple_choice":
         return
-    shown = data.pool if shots and "{choices}" in prompt.template else ()
+    shown = data.pool if shots and lists else ()
     faults = {e.id: why for e in (*data.examples, *shown) if (why := _fault(e))}
     if not faults:
         return

@@ -129,6 +129,11 @@ class PromptConfig(Section):
     passage: Text = Field("{title}: {text}\n", description="one retrieved passage; fields: {title}, {text}")
     stop: tuple[Text, ...] = Field((), description="generation ends before any of these strings")
 
+    @property
+    def lists_choices(self) -> bool:
+        "Whether choices are shown as lettered lines, and letters are scored."
+        return "{choices}" in self.template
+
     @field_validator("template")
     @classmethod
     def _template(cls, text: str) -> str:
@@ -223,7 +228,7 @@ class MethodConfig(Section):
                 f"agent.choice: {self.agent.choice!r} needs prompt.format completion;"
                 " allowed in a chat, where the model calls tools by itself: free"
             )
-        if "{choices}" in self.prompt.template and self.name != "multiple_choice":
+        if self.prompt.lists_choices and self.name != "multiple_choice":
             raise ValueError(
                 f"prompt.template: {{choices}} is for method multiple_choice; received {self.name!r}"
             )
