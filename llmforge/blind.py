@@ -107,10 +107,10 @@ def cast(
     store: Store,
     ballot: Ballot,
 ) -> Vote:
-    "Store a vote; raises `DataError` for one that cannot be, `StoreError` for a question that is not there."
+    "Store a vote; raises `NotFound`, `DataError` for one that cannot be, `StoreError` without its question."
     left, right = ballot.sides(ballot.example_id)
-    for id in (left, right):
-        stored_trace(store, found(store, id), ballot.example_id)
+    for experiment in [found(store, id) for id in (left, right)]:
+        stored_trace(store, experiment, ballot.example_id)
     vote = Vote(left, right, ballot.example_id, ballot.voter, ballot.said).checked()
     put_votes(store, [vote])
     return vote

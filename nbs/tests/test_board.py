@@ -261,7 +261,13 @@ def test_votes_are_blind_and_are_rows(chrome, served, two):
         cells = page.locator(".markdown tbody tr").first.locator("td").all_inner_texts()
         assert cells[0] == "Ada <b>" and int(cells[1]) + int(cells[2]) == 2 and cells[3:5] == ["2", "0"]
     wrong = {"a": two[0], "b": two[1], "voter": "Ada", "example_id": "q", "said": "left"}
-    for change, status in (({}, 409), ({"a": "none"}, 404), ({"said": "both"}, 422), ({"seed": "x"}, 422)):
+    for change, status in (
+        ({}, 409),
+        ({"a": "none"}, 404),
+        ({"b": "none"}, 404),
+        ({"said": "both"}, 422),
+        ({"seed": "x"}, 422),
+    ):
         body = {**wrong, **change}
         if "said" in change:
             body["example_id"] = served.http.get(f"/experiments/{two[0]}/rows").json()["rows"][0][
