@@ -6,67 +6,57 @@
 __all__ = ['after_thinking', 'clean_answer', 'first_line', 'after_reasoning', 'abstains']
 
 # %% ../nbs/40_extraction.ipynb #extraction-imports
+import json
 import re
 from collections.abc import Iterator
 
 from .text import plain_text
 
+# %% ../nbs/40_extraction.ipynb #extraction-own-turn
+_CHANNEL = re.compile(
+    r"<\|channel\|>(?:(final)|[a-z]+)[^<]*<\|message\|>|\Aanalysis(?=[A-Z'\"]).*assistant(final)", re.S
+)
+_BEGINS = re.compile(r"\A\s*(?:<\|begin_of_solution\|>|<\|im_start\|>assistant)")
+_ENDS = re.compile(
+    r"<\|(?:im_end|im_start|eot_id|eom_id|end_of_text|endoftext|end_of_solution|end|return|start)\|>"
+    r"|<(?:end_of_turn|eos)>|</s>\s*\Z"
+)
+
+
+def _own_turn(text: str) -> str:
+    "A reply up to the token that ends it; of several channels the final one, empty where it has none."
+    if channels := list(_CHANNEL.finditer(text)):
+        last = channels[-1]
+        text = text[last.end() :] if last[1] or last[2] else ""
+    return _ENDS.split(_BEGINS.sub("", text), maxsplit=1)[0]
+
 # %% ../nbs/40_extraction.ipynb #d42d5707
-_THOUGHT = re.compile(r"[<\[◁](/?)(?:think|thinking|thought|reasoning)[>\]▷]", re.I)
+_THOUGHT = re.compile(
+    r"[<\[◁] ?(?P<end>/?) ?(?:seed:)?(?:think|thinking|thought|reasoning|scratchpad) ?[>\]▷]"
+    r"|<\|(?:begin|(?P<ended>end))_of_thought\|>",
+    re.I,
+)
 
 
 def after_thinking(
     text: str,  # what a model wrote
 ) -> str:  # empty where the thoughts do not end
     "A reply without its thoughts, in <think> and </think>; the first tag may have been in the prompt."
-    *others, last = [None, *_THOUGHT.finditer(text)]
-    if last is None or last[1]:
-        return text[last.end() :] if last else text
-    before = others[-1]
-    if before is None:
-        return text[: last.start()]
-    return text[before.end() : last.start()] if before[1] else ""
-
-# %% ../nbs/40_extraction.ipynb #methods-clean-answer
-_IS = (
-    r"(?:is|was|equals|comes (?:out )?to|(?:turns out|seems|appears|has) to be"
-    r"|(?:would|should|must|will|might|could|may) be)\b(?: (?:therefore|thus|then|hence|simply|just)\b)?"
-)
-_LEAD = re.compile(
-    rf"^(?:(?:the |my )?(?:final |short |correct )?answer\s*+(?:{_IS})?\s*+[:\-–]\s*+|a:\s*+"
-    rf"|(?:so |therefore,? |thus,? |hence,? )?(?:the|my) (?:final |correct )?answer {_IS}:?\s*+)",
-    re.I,
-)
-_QUOTES = ('""', "''", "“”", "‘’")
-_MARKUP = "*_` "
-
-
-def clean_answer(
-    text: str,  # a line that holds an answer
-) -> str:
-    "The bare answer: without lead-in, quotes, bold type, the dollars of a formula or the final full stop."
-    text = _LEAD.sub("", text.strip().lstrip(_MARKUP + ">#")).strip(_MARKUP)
-    if text.endswith(".") and not re.search(r"\b[A-Z]\.$", text):
-        text = text[:-1].rstrip(_MARKUP)
-    if re.fullmatch(r"\$[^$]+\$|\\\(.*\\\)", text):
-        text = text.strip("$\\()").strip()
-    quoted = len(text) > 1 and text[0] + text[-1] in _QUOTES
-    return text[1:-1] if quoted else text
-
-# %% ../nbs/40_extraction.ipynb #methods-first-line
-def first_line(
-    text: str,  # what a model wrote
-) -> str:
-    "The first line that holds an answer, as a bare answer; an empty text where none does."
-    return next(filter(None, map(clean_answer, after_thinking(text).splitlines())), "")
+    tags = [(m.start(), m.end(), bool(m["end"] or m["ended"])) for m in _THOUGHT.finditer(text)]
+    starts = [0, *(end for _, end, _ in tags)]
+    if not tags or tags[-1][2]:
+        return _own_turn(text[starts[-1] :])
+    before = len(tags) < 2 or tags[-2][2]
+    return _own_turn(text[starts[-2] : tags[-1][0]] if before else "")
 
 # %% ../nbs/40_extraction.ipynb #methods-boxed
-_BRACES = re.compile(r"(\\(?:boxed|fbox)\s*+\{)|\\[{}]|([{}])")
+_BRACES = re.compile(r"(\\(?:boxed|fbox)\s*+\{)|\\[{}]|([{}])|\\boxed ([0-9A-Za-z])(?![A-Za-z])")
 _TEX = [
     (r"\\(?:text|textbf|mathrm|mathbf|mbox|boxed|fbox) *\{([^{}]*)\}", r"\1"),
     (r"\{,\}", ","),
     (r"\\([$%&#_])", r"\1"),
     (r"\\[,;:! ]", " "),
+    (r" {2,}", " "),
 ]
 
 
@@ -80,6 +70,8 @@ def _boxes(text: str) -> list[tuple[int, str]]:
         elif m[2] and opened:
             place, start, boxed = opened.pop()
             found += [(place, text[start : m.start()])] if boxed else []
+        elif m[3]:
+            found.append((m.start(), m[3]))
     return found
 
 
@@ -89,27 +81,89 @@ def _without_tex(answer: str) -> str:
         answer = re.sub(pattern, new, answer)
     return answer
 
+# %% ../nbs/40_extraction.ipynb #methods-clean-answer
+_IS = (
+    r"(?:is|was|equals|comes (?:out )?to|to be|(?:turns out|seems|appears|has) to be"
+    r"|(?:would|should|must|will|might|could|may) be)\b(?: (?:therefore|thus|then|hence|simply|just)\b)?"
+)
+_LEAD = re.compile(
+    rf"^(?:(?:the |my )?(?:final |short |correct )?answer\s*+(?:{_IS})?\s*+[:：\-–—]\s*+|a:\s*+"
+    rf"|(?:so |therefore,? |thus,? |hence,? )?(?:the|my) (?:final |correct )?answer {_IS}:?\s*+)",
+    re.I,
+)
+_MARKUP = "*_` "
+_SIGNS = re.compile(r"(?:[*_`\s]|#{2,}|[>#]+(?=\s))*+")
+_FULL_STOP = re.compile(r"(?<![\W_][A-Z])(?<!\.[A-Za-z])\.$")
+_FORMULA = re.compile(r"(\$\$?)([^$]+)\1|\\\((.*)\\\)|\\\[(.*)\\\]")
+_QUOTES = ('""', "''", "“”", "‘’", "«»", "「」", "„“")
+
+# %% ../nbs/40_extraction.ipynb #extraction-clean-answer
+def clean_answer(
+    text: str,  # a line that holds an answer
+) -> str:
+    "The bare answer: without lead-in, quotes, bold type, the dollars of a formula or the final full stop."
+    text = text.strip()
+    text = _LEAD.sub("", text[_SIGNS.match(text).end() :]).strip(_MARKUP)
+    text = _FULL_STOP.sub("", text).rstrip(_MARKUP)
+    if formula := _FORMULA.fullmatch(text):
+        text = next(filter(None, formula.groups()[1:]), "").strip()
+    quoted = len(text) > 1 and text[0] + text[-1] in _QUOTES
+    return _FULL_STOP.sub("", text[1:-1].strip()) if quoted else text
+
+# %% ../nbs/40_extraction.ipynb #methods-first-line
+def first_line(
+    text: str,  # what a model wrote
+) -> str:
+    "The first line that holds an answer, as a bare answer; an empty text where none does."
+    answer = next(filter(None, map(clean_answer, after_thinking(text).splitlines())), "")
+    boxes = _boxes(answer)
+    return clean_answer(_without_tex(boxes[-1][1])) if boxes else answer
+
 # %% ../nbs/40_extraction.ipynb #methods-sentence
 _SHORT = "St Mr Ms Mrs Dr Jr Sr No Mt Ft Co Inc Ltd Gen Col Capt Prof Rev Vol Op vs".split()
 _NO_ABBREVIATION = r"(?<!\b[A-Z])" + "".join(rf"(?<!\b{word})" for word in _SHORT)
 _END = re.compile(
     rf"{_NO_ABBREVIATION}[.!?][)\"'”’*_]{{0,3}}\s+(?=[\"'“‘(*_]{{0,3}}[A-Z])|(?<=\w),? because\b"
+    r"|(?:(?<=\b[Yy]es)|(?<=\b[Nn]o)),? (?:since|as)\b"
 )
+_BARE = re.compile(r"\s*(?:(?:```|~~~)\w*|\$\$|\\\[|[-*_#>=:`]*)\s*")  # a line that holds nothing but signs
+_CLOSED = re.compile(r"</(?:final_)?answer>", re.I)
 
 
 def _named(text: str) -> str:
     "The answer at the beginning of a text, up to the end of its sentence."
-    line = next(filter(str.strip, text.splitlines()), "")
-    lead = re.match(r"[\s*_`>#:=]*+", line)
+    first, *_ = lines = _CLOSED.split(text, maxsplit=1)[0].splitlines() or [""]
+    line = next((line for line in lines if not _BARE.fullmatch(line)), "")
+    lead = re.match(r"[\s*_`>#:=：]*+" if line is first else r"[\s*_`>#:=•]*+(?:- )?", line)
     return clean_answer(_without_tex(_END.split(line[lead.end() :] if lead else line, maxsplit=1)[0]))
 
 # %% ../nbs/40_extraction.ipynb #cbedb90a
-_LINE = r"^[ \t>#*_`-]{0,12}+(?:(?:the|my) )?(?:final |correct |short )?answer[*_` ]{0,6}+(?:[:=]|$)"
+_LINE = r"^[ \t>#*_`-]{0,12}+(?:(?:the|my) )?(?:final |correct |short )?answer[*_` ]{0,6}+(?:[:=：]|[-–—] |$)"
+_OF_WHAT = r"(?: to (?:the|this|that|your|our) (?:\w+ ){0,3}(?:question|problem)(?=\W+\w+\W+\w))?"
 _SAID = (
-    rf"(?<!\bthis )(?<!\bthat )(?<!\ban )(?<!\byour )(?<!\w)answer[*_` ]{{0,6}}+(?:{_IS}\s{{0,4}}+:?|[:=])"
+    r"(?<!\bthis )(?<!\bthat )(?<!\ban )(?<!\byour )(?<!\w)"
+    rf"(?:answer(?:, (?:then|therefore|thus|hence),)?{_OF_WHAT}|(?:correct|right) (?:option|choice))"
+    rf"[*_` ]{{0,6}}+(?:{_IS}\s{{0,4}}+:?|[:=：])"
 )
-_MARKER = re.compile(rf"({_LINE}|####|<answer>)|{_SAID}", re.I | re.M)
+_MARKER = re.compile(rf"({_LINE}|####|<(?:final_)?answer>)|{_SAID}", re.I | re.M)
 _PROSE = re.compile(r"(?!(?:the|an?) +[A-Z0-9])[a-z]\S* +\S")  # of a sentence about the answer
+
+# %% ../nbs/40_extraction.ipynb #extraction-fields
+_FIELD = re.compile(
+    r"[\"'](?:final[_ ]?)?answer[\"']\s*+:\s*+"
+    r"(?:(\"(?:[^\"\\]|\\.)*+\")|'((?:[^'\\]|\\.)*+)'|(-?\d[\d.]*+|true|false)|null|none)",
+    re.I,
+)
+
+
+def _fields(text: str) -> Iterator[tuple[int, str]]:
+    "Place and content of each field of a JSON object that is called answer."
+    for m in _FIELD.finditer(text):
+        try:
+            answer = json.loads(m[1], strict=False) if m[1] else m[2] or m[3] or ""
+        except ValueError:  # an escape that JSON does not know
+            answer = m[1].strip('"')
+        yield m.start(), answer.strip()
 
 # %% ../nbs/40_extraction.ipynb #methods-answers
 def _answers(text: str) -> Iterator[tuple[bool, str]]:
@@ -121,8 +175,9 @@ def _answers(text: str) -> Iterator[tuple[bool, str]]:
         named.append((at, said, _named(text[start : end if said else line])))
         line = line if said else at
     boxed = [(at, False, clean_answer(_without_tex(content))) for at, content in _boxes(text)]
-    for _, said, answer in sorted(named + boxed, reverse=True):
-        if answer := answer.removesuffix("</answer>"):
+    fields = [(at, False, answer) for at, answer in _fields(text)]
+    for _, said, answer in sorted(named + boxed + fields, reverse=True):
+        if answer:
             yield said and bool(_PROSE.match(answer)), answer
 
 # %% ../nbs/40_extraction.ipynb #methods-after-reasoning
@@ -134,59 +189,113 @@ def after_reasoning(
     found = list(_answers(text))
     if found:
         return next((answer for prose, answer in found if not prose), found[0][1])
+    if any(_fields(text)):
+        return ""
     before = _MARKER.split(text, maxsplit=1)[0]
     sentences = [s for s in re.split(r"(?<=[.!?])\s+|\n+", before) if s.strip()]
     return clean_answer(sentences[-1]) if sentences else ""
 
 # %% ../nbs/40_extraction.ipynb #ad0e5bdc
-_NOT = r"(?:do not|don'?t|did not|didn'?t|cannot|can not|can'?t|could not|couldn'?t)"
+_NOT = (
+    r"(?:do not|don'?t|did not|didn'?t|cannot|can not|can'?t|could not|couldn'?t|would not|wouldn't"
+    r"|haven't|have not)"
+)
+_KNOW = r"(?:know|determine|say|tell|answer|decide|identify|infer|conclude|verify|confirm)\b"
 _FIND = (
     r"(?:know|have|find|see|determine|say|tell|answer|recall|remember|provide|give|identify|locate|confirm"
-    r"|access|think|believe|be (?:sure|certain)|assist|help|understand|verify|infer|respond|conclude)\b"
+    r"|access|think|believe|be (?:sure|certain)|assist|help|understand|verify|infer|respond|conclude"
+    r"|found|seen|enough|any|a clue|the (?:answer|information))\b"
 )
+_KNOWLEDGE = (
+    r"(?:idea|clue|answers?|info|mention|evidence|data|records?|details?|knowledge|way|context|information)\b"
+)
+_TO_TELL = rf"(?: (?:to (?:\w+ly )?{_KNOW}|in|from|about|on|is|was|available|given|provided|here)\b|\W*$)"
+
+# %% ../nbs/40_extraction.ipynb #extraction-somebody
 _SOMEBODY = [
     rf"(?:i|we)(?: \w+ly| just)? {_NOT}(?: \w+ly| quite)? (?:{_FIND}|\W*$)",
     r"(?:i|we)(?: am|'m| was| are|'re| were)? (?:not able|unable|wasn'?t able|weren'?t able) to " + _FIND,
-    r"(?:(?:i|we)(?: am|'m| are|'re|m)? )?not (?:\w+ly |quite |too |100% )?(?:sure|certain)\b",
-    r"(?:i|we)(?: am|'m| are|'re) (?:unsure|uncertain|unaware|not aware|not familiar)\b|i lack\b",
-    r"(?:there(?:'s| is| are| was)|i have|we have|i found|i see) (?:no|not enough|insufficient)"
-    r" (?:idea|clue|answer|info|mention|evidence|data|record|details|knowledge|way|(?:\w+ )?information)\b",
-    r"no (?:answer|information|mention of)\b|no (?:idea|clue)\W*$|idk\W*$",
-    r"(?:not enough|insufficient) (?:information|info|context|data|evidence)\b",
-    r"not applicable\W*$|n/?a\W*$|none\W*$",
+    r"(?:(?:i|we)(?: am|'m| are|'re|m)? )?not (?:(?!only)\w+ly |quite |too |100% )?(?:sure|certain)\b",
+    r"(?:i|we)(?: am|'m| are|'re) (?:unsure|uncertain|unaware|not aware|not familiar)\b",
+    rf"i lack (?:\w+ ){{0,4}}{_KNOWLEDGE}|i dunno\b|dunno\W*$|idk\W*$",
+    rf"(?:there(?:'s| is| are| was)|i have|we have|i found|i see) (?:no|not enough|insufficient)"
+    rf" (?:\w+ ){{0,2}}{_KNOWLEDGE}",
+    rf"there (?:is|are|was|were)(?:n't| not) (?:any|enough|sufficient) (?:\w+ )?{_KNOWLEDGE}",
+    r"no (?:\w+ )?(?:answers?|information|mention of)\b|no mention\W*$|no (?:idea|clue)\W*$",
+]
+
+# %% ../nbs/40_extraction.ipynb #extraction-nobody
+_NOBODY = [
+    rf"(?:not enough|insufficient) (?:information|info|context|data|evidence){_TO_TELL}",
+    r"(?:(?:i|we) )?(?:do not|don'?t|cannot|can not|can'?t|could not|couldn'?t|unable to|not able to)"
+    rf" {_KNOW}"
+    r"(?: (?:that|this|it|(?:that|this|the) (?:answer|question)))?"
+    r"(?: (?:for (?:sure|certain)|(?:based on|from|with) .{0,80}))?\W*$",
+    r"(?:(?:i|we) (?:would )?|would )?needs? more (?:information|context|details)\b",
+    r"more (?:information|context) (?:is|would be) (?:needed|required|necessary)\b",
+    r"not applicable\W*$|(?-i:N/?A|n/a)\W*$|(?:none|null)\W*$",
+    r"(?:it(?:'s| is) )?(?:hard|difficult) to (?:say|tell|determine)\b",
+    r"(?:nobody|no one) (?-i:(?:really )?knows)\W*$",
 ]
 
 # %% ../nbs/40_extraction.ipynb #methods-abstain-said
-_TEXT = r"(?:passages?|texts?|context|information|documents?|articles?|sources?|paragraphs?|excerpts?)"
-_GIVEN = (
-    r"(?:known|mentioned|stated|given|specified|provided|available|found|listed|described|disclosed"
-    rf"|indicated|answered|answerable|clear|determined|present|in the (?:\w+ )?{_TEXT})"
+_TEXT = (
+    r"(?:passages?|texts?|context|information|documents?|articles?|sources?|paragraphs?|excerpts?|snippets?"
+    r"|(?:search )?results)"
 )
+_GIVEN = (
+    r"(?:known|mentioned|stated|given|specified|provided|available|found|listed|described|disclosed|included"
+    rf"|indicated|answered|answerable|clear|determined|present|in (?:the|this|my) (?:\w+ )?{_TEXT})"
+)
+_WHERE = (
+    rf"(?: (?:anywhere )?(?:in|from|by|within|on|at|based on) (?:\w+ ){{0,3}}{_TEXT}\b| here\b|[.!;]\s|\W*$)"
+)
+_TELL = (
+    r"(?:mention|say|state|specify|contain|provide|include|give|indicate|answer|tell|discuss|address|cover"
+    r"|explain|describe|list|name|identify|reveal|offer|have|refer|show|disclose|clarify|make|seem|appear)\b"
+)
+_ARE_NOT = r"(?:is|are|was|were|has been|have been|has|have)(?:n'?t| not)(?: been)?"
+
+# %% ../nbs/40_extraction.ipynb #extraction-nothing
 _NOTHING = [
-    rf"(?:the |these |this )?(?:\w+ )?(?:{_TEXT}|answer|question)[^.]{{0,60}}\b(?:do(?:es)?(?:n'?t| not)"
-    r"|did(?:n'?t| not)|(?:is|are|was)(?:n'?t| not)|cannot|can'?t|lacks?)\b",
-    rf"(?:none|neither) of the (?:\w+ )?{_TEXT}\b",
-    r"(?:(?:it|this|that|the \w+(?: \w+){0,3})(?:'s| is| was| are)? )?(?:not|isn'?t|wasn'?t) (?:\w+ly )?"
-    rf"{_GIVEN}(?: (?:in|from|by|here|anywhere|within|on|at)\b.{{0,80}})?\W*$",
-    r"(?:(?:it|this|that|the answer)(?:'s| is) )?(?:(?:im|not )possible to (?:say|know|tell|determine|answer)"
+    rf"(?:the |these |this |that )?(?:\w+ )?(?:{_TEXT}|answer|question)[^.]{{0,60}}?"
+    rf" (?:(?:do(?:es)?|did)(?:n'?t| not)(?: \w+ly| even)? {_TELL}|lacks?\b"
+    rf"|(?:cannot|can'?t|could not|couldn'?t) be \w+"
+    rf"|{_ARE_NOT} (?:\w+ly )?(?:enough|sufficient|{_GIVEN}{_WHERE}))",
+    rf"(?:the |this )?(?:\w+ )?(?:{_TEXT}|answer)(?: \w+)? (?:(?:is|are) )?(?:insufficient|unknown)\b",
+    rf"(?:the )?(?:{_TEXT}|answer) not {_GIVEN}{_WHERE}",
+    rf"(?:none|neither) of the (?:\w+ )?{_TEXT}\b|neither (?:\w+ )?{_TEXT} (?:\w+s)\b",
+    rf"(?:(?:it|this|that|the \w+(?: \w+){{0,3}}?)(?:'s| is| was| are| has| has been)? )?"
+    rf"(?:not|isn'?t|wasn'?t|hasn'?t)(?: been)? (?:\w+ly )?{_GIVEN}{_WHERE}",
+    r"(?:(?:it|this|that|the answer|the question)(?:'s| is) )?"
+    rf"(?:(?:im|not )possible to (?:\w+ly )?{_KNOW}"
     r"|un(?:known|answerable|clear|sure|certain|specified)\W*$"
     r"|un(?:known|clear|certain) (?:from|in|based|wh\w+|if|how)\b)",
     r"(?:(?:it|this|that) )?(?:cannot|can'?t|could not|couldn'?t) be (?:determined|answered|inferred|found)",
+    r"(?:it|this|that) (?:does not|doesn'?t) (?:\w+ly )?(?:say|mention|specify|state)\b",
 ]
 
 # %% ../nbs/40_extraction.ipynb #methods-abstain-polite
 _POLITE = (
     r"(?:(?:(?:i am|i'?m) )?(?:sorry|afraid)(?: that)?|unfortunately|apologies|i apologi[sz]e|well|hmm|but"
-    rf"|as an ai(?: \w+){{0,2}}|(?:based on|according to|from) the (?:\w+ ){{0,2}}{_TEXT})[,.!:;]? ++"
+    r"|honestly|as an? (?:ai|(?:large )?language model)(?: \w+){0,2}"
+    rf"|(?:based on|according to|from|given) (?:the|this|that) (?:\w+ ){{0,2}}{_TEXT}(?: \w+ed)?)[,.!:;]? ++"
+)
+_TITLE = (  # "I Don't Know How to Love Him"
+    r"(?!.*\b(?:answer|information|question|enough)\b)"
+    r"(?-i:\"?(?:I|[A-Z][a-z']+) [A-Z][a-z]*'?[a-z]+ [A-Z][a-z']+ \S)"
 )
 
 # %% ../nbs/40_extraction.ipynb #methods-abstains
-_ABSTAIN = re.compile(rf"(?:{_POLITE})*+(?:{'|'.join(_SOMEBODY + _NOTHING)})", re.I)
+_ABSTAIN = re.compile(
+    rf"(?!{_TITLE})(?:{_POLITE})*+(?:{'|'.join(_SOMEBODY + _NOBODY + _NOTHING)})", re.I | re.M
+)
+_CUT = re.compile(r" ?n ?['`] ?t\b", re.I)  # as tokenisers write don't
 
 
 def abstains(
     answer: str,  # a bare answer
 ) -> bool:
     "True where the answer is empty or says that there is none."
-    said = plain_text(answer).strip(" \t\r\n\"'*_`")
-    return not answer.strip() or bool(_ABSTAIN.match(said))
+    said = plain_text(answer).strip(" \t\r\n\"'*_`()[]<>")
+    return not said.strip(".?-") or bool(_ABSTAIN.match(_CUT.sub("n't", said)))
