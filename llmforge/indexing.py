@@ -37,7 +37,7 @@ from llmforge.embedding import (
 from .files import build_once, cache_dir
 from .records import Corpus
 from .sections import RetrievalConfig
-from .text import HAN, UNSPACED, cell, plain_text, table
+from .text import HAN, UNSPACED, cell, plain_lower, table
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ _HAN = re.compile(f"[{HAN}]")
 def _words(text: str) -> list[str]:
     "Runs of letters, digits and their marks; of a script without blanks its pairs of signs, and Han signs."
     words = []
-    for run in re.finditer(_RUN, plain_text(text).lower().translate(_LETTERS)):
+    for run in re.finditer(_RUN, plain_lower(text).casefold().translate(_LETTERS)):
         if signs := run[1]:
             pairs = [signs[i : i + 2] for i in range(len(signs) - 1)]
             words += [*_HAN.findall(signs), *pairs] or [signs]
@@ -255,13 +255,17 @@ class Bm25:
         return top(self.model.get_scores_from_ids(ids), k)
 
 # %% ../nbs/33_indexing.ipynb #9bc02719
+_REWORDED = re.compile("[İßς\u0640]")  # in words that are other ones since format 3
+
+
 def index_key(
     corpus: Corpus,
     config: RetrievalConfig,
 ) -> dict:
     "Everything that determines an index's content."
+    reworded = any(_REWORDED.search(p.text + p.title) for p in corpus.passages)
     return {
-        "format": 2,  # 2: words of scripts without blanks
+        "format": 3 if reworded else 2,  # 2: words of scripts without blanks; 3: İ is an i, and ß is ss
         "corpus": corpus.fingerprint,
         "chunk_tokens": config.chunk_tokens,
         "chunk_overlap": config.chunk_overlap,

@@ -23,7 +23,7 @@ from unicodedata import category
 
 from .core import ConfigError, DataError, LlmForgeError, closest, ends_the_run, error_text, metrics
 from .quantities import normalize_numeric, same_quantity
-from .text import UNSPACED, plain_text
+from .text import UNSPACED, plain_lower
 
 # %% ../nbs/12_metrics.ipynb #d3618700
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
@@ -46,7 +46,7 @@ _DELETED, _BLANKED = _Marks(""), _Marks(" ")
 
 def _tidy(text: str, marks: _Marks) -> str:
     "A text in lower case without punctuation and articles, with single blanks."
-    return " ".join(_ARTICLES.sub(" ", plain_text(text).lower().translate(marks)).split())
+    return " ".join(_ARTICLES.sub(" ", plain_lower(text).translate(marks)).split())
 
 # %% ../nbs/12_metrics.ipynb #metrics-squad
 def normalize_squad(
@@ -81,8 +81,8 @@ def normalize_answer(
 def _key(text: str, style: str) -> str:
     "A text as it is compared; one that normalises to nothing keeps its articles, or else its punctuation."
     if (key := normalize_answer(text, style)).strip():
-        return " ".join(key.split())
-    plain = plain_text(text).lower()
+        return " ".join(key.casefold().split())
+    plain = plain_lower(text).casefold()
     return " ".join(plain.translate(_BLANKED).split()) or " ".join(plain.split())
 
 
@@ -209,7 +209,7 @@ _TOKEN = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+|[^\w\s]|_")
 
 
 def _tokens(text: str) -> str:
-    return "\0".join(["", *_TOKEN.findall(plain_text(text).lower()), ""])
+    return "\0".join(["", *_TOKEN.findall(plain_lower(text).casefold()), ""])
 
 
 def has_answer(

@@ -7,23 +7,39 @@ __all__ = ['normalize_numeric', 'same_quantity']
 
 # %% ../nbs/11_quantities.ipynb #quantities-imports
 import re
+from collections.abc import Callable
 from fractions import Fraction
 
-from .text import plain_text
+from .text import plain_lower
 
 # %% ../nbs/11_quantities.ipynb #quantities-spelling
-_SPELLINGS = [
-    (r"\\d?t?frac *\{([^{}]*)\}\{([^{}]*)\}", r" \1/\2"),
+def _listed(numbers: re.Match) -> str:
+    "Numbers in brackets, a blank behind each comma; digits in groups of three stay one number."
+    whole = re.fullmatch(r"-?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?", numbers[0])
+    return numbers[0] if whole else numbers[0].replace(",", ", ")
+
+
+_SPELLINGS: list[tuple[str, str | Callable[[re.Match], str]]] = [
+    (r"\\[dt]?frac *([0-9])([0-9])(?![0-9])", r"\\frac{\1}{\2}"),
+    (r"(?<=[\w)}]) {0,3}(?=\\[dt]?frac\b)", " "),
+    (r"\\d?t?frac *\{([^{}]*)\}\{([^{}]*)\}", r"\1/\2"),
     (r"\\(?:text|mathrm|mathbf|textbf|mbox|boxed) *(?=\{)", " "),
     (r"\\[,;:!]|\\left|\\right|\\[()\[\]]", ""),
     (r"\\(?:times|cdot)", "x"),
     (r"(?<!\\)\$([^$]*)(?<!\\)\$", r"\1"),
+    (r"(?<=[0-9]) ?[*x×·] ?10 ?\^ ?\{?(?=[-+]?[0-9])", "e"),
+    (r"(?<![\w.,^])10 ?\^ ?\{?(?=[-+]?[0-9])", "1e"),
     (r"[\\{}*`]", ""),
     (r"×|·", "x"),
+    (r"π", "pi"),
+    (r"√", "sqrt"),
+    (r"(?<=[([])-?[0-9.]+(?:,-?[0-9.]{1,9})+(?=[)\]])", _listed),
+    (r"(?<=[\w)]) ?(?<![0-9]e)\+ ?", " + "),
     (r"\b(?:minus|negative) +(?=[$€£¥₹]?\.?[0-9])", "-"),
     (r"\bper ?cent\b", "%"),
     (r"\bus ?(?=\$)|(?<=[$€£¥₹])[ ]+(?=[0-9])", ""),
     (r"\b(?:usd|us) ?(?=[-.]?[0-9])", "$"),
+    (r"([$€£¥₹][0-9][0-9.,]{0,20}) ?(?:m|(b))\b", lambda m: f"{m[1]} {'billion' if m[2] else 'million'}"),
     (r"\beur ?(?=[-.]?[0-9])", "€"),
     (r"\bgbp ?(?=[-.]?[0-9])", "£"),
 ]
@@ -31,7 +47,7 @@ _SPELLINGS = [
 
 def _spelled(text: str) -> str:
     "A text in lower case, as a keyboard would have it, without LaTeX."
-    text = plain_text(text).lower()
+    text = plain_lower(text)
     for pattern, new in _SPELLINGS:
         text = re.sub(pattern, new, text)
     return text[max(map(text.rfind, "=≈")) + 1 :]
@@ -40,7 +56,7 @@ def _spelled(text: str) -> str:
 _READINGS = [  # what a numeral looks like, and what becomes of the marks in it
     (r"[1-9][0-9]{0,2}([,' _])[0-9]{3}(?:\1[0-9]{3})*(?:\.[0-9]+)?", str.maketrans("", "", ",' _")),
     (r"[1-9][0-9]?(?:,[0-9]{2})*,[0-9]{3}(?:\.[0-9]+)?", str.maketrans("", "", ",")),
-    (r"[1-9][0-9]{0,2}(?:\.[0-9]{3})+,[0-9]+", str.maketrans(",", ".", ".")),
+    (r"[1-9][0-9]{0,2}([.' ])[0-9]{3}(?:\1[0-9]{3})*,[0-9]+", str.maketrans(",", ".", ".' ")),
     (r"[1-9][0-9]{0,2}(?:\.[0-9]{3}){2,}", str.maketrans("", "", ".")),
     (r"[0-9]+,[0-9]+", str.maketrans(",", ".")),
     (r"[0-9]*\.?[0-9]+", {}),
@@ -59,6 +75,7 @@ def _decimal(numeral: str) -> str:
 _NUMERAL = r"[0-9]++(?:[.,'_][0-9]++|[ ][0-9]{3}(?![0-9/]))*+|\.[0-9]++"
 _UNITS = "km|cm|mm|m|mi|ft|in|kg|mg|g|lbs?|oz|ml|l|ms|mins?|hrs?|h|am|pm|mph"  # may follow at once
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALES |= {"k": 10**3, "mn": 10**6, "bn": 10**9, "tn": 10**12}
 _NUMBER = re.compile(
     rf"(?<![\w.])(?<![0-9]/)([-+]?)([$€£¥₹]?)([-+]?)({_NUMERAL})"
     r"(?:(?:e| ?[x*] ?10 ?\^ ?)([-+]?[0-9]{1,3})(?![0-9]))?"
@@ -80,7 +97,7 @@ def _value(number: re.Match) -> Fraction | None:
     return -value if "-" in sign + inner else value
 
 # %% ../nbs/11_quantities.ipynb #quantities-normalise
-_WORD = re.compile(r"[^\W_]+(?:'[^\W\d_]+)*|[%$€£¥₹]")
+_WORD = re.compile(r"[^\W_]+(?:'[^\W\d_]+)*|[%$€£¥₹<>≤≥]|(?<= )\+(?= )")
 _NAMES = {"percent": "%", "dollar": "$", "dollars": "$", "usd": "$", "euro": "€", "euros": "€", "eur": "€"}
 _ARTICLES = ("a", "an", "the")
 

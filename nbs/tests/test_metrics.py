@@ -92,6 +92,8 @@ TYPOGRAPHIC = [
     ("New\u00a0York", "new york", "new york"),
     ("wait…", "wait", "wait"),
     ("¿Qué?", "qué", "qué"),
+    ("İSTANBUL", "istanbul", "istanbul"),
+    ("كـتـاب", "كتاب", "كتاب"),
 ]
 
 
@@ -110,6 +112,15 @@ def test_what_differs_stays_different():
     for style in NORMALIZERS:
         for a, b in [("1914-1919", "1914–1918"), ("Beyonce", "Beyoncé"), ("４３", "42"), ("大阪。", "東京")]:
             assert exact_match(a, [b], style) == 0
+
+
+@pytest.mark.parametrize(
+    "a, b", [("STRASSE", "Straße"), ("ΣΟΦΙΑΣ", "σοφιας"), ("istanbul", "İstanbul"), ("ǆ", "Ǆ"), ("ﬅ", "ST")]
+)
+def test_capitals_do_not_count_in_any_script(a, b):
+    for style in NORMALIZERS:
+        assert set(score_answer(a, [b], style).values()) == set(score_answer(b, [a], style).values()) == {1}
+    assert has_answer(f"In {a}.", [b]) and has_answer(f"In {b}.", [a])
 
 
 def test_scripts_without_blanks():
@@ -695,6 +706,36 @@ NUMBERS = [
     ("４２", "42", 1),
     ("٤٢", "42", 1),
     ("The Beatles", "beatles", 1),
+    ("1 234,50", "1234.5", 1),
+    ("1\u00a0234,5 €", "1234.5", 1),
+    ("1.5*10^3", "1500", 1),
+    ("1.5 \\cdot 10^{3}", "1500", 1),
+    ("10^3", "1000", 1),
+    ("10⁻²", "0.01", 1),
+    ("-10^3", "-1000", 1),
+    ("\\frac12", "0.5", 1),
+    ("-\\dfrac{1}{2}", "-0.5", 1),
+    ("2\\frac{1}{3}", "7/3", 1),
+    ("2 \\frac{1}{3}", "7/3", 1),
+    ("$3M", "3000000", 1),
+    ("$1.5 B", "1500000000", 1),
+    ("3bn", "3,000,000,000", 1),
+    ("10k", "10000", 1),
+    ("3 m", "3 m", 1),
+    ("3 m", "3000000", 0),
+    ("(2, 3)", "(2,3)", 1),
+    ("(1,-5)", "(1, -5)", 1),
+    ("(1,000)", "1000", 1),
+    ("(2,3)", "2.3", 0),
+    ("x+1", "x + 1", 1),
+    ("x+1", "x-1", 0),
+    ("5+3", "5-3", 0),
+    ("B+", "B-", 0),
+    ("C++", "C", 0),
+    ("x<5", "x>5", 0),
+    ("2\\pi", "2π", 1),
+    ("\\sqrt{2}", "√2", 1),
+    ("20 °C", "20°C", 1),
 ]
 
 
@@ -749,6 +790,11 @@ def test_a_quantity_is_the_same_both_ways():
         "1 111" * 10_000,
         "½" * 50_000,
         "1e999999999",
+        "x+" * 50_000,
+        "(" + "1," * 50_000 + ")",
+        "10^" * 30_000,
+        "$1" + "0" * 50_000 + " m",
+        "\\frac1" * 20_000,
     ],
     ids=lambda t: f"{t[:6]}…",
 )

@@ -28,6 +28,10 @@ SEARCHES = {
     "mixed": ("DNA检测", "医院提供DNA检测。", ["医院有医生。", "DNA is a molecule."]),
     "fullwidth": ("ＮＡＳＡ　１９６９", "NASA landed in 1969.", ["ESA was founded later.", "Cats sleep."]),
     "typographic": ("Hawaiʻi’s volcano", "A volcano of Hawai'i.", ["A volcano of Iceland.", "Cats sleep."]),
+    "turkish": ("istanbul", "İSTANBUL bir şehirdir.", ["Ankara başkenttir.", "Kediler uyur."]),
+    "german": ("strasse", "Die STRAẞE ist lang, eine Straße eben.", ["Ein Weg.", "Katzen schlafen."]),
+    "greek": ("ΣΟΦΟΣ", "ένας σοφος μιλά", ["η γάτα κοιμάται", "βρέχει"]),
+    "stretched": ("كتاب", "هذا كـتـاب جديد", ["القطة تنام", "المطر يهطل"]),
     "invisible": ("Par\u00adis\u200b", "Paris is a city.", ["Bern is a city.", "Cats sleep."]),
 }
 
@@ -63,3 +67,5 @@ def test_an_index_of_other_words_has_another_name():
     corpus, config = Corpus("c", (Passage("p", "t", "x"),)), RetrievalConfig(name="sparse")
     key = index_key(corpus, config)
     assert key["format"] == 2 and fingerprint(key) != fingerprint({**key, "format": 1})
+    reworded = Corpus("c", (Passage("p", "t", "Straße"),))
+    assert index_key(reworded, config)["format"] == 3, "only where a word became another one"
