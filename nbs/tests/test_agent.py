@@ -167,6 +167,59 @@ WRITTEN = [
     ("Thought: the Observation: says so.\nAnswer: Lima", "", None, "Lima"),
     ("Observations are few.\nAnswer: Lima", "", None, "Lima"),
     ("<think>Action: retrieval[Cusco]</think>\nAction: retrieval[Lima]", "retrieval", "Lima", None),
+    ("Action: `retrieval`[Lima]", "retrieval", "Lima", None),
+    ('Action: "retrieval"[Lima]', "retrieval", "Lima", None),
+    ("Action:\nretrieval[Lima]", "retrieval", "Lima", None),
+    ("Action:\n```\nretrieval[Lima]\n```", "retrieval", "Lima", None),
+    ("```\nAction: retrieval[Lima]\n```", "retrieval", "Lima", None),
+    ("Act 2: retrieval[Lima]", "retrieval", "Lima", None),
+    ("Action #1: retrieval[Lima]", "retrieval", "Lima", None),
+    ("Action： retrieval［Lima］", "retrieval", "Lima", None),
+    ("Action: Use the retrieval[Lima] tool", "retrieval", "Lima", None),
+    ("Action: functions.retrieval(Lima)", "retrieval", "Lima", None),
+    ("Thought: I look. Action: retrieval[Lima]", "retrieval", "Lima", None),
+    ("Action: retrieval[Lima]; Action: retrieval[Cusco]", "retrieval", "Lima", None),
+    ("Action: retrieval[Lima]<|im_end|>", "retrieval", "Lima", None),
+    ('Action: retrieval["Lima"]', "retrieval", "Lima", None),
+    ("Action: retrieval['Lima']", "retrieval", "Lima", None),
+    ("Action: retrieval[“Lima”]", "retrieval", "Lima", None),
+    ("Action: retrieval[O'Higgins]", "retrieval", "O'Higgins", None),
+    ('Action: retrieval["a ] b"] so', "retrieval", "a ] b", None),
+    ('Action: retrieval("smile :)")', "retrieval", "smile :)", None),
+    ('Action: retrieval["say \\"hi\\" ]"]', "retrieval", 'say "hi" ]', None),
+    ('Action: retrieval["Lima", "Cusco"]', "retrieval", '"Lima", "Cusco"', None),
+    ('Action: retrieval(query="Lima", k=2)', "retrieval", {"query": "Lima", "k": 2}, None),
+    ('Action: retrieval[query="Lima (Peru)"]', "retrieval", {"query": "Lima (Peru)"}, None),
+    ("Action: calculator[x=5]", "calculator", "x=5", None),
+    ('Action: retrieval {"query": "Lima"}', "retrieval", {"query": "Lima"}, None),
+    ('Action: retrieval\nAction Input: "Lima"', "retrieval", "Lima", None),
+    ('Action: retrieval\n\nInput:\n```json\n{"query": "Lima"}\n```', "retrieval", {"query": "Lima"}, None),
+    ('Action:\n```json\n{"action": "retrieval", "action_input": "Lima"}\n```', "retrieval", "Lima", None),
+    (
+        'Action: {"name": "retrieval", "arguments": {"query": "Lima"}}',
+        "retrieval",
+        {"query": "Lima"},
+        None,
+    ),
+    (
+        'Action: {"function": {"name": "retrieval", "arguments": "{\\"query\\": \\"Lima\\"}"}}',
+        "retrieval",
+        {"query": "Lima"},
+        None,
+    ),
+    ("Action: Finish[Lima]", "", None, "Lima"),
+    ("Action 3: finish(Lima)", "", None, "Lima"),
+    ("Thought: done\nFinish[Lima]", "", None, "Lima"),
+    ('Action: final_answer("Lima")', "", None, "Lima"),
+    ('final_answer(answer="Lima")', "", None, "Lima"),
+    ("Action: Finish: Lima", "", None, "Lima"),
+    ("Action: Final Answer\nAction Input: Lima", "", None, "Lima"),
+    ('Action:\n```\n{"action": "Final Answer", "action_input": "Lima"}\n```', "", None, "Lima"),
+    ("Action: None\nAnswer: Lima", "", None, "Lima"),
+    ("Action: no action needed.\nFinal Answer: Lima", "", None, "Lima"),
+    ("## Final Answer\nLima", "", None, "Lima"),
+    ("Final Answer is Lima.", "", None, "Lima"),
+    ("Answer: \\boxed{42}", "", None, "42"),
 ]
 
 
@@ -183,6 +236,45 @@ def test_an_observation_of_its_own_ends_the_text(label):
     s = parse_step(f"Thought: x\nAction: retrieval[Lima]\n{label} Cusco\nAnswer: Cusco")
     assert s.tool == "retrieval" and "Cusco" not in s.text
     assert parse_step(f"Thought: x\n{label} Cusco\nAnswer: Cusco").problem
+
+
+def test_a_tool_may_be_called_finish():
+    s = parse_step("Action: Finish[Lima]", ["finish"])
+    assert (s.tool, s.arguments, s.answer) == ("Finish", "Lima", None)
+
+
+@pytest.mark.parametrize(
+    "name", ["Wikipedia_Search", "wikipedia-search", "Wikipedia Search", "WIKIPEDIA_SEARCH"]
+)
+def test_a_tool_is_known_by_its_name_however_it_is_spelled(name):
+    text = f" I need to look up Peru.\nAction: {name}[Peru]"
+    got, trace, _ = run([text, DONE])
+    assert got == "Lima" and [c["name"] for c in walk(trace, "tool")] == ["wikipedia_search"]
+
+
+def test_the_name_of_the_first_argument_may_be_written():
+    _, trace, _ = run([" I add.\nAction: calculator[expression = 2 + 3]", DONE])
+    assert [c["output"] for c in walk(trace, "tool")] == ["5"]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Action: none\n" * 80_000,
+        "Action: " + "`" * 500_000,
+        "Action: f('" + "\\" * 300_000,
+        "Action: f(x=" + "[" * 200_000,
+        "Action: f(x='" + "(" * 9_000,
+        "Action: " + '{"function": ' * 50_000,
+        "Action: f\nAction Input: " + "```" * 100_000,
+        ". Action: " * 50_000,
+        "# Answer " * 50_000,
+    ],
+    ids=lambda t: f"{t[:14]!r}…",
+)
+def test_no_turn_takes_long(text):
+    parse_step(text)
 
 
 def test_an_argument_without_an_end_is_a_problem_where_more_follows():
