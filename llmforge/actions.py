@@ -116,7 +116,7 @@ def _from_object(value: Any) -> tuple[str, Any] | None:
     written = isinstance(given, str) and given.lstrip().startswith("{")
     return name, _arguments(given, "")[0] if written else given
 
-# %% ../nbs/44_actions.ipynb #agent-action
+# %% ../nbs/44_actions.ipynb #actions-step
 def _step(text: str, name: str, arguments: Any, names: Collection[str], problem: str = "") -> Step:
     "A call of a tool, or the answer that is written as one."
     if plain_name(name) not in _ENDS or plain_name(name) in map(plain_name, names):
@@ -124,7 +124,7 @@ def _step(text: str, name: str, arguments: Any, names: Collection[str], problem:
     values = list(arguments.values()) if isinstance(arguments, Mapping) else [arguments]
     return Step(text, answer=first_line(str(values[0]) if values else ""))
 
-
+# %% ../nbs/44_actions.ipynb #agent-action
 def _action(text: str, rest: str, names: Collection[str]) -> Step:
     "The step of a text whose action is `rest`."
     rest = re.sub(r"^\s*(?:```\w*\s*)?[*` ]*", "", rest)

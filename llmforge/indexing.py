@@ -155,12 +155,13 @@ class _Letters(dict):
 
 
 _LETTERS = _Letters()
-_RUN = re.compile(f"([{UNSPACED}]+)|[^{UNSPACED}]+")
+_PAIRED = UNSPACED + r"\uac00-\ud7af"  # and Korean, whose particles stand at the end of words
+_RUN = re.compile(f"([{_PAIRED}]+)|[^{_PAIRED}]+")
 _HAN = re.compile(f"[{HAN}]")
 
 
 def _words(text: str) -> list[str]:
-    "Runs of letters, digits and their marks; of a script without blanks its pairs of signs, and Han signs."
+    "Runs of letters, digits and their marks; of Asian scripts the pairs of signs, and each Han sign."
     words = []
     for run in re.finditer(_RUN, plain_lower(text).casefold().translate(_LETTERS)):
         if signs := run[1]:
@@ -255,7 +256,9 @@ class Bm25:
         return top(self.model.get_scores_from_ids(ids), k)
 
 # %% ../nbs/33_indexing.ipynb #9bc02719
-_REWORDED = re.compile("[İßς\u0640]")  # in words that are other ones since format 3
+_REWORDED = re.compile(
+    r"[İßς\u0307\u0640\u1100-\u11ff\uac00-\ud7af]"
+)  # in words that are other ones since format 3
 
 
 def index_key(
@@ -265,7 +268,7 @@ def index_key(
     "Everything that determines an index's content."
     reworded = any(_REWORDED.search(p.text + p.title) for p in corpus.passages)
     return {
-        "format": 3 if reworded else 2,  # 2: words of scripts without blanks; 3: İ is an i, and ß is ss
+        "format": 3 if reworded else 2,  # 2: words of scripts without blanks; 3: of Korean, İ is i, ß is ss
         "corpus": corpus.fingerprint,
         "chunk_tokens": config.chunk_tokens,
         "chunk_overlap": config.chunk_overlap,

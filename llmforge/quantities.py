@@ -12,13 +12,13 @@ from fractions import Fraction
 
 from .text import plain_lower
 
-# %% ../nbs/11_quantities.ipynb #quantities-spelling
+# %% ../nbs/11_quantities.ipynb #quantities-listed
 def _listed(numbers: re.Match) -> str:
     "Numbers in brackets, a blank behind each comma; digits in groups of three stay one number."
     whole = re.fullmatch(r"-?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?", numbers[0])
     return numbers[0] if whole else numbers[0].replace(",", ", ")
 
-
+# %% ../nbs/11_quantities.ipynb #quantities-spelling
 _SPELLINGS: list[tuple[str, str | Callable[[re.Match], str]]] = [
     (r"\\[dt]?frac *([0-9])([0-9])(?![0-9])", r"\\frac{\1}{\2}"),
     (r"(?<=[\w)}]) {0,3}(?=\\[dt]?frac\b)", " "),
@@ -44,7 +44,7 @@ _SPELLINGS: list[tuple[str, str | Callable[[re.Match], str]]] = [
     (r"\bgbp ?(?=[-.]?[0-9])", "£"),
 ]
 
-
+# %% ../nbs/11_quantities.ipynb #quantities-spelled
 def _spelled(text: str) -> str:
     "A text in lower case, as a keyboard would have it, without LaTeX."
     text = plain_lower(text)

@@ -23,6 +23,11 @@ SEARCHES = {
     "khmer": ("រាជធានីកម្ពុជា", "ភ្នំពេញជារាជធានីកម្ពុជា", ["ឆ្មាចូលចិត្តគេង", "ភ្លៀងធ្លាក់"]),
     "burmese": ("မြန်မာနိုင်ငံမြို့တော်", "နေပြည်တော်သည်မြန်မာနိုင်ငံ၏မြို့တော်", ["ကြောင်အိပ်သည်", "မိုးရွာသည်"]),
     "korean": ("프랑스 수도", "파리는 프랑스 수도 이다.", ["런던은 영국 도시 이다.", "고양이는 잔다."]),
+    "korean particles": (
+        "서울 인구",
+        "서울은 인구가 많다.",
+        ["부산에는 항구가 있다.", "고양이는 잔다."],
+    ),
     "hindi": ("भारत की राजधानी", "दिल्ली भारत की राजधानी है।", ["बिल्ली सोती है।", "बारिश हो रही है।"]),
     "arabic": ("عاصمة فرنسا", "باريس هي عاصمة فرنسا", ["القطة تنام", "المطر يهطل"]),
     "mixed": ("DNA检测", "医院提供DNA检测。", ["医院有医生。", "DNA is a molecule."]),
@@ -67,5 +72,6 @@ def test_an_index_of_other_words_has_another_name():
     corpus, config = Corpus("c", (Passage("p", "t", "x"),)), RetrievalConfig(name="sparse")
     key = index_key(corpus, config)
     assert key["format"] == 2 and fingerprint(key) != fingerprint({**key, "format": 1})
-    reworded = Corpus("c", (Passage("p", "t", "Straße"),))
-    assert index_key(reworded, config)["format"] == 3, "only where a word became another one"
+    for word in ("Straße", "서울은"):
+        reworded = Corpus("c", (Passage("p", "t", word),))
+        assert index_key(reworded, config)["format"] == 3, "only where a word became another one"
