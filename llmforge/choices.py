@@ -6,7 +6,6 @@
 __all__ = ['LETTERS', 'choices_of', 'listed', 'with_choices']
 
 # %% ../nbs/07_choices.ipynb #choices-imports
-import json
 import re
 from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
@@ -14,6 +13,7 @@ from typing import Any
 
 from .core import DataError
 from .records import Example
+from .rows import opened
 
 # %% ../nbs/07_choices.ipynb #choices-of
 def choices_of(
@@ -59,13 +59,7 @@ def _pairs(value: Any) -> list[tuple[str, Any]]:
 
 # %% ../nbs/07_choices.ipynb #choices-found
 def _opened(value: Any) -> Any:
-    "A list or an object that stands in a cell of a table as JSON; else the value."
-    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-    return value
+    return opened(value) if isinstance(value, str) else value
 
 
 def _lettered(record: Mapping[str, Any]) -> list[str]:

@@ -8,23 +8,20 @@ __all__ = ['FILE_READERS', 'short_reason', 'read_document', 'skipped_text', 'rea
 # %% ../nbs/07_converters.ipynb #documents-imports
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from .core import DataError, MissingExtra, redact, require
-from .files import is_file
+from .files import is_file, marked_encoding
 from .records import Corpus, Passage
 
 # %% ../nbs/07_converters.ipynb #data-decode
-_MARKS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32"}
-_MARKS |= {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # after those of UTF-32, which begin alike
-
-
 def _encoding(data: bytes) -> str:
     "The encoding of a text that declares none; raises `DataError` where it cannot be told."
-    if marked := next((name for mark, name in _MARKS.items() if data.startswith(mark)), None):
+    if marked := marked_encoding(data):
         return marked
     if b"\0" not in data:
         return "utf-8"
@@ -41,7 +38,7 @@ def _decoded(data: bytes, declared: str | None = None) -> str:
     try:
         text = data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError:
-        raise DataError(f"it is not {encoding.upper()}; save it as UTF-8") from None
+        raise DataError(f"it is not {encoding.upper().removesuffix('-SIG')}; save it as UTF-8") from None
     if "\0" in text:
         raise DataError("it is no text: there are NUL characters in it")
     return text.replace("\r\n", "\n").replace("\r", "\n")
@@ -79,7 +76,10 @@ def _declared(data: bytes) -> str | None:
 def _html(path: Path) -> tuple[str, str]:
     "Title and visible text of an HTML file, a line a block."
     data = path.read_bytes()
-    soup = require("bs4", "documents").BeautifulSoup(_decoded(data, _declared(data)), "html.parser")
+    bs4 = require("bs4", "documents")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", bs4.XMLParsedAsHTMLWarning)  # a page in XHTML is a page
+        soup = bs4.BeautifulSoup(_decoded(data, _declared(data)), "html.parser")
     heading = soup.find(["h1", "h2", "h3"]) or soup.title
     title = " ".join(heading.get_text(" ").split()) if heading else ""
     for tag in soup.find_all(["title", "script", "style", "template", "noscript"]):

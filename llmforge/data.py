@@ -179,8 +179,13 @@ def load_hub(
 # %% ../nbs/07_data.ipynb #data-file
 def _from_file(name: str, what: str, convert: Callable[[Mapping[str, Any], str], _R]) -> list[_R]:
     "The records of a JSONL file that a config names, each through `convert`."
-    path = find_file(name, what)
-    return [convert(r, f"{path.name} line {i}") for i, r in numbered_objects(path)]
+    path, found = find_file(name, what), {}
+    for i, r in numbered_objects(path):
+        record = convert(r, f"{path.name} line {i}")
+        if record.id in found:
+            raise DataError(f"{path.name} line {i}: id {record.id!r:.80} occurs twice; ids must be unique")
+        found[record.id] = record
+    return list(found.values())
 
 # %% ../nbs/07_data.ipynb #data-raw
 def _with_pool(config: DatasetConfig) -> tuple[list[Example], list[Example]]:

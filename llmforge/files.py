@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VARIABLES', 'DAMAGED', 'PAUSES', 'Variable', 'project_root', 'shipped', 'here_or_shipped', 'outputs_dir', 'cache_dir',
-           'is_file', 'find_file', 'remedy', 'remove_leftovers', 'aside_of', 'build_aside', 'build_once', 'is_locked',
-           'use_wal']
+           'is_file', 'find_file', 'marked_encoding', 'remedy', 'remove_leftovers', 'aside_of', 'build_aside',
+           'build_once', 'is_locked', 'use_wal']
 
 # %% ../nbs/02_files.ipynb #files-imports
 import errno
@@ -194,6 +194,17 @@ DAMAGED = (
     ArithmeticError,
     RecursionError,
 )
+
+# %% ../nbs/02_files.ipynb #files-encoding
+_BYTE_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32"}
+_BYTE_MARKS |= {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # after those of UTF-32, which begin alike
+
+
+def marked_encoding(
+    data: bytes,  # the first four of a file, or all
+) -> str | None:  # None where there is no mark
+    "The encoding that the byte order mark at the beginning of a file tells."
+    return next((name for mark, name in _BYTE_MARKS.items() if data.startswith(mark)), None)
 
 # %% ../nbs/02_files.ipynb #files-remedy
 _FULL = "free some space on its disk"

@@ -15,10 +15,12 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from .core import DataError, error_text, fingerprint
+from .files import marked_encoding
 from .text import cell, table
 
 # %% ../nbs/06_records.ipynb #756be59a
@@ -132,12 +134,15 @@ def numbered_objects(
 ) -> Iterator[tuple[int, dict[str, Any]]]:  # line number, record
     "The objects of a JSONL file with their lines; raises `DataError` with the line number."
     opener: Callable = gzip.open if path.name.endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8", newline="\n") as f:
+    with opener(path, "rb") as f:
         try:
-            for i, line in enumerate(f, 1):
+            lines = TextIOWrapper(f, marked_encoding(f.peek(4)) or "utf-8", newline="\n")
+            for i, line in enumerate(lines, 1):
                 if text := line.strip().removeprefix("\ufeff"):
                     yield i, _object(text, f"{path.name} line {i}")
-        except (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as e:
+        except UnicodeError as e:
+            raise DataError(f"{path.name}: cannot be read as text: {e}; save it as UTF-8") from None
+        except (gzip.BadGzipFile, zlib.error, EOFError) as e:
             raise DataError(
                 f"{path.name}: cannot be read: {e}; it is damaged: fetch or write it again"
             ) from None
@@ -210,7 +215,7 @@ def _as_text(value: Any, path: str, where: str) -> str:
     received = "null" if value is None else f"{type(value).__name__} {str(value)[:40]}"
     raise DataError(f"{where}: field {path!r} must be a text; received {received}")
 
-
+# %% ../nbs/06_records.ipynb #records-texts
 def _texts(values: list, path: str, where: str) -> tuple[str, ...]:
     "The texts of a list, those of lists within it too."
     found: list[str] = []
@@ -219,11 +224,11 @@ def _texts(values: list, path: str, where: str) -> tuple[str, ...]:
         found += [_as_text(v, f"{path}.{i}", where) for v in group]
     return tuple(found)
 
-# %% ../nbs/06_records.ipynb #records-to-example
+
 _KNOWN = {"id", "question", "answers", "kind", "type", "gold", "gold_passage_ids", "rationale", "meta"}
 _DROPPED = {"dataset", "split"}  # what public collections say of a record, and nothing here needs
 
-
+# %% ../nbs/06_records.ipynb #records-to-example
 def to_example(
     # id, question, answers; optional: kind or type, gold or gold_passage_ids, rationale
     record: Mapping[str, Any],
@@ -232,6 +237,8 @@ def to_example(
     "A question from a JSON record; raises `DataError`."
     _require(record, {"id": str, "question": str, "answers": list}, where)
     _check_sound(record, where)
+    if not record["question"].strip():
+        raise DataError(f"{where}: field 'question' is empty; a row without a question is to be taken out")
     gold = "gold" if record.get("gold") is not None else "gold_passage_ids"
     others = {k: v for k, v in record.items() if k not in _KNOWN | _DROPPED}
     return Example(

@@ -74,6 +74,46 @@ SHAPES = {
     "one.json": (json.dumps({"input": "When?", "expected_output": 1864}), "record-1", ("1864",)),
     "sheet.csv": ("\ufeffID;Question;Answer\r\n\r\n7;When?;1864\r\n;;\r\n", "7", ("1864",)),
     "lists.csv": ('query,answers\n"When?","[""1864"", ""in 1864""]"\n', "line-2", ("1864", "in 1864")),
+    "excel.csv": ("sep=;\nid;question;answer\n7;When?;1864\n", "7", ("1864",)),
+    "late.csv": ("\n \nid,question,answer\n7,When?,1864\n", "7", ("1864",)),
+    "blanks.csv": ('id, question, answer\n7, "When?", "1864"\n', "7", ("1864",)),
+    "python.csv": ("question,answers\nWhen?,\"['1864', 'in 1864']\"\n", "line-2", ("1864", "in 1864")),
+    "object.csv": (
+        'question,answers\nWhen?,"{""text"": [""1864""], ""answer_start"": [3]}"\n',
+        "line-2",
+        ("1864",),
+    ),
+    "squad.csv": (
+        "question,answers\nWhen?,\"{'text': ['1864'], 'answer_start': [3]}\"\n",
+        "line-2",
+        ("1864",),
+    ),
+    "interval.csv": ('question,answer\nWhen?,"[18, 64]"\n', "line-2", ("[18, 64]",)),
+    "bracket.csv": ("question,answer\nWhen?,[sic]\n", "line-2", ("[sic]",)),
+    "commas.tsv": ("id,question,answer\n7,When?,1864\n", "7", ("1864",)),
+    "quote.tsv": ('id\tquestion\tanswer\n7\tWhen?\t18"64\n', "7", ('18"64',)),
+    "a_list.jsonl": (json.dumps([{"question": "When?", "answer": "1864"}], indent=1), "record-1", ("1864",)),
+    "lines.json": (jsonl({"question": "When?", "answer": "1864"}) * 2, "line-1", ("1864",)),
+    "nested.json": (
+        json.dumps({"data": {"questions": [{"question": "When?", "answer": "1864"}]}}),
+        "record-1",
+        ("1864",),
+    ),
+    "noted.json": (
+        json.dumps({"data": [{"question": "When?", "answer": "1864"}], "errors": [{"code": 3}]}),
+        "record-1",
+        ("1864",),
+    ),
+    "split.json": (
+        json.dumps({"columns": ["question", "answer"], "index": [0], "data": [["When?", "1864"]]}),
+        "record-1",
+        ("1864",),
+    ),
+    "meta.json": (
+        json.dumps({"question": "When?", "answer": "1864", "meta": {"from": ["x"], "to": ["y"]}}),
+        "record-1",
+        ("1864",),
+    ),
     "tabs.tsv": ("qid\tquery\tanswer\n9\tWhen?\tParis, Texas\n", "9", ("Paris, Texas",)),
 }
 
@@ -136,6 +176,18 @@ def test_without_judgements_queries_are_no_questions(tmp_path):
         read_questions(tmp_path / "queries.jsonl")
 
 
+def test_a_long_document_beside_a_question(tmp_path):
+    "The reader of tables refuses a cell of more than 131,072 characters by itself."
+    (tmp_path / "q.csv").write_text(f"question,answer,context\nWhen?,1864,{'long ' * 40_000}\n")
+    assert read_questions(tmp_path / "q.csv")[0].answers == ("1864",)
+
+
+def test_choices_in_a_cell_as_python_writes_them(tmp_path):
+    (tmp_path / "q.csv").write_text("question,choices,answer\nWhen?,\"['1863', '1864']\",B\n")
+    e = read_questions(tmp_path / "q.csv")[0]
+    assert (e.answers, e.meta["choices"]) == (("1864",), ["1863", "1864"])
+
+
 def test_all_complaints_at_once_in_the_order_of_lines(tmp_path):
     lines = [
         '{"question": "a?", "answer": "x", "id": 1}',
@@ -172,6 +224,30 @@ def test_many_complaints_are_cut(tmp_path):
         ("q.json", "[3]", "q.json record 1: must be an object"),
         ("q.json", '{"data": [{"paragraphs": 3}]}', "q.json: is of no shape that is known"),
         ("q.parquet", "hello", "q.parquet: cannot be read"),
+        ("q.csv", "question,answer,answer\na?,x,y\n", "q.csv: column 'answer' is there twice"),
+        ("q.csv", "question,answer\na?,   \n", "q.csv line 2: no answers"),
+        ("q.csv", "question,answer\n  ,x\n", "q.csv line 2: no question"),
+        ("q.csv", "question,answers\na?,\"['x' 'y']\"\n", "q.csv line 2: .* is an array as NumPy prints it"),
+        ("q.csv", "question,answers\na?,\"{'text': array(['x'])}\"\n", "line 2: .* as NumPy prints it"),
+        ("q.tsv", 'question\tanswer\n"a?\tx\nb?\ty"\n', "q.tsv line 2: a quotation mark opens .* line 3"),
+        (
+            "q.jsonl",
+            '{"question": "a?", "question": "b?", "answer": "x"}',
+            "line 1: field 'question' is given tw",
+        ),
+        (
+            "q.json",
+            '[{"question": "a?", "answer": "x", "answer": "y"}]',
+            "q.json: field 'answer' is given twi",
+        ),
+        (
+            "q.jsonl",
+            '{"question": "a?", "answer": true}',
+            "field 'answers' must be a text; received True; wri",
+        ),
+        ("q.jsonl", '{"question": "a?", "answer": null}', "field 'answers' must be a list; received null"),
+        ("q.json", '{"train": [{"question": "a?"}], "test": [{"question": "b?"}]}', "under train, test; put"),
+        ("q.json", '{"question": ["a?", "b?"], "answer": ["x"]}', "received question 2, answer 1"),
         ("q.xlsx", "hello", "q.xlsx: its kind is not known; allowed: .jsonl"),
     ],
 )

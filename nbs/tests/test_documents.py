@@ -364,3 +364,8 @@ def test_line_breaks_of_any_system(docs):
 def test_end_tags_may_be_left_out(docs, html, text):
     (docs / "a.html").write_text(html)
     assert texts()["a.html"][1] == text
+
+
+def test_a_page_in_xhtml_is_read_without_a_word(docs, recwarn):
+    (docs / "a.html").write_bytes('<?xml version="1.0" encoding="iso-8859-1"?><p>Café</p>'.encode("latin-1"))
+    assert texts()["a.html"][1] == "Café" and not recwarn.list
