@@ -249,6 +249,20 @@ def _quoted(e: ErrorDetails) -> str:
     taken = e["type"] == "string_type" and isinstance(e["input"], (bool, int, float, date))
     return "; put it in quotes" if taken else ""
 
+
+def _remedy(value: object) -> str:
+    "What to do about a value in the place of a section."
+    if value is None:
+        return "; leave it out for what is usual"
+    said = "; YAML reads yes, no, on and off as true or false: put a name in quotes"
+    return said if isinstance(value, bool) else ""
+
+
+def _no_section(e: ErrorDetails, model: type[Section]) -> str:
+    "What belongs in the place of a value that is no section."
+    keys = ", ".join(_fields_at(model, [p for p in e["loc"] if p != "[key]"])) or "its fields"
+    return f"must be a mapping with {keys}"
+
 # %% ../nbs/04_configfiles.ipynb #1784443c
 def _problem(e: ErrorDetails, model: type[Section], root: str) -> str:
     "One pydantic error as `path: what is wrong; received …; allowed …`."
@@ -268,6 +282,10 @@ def _problem(e: ErrorDetails, model: type[Section], root: str) -> str:
             return f"{path}: must be one of {', '.join(allowed)}; received {received}{guess}"
         case "value_error":
             return f"{path}: {e['ctx']['error']}"
+        case "model_type" | "model_attributes_type":
+            return f"{path}: {_no_section(e, model)}; received {received}{_remedy(e['input'])}"
+        case "tuple_type" | "list_type":
+            return f"{path}: must be a list, e.g. [a, b]; received {received}"
         case _:
             return f"{path}: {e['msg'][0].lower() + e['msg'][1:]}; received {received}{_quoted(e)}"
 
