@@ -314,10 +314,6 @@ def _slip(path: str, text: str) -> str:
     in_list = path[-1].isdigit()
     if _NOTHING.fullmatch(text.strip()) and not in_list and path not in _NONE_IS_A_NAME:
         return f"{path}: is the text {text!r}; where nothing is meant, write null or leave the field out"
-    if ".prompt." not in path and text != text.strip():
-        return (
-            f"{path}: {text!r} has blanks or line breaks around it, as | in YAML leaves them; take them out"
-        )
     if ".prompt." in path and (_BREAK_IN_STOP if in_list else _BREAK).search(text):
         return f"{path}: {text!r} has a backslash in it; a line break is \\n in double quotes, not in single"
     return ""

@@ -12,8 +12,10 @@ import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
+from .columns import answers_of
 from .core import DataError, closest, fingerprint
 from .files import DAMAGED
 from .records import numbered_objects
@@ -57,8 +59,8 @@ def _messages(prompt: str) -> list[dict]:
 
 
 def _literal(text: str) -> object:
-    "The list that a string was made from, else the string."
-    if not (text.startswith("[") and text.endswith("]")):
+    "The list or the object that a string was made from, else the string."
+    if text[:1] + text[-1:] not in ("[]", "{}"):
         return text
     try:
         return ast.literal_eval(text)
@@ -70,8 +72,15 @@ def _aliases(target: object) -> tuple[str, ...]:
     "The accepted answers in a target."
     if isinstance(target, str):
         literal = _literal(target)
-        if isinstance(literal, list) and all(isinstance(x, str) for x in literal):
+        if (
+            isinstance(literal, Mapping)
+            or isinstance(literal, list)
+            and all(isinstance(x, str) for x in literal)
+        ):
             target = literal
+    if isinstance(target, Mapping):  # as SQuAD and TriviaQA have them
+        with suppress(DataError):
+            target = answers_of(target)
     return tuple(dict.fromkeys(_flat(target)))
 
 # %% ../nbs/54_logs.ipynb #5d186307
@@ -102,7 +111,9 @@ def _options(requests: list[list]) -> list[str]:
 def _choice(requests: list[list], likelihoods: list[float], target: str) -> tuple[str, tuple[str, ...]]:
     "The option chosen and those that are right."
     options, literal = _options(requests), _literal(target)
-    chosen = max(range(len(options)), key=lambda i: likelihoods[i])
+    chosen = max(
+        range(len(options)), key=lambda i: -math.inf if math.isnan(likelihoods[i]) else likelihoods[i]
+    )
     expected = []
     for gold in map(str, literal if isinstance(literal, list) else [literal]):
         is_index = gold.isdecimal() and int(gold) < len(options)

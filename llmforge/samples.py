@@ -98,9 +98,10 @@ def verdict_of(
 _NOTHING_FOUND = re.compile(r"\[\s*(invalid( ?answer)?|no ?answer|none|nothing)\s*\]", re.IGNORECASE)
 
 
-def _abstained(s: Sample) -> bool:
-    "Whether there is no answer; a filter writes [invalid] where it found none in the response."
-    return s.is_text and (abstains(s.answer) or bool(_NOTHING_FOUND.fullmatch(s.answer.strip())))
+def _abstained(s: Sample, right: float) -> bool:
+    "Whether there is no answer; [invalid] is a filter's that found none, and a right 'none' is one."
+    says_nothing = abstains(s.answer) or bool(_NOTHING_FOUND.fullmatch(s.answer.strip()))
+    return s.is_text and says_nothing and not (s.expected and right > 0)
 
 
 def _all_scores(s: Sample, verdict: str | None, logged: tuple[str, ...], style: str) -> dict[str, float]:
@@ -109,7 +110,9 @@ def _all_scores(s: Sample, verdict: str | None, logged: tuple[str, ...], style: 
     if s.error:
         return computed
     if s.is_text:
-        computed = score_answer("" if _abstained(s) else s.answer, s.expected, style)
+        computed = score_answer(s.answer, s.expected, style)
+        if _abstained(s, computed["exact_match"]):
+            computed = score_answer("", s.expected, style)
     right = computed["exact_match"] if verdict is None else s.scores[verdict]
     return {
         **s.scores,
@@ -158,7 +161,7 @@ def _run_of(s: Sample, position: int, scores: dict[str, float], tool: str) -> di
         answer=s.answer,
         cached=True,
         correct=scores["exact_match"] >= 1,
-        abstained=not s.error and _abstained(s),
+        abstained=not s.error and _abstained(s, scores["exact_match"]),
         scores=scores,
         trace=to_dict(trace),
         **{name: value for name, value in known.items() if value is not None},

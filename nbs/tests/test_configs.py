@@ -614,19 +614,9 @@ def test_a_secret_is_found_whatever_stands_around_it(monkeypatch, secret, around
         ("retrieval: off", "retrieval: must be a mapping with name, .*; received False; YAML reads yes, no"),
         ("retrieval: {name: sparse, weights: 3}", "retrieval.weights: input should be a valid dictionary"),
         ("dataset: {name: almanac, kinds: single}", "dataset.kinds: must be a list, e.g. .*'single'$"),
-        ("model: |\n    org/model", r"model.name: 'org/model\\n' has blanks or line breaks around it"),
-        ("model: {name: ' '}", "model.name: ' ' has blanks or line breaks around it"),
-        ("model: {name: org/m, revision: ' main'}", "model.revision: ' main' has blanks"),
     ],
 )
 def test_a_value_in_the_place_of_another_says_what_belongs_there(tmp_path, line, words):
     (tmp_path / "x.yaml").write_text(f"experiment:\n  name: t\n  {line}\n")
     with pytest.raises(ConfigError, match=rf"x.yaml: 1 problem\n  experiment.{words}"):
         load_config(tmp_path / "x.yaml")
-
-
-def test_a_prompt_may_begin_and_end_with_blanks():
-    config = load_config(
-        {"experiment": {"name": "t", "method": {"prompt": {"stop": ["\n"], "system": " x\n"}}}}
-    )
-    assert (config.method.prompt.stop, config.method.prompt.system) == (("\n",), " x\n")

@@ -561,6 +561,43 @@ def test_where_a_filter_found_nothing_nothing_was_answered(store, tmp_path, noth
     assert (result["answered"], result["abstained"]) == (2, 1)
 
 
+@pytest.mark.parametrize("scored", [True, False])
+def test_none_may_be_the_right_answer(store, tmp_path, scored):
+    "As in a run of our own: what is right is no abstention."
+    pairs = [
+        ("None", "None", 1.0),
+        ("unknown", "Unknown", 1.0),
+        ("I don't know", "4", 0.0),
+        ("none", "4", 0.0),
+    ]
+    made = generated if scored else lambda i, said, right, target: unscored(i, said, target)
+    lines = [made(i, said, right, target) for i, (said, target, right) in enumerate(pairs)]
+    rows = store.rows(import_lm_eval(store, log(tmp_path, lines)))
+    assert [(r["correct"], r["abstained"]) for r in rows] == [(1, 0), (1, 0), (0, 1), (0, 1)]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        {"text": ["Oslo", "Christiania"], "answer_start": [3, 9]},
+        "{'text': ['Oslo', 'Christiania'], 'answer_start': [3, 9]}",
+        {"value": "Oslo", "aliases": ["Christiania"]},
+    ],
+)
+def test_accepted_answers_in_an_object(tmp_path, target):
+    line = {**generated(0, "Oslo", 1.0), "target": target}
+    assert read_samples(log(tmp_path, [line]))[0].expected == ("Oslo", "Christiania")
+    for other in ("{x | x > 0}", "{'x': 3}", {"x": 3}):
+        line = {**generated(0, "Oslo", 1.0), "target": other}
+        assert len(read_samples(log(tmp_path, [line]))[0].expected) == 1
+
+
+def test_a_likelihood_that_is_no_number_is_not_chosen(tmp_path):
+    line = chosen(0, 1)
+    line["filtered_resps"][0][0] = "nan"
+    assert read_samples(log(tmp_path, [line]))[0].answer == "green"
+
+
 def test_what_a_log_does_not_know_is_unknown(store, tmp_path):
     id = import_lm_eval(store, log(tmp_path, [generated(0, "0", 1.0)]))
     result, summary = store.result(id), store.result(id)["summary"]
