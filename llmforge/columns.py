@@ -50,6 +50,12 @@ def _lists_of_questions(value: Mapping[str, Any]) -> list[list]:
     return list(lists.values()) if len(lists) == 1 else list(asked.values())
 
 # %% ../nbs/07_columns.ipynb #columns-json-records
+def _by_id(value: Mapping[str, Any]) -> list[dict] | None:
+    "The records of an object of predictions by id, as SQuAD's script takes them; None where it is none."
+    texts = all(isinstance(v, (str, int, float)) for v in value.values())
+    return [{"id": k, "prediction": v} for k, v in value.items()] if value and texts else None
+
+# %% ../nbs/07_columns.ipynb #columns-json-shapes
 def _json_rows(value: object) -> list | None:
     "The records in a JSON value; None where there are none."
     if isinstance(value, list):
@@ -69,7 +75,7 @@ def _json_rows(value: object) -> list | None:
         return [dict(value)] if question_of(value) == "text" else _columns(value)
     inner = [v for v in value.values() if isinstance(v, Mapping)]
     inside = _json_rows(inner[0]) if len(inner) == 1 else None  # {"data": {"questions": [...]}}
-    return inside or _columns(value)
+    return inside or _columns(value) or _by_id(value)
 
 # %% ../nbs/07_columns.ipynb #columns-json-file
 def _json(path: Path) -> Rows:

@@ -245,23 +245,28 @@ def _fields_at(model: type[Section], path: Sequence[int | str]) -> list[str]:
 
 # %% ../nbs/04_configfiles.ipynb #configfiles-quoted
 def _quoted(e: ErrorDetails) -> str:
-    "What to do about a value that YAML took for something else than a text."
-    taken = e["type"] == "string_type" and isinstance(e["input"], (bool, int, float, date))
-    return "; put it in quotes" if taken else ""
-
-
-def _remedy(value: object) -> str:
-    "What to do about a value in the place of a section."
+    "What to do about a value that YAML took for something else."
+    value = e["input"]
+    if e["type"] == "string_type" and isinstance(value, (bool, int, float, date)):
+        return "; put it in quotes"
+    if e["type"] not in _SECTION or not isinstance(value, (bool, type(None))):
+        return ""
     if value is None:
         return "; leave it out for what is usual"
-    said = "; YAML reads yes, no, on and off as true or false: put a name in quotes"
-    return said if isinstance(value, bool) else ""
+    return "; YAML reads yes, no, on and off as true or false: put a name in quotes"
 
 
-def _no_section(e: ErrorDetails, model: type[Section]) -> str:
-    "What belongs in the place of a value that is no section."
-    keys = ", ".join(_fields_at(model, [p for p in e["loc"] if p != "[key]"])) or "its fields"
-    return f"must be a mapping with {keys}"
+_SECTION = ("model_type", "model_attributes_type")
+
+
+def _expected(e: ErrorDetails, model: type[Section]) -> str:
+    "What a field must be."
+    if e["type"] in _SECTION:
+        keys = ", ".join(_fields_at(model, [p for p in e["loc"] if p != "[key]"])) or "its fields"
+        return f"must be a mapping with {keys}"
+    if e["type"] in ("tuple_type", "list_type"):
+        return "must be a list, e.g. [a, b]"
+    return e["msg"][0].lower() + e["msg"][1:]
 
 # %% ../nbs/04_configfiles.ipynb #1784443c
 def _problem(e: ErrorDetails, model: type[Section], root: str) -> str:
@@ -282,12 +287,8 @@ def _problem(e: ErrorDetails, model: type[Section], root: str) -> str:
             return f"{path}: must be one of {', '.join(allowed)}; received {received}{guess}"
         case "value_error":
             return f"{path}: {e['ctx']['error']}"
-        case "model_type" | "model_attributes_type":
-            return f"{path}: {_no_section(e, model)}; received {received}{_remedy(e['input'])}"
-        case "tuple_type" | "list_type":
-            return f"{path}: must be a list, e.g. [a, b]; received {received}"
         case _:
-            return f"{path}: {e['msg'][0].lower() + e['msg'][1:]}; received {received}{_quoted(e)}"
+            return f"{path}: {_expected(e, model)}; received {received}{_quoted(e)}"
 
 # %% ../nbs/04_configfiles.ipynb #configfiles-problems
 def problems_error(

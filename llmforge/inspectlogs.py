@@ -94,6 +94,19 @@ def _tokens(sample: Mapping, model: str) -> tuple[int | None, int | None]:
     return used.get("input_tokens"), used.get("output_tokens")
 
 # %% ../nbs/55_inspectlogs.ipynb #inspectlogs-sample
+def _expected(target: Any) -> tuple[str, ...]:
+    "The accepted answers; a number is written as a text."
+    targets = target if isinstance(target, list) else [target]
+    return tuple(str(t) for t in targets if t is not None)
+
+
+def _id(sample: Mapping) -> int | str:
+    id = sample["id"]
+    if isinstance(id, bool) or not isinstance(id, (int, str)):
+        raise TypeError(f"the id of a sample must be a number or a text; received {id!r}")
+    return id
+
+# %% ../nbs/55_inspectlogs.ipynb #inspectlogs-sample-read
 def _sample(sample: Mapping, model: str) -> Sample:
     "A sample of a log, read."
     attachments = sample.get("attachments") or {}
@@ -103,13 +116,13 @@ def _sample(sample: Mapping, model: str) -> Sample:
     answers = [score.get("answer") for score in scores.values()]
     answer = next((a for a in answers if isinstance(a, str)), output)
     return Sample(
-        doc_id=sample["id"],
+        doc_id=_id(sample),
         filter="none",
         question=question,
         prompt=_prompt(sample, attachments),
         output=output,
         answer=answer,
-        expected=tuple(target) if isinstance(target, list) else (target,),
+        expected=_expected(target),
         scores={k: float(v) for k, v in sorted(values.items()) if isinstance(v, (int, float)) and v == v},
         is_text=not choices,
         content=fingerprint(question, choices or [], target),
@@ -134,10 +147,14 @@ def read_inspect_samples(
         samples = [_sample(s, model) for s in log["samples"]]
     except DAMAGED as e:
         raise DataError(f"{path.name}: not as Inspect writes it: {error_line(e)}") from None
-    if len({str(s.doc_id) for s in samples}) < len(samples):
+    if len({s.get("epoch") for s in log["samples"]}) > 1:
         raise DataError(
             f"{path.name}: has several epochs of each question; a log of one epoch can be imported"
         )
+    ids = [str(s.doc_id) for s in samples]
+    if len(set(ids)) < len(ids):
+        twice = next(id for id in ids if ids.count(id) > 1)
+        raise DataError(f"{path.name}: id {twice!r:.60} is there twice; each sample needs its own")
     return samples, model, task
 
 # %% ../nbs/55_inspectlogs.ipynb #inspectlogs-import

@@ -57,7 +57,7 @@ def _messages(prompt: str) -> list[dict]:
         pass
     return [{"role": "user", "content": prompt}]
 
-
+# %% ../nbs/54_logs.ipynb #logs-literal
 def _literal(text: str) -> object:
     "The list or the object that a string was made from, else the string."
     if text[:1] + text[-1:] not in ("[]", "{}"):

@@ -6,6 +6,7 @@
 __all__ = ['PREDICTED', 'SCORED', 'read_predictions', 'import_predictions']
 
 # %% ../nbs/54_predictions.ipynb #predictions-imports
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from llmforge.columns import (
     read_rows,
 )
 from .core import DataError, fingerprint
-from .records import Example
+from .records import Example, to_example
 from .samples import VERDICTS, Log, Sample, import_samples
 from .store import Store
 
@@ -77,7 +78,7 @@ def _sample(e: Example, predicted: str, place: str, error: str = "") -> Sample:
         gold=e.gold,
     )
 
-
+# %% ../nbs/54_predictions.ipynb #predictions-text
 def _text(record: Mapping[str, Any], column: str | None) -> str:
     "The prediction in a row; raises `DataError` where it is no text or number."
     value = "" if column is None else record.get(column)
@@ -85,6 +86,12 @@ def _text(record: Mapping[str, Any], column: str | None) -> str:
         value = value[0]
     if isinstance(value, bool) or not isinstance(value, (str, int, float, type(None))):
         raise DataError(f"{column} must be a text or a number; received {type(value).__name__} {value!r:.40}")
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise DataError(
+                f"{column} is {value}, which is no number; write null where there is no prediction"
+            )
+        value = int(value) if value.is_integer() else value  # 1984.0 went through a table of floats
     return "" if value is None else str(value)
 
 # %% ../nbs/54_predictions.ipynb #predictions-keyed
@@ -197,12 +204,18 @@ def _own_key(found: Rows, columns: _Columns) -> list[Example]:
     column = columns.id or columns.question
     if column is None:
         raise DataError(f"{found.file}: needs an id or a question in every row")
-    examples = []
-    for _, r in found.rows:
-        name = str(r.get(column, ""))
-        right = answers_of(r.get(columns.right or "", []))
-        texts = tuple(str(a) for a in right) if isinstance(right, list) else ()
-        examples.append(Example(name, str(r.get(columns.question or "", name)), texts))
+    examples, wrong = [], []
+    for place, r in found.rows:
+        id = str(r.get(column, ""))
+        asked = {"id": id, "question": str(r.get(columns.question or "", id))}
+        try:
+            examples.append(
+                to_example(asked | {"answers": answers_of(r.get(columns.right or "", []))}, place)
+            )
+        except DataError as e:
+            wrong.append(f"{place}: {str(e).removeprefix(f'{place}: ')}")
+    if wrong:
+        raise complaints_error(found.file, wrong)
     return sorted({e.id: e for e in examples}.values(), key=lambda e: e.id)
 
 # %% ../nbs/54_predictions.ipynb #predictions-read

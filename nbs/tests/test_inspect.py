@@ -171,6 +171,22 @@ def test_logs_that_are_not_whole(store, changed, fields, message):
     assert store.experiments().empty
 
 
+@pytest.mark.parametrize(
+    "target, expected",
+    [(4, ["4"]), (None, []), ([4, "four"], ["4", "four"]), ("4", ["4"]), ([], [])],
+)
+def test_targets_of_any_type(store, changed, target, expected):
+    row = store.rows(import_inspect(store, changed({"target": target})))[0]
+    assert row["trace"]["attributes"]["expected"] == expected
+
+
+def test_an_id_that_is_none_or_that_is_there_twice(store, changed):
+    with pytest.raises(DataError, match="the id of a sample must be a number or a text; received None"):
+        import_inspect(store, changed({"id": None}))
+    with pytest.raises(DataError, match="id '2' is there twice"):
+        import_inspect(store, changed({"id": "2"}))
+
+
 def test_epochs_are_refused(store, changed):
     log = changed()
     data = json.loads(log.read_text())

@@ -16,6 +16,7 @@ from llmforge.experiment import Experiment
 from llmforge.findings import verdicts
 from llmforge.paired import paired_difference
 from llmforge.predictions import import_predictions, read_predictions
+from llmforge.records import Example
 from llmforge.store import Store
 from llmforge.studyconfig import StudyConfig
 
@@ -137,6 +138,40 @@ def test_a_file_with_its_own_key(folder):
         "question,answer,prediction\nBuilt?,1864,in 1864\nWho?,Marta Lind,marta lind\n"
     )
     assert [s.expected for s in read_predictions(folder / "z.csv")] == [("1864",), ("Marta Lind",)]
+
+
+def test_an_object_of_predictions_by_id(folder):
+    "As SQuAD's script takes them."
+    (folder / "p.json").write_text(json.dumps({str(i): str(i + 1) for i in range(10)}))
+    store = Store("sqlite://")
+    e = Experiment(import_predictions(store, folder / "p.json", folder / "gold.jsonl"), store)
+    assert (e.result["answered"], e.result["failed"], e.result["accuracy"]["value"]) == (10, N - 10, 0.25)
+
+
+def test_a_number_that_went_through_a_table_of_floats(folder):
+    (folder / "p.jsonl").write_text('{"id": 1, "prediction": 2.0}\n{"id": 2, "prediction": 2.5}\n')
+    samples = read_predictions(folder / "p.jsonl", [Example("1", "?", ("2",)), Example("2", "?", ("2.5",))])
+    assert [s.answer for s in samples] == ["2", "2.5"]
+
+
+def test_accepted_answers_in_objects(folder):
+    rows = [{"question": "?", "answer": [{"text": "Oslo", "answer_start": 3}], "prediction": "oslo"}]
+    (folder / "z.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert [s.expected for s in read_predictions(folder / "z.jsonl")] == [("Oslo",)]
+
+
+@pytest.mark.parametrize("right", ["true", "{}", "[null]", '[{"x": 3}]'])
+def test_accepted_answers_that_are_none_are_refused_with_their_line(folder, right):
+    (folder / "z.jsonl").write_text(f'{{"question": "?", "answer": {right}, "prediction": "x"}}\n')
+    with pytest.raises(DataError, match="z.jsonl line 1: "):
+        read_predictions(folder / "z.jsonl")
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "true", '["a", "b"]', '{"text": "a"}'])
+def test_a_prediction_that_is_no_text_is_refused_with_its_line(folder, value):
+    (folder / "p.jsonl").write_text(f'{{"id": 1, "prediction": {value}}}\n')
+    with pytest.raises(DataError, match="p.jsonl line 1: prediction "):
+        read_predictions(folder / "p.jsonl", [Example("1", "?", ("a",))])
 
 
 @pytest.mark.parametrize(
