@@ -181,7 +181,7 @@ def _test(h: Hypothesis, c: Contrast) -> float | None:
     spread = c.paired.spread
     if h.margin is None or spread is None:
         return c.paired.p
-    return spread.p_above(-h.margin) if h.direction == "higher" else 1 - spread.p_above(h.margin)
+    return spread.p_above(-h.margin) if h.direction == "higher" else spread.p_below(h.margin)
 
 
 def _confidence(h: Hypothesis, level: float) -> float:

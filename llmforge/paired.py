@@ -15,14 +15,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from .core import ConfigError, DataError
-from .stats import Estimate, as_floats, group_codes, or_dash
+from .stats import Estimate, as_floats, check_confidence, group_codes, or_dash
 
 # %% ../nbs/11_paired.ipynb #10fb2256
 def _aligned(a: Mapping | Sequence, b: Mapping | Sequence) -> tuple[np.ndarray, np.ndarray]:
     "Both as arrays in the same order; raises `DataError` where they are not over the same examples."
     need = "a paired comparison needs the same examples on both sides; "
+    if isinstance(a, Mapping) != isinstance(b, Mapping):
+        raise DataError(f"{need}one side has ids and the other has none; give ids to both, or to neither")
     if isinstance(a, Mapping) and isinstance(b, Mapping):
-        odd = sorted(set(a) ^ set(b))
+        odd = sorted(set(a) ^ set(b), key=str)
         if odd:
             raise DataError(f"{need}{len(odd)} are on one only, e.g. {odd[0]!r}")
         x, y = as_floats(a.values()), as_floats(b[i] for i in a)
@@ -102,11 +104,17 @@ class Spread:
             return float(off <= 0)
         return float(stdtr(self.df, -off / self.error))
 
+    def p_below(
+        self,
+        supposed: float,  # a mean difference
+    ) -> float:
+        "One-sided p of the claim that the true difference is below the supposed one."
+        return replace(self, mean=-self.mean).p_above(-supposed)
+
     @property
     def p(self) -> float:
-        "Two-sided p of no difference."
-        above = self.p_above(0.0)
-        return min(1.0, 2 * min(above, 1 - above)) if self.error else 1.0
+        "Two-sided p of no difference; the same whichever side is called the second."
+        return min(1.0, 2 * min(self.p_above(0.0), self.p_below(0.0))) if self.error else 1.0
 
 # %% ../nbs/11_paired.ipynb #paired-spread-of
 def ordinary_size(
@@ -232,6 +240,7 @@ def paired_difference(
     groups: Mapping | Sequence | None = None,  # examples that hang together, see `stats.group_codes`
 ) -> PairedDifference:
     "The mean difference b - a, its interval and its p; raises `DataError`."
+    check_confidence(confidence)
     pairs = _pairs(a, b, groups)
     if len(pairs.d):
         return _compared(pairs, confidence)
@@ -357,9 +366,9 @@ def pairs_needed(
 ) -> int:
     "How many pairs it takes to find a mean difference with this power; raises `ConfigError`."
     _check_plan(alpha, power, sd, sides)
-    if not effect:
+    if not effect or not math.isfinite(effect):
         raise ConfigError(
-            "no number of pairs shows an effect of 0; state the smallest effect that would matter"
+            f"no number of pairs shows an effect of {effect}; state the smallest effect that would matter"
         )
     enough = lambda n: _power(abs(effect) / sd, n, alpha, sides) >= power - 1e-9
     high = 2

@@ -937,3 +937,45 @@ def test_a_constant_difference_has_no_d_z(scale, gain):
         p = paired_difference(a, [x + gain * scale for x in a])
         assert p.sd == 0 and p.d_z is None and p.effect_size == "d_z –", (p.sd, p.d_z)
     assert paired_difference([0.1, 0.2, 0.3], [0.3, 0.4, 0.5 + 1e-9]).d_z > 1e6
+
+
+# --- what callers get wrong
+
+
+@pytest.mark.parametrize("level", [0, 1, 95, -0.5, float("nan")])
+def test_a_level_is_a_share(level):
+    for call in (
+        lambda: estimate([0, 1, 1], confidence=level),
+        lambda: wilson(1, 2, level),
+        lambda: paired_difference([0, 1], [1, 1], level),
+    ):
+        with pytest.raises(ConfigError, match="confidence: must be a share above 0 and below 1, e.g. 0.95"):
+            call()
+
+
+def test_a_group_that_pandas_calls_missing_is_none():
+    scores, nan = [0, 1, 1, 0, 1, 0], float("nan")
+    assert estimate(scores, groups=[nan] * 6) == estimate(scores, groups=[None] * 6) == estimate(scores)
+
+
+def test_ids_on_one_side_are_never_scores():
+    "The keys of a mapping were taken for numbers."
+    with pytest.raises(DataError, match="one side has ids and the other has none"):
+        paired_difference({0: 1, 1: 0}, [1, 0])
+    with pytest.raises(DataError, match="2 are on one only, e.g. 1"):
+        paired_difference({1: 1}, {"1": 1})
+
+
+@pytest.mark.parametrize("n", [1, 8, 50])
+def test_p_is_the_same_whichever_side_is_called_the_second(n):
+    "A p of 1e-30 was 0 the other way round."
+    a, b = [0.1] * n, [0.3] * n
+    forth, back = paired_difference(a, b), paired_difference(b, a)
+    assert forth.p == back.p > 0
+    assert forth.spread.p_above(0.1) == pytest.approx(back.spread.p_below(-0.1), rel=1e-12)
+
+
+@pytest.mark.parametrize("effect", [0, float("nan"), float("inf")])
+def test_an_effect_to_plan_for_is_a_number(effect):
+    with pytest.raises(ConfigError, match="no number of pairs shows an effect of"):
+        pairs_needed(effect)
