@@ -33,7 +33,7 @@ from llmforge.configfiles import (
     refuse_secrets,
 )
 from .core import ConfigError, closest
-from .metrics import AGENT_SCORES, CHOICE_SCORES, JUDGED, MEASURES
+from .metrics import AGENT_SCORES, CHOICE_SCORES, JUDGED, MEASURES, unit_of
 from .plugins import load_named_plugins
 from .sections import Real, Section, Share, Text
 
@@ -57,9 +57,7 @@ class Hypothesis(Section):
     direction: Literal["higher", "lower"] = Field(
         "higher", description="how the treatment's metric is to differ; with margin: which way is better"
     )
-    min_effect: Effect = Field(
-        0.0, description="the smallest difference worth having, in units of the metric"
-    )
+    min_effect: Effect = Field(0.0, description="smallest difference worth having, in units of the metric")
     margin: Annotated[Real, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="non-inferiority: the claim is that the treatment is not worse by more than this"
     )
@@ -76,6 +74,8 @@ class Hypothesis(Section):
                 "min_effect and margin exclude each other: a claim is either 'better by at least' or "
                 "'not worse by more than'"
             )
+        if (least := self.margin or self.min_effect) > 1 and unit_of(self.metric) == "points":
+            raise ValueError(f"{self.metric} is a share, so that 5 points are 0.05; received {least:g}")
         return self
 
 # %% ../nbs/18_studyconfig.ipynb #studyconfig-speed
@@ -422,8 +422,8 @@ def _fields(source: str | os.PathLike | Mapping) -> tuple[str, Path | None, dict
     elif set(document) == {"study"} and isinstance(document["study"], dict):
         return where, folder, dict(document["study"])
     else:
-        received = ", ".join(map(str, document))
-    raise ConfigError(f"{where}: must be a mapping with the one key 'study'; received {received}")
+        received = ", ".join(f"{key} ({type(value).__name__})" for key, value in document.items())
+    raise ConfigError(f"{where}: must be a mapping with the one key 'study', a mapping; received {received}")
 
 # %% ../nbs/18_studyconfig.ipynb #studyconfig-load-study
 def load_study(

@@ -21,7 +21,7 @@ from llmforge.metrics import ALIASES, UNITS
 from llmforge.runner import run_experiment
 from llmforge.sections import DatasetConfig, RetrievalConfig
 from llmforge.store import Store
-from llmforge.studyconfig import KNOWN, load_study
+from llmforge.studyconfig import KNOWN, Hypothesis, load_study
 from llmforge.text import fill_template
 
 OK = "name: t, engine: fake, dataset: {name: meridia, limit: 4}, method: {shots: 0}"
@@ -620,3 +620,23 @@ def test_a_value_in_the_place_of_another_says_what_belongs_there(tmp_path, line,
     (tmp_path / "x.yaml").write_text(f"experiment:\n  name: t\n  {line}\n")
     with pytest.raises(ConfigError, match=rf"x.yaml: 1 problem\n  experiment.{words}"):
         load_config(tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize("field", ["min_effect", "margin"])
+def test_an_effect_of_a_share_is_a_share(field):
+    "Five points are 0.05; a difference of 5 could only be refuted."
+    h = {"id": "H1", "claim": "b is better", "treatment": "b", "control": "a"}
+    for metric in ("accuracy", "f1", "ungrounded_rate", "recall@5"):
+        with pytest.raises(ValueError, match=f"{metric} is a share, so that 5 points are 0.05; received 5"):
+            Hypothesis.model_validate({**h, "metric": metric, field: 5})
+    for metric, least in (("latency_ms", 50), ("steps", 2), ("accuracy", 1)):
+        assert getattr(Hypothesis.model_validate({**h, "metric": metric, field: least}), field) == least
+
+
+@pytest.mark.parametrize(
+    "text, received", [("study:\n", r"study \(NoneType\)"), ("study: []\n", r"study \(list\)")]
+)
+def test_a_study_is_a_mapping(tmp_path, text, received):
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=f"the one key 'study', a mapping; received {received}"):
+        load_study(tmp_path / "s.yaml")
