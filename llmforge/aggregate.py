@@ -24,7 +24,9 @@ from .derived import accuracy_by_kind, metric_estimates, stop_reasons
 from .engine import Engine
 from .files import project_root
 from .metrics import ANSWER_VERSION, counts, failed, spending, throughput, tokens_of, total
+from .modeljudge import ModelJudge, judges_itself
 from .scorer import Scorer
+from .traceview import walk
 
 # %% ../nbs/51_aggregate.ipynb #aggregate-stop-reasons
 def _scorer_card(scorer: Scorer) -> dict[str, Any]:
@@ -38,6 +40,21 @@ def _scorer_card(scorer: Scorer) -> dict[str, Any]:
     }
 
 
+def _judge_facts(rows: Sequence[Mapping], judge: ModelJudge, config: ExperimentConfig) -> dict[str, Any]:
+    "Which model judged, what it is worth, and what it took."
+    card = load_card(judge.name, judge.version)
+    spent = [s["attributes"] for r in rows for s in walk(r["trace"], "evaluator") if s["name"] == judge.name]
+    return {
+        "name": judge.name,
+        "version": judge.version,
+        "itself": judges_itself(config),
+        "card": card.to_dict() if card else None,
+        "tokens_in": total(s.get("tokens_in") for s in spent),
+        "tokens_out": total(s.get("tokens_out") for s in spent),
+        "cost": total(s.get("cost") for s in spent),
+    }
+
+# %% ../nbs/51_aggregate.ipynb #aggregate-metric-cards
 def _metric_cards(extra: Sequence[str]) -> dict[str, dict]:
     "The cards of metrics of one's own, of those that have one."
     cards = {name: load_card(name, ANSWER_VERSION) for name in extra}
@@ -48,11 +65,14 @@ def background(
     rows: list[dict],  # of `runs`
     config: ExperimentConfig,  # what ran
     scorer: Scorer | None = None,  # that judged the answers
-) -> dict[str, Any]:  # only the keys that concern the run: scorer, cards, agent, stop_reasons
+    judge: ModelJudge | None = None,  # that judged them by a rubric
+) -> dict[str, Any]:  # only the keys that concern the run: scorer, judge, cards, agent, stop_reasons
     "What the numbers of a run rest on besides its rows: the judge, cards, an agent's tools and endings."
     facts: dict[str, Any] = {}
     if scorer:
         facts["scorer"] = _scorer_card(scorer)
+    if judge:
+        facts["judge"] = _judge_facts(rows, judge, config)
     if extra := config.metrics.extra:
         facts["cards"] = _metric_cards(extra)
     if agent := config.method.agent:
@@ -125,9 +145,10 @@ def made_with(
 def summarise(
     rows: list[dict],  # of `runs`
     config: ExperimentConfig,  # which score is accuracy; confidence, resamples
-    seconds: float | None = None,  # wall-clock time of the loop, where this process ran all of it
-    scorer: Scorer | None = None,  # that judged the answers
+    seconds: float | None = None,  # of the loop, where this process ran all of it
+    scorer: Scorer | None = None,
     at_work: int | None = None,  # questions at once
+    judge: ModelJudge | None = None,
 ) -> dict[str, Any]:  # counts, estimates, speed, and what they rest on
     "The aggregates of an experiment."
     metrics = metric_estimates(rows, config)
@@ -145,7 +166,7 @@ def summarise(
         "peak_memory_mb": peak_memory_mb(),
         **spending(rows),
         "at_work": at_work,
-        **background(rows, config, scorer),
+        **background(rows, config, scorer, judge),
     }
 
 # %% ../nbs/51_aggregate.ipynb #b6560d3c

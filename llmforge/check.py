@@ -39,7 +39,7 @@ async def _ask_few(prepared: Prepared, parts: Resources) -> list[dict[str, Any]]
     "The rows of the first questions."
 
     async def ask(i: int, example: Example) -> dict[str, Any]:
-        return await answer_one(example, i, context_for(prepared, parts, example), parts.scorer)
+        return await answer_one(example, i, context_for(prepared, parts, example), parts.scorer, parts.judge)
 
     return await asyncio.gather(*(ask(i, e) for i, e in enumerate(prepared.data.examples[:FEW])))
 

@@ -184,7 +184,7 @@ def test_a_claim_about_the_normalised_accuracy():
         ],
     }
     assert load_study({"study": study}).hypotheses[0].metric == "accuracy_normalised"
-    with pytest.raises(ConfigError, match="measured by method multiple_choice only"):
+    with pytest.raises(ConfigError, match="needs method multiple_choice"):
         load_study({"study": study | {"base": "naive.yaml"}})
 
 

@@ -280,7 +280,7 @@ BAD = {
                 {"id": "H", "claim": "c", "treatment": "one", "control": "three", "metric": "tool_calls"}
             ]
         },
-        ["study.hypotheses.0.metric", "measured of an agent only (method react); the arm has method naive"],
+        ["study.hypotheses.0.metric", "needs method react; the arm has method naive"],
     ),
     "nobody_has_it": (
         {"exploratory": ["f1", "first_tool"]},
