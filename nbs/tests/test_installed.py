@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 from test_imports import MODULES, NEED_TORCH
 
 import llmforge
@@ -85,6 +86,27 @@ def test_the_schema_has_the_fields_of_configs():
             assert part in schema["properties"]
             if part != "extends":
                 assert set(body) <= set(definitions[part]["properties"]), path.name
+
+
+def test_editors_take_what_a_config_may_say():
+    "Whole shipped files, the short forms, former names; a wrong name or kind of value is marked."
+    check = Draft202012Validator(config_schema())
+    for path in (ROOT / "configs").rglob("*.yaml"):
+        assert not list(check.iter_errors(yaml.safe_load(path.read_text()))), path.name
+    short = {
+        "name": "short",
+        "model": "m",
+        "retrieval": "hybrid",
+        "repeats": 5,
+        "hyperparameters": {"temperature": 0.7},
+        "dataset": {"file": "mine.csv"},
+        "metrics": {"judge": {"model": "j", "engine": "hf_api", "rubric": "Is it so?"}},
+        "breaker": 5,
+    }
+    load_config({"experiment": {**short, "corpus": "almanac"}})
+    assert check.is_valid({"experiment": short})
+    for wrong in ({"retrievel": "hybrid"}, {"seed": "one"}, {"metrics": {"judge": {"modell": "j"}}}):
+        assert not check.is_valid({"experiment": short | wrong}), wrong
 
 
 def test_a_shipped_config_is_found_from_an_empty_folder(tmp_path, monkeypatch):
