@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from .agent import check_engine
-from .aggregate import cost_estimate, made_with, result_row, software_and_machine, summarise
+from .aggregate import cost_lines, made_with, result_row, software_and_machine, summarise
 from .align import alignment_fingerprint, training_summary
 from .alone import ask_alone
 from .answer import answer_one, example_seed
@@ -326,6 +326,12 @@ class _Loop:
     last: Collection[str]  # ids of the questions that failed before, to be asked after all others
 
 # %% ../nbs/52_runner.ipynb #runner-ask-the-rest
+def _costs(config: ExperimentConfig) -> bool:
+    "Whether the price of the model or of its judge is known."
+    judge = config.metrics.model_judge
+    return bool(config.engine.price or judge and judge.engine.price)
+
+# %% ../nbs/52_runner.ipynb #runner-ask-the-rest-2
 def _ask_the_rest(
     prepared: Prepared, resources: Resources, store: Store, lease: Lease, loop: _Loop
 ) -> float | None:
@@ -341,9 +347,9 @@ def _ask_the_rest(
     def ask(part: Prepared, show: bool) -> None:
         run_loop(answer_all(part, resources, done, save, loop.stop, show, loop.last), loop.stop)
 
-    if loop.show and prepared.config.engine.price:
+    if loop.show and _costs(prepared.config):
         ask(replace(prepared, data=replace(data, examples=data.examples[:FEW])), False)
-        print(cost_estimate(store.rows(prepared.id), len(data)), file=sys.stderr)
+        print(*cost_lines(store.rows(prepared.id), len(data), resources.judge), sep="\n", file=sys.stderr)
     ask(prepared, loop.show)
     if loop.stop.is_set():
         raise LeaseLost(f"the lease on {prepared.id} was taken over; nothing more was written here")

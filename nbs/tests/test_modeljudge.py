@@ -10,6 +10,7 @@ from test_remote import USAGE, Scripted, in_a_thread
 
 from llmforge.batching import FakeEngine
 from llmforge.card import save_card
+from llmforge.check import checks
 from llmforge.comparison import at_equal_length, compare
 from llmforge.config import experiment_id, load_config
 from llmforge.core import ConfigError, EngineError, StoreError
@@ -193,6 +194,22 @@ def test_two_runs_are_compared_by_one_judge_only(server, tmp_path, monkeypatch):
     with pytest.raises(StoreError, match="different models or rubrics"):
         compare(a, other)
     assert compare(a, other, ["exact_match"]).differences
+
+
+def test_check_tries_the_judge_and_says_what_it_costs(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMFORGE_OUTPUTS", str(tmp_path))
+    lines = list(checks(config(at(server))))
+    assert lines[0] == "the judge's key: none is sent" and server.url in lines[1]
+    assert "judge: a verdict in both orders on 5 of 5 answers" in lines
+    assert lines[-1] == "the judge: 30 questions × 200 tokens in, 20 out ≈ $0.0072"
+    assert len(server.bodies) == 10 and Store().experiments().empty
+
+
+def test_a_run_begins_with_what_the_judge_will_cost(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LLMFORGE_OUTPUTS", str(tmp_path))
+    run_experiment(config(at(server)), Store(), engine=FakeEngine(" Paris"))
+    said = capsys.readouterr().err
+    assert "the judge: 30 questions × 200 tokens in, 20 out ≈ $0.0072" in said and len(server.bodies) == 60
 
 
 def test_what_a_judge_cannot_do_is_said_before_anything_is_run(tmp_path, monkeypatch):
