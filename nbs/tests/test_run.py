@@ -30,7 +30,7 @@ from llmforge.tables import Status
 
 pytestmark = pytest.mark.slow
 
-SMALL = "dataset=meridia dataset.limit=6 method.shots=2 retrieval.top_k=1 engine.batch_size=3"
+SMALL = "dataset=meridia dataset.limit=3 method.shots=2 retrieval.top_k=1 engine.batch_size=3"
 
 
 def call(*args, ok=True):
@@ -55,7 +55,7 @@ def test_papermill_in_the_users_own_words(tmp_path, outputs):
     (id,) = store.experiments().id
     assert store.experiment(id).status == "COMPLETED"
     rows = store.rows(id)
-    assert len(rows) == 6 and all(
+    assert len(rows) == 3 and all(
         r["tokens_out"] > 0 and r["latency_ms"] > 0 and not r["cached"] for r in rows
     )
     for r in rows:  # asked once more where a line break ended the first reply
@@ -77,7 +77,7 @@ def test_papermill_in_the_users_own_words(tmp_path, outputs):
 
 def test_run_show_compare(outputs, kernels):
     "The command: two arms, a re-run that asks nobody, show, list, compare, export and import."
-    common = ["-o", "dataset=meridia", "-o", "dataset.limit=6", "-o", "method.shots=2"]
+    common = ["-o", "dataset=meridia", "-o", "dataset.limit=3", "-o", "method.shots=2"]
     first = call("llmforge", "run", "naive.yaml", *common)
     assert "warning" not in first.stderr.lower(), "a library's or a kernel's"
     id = re.search(r"^(\S+): COMPLETED", first.stdout, re.M)[1]
@@ -97,7 +97,7 @@ def test_run_show_compare(outputs, kernels):
     other = re.search(r"^(\S+): COMPLETED", second.stdout, re.M)[1]
     say = lambda *args: CliRunner().invoke(app, args)
     assert id in say("list").stdout
-    assert "6 attempted" in say("show", id[:8]).stdout
+    assert "3 attempted" in say("show", id[:8]).stdout
     assert "exact match" in say("compare", id, other).stdout
     p = call("llmforge", "compare", id, "nonsense", ok=False)
     assert p.returncode == 1 and "nonsense" in p.stderr and "Traceback" not in p.stderr
