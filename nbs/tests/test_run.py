@@ -10,7 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from executing import command
+from executing import command, start_command
 from typer.testing import CliRunner
 
 from llmforge.batching import FakeEngine, Fault
@@ -306,14 +306,13 @@ def test_notebooks_of_killed_runs_are_removed(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_notebook_is_removed_by_the_next_run(tmp_path, outputs):
+def test_a_killed_notebook_is_removed_by_the_next_run(tmp_path, outputs, kernels):
     "A real run, killed while its kernel starts; and a second one that lives, which stays untouched."
     config = tmp_path / "x.yaml"
     config.write_text(
         "experiment: {name: x, engine: fake, dataset: {name: meridia, limit: 2}, method: {shots: 0}}"
     )
-    command = [sys.executable, "-c", "from llmforge.cli import main; main()", "run", str(config)]
-    p = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    p = start_command("llmforge", "run", str(config))
     deadline = time.monotonic() + 60
     while not (halves := list(outputs.glob("..*.ipynb"))) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -321,5 +320,5 @@ def test_a_killed_notebook_is_removed_by_the_next_run(tmp_path, outputs):
     assert halves and list(outputs.glob("..*.ipynb"))  # it may have written it again meanwhile
     p.kill()
     p.wait()
-    assert subprocess.run(command, capture_output=True).returncode == 0
+    call("llmforge", "run", str(config))
     assert not list(outputs.glob(".*.ipynb"))
