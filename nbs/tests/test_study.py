@@ -135,13 +135,13 @@ def said(study):
 
 
 def test_sigkill_leaves_no_trace_in_the_verdicts(tmp_path, outputs, monkeypatch):
-    "Kill a study at six random moments, let it end: the verdicts of an undisturbed run, to the last digit."
+    "Kill a study at four random moments, let it end: the verdicts of an undisturbed run, to the last digit."
     undisturbed = said(
         run_study(load_study(STUDY), Store(f"sqlite:///{tmp_path}/undisturbed.db"), show=False)
     )
     (outputs / "generations.db").unlink()
     rng, db = random.Random(6), outputs / "llmforge.db"
-    for _ in range(6):
+    for _ in range(4):
         before = count(db, "runs")
         p = start(CHILD, DELAY="0.05")
         while p.poll() is None and count(db, "runs") <= before:
