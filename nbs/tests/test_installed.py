@@ -175,7 +175,7 @@ def test_from_the_wheel_to_a_comparison(environment, tmp_path):
     assert (work / "_site" / "trace.html").exists() and not (work / "_site" / "learn").exists()
     empty = tmp_path / "empty"
     empty.mkdir()
-    few = ["-o", "dataset.limit=2", "-o", "method.shots=0", "-o", "name=here"]
+    few = ["-o", "dataset.limit=2", "-o", "method.shots=0", "-o", "name=here", "-o", "engine=fake"]
     assert "COMPLETED, see outputs/here-" in run("run", "naive.yaml", "--no-notebook", *few, cwd=empty)
     assert [p.name for p in Path(empty).iterdir()] == ["outputs"]
     assert run("site", cwd=empty) == "_site/index.html\n" and list(
