@@ -26,6 +26,7 @@ from .engine import Generation
 from .extraction import abstains
 from .methods import Context
 from .metrics import SCORES, registered_score, retrieval_scores, score_answer, total
+from .modeljudge import ModelJudge
 from .records import Example
 from .scorer import Scorer
 from .shapes import bounded, cut_text, trace_fault
@@ -220,7 +221,21 @@ def _checked(answer: object, method: str) -> str:
     return cut_text(storable(answer))
 
 # %% ../nbs/50_answer.ipynb #answer-ask
-async def _ask(example: Example, context: Context, scorer: Scorer | None) -> Outcome:
+async def _others(
+    example: Example, answer: str, context: Context, scorer: Scorer | None, judge: ModelJudge | None
+) -> dict[str, float]:
+    "The scores of metrics of one's own and of judges."
+    scores = await own_scores(example, answer, context)
+    if scorer:
+        scores |= await judged_scores(example.question, answer, context, scorer)
+    if judge:
+        scores |= (await judge.judge(example.question, example.answers, answer)).scores
+    return scores
+
+# %% ../nbs/50_answer.ipynb #answer-ask-2
+async def _ask(
+    example: Example, context: Context, scorer: Scorer | None, judge: ModelJudge | None
+) -> Outcome:
     "Run the method inside a root span; an exception becomes part of the outcome, but for `EngineFatal`."
     outcome, name = Outcome(), context.config.method.name
     attributes = {
@@ -233,9 +248,7 @@ async def _ask(example: Example, context: Context, scorer: Scorer | None) -> Out
         try:
             answer = _checked(await methods.get(name)(example.question, context), name)
             root.output = outcome.answer = answer
-            outcome.judged = await own_scores(example, answer, context)
-            if scorer:
-                outcome.judged |= await judged_scores(example.question, answer, context, scorer)
+            outcome.judged = await _others(example, answer, context, scorer, judge)
         except EngineFatal:
             raise
         except BaseException as e:
@@ -253,9 +266,10 @@ async def answer_one(
     position: int,  # its place in the data set
     context: Context,  # what the method works with
     scorer: Scorer | None = None,  # judges answers against the passages read
+    judge: ModelJudge | None = None,  # judges answers by a rubric
 ) -> dict[str, Any]:  # a row of `runs`
     "Run the method on one example; an exception becomes part of the row, but for `EngineFatal`."
-    outcome = await _ask(example, context, scorer)
+    outcome = await _ask(example, context, scorer, judge)
     try:
         return row_of(example, position, context, outcome)
     except Exception as e:  # the method left something in its context, or its trace, that cannot be read

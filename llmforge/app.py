@@ -40,13 +40,15 @@ def token_for(
 
 # %% ../nbs/91_app.ipynb #app-socket
 def _listening(address: str, port: int) -> socket.socket:
-    "A socket at an address; raises `ConfigError` where it cannot be had."
+    "A socket at an address, whose connections send at once; raises `ConfigError` where it cannot be had."
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        return socket.create_server((address, port), family=family)
+        listening = socket.create_server((address, port), family=family)
     except (OSError, OverflowError) as e:
         reason = getattr(e, "strerror", None) or e
         raise ConfigError(f"cannot listen at {address}, port {port}: {reason}; try another --port") from e
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def _end(*_: object) -> None:

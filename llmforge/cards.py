@@ -6,8 +6,7 @@
 __all__ = ['EARNED', 'OWN_WORDS', 'auroc', 'measure', 'judge_scorer', 'judge_metric', 'make_card', 'own_words', 'earned']
 
 # %% ../nbs/39_cards.ipynb #376014ee
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -89,6 +88,27 @@ def _kinds(right: np.ndarray, kinds: Sequence[str]) -> dict[str, tuple[int, int]
         counts[kind] = (hits + int(is_right), n + 1)
     return counts
 
+# %% ../nbs/39_cards.ipynb #cards-best-cut
+def _of_both_kinds(data: str, labels: Sequence[bool]) -> np.ndarray:
+    "Labels as an array; raises `DataError` where all are the same."
+    if len(set(labels)) < 2:
+        raise DataError(
+            f"{data}: a metric is measured on cases of both kinds; all {len(labels)} have the same label"
+        )
+    return np.array(labels, dtype=bool)
+
+
+def _best_cut(y: np.ndarray, s: np.ndarray) -> float:
+    "The cut with the best balanced accuracy on these labels."
+    cuts = [*np.unique(s), np.inf]
+    return max(cuts, key=lambda cut: _rates(y, s, cut)[0])
+
+
+def _at_best(y: np.ndarray, s: np.ndarray, groups: Sequence[str]) -> tuple[Estimate, Estimate]:
+    "Balanced accuracy, at the best cut, and AUROC of what needs no judge."
+    accuracy, area, _ = _estimates(y, s, _best_cut(y, s), groups)
+    return accuracy, area
+
 # %% ../nbs/39_cards.ipynb #21fed20b
 def measure(
     data: str,  # name of the data set
@@ -98,29 +118,25 @@ def measure(
     kinds: Sequence[str],  # of each case
     groups: Sequence[str],  # cases of one group hang together
     cut: float = 0.5,  # a score of at least this is a finding
+    baselines: Mapping[str, Sequence[float]] = {},  # what needs no judge -> its scores of the same cases
 ) -> Measure:
     "Measure a metric against labels; raises `DataError` where one class is missing."
-    y, s = np.array(labels, dtype=bool), np.array(scores, dtype=float)
-    if y.all() or not y.any():
-        raise DataError(
-            f"{data}: a metric is measured on cases of both kinds; all {len(y)} have the same label"
-        )
-    hit, positives = s >= cut, int(y.sum())
-    sensitivity = (int((hit & y).sum()), positives)
-    specificity = (int((~hit & ~y).sum()), len(y) - positives)
+    y, s = _of_both_kinds(data, labels), np.array(scores, dtype=float)
+    hit = s >= cut
     accuracy, area, f1 = _estimates(y, s, cut, groups)
     return Measure(
         data,
         looks_for,
         len(y),
-        positives,
+        int(y.sum()),
         accuracy,
         area,
         f1,
-        sensitivity,
-        specificity,
+        (int((hit & y).sum()), int(y.sum())),
+        (int((~hit & ~y).sum()), int((~y).sum())),
         _calibration(y, s),
         _kinds(hit == y, kinds),
+        {name: _at_best(y, np.array(b, dtype=float), groups) for name, b in baselines.items()},
     )
 
 # %% ../nbs/39_cards.ipynb #cards-baselines
@@ -137,24 +153,6 @@ _NO_JUDGE: dict[str, Callable[[Labelled], float]] = {  # higher: less supported
     "always supported": lambda c: 0.0,
 }
 
-
-def _best_cut(y: np.ndarray, s: np.ndarray) -> float:
-    "The cut with the best balanced accuracy on these labels."
-    cuts = [*np.unique(s), np.inf]
-    return max(cuts, key=lambda cut: _rates(y, s, cut)[0])
-
-
-def _baselines(
-    labelled: Sequence[Labelled], y: np.ndarray, groups: Sequence[str]
-) -> dict[str, tuple[Estimate, Estimate]]:
-    "Balanced accuracy, at the best cut, and AUROC of what needs no judge."
-    found = {}
-    for name, doubt in _NO_JUDGE.items():
-        s = np.array([doubt(c) for c in labelled])
-        accuracy, area, _ = _estimates(y, s, _best_cut(y, s), groups)
-        found[name] = (accuracy, area)
-    return found
-
 # %% ../nbs/39_cards.ipynb #54686803
 def judge_scorer(
     scorer: Scorer,
@@ -165,8 +163,8 @@ def judge_scorer(
     labels, groups = [not c.supported for c in labelled], [c.group for c in labelled]
     doubt = [1 - min(scorer.probabilities(c.question, c.answer, c.passages)) for c in labelled]
     cut = float(np.nextafter(1 - scorer.threshold, 1))
-    m = measure(data, "unsupported claim", labels, doubt, [c.kind for c in labelled], groups, cut)
-    return replace(m, baselines=_baselines(labelled, np.array(labels), groups))
+    others = {name: list(map(rule, labelled)) for name, rule in _NO_JUDGE.items()}
+    return measure(data, "unsupported claim", labels, doubt, [c.kind for c in labelled], groups, cut, others)
 
 # %% ../nbs/39_cards.ipynb #a3b4bdec
 def judge_metric(

@@ -7,16 +7,17 @@ __all__ = ['checks']
 
 # %% ../nbs/56_check.ipynb #check-imports
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-from .aggregate import cost_estimate
+from .aggregate import cost_lines
 from .answer import answer_one
 from .config import ExperimentConfig
 from .core import ConfigError, EngineError, EngineFatal, closest
 from .engine import Message, Prompt, Sampling
 from .engineconfig import PRESETS
+from .modeljudge import judge_config
 from .records import Example
 from .remote import RemoteEngine, remote_engine, server_facts
 from .runner import FEW, Prepared, Resources, context_for, make_resources, prepare
@@ -39,7 +40,7 @@ async def _ask_few(prepared: Prepared, parts: Resources) -> list[dict[str, Any]]
     "The rows of the first questions."
 
     async def ask(i: int, example: Example) -> dict[str, Any]:
-        return await answer_one(example, i, context_for(prepared, parts, example), parts.scorer)
+        return await answer_one(example, i, context_for(prepared, parts, example), parts.scorer, parts.judge)
 
     return await asyncio.gather(*(ask(i, e) for i, e in enumerate(prepared.data.examples[:FEW])))
 
@@ -97,19 +98,41 @@ async def _trials(engine: RemoteEngine) -> list[str]:
     return [await _stop_line(engine), await _scores_line(engine)]
 
 # %% ../nbs/56_check.ipynb #check-lines
-def checks(
-    config: ExperimentConfig,
-) -> Iterator[str]:  # a line for each thing that was found
-    "Try a config's server on its first questions; raises what went wrong."
-    if config.engine.name not in PRESETS:
+def _about_server(config: ExperimentConfig, whose: str = "") -> Iterator[str]:
+    "Key, and what the server says."
+    server = server_of(config)
+    yield f"{whose}key: in {server.key_env}" if server.key else f"{whose}key: none is sent"
+    yield whose + _server_line(server, in_own_thread(asyncio.run, server_facts(server)))
+
+
+def _verdict_line(rows: Sequence[Mapping]) -> str:
+    "How many answers a judge gave its two verdicts on."
+    judged = sum("judge_score" in r["scores"] for r in rows)
+    return f"judge: a verdict in both orders on {judged} of {len(rows)} answers"
+
+
+def _on_servers(config: ExperimentConfig) -> tuple[bool, ExperimentConfig | None]:
+    "Whether the model is on a server, and what the judge's is; raises `ConfigError` where neither is."
+    judge, asked = config.metrics.model_judge, config.engine.name in PRESETS
+    judged = judge_config(judge) if judge and judge.engine.name in PRESETS else None
+    if not asked and judged is None:
         raise ConfigError(
             f"experiment.engine.name: {config.engine.name!r} is no server, there is nothing to check;"
             f" allowed: {', '.join(PRESETS)}"
         )
-    server = server_of(config)
-    yield f"key: in {server.key_env}" if server.key else "key: none is sent"
-    yield _server_line(server, in_own_thread(asyncio.run, server_facts(server)))
-    prepared, engine = prepare(config), remote_engine(config)
+    return asked, judged
+
+# %% ../nbs/56_check.ipynb #check-all
+def checks(
+    config: ExperimentConfig,
+) -> Iterator[str]:  # a line for each thing that was found
+    "Try the servers of a config, its judge's too, on the first questions; raises what went wrong."
+    asked, judged = _on_servers(config)
+    if asked:
+        yield from _about_server(config)
+    if judged:
+        yield from _about_server(judged, "the judge's ")
+    prepared, engine = prepare(config), remote_engine(config) if asked else None
     with closing(make_resources(prepared, engine)) as parts:
         rows = in_own_thread(asyncio.run, _ask_few(prepared, parts))
         if lost := [r for r in rows if r["error"]]:
@@ -118,5 +141,8 @@ def checks(
                 f" {lost[0]['error_type']}: {lost[0]['error']}"
             )
         yield _answer_line(rows[0])
-        yield from in_own_thread(asyncio.run, _trials(engine))
-    yield cost_estimate(rows, len(prepared.data))
+        if parts.judge:
+            yield _verdict_line(rows)
+        if engine:
+            yield from in_own_thread(asyncio.run, _trials(engine))
+    yield from cost_lines(rows, len(prepared.data), parts.judge)

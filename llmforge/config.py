@@ -360,6 +360,8 @@ def _work(config: ExperimentConfig) -> dict[str, Any]:
     for name in ("id", "name", "breaker", "plugins"):  # of plugins the content counts, not the file's name
         work.pop(name, None)
     work["engine"] = without_operation(work["engine"])
+    if judge := work["metrics"].get("model_judge"):
+        judge["engine"] = without_operation(judge["engine"])
     if alignment := effective_alignment(work.pop("alignment", {})):
         work["alignment"] = alignment
     work["retrieval"] = _read(work["retrieval"])

@@ -194,8 +194,11 @@ def _weight_sources(c: ExperimentConfig) -> Iterator[tuple[str, Path | None]]:
             yield from _search_sources(section, retrieval)
     if c.metrics.judge and c.retrieval.name != "none":
         yield "metrics.judge", model_folder(c.metrics.judge)
+    judge = c.metrics.model_judge
+    if judge and judge.engine.name not in (*PRESETS, "fake"):
+        yield "metrics.model_judge.model.name", model_folder(judge.model.name)
 
-
+# %% ../nbs/08_contents.ipynb #contents-local-sources
 def local_sources(
     config: ExperimentConfig,
 ) -> dict[str, Path]:  # field -> the file or folder that it names

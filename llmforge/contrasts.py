@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from .core import StoreError, closest, keep_former_names
 from .experiment import Experiment, arm_line, counts_line
-from .metrics import JUDGED, OUTCOMES, SCORES, UNITS
+from .metrics import JUDGE_SCORES, JUDGED, OUTCOMES, SCORES, UNITS
 from .paired import PairedDifference, paired_difference
 from .plan import StudyRows
 from .pooling import groups_of, metric_of, scored, with_batches
@@ -143,6 +143,16 @@ def _same_scorer(a: Experiment, b: Experiment) -> None:
             "run both with the same one, or compare single scores, e.g. metrics=['exact_match']"
         )
 
+# %% ../nbs/64_contrasts.ipynb #contrasts-same-judge
+def _same_judge(a: Experiment, b: Experiment) -> None:
+    one, other = [e.result.get("judge") for e in (a, b)]
+    if one and other and (one["name"], one["version"]) != (other["name"], other["version"]):
+        raise StoreError(
+            f"{a.id} and {b.id} cannot be compared: their answers were judged by different models or rubrics "
+            f"({one['name']} {one['version']} and {other['name']} {other['version']}); run both with the same"
+            " metrics.model_judge, or compare single scores, e.g. metrics=['exact_match']"
+        )
+
 # %% ../nbs/64_contrasts.ipynb #e0eced71
 def check_pair(
     a: Experiment | None,  # the control's
@@ -164,6 +174,8 @@ def check_pair(
         )
     if metric is None or metric in (*JUDGED, *JUDGED.values()):
         _same_scorer(a, b)
+    if metric is None or metric in JUDGE_SCORES:
+        _same_judge(a, b)
 
 # %% ../nbs/64_contrasts.ipynb #8dec261d
 def _scored_of_two(control: Mapping, treatment: Mapping, metric: str, only) -> tuple[dict, dict]:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AGENT_NUMBERS', 'NO_CARD', 'LEAST_FOR_P99', 'Experiment', 'counts_line', 'state_line', 'agent_of', 'arm_line',
            'stops_line', 'agent_table', 'card_of', 'own_lines', 'card_line', 'labelled_rate', 'judged_line',
-           'place_in_table', 'alone_estimate', 'results_table']
+           'model_judge_line', 'place_in_table', 'alone_estimate', 'results_table']
 
 # %% ../nbs/62_experiment.ipynb #experiment-imports
 from collections import Counter
@@ -278,6 +278,38 @@ def judged_line(
         f"of the same answers the judge says {rate.judge_says:.3f}."
     )
 
+# %% ../nbs/62_experiment.ipynb #experiment-model-judge
+def _agreement(e: Experiment) -> str:
+    "How far the verdicts of a model agree with exact match, on questions with right answers."
+    judged = [r for r in e.rows if not failed(r) and r["scores"].get("judge_score") in (0.0, 1.0)]
+    known = [r for r in judged if r["trace"].get("attributes", {}).get("expected")]
+    if not known:
+        return ""
+    same = [r for r in known if r["scores"]["judge_score"] == r["scores"]["exact_match"]]
+    more = sum(r["scores"]["judge_score"] > r["scores"]["exact_match"] for r in known)
+    return (
+        f"Of {len(known)} clear verdicts {len(same)} are those of exact match; {more} say yes where exact"
+        f" match says no, {len(known) - len(same) - more} the other way round."
+    )
+
+# %% ../nbs/62_experiment.ipynb #experiment-model-judge-2
+_JUDGE_TOOK = (("tokens_in", "tokens in"), ("tokens_out", "tokens out"), ("cost", "dollars"))
+
+
+def model_judge_line(
+    e: Experiment,  # completed
+) -> str:  # Markdown; "" where no model judged it
+    "Lines on the model that judged an experiment by a rubric: its card, its agreement, what it took."
+    judge = e.result.get("judge")
+    if not judge:
+        return ""
+    known = cell(Card.from_dict(judge["card"]).line(), 600) if judge.get("card") else NO_CARD
+    itself = " **It judged its own answers.**" if judge["itself"] else ""
+    spent = [f"{judge[n]:,} {label}" for n, label in _JUDGE_TOOK if judge.get(n) is not None]
+    took = f" It took {', '.join(spent)}." if spent else ""
+    name = f"{cell(judge['name'])}, version {cell(judge['version'])}"
+    return " ".join(filter(None, [f"By {name}: {known}{itself}", _agreement(e)])) + took
+
 # %% ../nbs/62_experiment.ipynb #experiment-place
 _ORDER = (
     "exact_match",
@@ -397,6 +429,7 @@ def results_table(
         *own_lines(e),
         card_line(e),
         judged_line(e),
+        model_judge_line(e),
     ]
     parts.append(agent_table(e))
     return "\n\n".join(part for part in parts if part)

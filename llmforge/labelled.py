@@ -167,6 +167,7 @@ class LabelledAnswer:
     right: bool
     kind: str  # how it was made
     group: str  # predictions about the same fact hang together
+    question: str = ""
 
 # %% ../nbs/38_labelled.ipynb #ebf1af13
 def _predictions(
@@ -222,7 +223,7 @@ def labelled_answers() -> tuple[LabelledAnswer, ...]:
         aliases = _aliases(right)
         texts = [family[k].answer for k in ("role swap", "right, sentence", "role swap, sentence")]
         for kind, text, is_right in _predictions(aliases, *texts):
-            out.append(LabelledAnswer(text, aliases, is_right, kind, right.group))
+            out.append(LabelledAnswer(text, aliases, is_right, kind, right.group, right.question))
     return tuple(out)
 
 # %% ../nbs/38_labelled.ipynb #3cabc841

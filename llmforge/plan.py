@@ -45,7 +45,7 @@ def planned(
     if least <= wanted:
         return least, ""
     return least, (
-        f"too few questions: {wanted:g} is looked for, {least:.2f} can be shown; "
+        f"too few questions: {wanted:g} is looked for, {least:.2g} can be shown; "
         "expect 'inconclusive' unless the effect is larger"
     )
 

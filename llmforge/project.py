@@ -20,6 +20,28 @@ from .manage import app
 from .terminal import tell
 
 # %% ../nbs/90_project.ipynb #project-schema
+def _admit_shorthands(definitions: dict[str, dict]) -> None:
+    "Let the schema take names for sections, shorthands and former names, as a file may have them."
+    from llmforge.config import SECTIONS
+
+    fields = {name: d.get("properties", {}) for name, d in definitions.items()}
+    experiment, metrics = fields["experiment"], fields["MetricsConfig"]
+    experiment |= {"repeats": fields["SamplingConfig"]["repeats"], "hyperparameters": experiment["sampling"]}
+    fields["DatasetConfig"]["file"] = {"type": "string"}
+    metrics["judge"] = {
+        **metrics["judge"],
+        "anyOf": [*metrics["judge"]["anyOf"], *metrics["model_judge"]["anyOf"]],
+    }
+    for section, names in ((experiment, SECTIONS), (fields["JudgeConfig"], ("model", "engine"))):
+        for name in names:
+            section[name] = {"anyOf": [{"type": "string"}, section[name]]}
+    for name in ("MethodConfig", "PromptConfig"):  # what they lack is filled in
+        definitions[name]["required"] = []
+    for section in fields.values():
+        former = {f["formerly"]: {**f, "deprecated": True} for f in section.values() if "formerly" in f}
+        section |= former
+
+# %% ../nbs/90_project.ipynb #project-schema-all
 def config_schema() -> dict:
     "The JSON schema of a config file, of an experiment or of a study."
     from llmforge.config import ExperimentConfig
@@ -32,6 +54,7 @@ def config_schema() -> dict:
         definitions[name] = {**schema, "required": []}  # what `extends` names may bring what is required
     for way in ("grid", "prompts"):  # become arms when the file is read
         definitions["study"]["properties"][way] = {"type": "object"}
+    _admit_shorthands(definitions)
     parts: dict = {name: {"$ref": f"#/$defs/{name}"} for name in ("experiment", "study")}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

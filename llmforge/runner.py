@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from .agent import check_engine
-from .aggregate import cost_estimate, made_with, result_row, software_and_machine, summarise
+from .aggregate import cost_lines, made_with, result_row, software_and_machine, summarise
 from .align import alignment_fingerprint, training_summary
 from .alone import ask_alone
 from .answer import answer_one, example_seed
@@ -38,6 +38,7 @@ from .faithfulness import make_scorer
 from .holding import early_end_stored, end_experiment, former_notes, kept_lease
 from .leases import Lease, patiently
 from .methods import Context, Exemplar, choose_exemplars, usable_exemplars
+from .modeljudge import ModelJudge, check_judge, make_judge
 from .multiplechoice import check_choices
 from .plugins import code_of
 from .progress import Breaker, Progress, input_notes
@@ -141,6 +142,7 @@ def prepare(
             check_server(config)
         check_metrics(config, data)
         check_choices(config, data)
+        check_judge(config, data)
         check_embeddings(config)
         usable = _usable(config, data)
         identified = _identified(config, data, corpus, contents)
@@ -154,11 +156,12 @@ class Resources:
     engine: Engine  # generates
     retriever: Retriever | None = None  # finds passages
     exemplars: tuple[Exemplar, ...] = ()  # shown in every prompt
-    scorer: Scorer | None = None  # judges the answers
+    scorer: Scorer | None = None  # judges the answers against what was read
+    judge: ModelJudge | None = None  # judges them by a rubric
 
     def close(self) -> None:
         "Give back models, files and connections."
-        for part in (self.engine, self.retriever, self.scorer):
+        for part in (self.engine, self.retriever, self.scorer, self.judge):
             if part is not None:
                 part.close()
 
@@ -195,8 +198,9 @@ def make_resources(
         check_engine(config, engine)
         exemplars = _exemplars(prepared, retriever)
         scorer = make_scorer(config.metrics.judge, config.metrics.threshold) if retriever else None
+        judge = make_judge(config, engine)
         on_failure.pop_all()
-    return Resources(engine, retriever, exemplars, scorer)
+    return Resources(engine, retriever, exemplars, scorer, judge)
 
 # %% ../nbs/52_runner.ipynb #d8851247
 def context_for(
@@ -240,7 +244,7 @@ async def _row(
     "The row of one question, with its share of the CPU time."
     context = context_for(prepared, resources, example)
     with resources.engine.running(), shares.question() as cpu:
-        row = await answer_one(example, i, context, resources.scorer)
+        row = await answer_one(example, i, context, resources.scorer, resources.judge)
     return row | {"cpu_s": cpu.seconds}
 
 # %% ../nbs/52_runner.ipynb #runner-answer-all
@@ -305,6 +309,8 @@ def provenance(
         origin |= _searched(corpus, resources.retriever)
     if resources.scorer:
         origin["scorer"] = resources.scorer.identity
+    if resources.judge:
+        origin["judge"] = resources.judge.identity
     return origin
 
 # %% ../nbs/52_runner.ipynb #1c8513c9
@@ -320,6 +326,12 @@ class _Loop:
     last: Collection[str]  # ids of the questions that failed before, to be asked after all others
 
 # %% ../nbs/52_runner.ipynb #runner-ask-the-rest
+def _costs(config: ExperimentConfig) -> bool:
+    "Whether the price of the model or of its judge is known."
+    judge = config.metrics.model_judge
+    return bool(config.engine.price or judge and judge.engine.price)
+
+# %% ../nbs/52_runner.ipynb #runner-ask-the-rest-2
 def _ask_the_rest(
     prepared: Prepared, resources: Resources, store: Store, lease: Lease, loop: _Loop
 ) -> float | None:
@@ -335,9 +347,9 @@ def _ask_the_rest(
     def ask(part: Prepared, show: bool) -> None:
         run_loop(answer_all(part, resources, done, save, loop.stop, show, loop.last), loop.stop)
 
-    if loop.show and prepared.config.engine.price:
+    if loop.show and _costs(prepared.config):
         ask(replace(prepared, data=replace(data, examples=data.examples[:FEW])), False)
-        print(cost_estimate(store.rows(prepared.id), len(data)), file=sys.stderr)
+        print(*cost_lines(store.rows(prepared.id), len(data), resources.judge), sep="\n", file=sys.stderr)
     ask(prepared, loop.show)
     if loop.stop.is_set():
         raise LeaseLost(f"the lease on {prepared.id} was taken over; nothing more was written here")
@@ -372,7 +384,7 @@ def _announce(prepared: Prepared) -> None:
 def _summary(prepared: Prepared, resources: Resources, store: Store, seconds: float | None) -> dict[str, Any]:
     "The aggregates of all rows."
     rows, at_work = patiently(store.rows, prepared.id), _at_work(prepared.config, resources.engine)
-    return summarise(rows, prepared.config, seconds, resources.scorer, at_work)
+    return summarise(rows, prepared.config, seconds, resources.scorer, at_work, resources.judge)
 
 # %% ../nbs/52_runner.ipynb #runner-run
 def _run(prepared: Prepared, store: Store, engine: Engine | None, show: bool) -> None:

@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from .config import ExperimentConfig
 from .configfiles import problems_error
-from .engineconfig import PRESETS, server_settings
+from .engineconfig import PRESETS, EngineConfig, server_settings
 
 # %% ../nbs/90_security.ipynb #security-host
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -251,9 +251,10 @@ def _outside(name: str | None) -> bool:
     drive = re.match(r"[A-Za-z]:|[/~\\]", name)
     return bool(drive) or any(part.startswith(".") for part in parts)
 
-
+# %% ../nbs/90_security.ipynb #security-names-2
 def _names(c: ExperimentConfig) -> dict[str, str | None]:
     "What in a config may be read as a path."
+    judge = c.metrics.model_judge
     return {
         "model.name": c.model.name,
         "engine.server.lora": c.engine.server.lora,
@@ -265,24 +266,28 @@ def _names(c: ExperimentConfig) -> dict[str, str | None]:
         "exemplar_retrieval.embedding": c.exemplar_retrieval and c.exemplar_retrieval.embedding,
         "exemplar_retrieval.reranker": c.exemplar_retrieval and c.exemplar_retrieval.reranker,
         "metrics.judge": c.metrics.judge,
+        "metrics.model_judge.model.name": judge and judge.model.name,
+        "metrics.model_judge.engine.server.lora": judge and judge.engine.server.lora,
     }
 
 # %% ../nbs/90_security.ipynb #security-reaches
 _SERVERS = "allowed: the known engines' addresses, and what LLMFORGE_SERVERS lists on the server"
 
 
-def _engine_reaches(c: ExperimentConfig) -> Iterator[str]:
-    settings, servers = server_settings(c.engine), allowed_servers()
+def _engine_reaches(engine: EngineConfig, path: str) -> Iterator[str]:
+    settings, servers = server_settings(engine), allowed_servers()
     url, key = settings["base_url"], settings["key_env"]
     if url and _place(url) not in servers:
-        yield f"experiment.engine.base_url: {url!r} is not an allowed server; {_SERVERS}"
+        yield f"experiment.{path}.base_url: {url!r} is not an allowed server; {_SERVERS}"
     elif key not in servers.get(_place(url or ""), {None}):
-        yield f"experiment.engine.key_env: {key!r} is not that server's; {_SERVERS}, with its variable"
+        yield f"experiment.{path}.key_env: {key!r} is not that server's; {_SERVERS}, with its variable"
 
 # %% ../nbs/90_security.ipynb #security-further
 def _reaches(c: ExperimentConfig) -> Iterator[str]:
     "What of a config reaches further than a stranger's may."
-    yield from _engine_reaches(c)
+    yield from _engine_reaches(c.engine, "engine")
+    if judge := c.metrics.model_judge:
+        yield from _engine_reaches(judge.engine, "metrics.model_judge.engine")
     if c.retrieval.url and _place(c.retrieval.url) not in allowed_servers():
         yield f"experiment.retrieval.url: {c.retrieval.url!r} is not an allowed server; {_SERVERS}"
     live = c.method.agent and c.method.agent.wikipedia == "live"

@@ -38,6 +38,24 @@ def _spell_out_file(data: dict[str, Any]) -> None:
         rest = {key: value for key, value in section.items() if key != "file"}
         data["dataset"] = {"name": section["file"], **rest}
 
+# %% ../nbs/04_shorthands.ipynb #shorthands-judge
+def _spell_out_judge(data: dict[str, Any]) -> None:
+    section = data.get("metrics")
+    if not isinstance(section, Mapping):
+        return
+    section = dict(section)
+    if isinstance(section.get("judge"), Mapping):
+        if "model_judge" in section:
+            raise ConfigError(
+                "experiment.metrics.judge: a mapping is another way to write metrics.model_judge;"
+                " give one of them"
+            )
+        section["model_judge"] = section.pop("judge")
+    if isinstance(judge := section.get("model_judge"), Mapping):
+        named = {k: {"name": judge[k]} for k in ("model", "engine") if isinstance(judge.get(k), str)}
+        section["model_judge"] = {**judge, **named}
+    data["metrics"] = section
+
 # %% ../nbs/04_shorthands.ipynb #shorthands-all
 def spell_out_shorthands(
     data: dict[str, Any],  # the fields of an experiment as written; changed
@@ -46,3 +64,4 @@ def spell_out_shorthands(
     _spell_out_hyperparameters(data)
     _spell_out_repeats(data)
     _spell_out_file(data)
+    _spell_out_judge(data)

@@ -33,7 +33,7 @@ from llmforge.configfiles import (
     refuse_secrets,
 )
 from .core import ConfigError, closest
-from .metrics import AGENT_SCORES, CHOICE_SCORES, JUDGED, MEASURES, unit_of
+from .metrics import AGENT_SCORES, CHOICE_SCORES, JUDGE_SCORES, JUDGED, MEASURES, unit_of
 from .plugins import load_named_plugins
 from .sections import Real, Section, Share, Text
 
@@ -328,7 +328,8 @@ def experiments(
 # %% ../nbs/18_studyconfig.ipynb #studyconfig-not-retrieved
 # what scorers of claims give, with the rates; and the relevance of the answer
 JUDGEMENTS = (*itertools.chain(*JUDGED.items()), "answer_relevance")
-KNOWN = (*MEASURES, *JUDGEMENTS, *AGENT_SCORES, *CHOICE_SCORES)
+KNOWN = (*MEASURES, *JUDGEMENTS, *AGENT_SCORES, *CHOICE_SCORES, *JUDGE_SCORES)
+_OF_METHOD = {**dict.fromkeys(AGENT_SCORES, "react"), **dict.fromkeys(CHOICE_SCORES, "multiple_choice")}
 _AT = re.compile(r"(?:recall|has_answer)@(\d+)|mrr")
 
 
@@ -345,7 +346,7 @@ def _not_judged(metric: str, e: ExperimentConfig) -> str:
         return ""
     return f"metrics.judge: {judge} gives {score} and {rate}, not {metric}"
 
-
+# %% ../nbs/18_studyconfig.ipynb #studyconfig-not-retrieved-2
 def _not_retrieved(metric: str, k: str | None, e: ExperimentConfig) -> str:
     if e.retrieval.name == "none":
         return f"{metric} needs retrieval; the arm has none"
@@ -362,14 +363,12 @@ def unmeasured(
     "Why an experiment will not have a metric."
     if metric in (*MEASURES, *e.metrics.extra):
         return ""
-    if metric in AGENT_SCORES:
-        if e.method.name == "react":
-            return ""
-        return f"{metric} is measured of an agent only (method react); the arm has method {e.method.name}"
-    if metric in CHOICE_SCORES:
-        if e.method.name == "multiple_choice":
-            return ""
-        return f"{metric} is measured by method multiple_choice only; the arm has method {e.method.name}"
+    if method := _OF_METHOD.get(metric):
+        alike = e.method.name == method
+        return "" if alike else f"{metric} needs method {method}; the arm has method {e.method.name}"
+    if metric in JUDGE_SCORES:
+        named = e.metrics.model_judge is not None
+        return "" if named else f"{metric} needs metrics.model_judge, a model with a rubric; the arm has none"
     if metric in JUDGEMENTS:
         return _not_judged(metric, e)
     if at := _AT.fullmatch(metric):

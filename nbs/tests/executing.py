@@ -72,10 +72,14 @@ class Started:
             raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
         return self.returncode
 
+    def printed(self) -> tuple[str, str]:
+        "What it has printed so far."
+        return tuple(path.read_text() if path.exists() else "" for path in self._printed)
+
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         "What it printed, at its end."
         self.wait(timeout)
-        return tuple(path.read_text() if path.exists() else "" for path in self._printed)
+        return self.printed()
 
     def send_signal(self, number: int) -> None:
         if self.returncode is None:

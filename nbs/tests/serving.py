@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from executing import start_command
 
 CLI = [sys.executable, "-c", "from llmforge.cli import main; main()"]
 
@@ -31,7 +32,7 @@ class Model:
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+            protocol_version, disable_nagle_algorithm = "HTTP/1.1", True
 
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -93,16 +94,12 @@ class Served:
     def __init__(self, env, port=0):
         import httpx
 
-        self.env = {**os.environ, **env}
-        command = [*CLI, "serve", "--port", str(port)]
-        self.log = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen(
-            command, env=self.env, stdout=subprocess.PIPE, stderr=self.log, text=True, start_new_session=True
-        )
-        line = self.process.stdout.readline()
-        found = re.search(r"(http://\S+?/)(?:\?token=(\S+))?(?: |$)", line)
-        assert found, (line, self.logged())
-        self.url, self.token = found[1], found[2] or self.env.get("LLMFORGE_TOKEN")
+        self.process = start_command("llmforge", "serve", "--port", str(port), **env)
+        link = re.compile(r"(http://\S+?/)(?:\?token=(\S+))?(?: |\n)")
+        while not (found := link.search(self.process.printed()[0])):
+            assert self.process.poll() is None, self.process.printed()
+            time.sleep(0.02)
+        self.url, self.token = found[1], found[2] or {**os.environ, **env}.get("LLMFORGE_TOKEN")
         self.port = int(self.url.rsplit(":", 1)[1].strip("/"))
         headers = {"authorization": f"Bearer {self.token}"}
         self.http = httpx.Client(base_url=self.url, headers=headers, timeout=30)
@@ -114,8 +111,7 @@ class Served:
                 time.sleep(0.1)
 
     def logged(self):
-        self.log.seek(0)
-        return self.log.read()
+        return self.process.printed()[1]
 
     def wait(self, id, states=("COMPLETED",), seconds=60):
         "The line of an experiment once it is in a state."

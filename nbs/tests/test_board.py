@@ -3,17 +3,18 @@
 import csv
 import io
 import json
-import os
 import re
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from urllib.parse import quote
 
 import pytest
+from executing import command
 from hostile import PAYLOADS, filled, study_of
 from playwright.sync_api import expect, sync_playwright
-from serving import CLI, Model, Served, ended
+from serving import Model, Served, ended
+
+from llmforge.files import project_root
 
 pytest.importorskip("fastapi", reason="the extra `server` is not installed: the dashboard is not tested")
 pytestmark = pytest.mark.slow
@@ -119,8 +120,7 @@ def test_create_watch_compare(chrome, served, model, env, two):
         page.get_by_role("button", name="Compare selected").click()
         page.locator("select[name=baseline]").select_option(two[0])
         expect(page.locator("tr.baseline")).to_contain_text(two[0])
-        command = [*CLI, "compare", *two]
-        printed = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True).stdout
+        printed = command("llmforge", "compare", *two, cwd=project_root(), **env).stdout
         line = next(line for line in printed.splitlines() if line.startswith("| exact match"))
         cells = [c.strip() for c in line.strip("|").split("|")]
         shown = page.locator(".markdown tr", has_text="exact match").first.locator("td").all_inner_texts()

@@ -168,7 +168,7 @@ def agent(server, choice="calibrated"):
                     "shots": 1,
                     "agent": {"choice": choice, "max_steps": 2, "tools": ["calculator"]},
                 },
-                "dataset": {"name": "meridia", "limit": 2},
+                "dataset": {"name": "meridia", "limit": 1},
             }
         }
     )

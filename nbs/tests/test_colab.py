@@ -238,7 +238,7 @@ def test_smallest_cards(tmp_path, kernels):
 
 
 def test_smallest_benchmark(tmp_path, kernels):
-    sizes = {"sizes": "60", "questions": "20 40"}
+    sizes = {"sizes": "30", "questions": "20 40"}
     nb = execute(ROOT / "nbs" / "run_benchmark.ipynb", tmp_path, prompts=1, rounds=1, **sizes)
     shown = json.dumps([c.get("outputs", []) for c in nb.cells])
     assert "times the plain loop" in shown and "exponent" in shown

@@ -3,13 +3,13 @@
 import csv
 import io
 import json
-import os
 import re
 import subprocess
 import sys
 from xml.etree import ElementTree
 
 import pytest
+from executing import command
 from typer.testing import CliRunner
 
 from llmforge.cli import app
@@ -198,26 +198,31 @@ def test_boxes_keep_to_the_terminal(width):
         assert "retrieval-none-almanac-5857a546" in box
 
 
-def run(*args, **env):
-    command = [sys.executable, "-c", "from llmforge.cli import main; main()", *args]
-    return subprocess.run(command, env=os.environ | env, capture_output=True, text=True)
-
-
 @pytest.mark.slow
 def test_run_ends_with_the_scores_and_holds_its_gates(outputs, tmp_path):
     "Said at once: what is loaded. Said last: the scores, where they lie, and the demands."
-    few = ["-o", "dataset.limit=4", "-o", "method.shots=0", "--no-notebook"]
+    few = ["-o", "dataset.limit=2", "-o", "method.shots=0", "--no-notebook"]
     report = tmp_path / "report.xml"
-    p = run("run", "naive.yaml", *few, "--min", "accuracy=0.0", "--min", "f1=1.1", "--junit", str(report))
+    p = command(
+        "llmforge",
+        "run",
+        "naive.yaml",
+        *few,
+        "--min",
+        "accuracy=0.0",
+        "--min",
+        "f1=1.1",
+        "--junit",
+        str(report),
+        cwd=ROOT,
+    )
     assert p.returncode == 4, p.stderr
     assert re.match(r"naive-[0-9a-f]{8}: loading smollm2-135m-instruct on local\n", p.stderr)
     assert "| accuracy (exact match) |" in p.stdout and ": COMPLETED, see " in p.stdout
     assert "passed: naive: accuracy of at least 0 (" in p.stdout and "NOT PASSED: naive: f1 of at" in p.stdout
     assert ElementTree.parse(report).getroot().attrib["failures"] == "1"
-    assert (
-        "has no such metric (did you mean 'accuracy'?)"
-        in run("run", "naive.yaml", *few, "--min", "acuracy=0").stderr
-    )
+    wrong = command("llmforge", "run", "naive.yaml", *few, "--min", "acuracy=0", cwd=ROOT)
+    assert "has no such metric (did you mean 'accuracy'?)" in wrong.stderr
 
 
 def test_a_wrong_minimum_is_said_before_anything_runs(outputs):

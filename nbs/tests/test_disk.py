@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+from executing import command
 
 from llmforge.files import project_root, remedy
 
@@ -33,7 +34,7 @@ AGAIN = "then the same command goes on"
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
+def project(tmp_path, monkeypatch, kernels):
     "A folder with a config, a study, questions, and a place for results that is a folder of its own."
     monkeypatch.setenv("LLMFORGE_HOME", str(tmp_path))
     monkeypatch.setenv("LLMFORGE_CACHE", str(tmp_path / "cache"))
@@ -44,12 +45,17 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def call(project, *args, code=0, before=None):
+def call(project, *args, code=0, forked=True, before=None):
     """What the real command prints; it never shows a traceback, and an error is its last line.
 
-    Where a run ends early, Python may tell at exit of a batch that was never begun: no part of the error."""
-    command = [sys.executable, "-c", "from llmforge.cli import main; main()", *map(str, args)]
-    p = subprocess.run(command, cwd=project, capture_output=True, text=True, preexec_fn=before)
+    A forked one does not tidy up at its end, as an interpreter that is started does. Where a run ends
+    early, Python may tell at exit of a batch that was never begun: no part of the error."""
+    args = [str(arg) for arg in args]
+    if not forked:
+        started = [sys.executable, "-c", "from llmforge.cli import main; main()", *args]
+        p = subprocess.run(started, cwd=project, capture_output=True, text=True, preexec_fn=before)
+    else:
+        p = command("llmforge", *args, cwd=project)
     assert p.returncode == code and "Traceback" not in p.stderr + p.stdout, p.stdout + p.stderr
     said = [line for line in p.stderr.strip().splitlines() if "was never awaited" not in line]
     return (said or [""])[-1] if code else p.stdout
@@ -75,6 +81,7 @@ def test_what_to_do_is_told_by_kind():
     assert "writable" in remedy(e.value)
 
 
+@pytest.mark.slow
 def test_damaged_files_of_data_are_one_sentence(project):
     whole = gzip.compress((project / "q.jsonl").read_bytes())
     (project / "cut.jsonl.gz").write_bytes(whole[:-20])
@@ -119,20 +126,20 @@ def test_damaged_caches_and_stores(project, outputs):
 @pytest.mark.slow
 def test_a_file_where_a_folder_belongs(project, outputs, monkeypatch):
     outputs.write_text("x")
-    for command in (("run", "c.yaml"), ("study", "s.yaml"), ("import", "e"), ("list",)):
-        said = call(project, *command, code=2)
+    for asked in (("run", "c.yaml"), ("study", "s.yaml"), ("import", "e"), ("list",)):
+        said = call(project, *asked, code=2)
         assert said.startswith(f"error: the folder {outputs} cannot be made") and "LLMFORGE_OUTPUTS" in said
     outputs.unlink()
     id = run(project).strip().splitlines()[-1].partition(":")[0]
     shutil.rmtree(outputs / id)
     for place in (outputs / id, outputs / "study-pair", project / "away", project / "site"):
         place.write_text("x")
-    for command in (
+    for asked in (
         ("run", "c.yaml", "--no-notebook"),
         ("study", "s.yaml"),
         ("export", id, project / "away"),
     ):
-        said = call(project, *command, code=1)
+        said = call(project, *asked, code=1)
         assert "move away what lies in its place" in said and said.endswith(AGAIN), said
     assert "is a file, and the site is a folder" in call(project, "site", project / "site", code=2)
     for place in (outputs / id, outputs / "study-pair", project / "away"):
@@ -158,7 +165,7 @@ def test_a_disk_that_is_full_at_some_point(project, kb):
 
     lines = [json.dumps({"id": f"q{i}", "question": f"{i}?", "answers": [str(i)]}) for i in range(400)]
     (project / "q.jsonl").write_text("\n".join(lines))
-    said = run(project, code=1, before=small)
+    said = run(project, code=1, forked=False, before=small)
     assert said.startswith("error: ") and "free some space" in said and said.endswith(AGAIN), said
     assert "384 attempted, 384 answered" in run(project)  # 16 of 400 are set aside as exemplars
 
@@ -178,7 +185,7 @@ def test_a_folder_that_may_not_be_written_to(project, outputs, monkeypatch):
     try:
         id = run(project).strip().splitlines()[-1].partition(":")[0]
         saved = project / "saved"
-        call(project, "export", id, saved)
+        call(project, "export", id, saved, forked=False)  # the store is a single file again
         subprocess.run(["mount", "-o", "remount,ro", str(outputs)], check=True)
         commands = (
             ("run", "c.yaml"),
@@ -187,8 +194,8 @@ def test_a_folder_that_may_not_be_written_to(project, outputs, monkeypatch):
             ("import", saved),
             ("export", id),
         )
-        for command in commands:
-            said = call(project, *command, code=1)
+        for asked in commands:
+            said = call(project, *asked, code=1)
             assert said.startswith("error: ") and "LLMFORGE_OUTPUTS" in said and said.endswith(AGAIN), said
         monkeypatch.delenv("LLMFORGE_HOME")  # the site is made of a checkout's lessons
         said = call(project_root(), "site", outputs / "site", code=1)
@@ -209,8 +216,8 @@ def test_a_disk_without_room(project, outputs):
             while f.write(b"x" * 4096) == 4096:
                 pass
             raise OSError
-        for command in (("run", "c.yaml", "--no-notebook"), ("run", "c.yaml"), ("study", "s.yaml")):
-            said = call(project, *command, code=1)
+        for asked in (("run", "c.yaml", "--no-notebook"), ("run", "c.yaml"), ("study", "s.yaml")):
+            said = call(project, *asked, code=1)
             assert said.startswith("error: ") and "free some space" in said and said.endswith(AGAIN), said
         (outputs / "ballast").unlink()
         assert "COMPLETED" in run(project)

@@ -68,12 +68,12 @@ def test_a_folder_searches_as_the_model_itself(own_model, monkeypatch):
     texts = ["A beacon of silver.", "The ferry leaves at nine."]
     assert np.array_equal(embedding.embed(texts, "./my-model"), embedding.embed(texts))
     assert maxsim("beacon", texts, "./my-model") == maxsim("beacon", texts)
-    store = Store()
-    id = run_experiment(own_config(), store, FakeEngine(" x"), show=False)
+    store, few = Store(), {"name": "almanac", "limit": 20}  # passages to embed
+    id = run_experiment(own_config(corpus=few), store, FakeEngine(" x"), show=False)
     assert store.experiment(id).provenance_json["contents"].keys() == {"retrieval.embedding"}
     (own_model / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(RetrievalError, match="'./my-model' cannot be loaded"):
         embedding.embed(texts, "./my-model")
     (own_model / "tokenizer.json").write_text("{")
     with pytest.raises(RetrievalError, match="the tokenizer .*tokenizer.json cannot be read"):
-        run_experiment(own_config(), store, FakeEngine(" x"), show=False)
+        run_experiment(own_config(corpus=few), store, FakeEngine(" x"), show=False)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 from test_imports import MODULES, NEED_TORCH
 
 import llmforge
@@ -87,6 +88,27 @@ def test_the_schema_has_the_fields_of_configs():
                 assert set(body) <= set(definitions[part]["properties"]), path.name
 
 
+def test_editors_take_what_a_config_may_say():
+    "Whole shipped files, the short forms, former names; a wrong name or kind of value is marked."
+    check = Draft202012Validator(config_schema())
+    for path in (ROOT / "configs").rglob("*.yaml"):
+        assert not list(check.iter_errors(yaml.safe_load(path.read_text()))), path.name
+    short = {
+        "name": "short",
+        "model": "m",
+        "retrieval": "hybrid",
+        "repeats": 5,
+        "hyperparameters": {"temperature": 0.7},
+        "dataset": {"file": "mine.csv"},
+        "metrics": {"judge": {"model": "j", "engine": "hf_api", "rubric": "Is it so?"}},
+        "breaker": 5,
+    }
+    load_config({"experiment": {**short, "corpus": "almanac"}})
+    assert check.is_valid({"experiment": short})
+    for wrong in ({"retrievel": "hybrid"}, {"seed": "one"}, {"metrics": {"judge": {"modell": "j"}}}):
+        assert not check.is_valid({"experiment": short | wrong}), wrong
+
+
 def test_a_shipped_config_is_found_from_an_empty_folder(tmp_path, monkeypatch):
     "In a project without configs of its own, too; one of the project's own goes first."
     monkeypatch.setenv("LLMFORGE_HOME", str(tmp_path))
@@ -153,7 +175,7 @@ def test_from_the_wheel_to_a_comparison(environment, tmp_path):
     assert (work / "_site" / "trace.html").exists() and not (work / "_site" / "learn").exists()
     empty = tmp_path / "empty"
     empty.mkdir()
-    few = ["-o", "dataset.limit=2", "-o", "method.shots=0", "-o", "name=here"]
+    few = ["-o", "dataset.limit=2", "-o", "method.shots=0", "-o", "name=here", "-o", "engine=fake"]
     assert "COMPLETED, see outputs/here-" in run("run", "naive.yaml", "--no-notebook", *few, cwd=empty)
     assert [p.name for p in Path(empty).iterdir()] == ["outputs"]
     assert run("site", cwd=empty) == "_site/index.html\n" and list(

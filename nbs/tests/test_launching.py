@@ -89,14 +89,15 @@ def test_the_plain_command(how, papermill, project):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["terminal", "stdin-piped"])
-def test_it_runs(how, project):
-    "All of it with the embedded model, on a few questions."
-    given = ["-p", "config", "rag_hybrid.yaml", "-p", "overrides", "dataset.limit=4"]
+@pytest.mark.parametrize("how, changes", [("terminal", ""), ("stdin-piped", "engine=fake retrieval=sparse")])
+def test_it_runs(how, changes, project, kernels):
+    "All of it, on a few questions: on a terminal with the embedded model."
+    given = ["-p", "config", "rag_hybrid.yaml", "-p", "overrides", f"dataset.limit=2 {changes}"]
     command = ["papermill", "nbs/run_experiment.ipynb", *given]
-    check(project, *called(how, command))
-    nb = check(project, *called(how, command))  # a second time it writes over what it wrote
+    nb = check(project, *called(how, command))
     assert any("recall@1" in json.dumps(cell.get("outputs", [])) for cell in nb["cells"])
+    if changes:
+        check(project, *called(how, command))  # a second time it writes over what it wrote
 
 
 @pytest.mark.slow

@@ -184,7 +184,7 @@ def test_a_claim_about_the_normalised_accuracy():
         ],
     }
     assert load_study({"study": study}).hypotheses[0].metric == "accuracy_normalised"
-    with pytest.raises(ConfigError, match="measured by method multiple_choice only"):
+    with pytest.raises(ConfigError, match="needs method multiple_choice"):
         load_study({"study": study | {"base": "naive.yaml"}})
 
 
@@ -200,9 +200,9 @@ def test_the_embedded_questions():
 @pytest.mark.slow
 def test_the_embedded_model_chooses(outputs):
     "With the real model: far above the quarter of a coin with four sides, and the same twice."
-    config = load_config("multiple_choice.yaml", ["dataset.limit=40", "engine.cache=false"])
+    config = load_config("multiple_choice.yaml", ["dataset.limit=20", "engine.cache=false"])
     store = Store()
     first, again = (run_experiment(config.model_copy(update={"name": n}), store, show=False) for n in "ab")
     rows, others = Experiment(first, store).rows, Experiment(again, store).rows
     assert [r["answer"] for r in rows] == [r["answer"] for r in others]
-    assert sum(r["correct"] for r in rows) >= 16 and all(r["tokens_out"] == 0 for r in rows)
+    assert sum(r["correct"] for r in rows) >= 8 and all(r["tokens_out"] == 0 for r in rows)

@@ -4,12 +4,11 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import asdict, replace
 
 import pytest
+from executing import start
 from typer.testing import CliRunner
 
 from llmforge.batching import FakeEngine
@@ -156,7 +155,7 @@ run_rounds(study, 3, lambda c: FakeEngine("a", delay=0.1, batch_size=c.engine.ba
 @pytest.mark.slow
 def test_killed_in_the_middle(outputs):
     "What was complete stays, the turn at which it was killed is measured from its beginning, and is counted."
-    child = subprocess.Popen([sys.executable, "-c", KILLED, os.path.dirname(__file__)])
+    child = start(KILLED, os.path.dirname(__file__))
     study = open_study(load_study(read_yaml(PLAN)), Store())
     deadline = time.monotonic() + 100
     while len(before := read_rounds(rounds_path(study), study.ids.values())) < 2:

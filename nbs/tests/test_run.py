@@ -10,7 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from executing import command
+from executing import command, start_command
 from typer.testing import CliRunner
 
 from llmforge.batching import FakeEngine, Fault
@@ -30,7 +30,7 @@ from llmforge.tables import Status
 
 pytestmark = pytest.mark.slow
 
-SMALL = "dataset=meridia dataset.limit=6 method.shots=2 retrieval.top_k=1 engine.batch_size=3"
+SMALL = "dataset=meridia dataset.limit=3 method.shots=2 retrieval.top_k=1 engine.batch_size=3"
 
 
 def call(*args, ok=True):
@@ -55,7 +55,7 @@ def test_papermill_in_the_users_own_words(tmp_path, outputs):
     (id,) = store.experiments().id
     assert store.experiment(id).status == "COMPLETED"
     rows = store.rows(id)
-    assert len(rows) == 6 and all(
+    assert len(rows) == 3 and all(
         r["tokens_out"] > 0 and r["latency_ms"] > 0 and not r["cached"] for r in rows
     )
     for r in rows:  # asked once more where a line break ended the first reply
@@ -77,7 +77,7 @@ def test_papermill_in_the_users_own_words(tmp_path, outputs):
 
 def test_run_show_compare(outputs, kernels):
     "The command: two arms, a re-run that asks nobody, show, list, compare, export and import."
-    common = ["-o", "dataset=meridia", "-o", "dataset.limit=6", "-o", "method.shots=2"]
+    common = ["-o", "dataset=meridia", "-o", "dataset.limit=3", "-o", "method.shots=2"]
     first = call("llmforge", "run", "naive.yaml", *common)
     assert "warning" not in first.stderr.lower(), "a library's or a kernel's"
     id = re.search(r"^(\S+): COMPLETED", first.stdout, re.M)[1]
@@ -97,7 +97,7 @@ def test_run_show_compare(outputs, kernels):
     other = re.search(r"^(\S+): COMPLETED", second.stdout, re.M)[1]
     say = lambda *args: CliRunner().invoke(app, args)
     assert id in say("list").stdout
-    assert "6 attempted" in say("show", id[:8]).stdout
+    assert "3 attempted" in say("show", id[:8]).stdout
     assert "exact match" in say("compare", id, other).stdout
     p = call("llmforge", "compare", id, "nonsense", ok=False)
     assert p.returncode == 1 and "nonsense" in p.stderr and "Traceback" not in p.stderr
@@ -306,14 +306,13 @@ def test_notebooks_of_killed_runs_are_removed(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_notebook_is_removed_by_the_next_run(tmp_path, outputs):
+def test_a_killed_notebook_is_removed_by_the_next_run(tmp_path, outputs, kernels):
     "A real run, killed while its kernel starts; and a second one that lives, which stays untouched."
     config = tmp_path / "x.yaml"
     config.write_text(
         "experiment: {name: x, engine: fake, dataset: {name: meridia, limit: 2}, method: {shots: 0}}"
     )
-    command = [sys.executable, "-c", "from llmforge.cli import main; main()", "run", str(config)]
-    p = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    p = start_command("llmforge", "run", str(config))
     deadline = time.monotonic() + 60
     while not (halves := list(outputs.glob("..*.ipynb"))) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -321,5 +320,5 @@ def test_a_killed_notebook_is_removed_by_the_next_run(tmp_path, outputs):
     assert halves and list(outputs.glob("..*.ipynb"))  # it may have written it again meanwhile
     p.kill()
     p.wait()
-    assert subprocess.run(command, capture_output=True).returncode == 0
+    call("llmforge", "run", str(config))
     assert not list(outputs.glob(".*.ipynb"))

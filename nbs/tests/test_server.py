@@ -1,7 +1,6 @@
 "The REST API behind its guard, on a real uvicorn with a real store: what it does, and what it refuses."
 
 import json
-import os
 import random
 import string
 import time
@@ -9,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from serving import CLI, Model, Served, ended, started_worker
+from executing import command
+from serving import Model, Served, ended, started_worker
 
+from llmforge.files import project_root
 from llmforge.security import HEADERS, LONGEST_BODY
 from llmforge.store import Store
 
@@ -90,8 +91,6 @@ def test_the_same_experiment_is_created_once(served, model):
 
 
 def test_compare_says_what_the_command_says(served, env):
-    import subprocess
-
     ids = []
     for seed in (1, 2):
         config = json.loads(json.dumps(BLUEPRINT))
@@ -101,9 +100,7 @@ def test_compare_says_what_the_command_says(served, env):
         served.wait(id)
     found = served.http.get("/compare", params={"ids": ",".join(ids)}).json()
     [run] = found["runs"]
-    printed = subprocess.run(
-        [*CLI, "compare", *ids], env={**os.environ, **env}, capture_output=True, text=True
-    ).stdout
+    printed = command("llmforge", "compare", *ids, cwd=project_root(), **env).stdout
     exact = run["metrics"]["exact_match"]
     assert found["baseline"] == ids[0] and run["refused"] is None
     line = next(line for line in printed.splitlines() if "exact match" in line)
@@ -338,16 +335,10 @@ def test_a_config_from_outside_does_not_reach_further(served, body, field):
 
 
 def test_another_address_needs_a_chosen_token(env):
-    import subprocess
-
     for token, said in (("", "has 0"), ("short", "has 5")):
         more = {"LLMFORGE_TOKEN": token} if token else {}
-        p = subprocess.run(
-            [*CLI, "serve", "--address", "0.0.0.0", "--port", "0"],
-            env={**os.environ, **env, **more},
-            capture_output=True,
-            text=True,
-        )
+        given = ("serve", "--address", "0.0.0.0", "--port", "0")
+        p = command("llmforge", *given, cwd=project_root(), **env, **more)
         assert p.returncode == 2 and said in p.stderr and "secrets.token_urlsafe" in p.stderr
 
 
