@@ -1283,6 +1283,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'llmforge.growth.growth': ('growth.html#growth', 'llmforge/growth.py'),
                                  'llmforge.growth.step_seconds': ('growth.html#step_seconds', 'llmforge/growth.py')},
             'llmforge.harnesses': { 'llmforge.harnesses.Harness': ('harnesses.html#harness', 'llmforge/harnesses.py'),
+                                    'llmforge.harnesses.Harness._distribution': ( 'harnesses.html#harness._distribution',
+                                                                                  'llmforge/harnesses.py'),
                                     'llmforge.harnesses.Harness.missing': ('harnesses.html#harness.missing', 'llmforge/harnesses.py'),
                                     'llmforge.harnesses.Harness.python': ('harnesses.html#harness.python', 'llmforge/harnesses.py'),
                                     'llmforge.harnesses.Harness.version': ('harnesses.html#harness.version', 'llmforge/harnesses.py'),

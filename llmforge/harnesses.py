@@ -9,6 +9,7 @@ __all__ = ['question', 'WordServer', 'serve_words', 'Words', 'serving_words', 'H
 # %% ../nbs/59_harnesses.ipynb #harnesses-imports
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -163,13 +164,17 @@ class Harness:
     "A program that asks a server questions, and how it is started."
 
     name: str
-    package: str  # as pip is told
+    package: str  # as pip is told, with what else it needs
     variable: str  # of the environment, with the path of the interpreter that has it; "": this one
     files: Mapping[str, str]  # what its user writes: name -> text
     command: str  # arguments of the interpreter
     score: str  # Python, in the folder: prints the share of right answers
     again: str = ""  # arguments that go on after a kill; "": the same command
     environment: Mapping[str, str] = field(default_factory=dict)  # variables it is run with
+
+    @property
+    def _distribution(self) -> str:
+        return re.split(r"[\[ ]", self.package)[0]
 
     @property
     def python(self) -> str | None:
@@ -181,8 +186,7 @@ class Harness:
         "Its version; None: it is not installed."
         if not self.variable:
             return __version__
-        distribution = self.package.split("[")[0]
-        code = f"from importlib.metadata import version; print(version({distribution!r}))"
+        code = f"from importlib.metadata import version; print(version({self._distribution!r}))"
         try:
             done = subprocess.run([self.python or "", "-c", code], capture_output=True, text=True)
         except OSError:
@@ -192,8 +196,8 @@ class Harness:
     @property
     def missing(self) -> str:
         "What to do where it is not installed."
-        place = self.package.split("[")[0]
-        pip = f"python -m venv {place} && {place}/bin/pip install '{self.package}'"
+        place = self._distribution
+        pip = f"python -m venv {place} && {place}/bin/pip install {shlex.join(self.package.split())}"
         return f"not installed: `{pip}`, then {self.variable}={place}/bin/python"
 
 # %% ../nbs/59_harnesses.ipynb #harnesses-folder
