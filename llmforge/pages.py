@@ -245,11 +245,12 @@ def executed_cells(
 # %% ../nbs/73_pages.ipynb #pages-executed-item
 def executed_item(
     path: Path,  # an executed notebook
+    folder: str = "",  # of its page, from the page that has the list, e.g. "cards/"
 ) -> str:  # Markdown
     "A stranger's notebook as an item of a list: its title, and the promise below it."
     title, cells = _foreign(path)
     promise = re.match(r"> (.+)", cells[0]["source"]) if cells else None
-    return f"- [{cell(title)}]({path.name})" + (f": {cell(promise[1], 300)}" if promise else "")
+    return f"- [{cell(title)}]({folder}{path.name})" + (f": {cell(promise[1], 300)}" if promise else "")
 
 # %% ../nbs/73_pages.ipynb #pages-executed-below
 def executed_page(

@@ -52,6 +52,7 @@ PAGES = [
     f"compare.html#a={NONE}&b={NAIVE}",
     f"trace.html#e={REACT}&row=7",
     "cards/index.html",
+    "benchmarks.html",
     "learn/index.html",
     "learn/wing-7.html",
     "learn/54_logs.html",

@@ -50,6 +50,7 @@ def test_all_that_people_open_are_here():
         "run_dpo.ipynb",
         "run_cards.ipynb",
         "run_benchmark.ipynb",
+        "run_harnesses.ipynb",
         "tutorials/first_experiment.ipynb",
     }
 
@@ -243,6 +244,22 @@ def test_smallest_benchmark(tmp_path, kernels):
     shown = json.dumps([c.get("outputs", []) for c in nb.cells])
     assert "times the plain loop" in shown and "exponent" in shown
     assert "identical texts" in shown and "Sustainable rate" in shown
+
+
+def test_smallest_harnesses(tmp_path, kernels, monkeypatch):
+    "Where no other harness is installed, their rows say how it comes there, and have no number."
+    for variable in ("LM_EVAL_PYTHON", "INSPECT_PYTHON"):
+        monkeypatch.delenv(variable, raising=False)
+    sizes = {"prompts": 8, "few": 4, "rounds": 1}
+    nb = execute(ROOT / "nbs" / "run_harnesses.ipynb", tmp_path, **sizes)
+    shown = next(c for c in nb.cells if c.id == "harnesses-table").outputs[0]["data"]["text/markdown"]
+    rows = [line.strip("| ").split(" | ") for line in shown.splitlines()[2:]]
+    ours, *others = rows
+    assert ours[0] == "LlmForge" and ours[-2:] == ["0 of 4", "0.625"]
+    assert [row[0].split(",")[0] for row in others] == ["lm-eval", "lm-eval", "Inspect", "Inspect"]
+    assert all(
+        row[1].startswith("not installed: `python -m venv ") and set(row[2:]) == {"–"} for row in others
+    )
 
 
 def test_on_a_new_colab_machine(tmp_path, colab, monkeypatch):

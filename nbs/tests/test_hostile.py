@@ -26,6 +26,7 @@ KINDS = {  # a page of each kind, by a part of its name -> what it must show as 
     "leaderboard.html": HTML[9],
     "cards/index.html": HTML[0],
     "cards/beside.html": HTML[9],
+    "benchmarks.html": HTML[9],
     "search.html": "",
     "genindex.html": "",
     "learn/01_text.html": "",

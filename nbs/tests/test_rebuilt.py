@@ -50,6 +50,7 @@ def test_a_second_build_does_what_changed(project, tmp_path, monkeypatch):
         "experiments/index",
         "findings/index",
         "cards/index",
+        "benchmarks",
     ]
     assert {f"{name}.html" for name in [*wanted, "more", f"experiments/{REACT}"]} <= set(first)
     assert not any(name.startswith(("learn/", "api/")) for name in first)

@@ -59,6 +59,7 @@ def test_a_page_for_everything(pages, p):
         "api/index.html",
         "architecture.html",
         "cards/index.html",
+        "benchmarks.html",
         "limitations.html",
         "future.html",
         "design/index.html",
@@ -380,6 +381,16 @@ def test_the_command_refuses_in_a_sentence(tmp_path, outputs):
     assert (
         r.exit_code == 1 and "is not an exported experiment" in r.stderr and not (tmp_path / "site").exists()
     )
+
+
+def test_what_measures_no_metric_is_listed_apart(pages):
+    "The notebook that measured the cards is listed beside them; other pages are not, and keep their address."
+    cards, others = (
+        {a["href"] for a in pages[name].select("article li a")}
+        for name in ("cards/index.html", "benchmarks.html")
+    )
+    assert "metric_cards.html" in cards and "alignment.html" not in cards
+    assert "cards/alignment.html" in others and "cards/metric_cards.html" not in others
 
 
 def test_a_card_made_here_wins_over_the_packages(tmp_path):
