@@ -58,10 +58,6 @@ def _pairs(value: Any) -> list[tuple[str, Any]]:
     return [(str(label), text) for label, text in value.items()]
 
 # %% ../nbs/07_choices.ipynb #choices-found
-def _opened(value: Any) -> Any:
-    return opened(value) if isinstance(value, str) else value
-
-
 def _lettered(record: Mapping[str, Any]) -> list[str]:
     "The columns A, B, … of a table, or option_a, option_b, …, as far as they go without a gap."
     plain = {re.sub(r"^(option|choice)", "", re.sub(r"[\W_]", "", str(k).lower())): k for k in record if k}
@@ -76,7 +72,7 @@ def _lettered(record: Mapping[str, Any]) -> list[str]:
 def _found(record: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[str]]:
     "Label and text of each choice, and the columns that they come from; nothing where a row has none."
     for column in _COLUMNS:
-        pairs = _pairs(_opened(record.get(column)))
+        pairs = _pairs(opened(record.get(column)))
         if len(pairs) > 1 and all(isinstance(text, str) and text.strip() for _, text in pairs):
             return pairs, [column]
     columns = _lettered(record)
@@ -128,7 +124,7 @@ def with_choices(
     if len(pairs) > len(LETTERS) or len({text for _, text in pairs}) < len(pairs):
         raise DataError(f"choices must be different texts, at most {len(LETTERS)}; received {len(pairs)}")
     try:
-        right = _right_ones(_opened(record[key]), pairs)
+        right = _right_ones(opened(record[key]), pairs)
     except DataError:
         if len(columns) > 1:  # of a table, whose columns a and b are something else
             return dict(record)

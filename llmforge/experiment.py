@@ -9,7 +9,7 @@ __all__ = ['AGENT_NUMBERS', 'NO_CARD', 'LEAST_FOR_P99', 'Experiment', 'counts_li
 
 # %% ../nbs/62_experiment.ipynb #experiment-imports
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -216,15 +216,24 @@ def agent_table(
     )
 
 # %% ../nbs/62_experiment.ipynb #2e49e874
+def _card_in(judge: Mapping | None) -> Card | None:
+    "The card that a result keeps of a judge, where there are both."
+    return Card.from_dict(judge["card"]) if judge and judge.get("card") else None
+
+
 def card_of(
     e: Experiment,  # completed
 ) -> Card | None:  # None without a scorer, or where its version was never measured
     "The card of the scorer that judged an experiment."
-    scorer = e.result.get("scorer")
-    return Card.from_dict(scorer["card"]) if scorer and scorer.get("card") else None
+    return _card_in(e.result.get("scorer"))
 
 # %% ../nbs/62_experiment.ipynb #experiment-own-lines
 NO_CARD = "it has no metric card, so nothing is known of its errors."
+
+
+def _known(card: Card | None) -> str:
+    "What a card says, or that there is none."
+    return cell(card.line(), 600) if card else NO_CARD
 
 
 def own_lines(
@@ -246,10 +255,9 @@ def card_line(
     if not scorer:
         return ""
     card = card_of(e)
-    known = cell(card.line(), 600) if card else NO_CARD
     line = (
         f"Judged by {cell(scorer['name'])}, version {cell(scorer['version'])}, "
-        f"a finding below {scorer['threshold']:g}: {known}"
+        f"a finding below {scorer['threshold']:g}: {_known(card)}"
     )
     if card and card.threshold != scorer["threshold"]:
         line += f" (The card was measured at {card.threshold:g}.)"
@@ -303,12 +311,11 @@ def model_judge_line(
     judge = e.result.get("judge")
     if not judge:
         return ""
-    known = cell(Card.from_dict(judge["card"]).line(), 600) if judge.get("card") else NO_CARD
     itself = " **It judged its own answers.**" if judge["itself"] else ""
     spent = [f"{judge[n]:,} {label}" for n, label in _JUDGE_TOOK if judge.get(n) is not None]
     took = f" It took {', '.join(spent)}." if spent else ""
     name = f"{cell(judge['name'])}, version {cell(judge['version'])}"
-    return " ".join(filter(None, [f"By {name}: {known}{itself}", _agreement(e)])) + took
+    return " ".join(filter(None, [f"By {name}: {_known(_card_in(judge))}{itself}", _agreement(e)])) + took
 
 # %% ../nbs/62_experiment.ipynb #experiment-place
 _ORDER = (

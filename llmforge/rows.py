@@ -164,10 +164,10 @@ _ARRAY = re.compile(r"[\[{].*?(?:\barray\(|['\"]\s+['\"])", re.S)
 
 
 def opened(
-    text: str,  # of a cell
+    text: Any,  # of a cell
 ) -> Any:
-    "The list or object that stands in a cell as JSON or as Python writes it; else the text."
-    if not text.lstrip().startswith(("[", "{")):
+    "The list or object that stands in a cell as JSON or as Python writes it; else what is there."
+    if not isinstance(text, str) or not text.lstrip().startswith(("[", "{")):
         return text
     try:
         return json.loads(text)

@@ -11,7 +11,7 @@ from test_remote import USAGE, Scripted, in_a_thread
 from llmforge.batching import FakeEngine
 from llmforge.card import save_card
 from llmforge.check import checks
-from llmforge.comparison import at_equal_length, compare
+from llmforge.comparison import compare, difference_at_equal_length
 from llmforge.config import experiment_id, load_config
 from llmforge.core import ConfigError, EngineError, StoreError
 from llmforge.engine import Sampling, prompt_text
@@ -287,10 +287,10 @@ def test_at_equal_length():
     rng = np.random.default_rng(0)
     longer = rng.integers(-40, 90, 400)
     gain = 0.1 + 0.004 * longer + rng.normal(0, 0.05, 400)
-    found = at_equal_length(gain, longer, [str(i) for i in range(400)])
+    found = difference_at_equal_length(gain, longer, [str(i) for i in range(400)])
     assert found.low < 0.1 < found.high and found.high - found.low < 0.02 and np.mean(gain) > 0.15
-    assert at_equal_length(gain[:9], longer[:9], list("abcdefghi")) is None
-    assert at_equal_length(gain, [3] * 400, [str(i) for i in range(400)]) is None
+    assert difference_at_equal_length(gain[:9], longer[:9], list("abcdefghi")) is None
+    assert difference_at_equal_length(gain, [3] * 400, [str(i) for i in range(400)]) is None
 
 
 def test_its_engine_has_the_checks_of_any_other():
