@@ -24,7 +24,7 @@ def _aligned(a: Mapping | Sequence, b: Mapping | Sequence) -> tuple[np.ndarray, 
     if isinstance(a, Mapping) != isinstance(b, Mapping):
         raise DataError(f"{need}one side has ids and the other has none; give ids to both, or to neither")
     if isinstance(a, Mapping) and isinstance(b, Mapping):
-        odd = sorted(set(a) ^ set(b), key=str)
+        odd = [i for i in a if i not in b] + [i for i in b if i not in a]
         if odd:
             raise DataError(f"{need}{len(odd)} are on one only, e.g. {odd[0]!r}")
         x, y = as_floats(a.values()), as_floats(b[i] for i in a)
