@@ -382,8 +382,10 @@ def _announce(prepared: Prepared) -> None:
 
 # %% ../nbs/52_runner.ipynb #runner-summary
 def _summary(prepared: Prepared, resources: Resources, store: Store, seconds: float | None) -> dict[str, Any]:
-    "The aggregates of all rows."
-    rows, at_work = patiently(store.rows, prepared.id), _at_work(prepared.config, resources.engine)
+    "The aggregates of all rows. Whole traces are read only where an agent's or a judge's steps are in them."
+    traced = bool(prepared.config.method.agent or resources.judge)
+    rows = patiently(store.rows, prepared.id, traced)
+    at_work = _at_work(prepared.config, resources.engine)
     return summarise(rows, prepared.config, seconds, resources.scorer, at_work, resources.judge)
 
 # %% ../nbs/52_runner.ipynb #runner-run

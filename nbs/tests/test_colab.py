@@ -50,6 +50,7 @@ def test_all_that_people_open_are_here():
         "run_dpo.ipynb",
         "run_cards.ipynb",
         "run_benchmark.ipynb",
+        "run_growth.ipynb",
         "run_harnesses.ipynb",
         "tutorials/first_experiment.ipynb",
     }
@@ -239,11 +240,16 @@ def test_smallest_cards(tmp_path, kernels):
 
 
 def test_smallest_benchmark(tmp_path, kernels):
-    sizes = {"sizes": "30", "questions": "20 40"}
-    nb = execute(ROOT / "nbs" / "run_benchmark.ipynb", tmp_path, prompts=1, rounds=1, **sizes)
+    nb = execute(ROOT / "nbs" / "run_benchmark.ipynb", tmp_path, prompts=1, rounds=1)
     shown = json.dumps([c.get("outputs", []) for c in nb.cells])
-    assert "times the plain loop" in shown and "exponent" in shown
+    assert "times the plain loop" in shown
     assert "identical texts" in shown and "Sustainable rate" in shown
+
+
+def test_smallest_growth(tmp_path, kernels):
+    nb = execute(ROOT / "nbs" / "run_growth.ipynb", tmp_path, sizes="30", questions="20 40")
+    shown = json.dumps([c.get("outputs", []) for c in nb.cells])
+    assert "exponent" in shown and "passages / s" in shown
 
 
 def test_smallest_harnesses(tmp_path, kernels, monkeypatch):

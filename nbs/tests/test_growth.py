@@ -3,12 +3,9 @@
 import subprocess
 import sys
 
-import pytest
-
 from llmforge.batching import FakeEngine, Fault
 from llmforge.core import EngineError
 from llmforge.engine import Message, Sampling
-from llmforge.growth import growth
 
 HEAVY = {
     "numpy",
@@ -57,9 +54,9 @@ def test_a_fault_counts_each_prompt_apart():
     assert [isinstance(g, EngineError) for g in given] == [True] * 6 + [False] * 3
 
 
-@pytest.mark.slow
-def test_growth_measures_every_step():
-    "The exponents themselves are a benchmark's matter: they are in run_benchmark.ipynb."
-    grown = growth([50, 100])
-    assert list(grown.index) == ["run", "summarise", "show", "compare", "export", "import"]
-    assert grown.exponent.notna().all() and (grown.iloc[:, :2] > 0).all().all()
+def test_the_peak_of_memory_is_the_programs_own():
+    "A program that a large one started was given the large one's peak."
+    held = b"x" * (400 * 2**20)
+    code = "from llmforge.caching import peak_memory_mb; print(peak_memory_mb())"
+    p = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 10 < float(p.stdout) < len(held) / 2**20

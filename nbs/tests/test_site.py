@@ -18,8 +18,8 @@ from llmforge.contrasts import arm_lines, arms_of
 from llmforge.core import DataError
 from llmforge.docs import WINGS, lessons_by_wing
 from llmforge.files import project_root
+from llmforge.policy import check_pages
 from llmforge.published import about_these, bound, published
-from llmforge.site import check_pages
 
 pytestmark = pytest.mark.slow
 ROOT = project_root()
