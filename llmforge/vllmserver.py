@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from . import __version__
 from .adapters import adapter_folder
-from .client import Client
+from .client import Client, aiohttp_module
 from .config import ExperimentConfig
 from .core import ConfigError, EngineError, EngineFatal, redact
 from .engine import Generation, Prompt, Sampling
@@ -269,6 +269,7 @@ def vllm_engine(
     config: ExperimentConfig,
 ) -> VllmEngine:
     "The engine that a config calls `vllm`; raises `EngineFatal` where its server does not start."
+    aiohttp_module()  # missing, it is told before the server takes its minute
     e, about, key = config.engine, python_facts(server_python()), secrets.token_urlsafe(32)
     _check_device(config.model.device, about["device"])
     model, weights = model_for_vllm(config.model)

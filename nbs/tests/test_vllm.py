@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 from llmforge.cli import app as command
 from llmforge.config import experiment_id, load_config
 from llmforge.contents import folder_content
-from llmforge.core import ConfigError, EngineError, EngineFatal
+from llmforge.core import ConfigError, EngineError, EngineFatal, MissingExtra
 from llmforge.engine import Sampling
 from llmforge.runner import run_experiment
 from llmforge.sections import ModelConfig
@@ -133,6 +133,14 @@ def experiment(name, limit=6, engine=(), **more):
         "sampling": {"max_tokens": 16},
     }
     return load_config({"experiment": {**said, **more}})
+
+
+def test_what_the_client_needs_is_missed_before_the_server_starts(stand_in, monkeypatch):
+    "The server's minute of starting was over before the line with pip install came."
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'llmforge-lab\[remote\]'"):
+        vllm_engine(experiment(stand_in))
+    assert not any("api_server" in " ".join(p.cmdline()) for p in _children())
 
 
 def _children():
