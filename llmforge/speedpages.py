@@ -6,13 +6,14 @@
 __all__ = ['speed_parts']
 
 # %% ../nbs/76_speedpages.ipynb #speedpages-imports
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from .pages import Source, picture
 from .plan import Study
-from .rounds import interrupted, read_rounds
-from .speedplots import front_plot, speedup_plot
+from .rounds import Round, interrupted, read_rounds
+from .speedplots import front_plot, method_of, speedup_plot, ways_heatmap
 from .speedup import controls_of, matrix_table, speed_up, speed_verdict
+from .studyconfig import experiments
 from .text import cell
 
 # %% ../nbs/76_speedpages.ipynb #speedpages-how
@@ -20,6 +21,18 @@ _HOW = (
     "Arms were timed in turns, so that a slow minute of the machine meets all of them; ratios are of medians"
     " over rounds, with a bootstrap interval. Beside each stands how many texts are those of the control."
 )
+
+# %% ../nbs/76_speedpages.ipynb #speedpages-pictures
+def _pictures(source: Source, study: Study, rounds: Sequence[Round]) -> Iterator[str]:
+    "The same as pictures."
+    name = study.config.name
+    words = f"of the arms of {name}; the table above has the numbers"
+    found = {arm: speed_up(study, rounds, arm, control) for arm, control in controls_of(study).items()}
+    if any(one.speed.n for one in found.values()):
+        yield picture(source, f"{name}-speed", speedup_plot(found), f"Speed-ups {words}")
+    if len({method_of(config) for config in experiments(study.config).values()}) > 1:
+        yield picture(source, f"{name}-ways", ways_heatmap(study, rounds), f"Questions a second {words}")
+    yield picture(source, f"{name}-front", front_plot(study, rounds), f"Accuracy against latency {words}")
 
 # %% ../nbs/76_speedpages.ipynb #speedpages-part
 def speed_parts(
@@ -35,8 +48,4 @@ def speed_parts(
     yield f"## Speed\n\n{_HOW} {len(rounds)} turns, {again} of them interrupted and measured again."
     yield from (f"- {cell(speed_verdict(study, rounds, c), 2000)}" for c in study.config.speed)
     yield matrix_table(study, rounds)
-    found = {arm: speed_up(study, rounds, arm, control) for arm, control in controls_of(study).items()}
-    words = f"of the arms of {name}; the table above has the numbers"
-    if any(one.speed.n for one in found.values()):
-        yield picture(source, f"{name}-speed", speedup_plot(found), f"Speed-ups {words}")
-    yield picture(source, f"{name}-front", front_plot(study, rounds), f"Accuracy against latency {words}")
+    yield from _pictures(source, study, rounds)
