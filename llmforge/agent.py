@@ -29,7 +29,7 @@ from .traceview import walk
 
 # %% ../nbs/45_agent.ipynb #87852e7b
 class Episode:
-    "One question on its way through the loop: what a text and a conversation have in common."
+    "One question in the agent's loop: the common base of a text and a conversation."
 
     grammar = ""  # told to a model that wrote neither an action nor an answer
 
@@ -149,9 +149,9 @@ class TextEpisode(ChoosingEpisode):
 
     async def write(
         self,
-        lead: str,  # what is put into the model's mouth
+        lead: str,  # the beginning, written for the model
         stop: Sequence[str],
-    ) -> str:  # the lead and what the model made of it
+    ) -> str:  # the lead and its continuation
         "Let the model go on after a lead."
         return lead + await self.context.generate(self.shown + self.text + lead, stop)
 
@@ -210,7 +210,7 @@ class Conversation(Episode):
         self.waiting: list[Step] = []  # steps of the last reply that are still to be taken
 
     def read(self, reply: Generation) -> list[Step]:
-        "The steps of a reply: each of its calls, what tried to be one, or the answer."
+        "The steps of a reply: each of its calls, a malformed call, or the answer."
         steps = []
         for call in reply.tool_calls:
             problem = "" if isinstance(call.arguments, dict) else no_json(call.arguments)

@@ -23,7 +23,7 @@ LONGEST = 120.0  # seconds: the longest wait that is granted
 
 
 class Busy(EngineError):
-    "A failure that may pass, and how long the server wants to be left alone."
+    "A transient failure, and the wait that the server asks for."
 
     def __init__(self, message: str, wait: float | None = None, limited: bool = False):
         super().__init__(message, transient=True)
@@ -31,7 +31,7 @@ class Busy(EngineError):
 
 
 def _refused(server: Server, status: int, headers: Mapping[str, str], body: str) -> EngineError:
-    "The error of a reply that is none."
+    "The error for a reply with an error status."
     error = refusal(server, status, body)
     if not error.transient:
         return error
@@ -84,7 +84,7 @@ class Sessions:
         return self._open[loop][1]
 
     def close(self) -> None:
-        "Close all, from whatever thread; that of the loop which runs here is closed when the loop goes on."
+        "Close all, from any thread; the session of the loop that runs here closes when the loop goes on."
         opened, self._open = self._open, {}
         try:
             here: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
@@ -174,7 +174,7 @@ class Dialect:
         refusal: str,  # the text of a 400
         body: Mapping[str, Any],  # that was refused
     ) -> bool:  # whether there is another way to ask
-        "Find out what a refused request had too much."
+        "Learn from a refusal which fields to rename or leave out."
         new = {name: other for word, (name, other) in _CHANGES.items() if word in refusal and name in body}
         self.changes |= new
         return bool(new)

@@ -99,7 +99,7 @@ _FEWEST = 10  # questions that a line can be fitted to
 def difference_at_equal_length(
     differences: Sequence[float],  # of a score, b − a, of each question
     longer: Sequence[int],  # by how many characters the answer of b is longer
-    groups: Sequence[str],  # the question of each: pairs of one question hang together
+    groups: Sequence[str],  # the question of each: pairs of one question are dependent
     confidence: float = 0.95,
 ) -> Estimate | None:  # None: too few pairs, or all alike
     "The mean difference where both answers are equally long: the constant of a least-squares line."
@@ -120,7 +120,7 @@ def _with_verdicts(e: Experiment) -> dict[str, dict]:
 
 
 def _equal_length_line(a: Experiment, b: Experiment) -> str:
-    "The difference in the judge's score without what longer answers gain; empty where it is not known."
+    "The difference in the judge's score between equally long answers; empty where it is not known."
     before, after = _with_verdicts(a), _with_verdicts(b)
     pairs = [(before[id], row) for id, row in after.items() if id in before]
     differences = [q["scores"]["judge_score"] - p["scores"]["judge_score"] for p, q in pairs]
@@ -138,7 +138,7 @@ _PAIRED = (*JUDGED, *JUDGED.values(), *JUDGE_SCORES, "answer_relevance", "mrr")
 def measures_of(
     e: Experiment,  # completed
 ) -> list[str]:
-    "What an experiment is compared on: answer scores, one's own, those of retrieval and of the scorer."
+    "The metrics of a comparison: answer scores, custom ones, those of retrieval and of the scorer."
     others = sorted(e.result["metrics"], key=place_in_table)
     found = [*SCORES, *e.config.metrics.extra, *(n for n in others if n in _PAIRED or "@" in n)]
     return list(dict.fromkeys(found))
@@ -238,7 +238,7 @@ def _difference(outcome: str, x: dict, y: dict) -> tuple:
 
 # %% ../nbs/65_comparison.ipynb #comparison-outcomes
 def _outcomes(a: Experiment, b: Experiment, score: str) -> dict[str, list]:
-    "The pairs of rows of the questions that both have, by what became of them."
+    "The pairs of rows of the questions that both have, by outcome."
     control, shared = {r["example_id"]: r for r in a.rows}, shared_questions(a, b)
     outcomes: dict[str, list] = {"improved": [], "regressed": [], "both wrong": [], "both right": []}
     for y in (row for row in b.rows if row["example_id"] in shared):

@@ -91,7 +91,7 @@ def first_names(
     model: type[Section],  # what the data describes
     data: Mapping,  # plain values, or a part of them
 ) -> dict[str, Any]:
-    "The same with every field under the name it had first: what ids and frozen plans are made from."
+    "The data with every field under its first name; ids and frozen plans are made from these."
     return _renamed(model, data, _former, "experiment")
 
 # %% ../nbs/05_config.ipynb #names-current
@@ -104,7 +104,7 @@ def current_names(
     model: type[Section],  # what the data describes
     data: Mapping,  # as written; former names may occur
 ) -> dict[str, Any]:
-    "The same with every field under its name of today; raises `ConfigError` where both names are given."
+    "The data with every field under its current name; raises `ConfigError` where both names are given."
     return _renamed(model, data, _current, "experiment")
 
 # %% ../nbs/05_config.ipynb #e40cc5cc
@@ -310,7 +310,7 @@ def _texts(section: Section, path: str) -> Iterator[tuple[str, str]]:
 
 # %% ../nbs/05_config.ipynb #config-misread
 def _slip(path: str, text: str) -> str:
-    "What is wrong with a text that is hardly what was meant."
+    "The message about a text that is probably a mistake; empty where it is none."
     in_list = path[-1].isdigit()
     if _NOTHING.fullmatch(text.strip()) and not in_list and path not in _NONE_IS_A_NAME:
         return f"{path}: is the text {text!r}; where nothing is meant, write null or leave the field out"
@@ -323,7 +323,7 @@ def refuse_misread(
     configs: Iterable[ExperimentConfig],
     where: str,  # file name, for the message
 ) -> None:
-    "Raise `ConfigError` with every text that is hardly what was meant."
+    "Raise `ConfigError` with every text that is probably a mistake."
     texts = (pair for config in configs for pair in _texts(config, "experiment"))
     if slips := list(dict.fromkeys(filter(None, (_slip(*pair) for pair in texts)))):
         raise problems_error(where, slips)
@@ -332,7 +332,7 @@ def refuse_misread(
 def load_config(
     source: str | os.PathLike | Mapping,  # a file, a name below configs/, or {"experiment": …}
     overrides: str | Sequence[str] = (),  # dotted overrides, applied last
-    trusted: bool = True,  # False: a stranger's, who may name no code
+    trusted: bool = True,  # False: from a stranger, and may name no code
 ) -> ExperimentConfig:
     "The resolved config, its plugins loaded; raises `ConfigError` with every problem found."
     where, data = experiment_mapping(source)
@@ -347,7 +347,7 @@ def load_config(
 
 # %% ../nbs/05_config.ipynb #config-work
 def _read(section: dict[str, Any]) -> dict[str, Any] | str:
-    "The settings of a retrieval that are read."
+    "The settings of a retrieval that have an effect."
     if section["name"] == "none":
         return "none"
     unread = () if section["name"] == "reranked" else ("reranker", "rerank")
@@ -397,7 +397,7 @@ def experiment_id(
 def registered_names(
     config: ExperimentConfig,
 ) -> list[tuple[Registry, str]]:
-    "The code that a config names: engine, method, tools, retrievers, metrics of one's own."
+    "The code that a config names: engine, method, tools, retrievers, your own metrics."
     agent, chosen = config.method.agent, filter(None, [config.retrieval, config.chooser])
     return [
         (engines, config.engine.name),

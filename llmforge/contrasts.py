@@ -195,7 +195,7 @@ def _groups(runs: tuple[tuple[tuple, Experiment], ...]) -> dict[tuple, str]:
 
 
 def _groups_for(control: Mapping, treatment: Mapping, metric: str) -> dict[tuple, Hashable]:
-    "The group of each row: by passages, and where it is about latency by the batches of both arms."
+    "The group of each row: by passages, and for latency by the batches of both arms."
     groups = _groups(tuple(control.items()))
     latency = metric_of(next(iter(control.values())), metric) == "latency_ms"
     return with_batches(groups, [control, treatment]) if latency else dict[tuple, Hashable](groups)

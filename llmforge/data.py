@@ -41,9 +41,9 @@ _R = TypeVar("_R", Example, Passage)
 # %% ../nbs/07_data.ipynb #594fade7
 def stable_order(
     examples: Iterable[Example],  # in any order
-    shuffle: int = 0,  # another number: another order, as good
+    shuffle: int = 0,  # another number: another random order
 ) -> list[Example]:
-    "Examples in the order of the SHA-256 of their ids, behind the number where it is not 0."
+    "Examples sorted by the SHA-256 of their ids, after the number where it is not 0."
     before = f"{shuffle} " if shuffle else ""
     return sorted(examples, key=lambda e: hashlib.sha256(f"{before}{e.id}".encode()).hexdigest())
 
@@ -60,7 +60,7 @@ def reserve_pool(
 # %% ../nbs/07_data.ipynb #data-sample-order
 def sample_order(
     examples: Sequence[Example],  # in any order
-    shuffle: int = 0,  # 0: the stable order; another number: another one, as good
+    shuffle: int = 0,  # 0: the stable order; another number: another random order
     stratified: bool = False,  # spread each kind evenly over the whole
 ) -> list[Example]:
     "Examples in an order of which any part is a sample."

@@ -193,7 +193,7 @@ class Generation:
     tokens_out: int | None  # tokens generated, those of the stop or end marker included; None: unknown
     latency_ms: float = field(repr=False)  # from the start of its batch to its last token
     queue_ms: float = field(repr=False)  # from the request to the start of its batch
-    # "stop" (stop string or end of text), "length" (max_tokens reached), or what else a server says
+    # "stop" (stop string or end of text), "length" (max_tokens reached), or a server's own reason
     finish_reason: str
     cached: bool = False  # True: read from the generation cache, the times are those of the first time
     # of each choice: the natural logarithm of its probability as a continuation
@@ -206,7 +206,7 @@ class Generation:
     tokens_cached: int | None = field(default=None, repr=False, metadata={"since": "2026-11-28"})
     # dollars; None: no price is known
     cost: float | None = field(default=None, repr=False, metadata={"since": "2026-11-28"})
-    # requests that it took; above 1 where some failed in passing
+    # number of requests; above 1 where some failed transiently
     attempts: int = field(default=1, repr=False, metadata={"since": "2026-11-28"})
     # the engine's name for the batch that it was answered in; None: it answers one by one, or a server does
     batch: str | None = field(default=None, repr=False, metadata={"since": "2026-11-29"})
@@ -313,7 +313,7 @@ class Engine(Protocol):
         "Context manager around the work on one example."
 
     def close(self) -> None:
-        "Let go of the model, the files, the threads."
+        "Release the model, the files, the threads."
 
 # %% ../nbs/20_engine.ipynb #engine-former-names
 keep_former_names(__name__)

@@ -61,7 +61,7 @@ def _of(hits: int, share: Estimate) -> str:
 # %% ../nbs/67_equivalence.ipynb #equivalence-class
 @dataclass(frozen=True)
 class Equivalence:
-    "What an arm wrote, held against its control."
+    "An arm's texts and answers, compared with its control's."
 
     control: str  # labels
     treatment: str
@@ -72,11 +72,11 @@ class Equivalence:
     cached: int  # pairs of which a side came from the generation cache
     accuracy: Contrast
     margin: float  # the loss of accuracy that is accepted
-    p: float | None  # of a loss of that or more
+    p: float | None  # of the test against a loss of the margin or more
 
     @property
     def mark(self) -> str:
-        "In two words."
+        "The finding in two words."
         if self.answers < self.n:
             return "changes answers"
         return "changes texts" if self.texts < self.n else "identical"
@@ -121,7 +121,7 @@ def equivalence(
     margin: float = 0.05,  # the loss of accuracy that is accepted
     metric: str = "accuracy",
 ) -> Equivalence:
-    "Hold an arm's texts and answers against its control's; raises `StoreError` where they cannot be paired."
+    "Compare an arm's texts and answers with its control's; raises `StoreError` where they cannot be paired."
     for key in {**control, **treatment}:
         check_pair(control.get(key), treatment.get(key), key, metric)
     pairs = list(_row_pairs(control, treatment))

@@ -99,7 +99,7 @@ class Experiment:
         return f"Experiment({self.id!r}, {state!r})" if state else f"Experiment({self.id!r})"
 
     def _repr_markdown_(self) -> str:
-        "Its results; where it has none, what became of it."
+        "Its results; where it has none, the state of its run."
         state = state_line(self)
         return f"**{cell(self.id, 120)}** {cell(state, 400)}" if state else results_table(self)
 
@@ -239,7 +239,7 @@ def _known(card: Card | None) -> str:
 def own_lines(
     e: Experiment,  # completed
 ) -> list[str]:  # Markdown, one for each name in `metrics.extra`
-    "Lines on the metrics of one's own that scored an experiment: the card of each, or that it has none."
+    "Lines on the custom metrics that scored an experiment: the card of each, or that it has none."
     cards = e.result.get("cards", {})
     return [
         cell(Card.from_dict(cards[name]).line(), 600) if name in cards else f"{cell(name)}: {NO_CARD}"
@@ -341,7 +341,7 @@ _ORDER = (
 
 def place_in_table(
     name: str,  # of an aggregate
-    extra: Collection[str] = (),  # metrics of one's own; they stand behind the answer scores
+    extra: Collection[str] = (),  # custom metrics; they stand behind the answer scores
 ) -> tuple[float, str]:  # to sort by
     "The place of a metric in a table."
     if name in extra:
@@ -367,7 +367,7 @@ def _batches_line(e: Experiment) -> str:
 
 
 def _latency_line(e: Experiment) -> str:
-    "What keeps its latencies from saying much; nothing where it ran alone, question by question."
+    "Why its latencies say little; nothing where it ran alone, question by question."
     if not e.estimate("latency_p50").n:
         return ""
     others = e.store.overlapping(e.record)

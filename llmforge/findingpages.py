@@ -36,7 +36,7 @@ from .wording import noun
 def pairs(
     study: Study,
 ) -> dict[tuple[str, str], list[str]]:  # (control, treatment) -> metrics
-    "Which arms a study compares, and on what."
+    "Which arms a study compares, and on which metrics."
     metrics: dict[tuple[str, str], list[str]] = {}
     for h in study.config.hypotheses:
         metrics.setdefault((h.control, h.treatment), []).append(h.metric)
@@ -117,7 +117,7 @@ def pair_table(
 
 # %% ../nbs/77_findingpages.ipynb #094cc18d
 def _claim(v: Verdict, study: Study) -> dict:
-    "A hypothesis and what became of it, as the template wants it."
+    "A hypothesis and its verdict, as the template wants it."
     h = v.hypothesis
     return {
         "place": slug(f"{study.config.name} {h.id}"),
@@ -254,7 +254,7 @@ def _priced(source: Source, study: Study) -> Iterator[str]:
 
 # %% ../nbs/77_findingpages.ipynb #findingpages-pictures
 def _study_pictures(source: Source, study: Study) -> list[str]:
-    "What is drawn of a study's arms; a curve where each arm is a number."
+    "The pictures of a study's arms; a curve where each arm is a number."
     name = study.config.name
     plots = {"arms": (arms_plot, "Accuracy of each arm of {} on each data set")}
     if all(arm.isdecimal() for arm in study.config.arms):
@@ -268,7 +268,7 @@ def _study_pictures(source: Source, study: Study) -> list[str]:
 
 # %% ../nbs/77_findingpages.ipynb #findingpages-command
 def _command(p: Published, name: str) -> str:
-    "What runs a study again: its file, or else each of its experiments."
+    "The command that runs a study again: its file, or else each of its experiments."
     configs = project_root() / "configs"
     for file in sorted((configs / "studies").glob("*.yaml")):
         if file.stem == name:
@@ -291,7 +291,7 @@ def _checked(source: Source, name: str) -> str:
 def told_of_arms(
     study: Study,
 ) -> str:  # Markdown; "" where there is nothing to tell
-    "What is to be known of a study's experiments: stale ones, and those with rows of different code."
+    "Notes on a study's experiments: stale ones, and those with rows of different code."
     lines = []
     for e in arms_of(study).values():
         said = filter(None, (stale_line(e.config, e.stale), mixed_line(e.record, e.numbers)))

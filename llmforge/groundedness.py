@@ -55,7 +55,7 @@ class Surprise:
         self._read: dict[str, tuple] = {}
 
     def forget(self) -> None:
-        "Let go of the prompt read last."
+        "Forget the prompt read last."
         self._read = {}
 
     def _after(self, prompt: str) -> tuple[Any, Any]:

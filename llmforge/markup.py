@@ -18,7 +18,7 @@ from .text import esc
 
 # %% ../nbs/71_markup.ipynb #markup-environment
 def _safe(markup: type) -> Callable[[object], object]:
-    "What a value goes through into a template: HTML from a template stays as it is, all else is escaped."
+    "The filter of every value in a template: HTML from a template stays as it is, all else is escaped."
     return lambda value: value if isinstance(value, markup) else markup(esc(value))
 
 

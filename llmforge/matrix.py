@@ -40,7 +40,7 @@ def _timed(study: OpenStudy, key: Key, engine: Engine | None) -> Measured:
 
 # %% ../nbs/58_matrix.ipynb #matrix-round
 def _round(study: OpenStudy, key: Key, number: int, measured: Measured, attempts: int) -> Round:
-    "What is kept of it."
+    "The record of an arm's turn."
     run, used = measured.found, measured.used
     assert isinstance(run, LoadRun)
     speed = run.tokens_per_second
@@ -93,7 +93,7 @@ def run_rounds(
     make: Callable[[ExperimentConfig], Engine] | None = None,  # an arm's engine (default: its config's)
     show: bool = True,  # progress
 ) -> list[Round]:
-    "Time every arm in so many rounds; what is on record already is not measured again."
+    "Time every arm in each round; turns on record are not measured again."
     path, first = rounds_path(study), study.config.seeds[0]
     most = _ATTEMPTS
     done = {(r.arm, r.data, r.number) for r in read_rounds(path, study.ids.values())}

@@ -149,7 +149,7 @@ def contains(
 
 # %% ../nbs/12_metrics.ipynb #d5b78b74
 ANSWER_SCORES = {"exact_match": exact_match, "f1": f1, "contains": contains}
-ANSWER_VERSION = "1"  # of the three together; a metric of one's own gets another name instead
+ANSWER_VERSION = "1"  # of the three together; your own metric gets another name instead
 
 
 def score_answer(
@@ -283,7 +283,7 @@ def _of_choices(done: Collection[Mapping]) -> list[str]:
 # %% ../nbs/12_metrics.ipynb #f713a87a
 def run_values(
     rows: Collection[Mapping],  # of a stored run
-    extra: Collection[str] = (),  # answer scores of one's own: the experiment's `metrics.extra`
+    extra: Collection[str] = (),  # your own answer scores: the experiment's `metrics.extra`
 ) -> dict[str, list[float]]:  # score or measure -> its values, in the order of the rows
     "The values behind each aggregate of a run."
     done = [r for r in rows if not failed(r)]
@@ -400,7 +400,7 @@ def tokens_of(
 def value_of(
     row: Mapping,  # of a stored run
     metric: str,  # a score, one of COSTS, or one of OUTCOMES
-    extra: Collection[str] = (),  # answer scores of one's own: the experiment's `metrics.extra`
+    extra: Collection[str] = (),  # your own answer scores: the experiment's `metrics.extra`
 ) -> float | None:  # None where the row has no such value
     "The value of one row on a metric."
     if metric in SCORES or metric in extra:

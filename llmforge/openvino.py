@@ -275,7 +275,7 @@ class Pipeline:
         self._earlier = _Ends()
 
     def write(self, requests: list[ActiveRequest], read: Callable[[ActiveRequest, Any], bool]) -> None:
-        "Bring requests to their end; `read` gives one what was written for it: whether that is all."
+        "Complete the requests; `read` gives a request its new tokens, and says whether it is finished."
         if self._prefix_cache:
             self._run_common([r.ids for r in requests])
         for together in self._earlier.apart(requests):
@@ -348,11 +348,11 @@ class OpenVinoEngine(LocalEngine):
         try:
             self._pipeline.write(greedy, partial(self._read, start))
         except BaseException:
-            self._pipeline = None  # what it was at is lost
+            self._pipeline = None  # its unfinished requests are lost
             raise
 
     def _read(self, start: float, request: ActiveRequest, handle: Any) -> bool:
-        "Give a request what was written for it; whether that is its end."
+        "Give a request its new tokens; True where it is finished."
         outputs = handle.read().values() if handle.can_read() else ()
         for output in outputs:
             for token in output.generated_ids:

@@ -283,14 +283,14 @@ def _adjusted(
 def holm(
     ps: Sequence[float | None],  # one a hypothesis of the family
 ) -> list[float | None]:  # in the same order
-    "Adjusted p values by Holm's method: the chance of any false claim is held."
+    "Adjusted p values by Holm's method, which controls the family-wise error rate."
     return _adjusted(ps, lambda p, rank: np.maximum.accumulate(p * rank[::-1]))
 
 # %% ../nbs/11_paired.ipynb #paired-bh
 def benjamini_hochberg(
     ps: Sequence[float | None],  # one a comparison
 ) -> list[float | None]:  # in the same order
-    "Adjusted p values by Benjamini and Hochberg's method: the share of false claims is held."
+    "Adjusted p values by Benjamini and Hochberg's method, which controls the false discovery rate."
     return _adjusted(ps, lambda p, rank: np.minimum.accumulate((p / (rank / len(p)))[::-1])[::-1])
 
 # %% ../nbs/11_paired.ipynb #paired-holm-levels

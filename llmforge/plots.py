@@ -356,7 +356,7 @@ def heatmap(
 def pareto(
     points: dict[str, tuple[float, float]],  # label -> (cost, score)
 ) -> list[str]:  # the labels on the line, from cheap to dear
-    "What no other point beats on both cost and score."
+    "The points that no other beats on both cost and score."
     best, line = float("-inf"), []
     for label, (_, score) in sorted(points.items(), key=lambda p: (p[1][0], -p[1][1])):
         if score > best:

@@ -133,7 +133,7 @@ def written_study(
     name: str,  # of a study whose plan is in the store
     store: Store,
 ) -> Study:
-    "A study as it was frozen; where its file is here, with the arms in the file's order and held against it."
+    "A study as frozen; where its file is here, with the arms in the file's order, and compared with it."
     frozen = stored_study(name, store)
     try:
         written = load_study(f"studies/{name}.yaml")

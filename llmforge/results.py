@@ -198,7 +198,7 @@ def find_experiment(
     store: Store | None = None,  # default: the project's
     completed: bool = True,  # False: also those that have no results
 ) -> Experiment:
-    "The experiment that is meant, the newest for `latest`; raises `StoreError` with the candidates."
+    "The experiment with this id, the newest for `latest`; raises `StoreError` with the candidates."
     store = store or Store()
     known = [e["id"] for e in store.listing() if not completed or e["status"] == Status.COMPLETED]
     if prefix == "latest" and known:

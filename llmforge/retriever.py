@@ -337,7 +337,7 @@ class Retriever(Searcher):
         return await self._thread.do(_timed, work, *args)
 
     def close(self) -> None:
-        "Let go of the thread and of the vectors."
+        "Close the thread and the vectors."
         self._thread.close()
         if self.vectors:
             self.vectors.close()

@@ -234,7 +234,7 @@ Save = Callable[[dict[str, Any]], Awaitable[None]]  # returns when a row is stor
 
 def _at_work(config: ExperimentConfig, engine: Engine) -> int:
     "How many questions are at work at once: as the config says, else as many as suit the engine."
-    own = getattr(engine, "concurrency", None)  # an engine of one's own need not say
+    own = getattr(engine, "concurrency", None)  # a custom engine need not say
     return config.engine.concurrency or own or config.engine.batch_size
 
 
@@ -314,7 +314,7 @@ def provenance(
     return origin
 
 # %% ../nbs/52_runner.ipynb #1c8513c9
-FEW = 5  # questions that say what all will cost
+FEW = 5  # questions from which the total cost is estimated
 
 
 @dataclass(frozen=True)
@@ -416,7 +416,7 @@ def run_experiment(
     engine: Engine | None = None,  # default: what the config names
     show: bool = True,  # a progress line
 ) -> str:  # the experiment's id in the store
-    "Run an experiment to its end, or go on with it, or do nothing where it is completed; returns its id."
+    "Run an experiment, or resume it, or do nothing where it is completed; returns its id."
     prepared, store = prepare(config, engine), store or Store()
     data, corpus = prepared.data, prepared.corpus
     id = patiently(

@@ -76,7 +76,7 @@ def _short(row: Mapping) -> dict:
 # %% ../nbs/16_store.ipynb #store-collection
 @contextmanager
 def no_collection() -> Iterator[None]:
-    "No search for cycles among objects while many rows are made."
+    "No garbage collection of cycles while many rows are made."
     searching = gc.isenabled()
     gc.disable()
     try:
@@ -110,7 +110,7 @@ class RowStore(ClaimStore):
     def rows(
         self,
         id: str,  # of an experiment
-        texts: bool = True,  # False: only what numbers are made of; of a trace its attributes
+        texts: bool = True,  # False: without texts, and of a trace only its attributes
     ) -> list[dict]:
         "All stored rows of an experiment in the data set's order."
         columns = data_columns(RUNS) if texts else _NUMBERS

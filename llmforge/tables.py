@@ -262,7 +262,7 @@ class Migration:
     schema: int  # the first schema of exports that holds what it brings
     tables: tuple[sa.Table, ...] = ()  # new ones
     columns: Mapping[str, Sequence[sa.Column]] = field(default_factory=dict)  # table -> its new columns
-    run: Callable[[sa.Connection], object] | None = None  # what is neither
+    run: Callable[[sa.Connection], object] | None = None  # any other change
 
     def declare(self) -> None:
         "Add the new columns to the tables as this module knows them."
@@ -336,7 +336,7 @@ def schema_of(
 def data_columns(
     table: sa.Table,  # RUNS or RESULTS
 ) -> list[sa.Column]:
-    "The columns of a table but its keys: what is exported of it."
+    "The columns of a table except its keys: those that are exported."
     return [c for c in table.columns if c.name not in ("id", "experiment_id")]
 
 # %% ../nbs/14_tables.ipynb #2a42db2c

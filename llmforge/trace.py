@@ -114,7 +114,7 @@ _LEAST: dict[type, int] = {str: 100, list: 1}  # characters or messages that are
 
 
 def _shared(a: Any, b: Any) -> int:
-    "How long the common beginning of two texts, or lists, is."
+    "The length of the common prefix of two texts, or lists."
     low, high = 0, min(len(a), len(b))
     while low < high:
         middle = high if a[:high] == b[:high] else (low + high + 1) // 2
@@ -137,7 +137,7 @@ class _Prompts:
         return prompt
 
     def short(self, prompt: Any) -> Any:
-        "A prompt, by reference where it is worth that."
+        "A prompt, by reference to an earlier one where that saves enough."
         if type(prompt) not in _LEAST:
             return prompt
         same = _shared(self.longest[type(prompt)], prompt)
@@ -145,7 +145,7 @@ class _Prompts:
         return {_SAME: same, _NEW: prompt[same:]} if same >= _LEAST[type(prompt)] else prompt
 
     def whole(self, prompt: Any) -> Any:
-        "A prompt without reference."
+        "A prompt with its reference resolved."
         if isinstance(prompt, dict) and prompt.keys() == {_SAME, _NEW} and type(prompt[_NEW]) in _LEAST:
             prompt = self.longest[type(prompt[_NEW])][: int(number(prompt[_SAME]))] + prompt[_NEW]
         return self._note(prompt) if type(prompt) in _LEAST else prompt
@@ -163,7 +163,7 @@ def _with_prompts(trace: Mapping, change: Callable[[Any], Any]) -> dict:
 def whole_prompts(
     trace: Any,  # as it is stored; None where there is none
 ) -> Any:
-    "A trace whose prompts are whole."
+    "A trace with its prompts restored in full."
     several = len(list(islice(walk(trace, "llm"), 2))) > 1 if trace else False
     return _with_prompts(trace, _Prompts().whole) if several else trace
 
@@ -171,7 +171,7 @@ def whole_prompts(
 def short_prompts(
     trace: Any,  # a span as plain values, as `to_dict` gives it; None where there is none
 ) -> Any:
-    "A trace whose prompts are told apart from the longest one before; `whole_prompts` takes that back."
+    "A trace with each prompt as a difference to the longest one before; `whole_prompts` undoes this."
     whole = whole_prompts(trace)
     return _with_prompts(whole, _Prompts().short) if whole is not trace else trace
 

@@ -32,7 +32,7 @@ def points(
     unit: bool = False,  # with its unit
     sign: bool = False,  # show a plus
 ) -> str:
-    "A difference as people say it: points of a hundred, or milliseconds, or tokens."
+    "A difference as people say it: percentage points, or milliseconds, or tokens."
     scale = 100 if unit_of(metric) == "points" else 1
     text = f"{round(scale * x, 1) + 0.0:.1f}"  # + 0.0: never -0.0
     plus = "+" if sign and x > 0 else ""
@@ -108,7 +108,7 @@ def spec_of(
 # %% ../nbs/60_wording.ipynb #wording-cut-off
 def cut_off_text(
     cut: int,  # replies that ended at max_tokens
-    replies: int,  # of which it is known how they ended
+    replies: int,  # whose finish reason is known
 ) -> str:
     "How many replies were cut off."
     return f"{cut:,} of {replies:,} replies cut off by max_tokens"
