@@ -152,7 +152,7 @@ def _answers(loaded, prepared: Prepared, retriever: Retriever | None) -> dict[st
 def agent_speed(
     loaded,  # from `llmforge.model.load_model`
     n: int = 16,  # questions
-    batch_sizes: Sequence[int] = (1, 4, 16),  # the others are compared with the first
+    batch_sizes: Sequence[int] = (1, 4, 8),  # the others are compared with the first
     choice: str = "constrained",  # of the agent
     rounds: int = 3,  # turns
 ) -> pd.DataFrame:  # batch, times the first, how many answers are the same
