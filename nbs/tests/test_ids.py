@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import Field, create_model
+from tracked import tracked
 
 from llmforge import config as config_module
 from llmforge.caching import generation_key
@@ -20,8 +21,7 @@ from llmforge.plan import differences, stored_study, study_json
 from llmforge.studyconfig import load_study
 
 OUTPUTS = project_root() / "outputs"
-EXPERIMENTS = sorted(p.parent for p in OUTPUTS.glob("*/result.json") if not p.parent.name.endswith("-rerun"))
-STUDIES = sorted(p.parent for p in OUTPUTS.glob("study-*/plan.json") if not p.parent.name.endswith("-rerun"))
+EXPERIMENTS, STUDIES = tracked("result.json"), tracked("plan.json")
 
 
 def published_id(folder: Path, model=ExperimentConfig) -> str:

@@ -4,10 +4,10 @@ import json
 import os
 import re
 import shutil
-import subprocess
 
 import pytest
 from executing import command
+from tracked import tracked
 
 from llmforge.exports import export_experiment, import_experiment, import_plan
 from llmforge.files import project_root
@@ -18,14 +18,6 @@ ROOT = project_root()
 OUTPUTS = ROOT / "outputs"
 DATA = ROOT.parent / "shared" / "data"
 SHARED = os.environ.get("LLMFORGE_DATA") or (str(DATA) if DATA.is_dir() else None)
-
-
-def tracked(pattern):
-    "Only what is in the repository is published; a reader's own runs lie beside it."
-    listed = subprocess.run(
-        ["git", "ls-files", f"outputs/*/{pattern}"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.split()
-    return sorted((ROOT / name).parent for name in listed)
 
 
 EXPERIMENTS = tracked("result.json")
