@@ -18,9 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import executing
+from test_resume import exports
 
 from llmforge.core import DataError, StoreError
-from llmforge.exports import import_experiment
 from llmforge.store import Store
 
 BEGIN = """
@@ -108,17 +108,7 @@ run_experiment(config, engine=slow, show=False)
         return stored(self.store()) if (self.folder / "outputs" / "llmforge.db").exists() else {}
 
     def whole(self):
-        return len(self.seen()) == 400 and len(exported(self.folder / "outputs")) == 1
-
-
-def exported(outputs: Path) -> list[str]:
-    "The experiments that lie exported in a folder, each whole: it can be imported."
-    folders = [path.parent for path in outputs.glob("[!.]*/result.json")]
-    with tempfile.TemporaryDirectory() as folder:
-        store = Store(f"sqlite:///{folder}/read.db")
-        ids = [import_experiment(store, path) for path in folders]
-        store.close()
-    return ids
+        return len(self.seen()) == 400 and len(exports(self.folder / "outputs")) == 1
 
 
 class Studied(Run):
@@ -126,11 +116,11 @@ class Studied(Run):
     longest = 0.3
 
     def seen(self):
-        exported(self.folder / "outputs")
+        exports(self.folder / "outputs")
         return super().seen()
 
     def whole(self):
-        return len(self.seen()) == 160 and len(exported(self.folder / "outputs")) == 4
+        return len(self.seen()) == 160 and len(exports(self.folder / "outputs")) == 4
 
 
 class Exported(Run):
@@ -150,11 +140,11 @@ for i in range(40):
         assert p.returncode == 0, error
 
     def seen(self):
-        exported(self.folder / "exported")
+        exports(self.folder / "exported")
         return super().seen()
 
     def whole(self):
-        return len(exported(self.folder / "exported")) == 1
+        return len(exports(self.folder / "exported")) == 1
 
 
 class Imported(Exported):

@@ -7,9 +7,9 @@ from importlib.resources import files
 import pytest
 from conftest import HOSTILE
 from playwright.sync_api import expect, sync_playwright
+from tracked import tracked
 
 from llmforge.comparison import compare
-from llmforge.files import project_root
 from llmforge.published import published
 from llmforge.traceview import walk
 
@@ -33,11 +33,7 @@ AXE = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8"
 NAIVE, NONE, REACT = "retrieval-naive-almanac-6e34c61e", "retrieval-none-almanac-5857a546", "react-04be8240"
 HYBRID, OTHER = "retrieval-hybrid-almanac-4f4c2810", "retrieval-naive-meridia-dce1d5fb"
 REACT_ARMS = ("agents-react-meridia-0619f280", "agents-react_calibrated-meridia-b40ba905")
-STUDIES = sorted(
-    p.name.removeprefix("study-")
-    for p in (project_root() / "outputs").glob("study-*")
-    if not p.name.endswith("-rerun")
-)
+STUDIES = [folder.name.removeprefix("study-") for folder in tracked("plan.json")]
 PAGES = [
     "index.html",
     "findings/index.html",
