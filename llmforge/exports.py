@@ -7,14 +7,17 @@ __all__ = ['export_experiment', 'import_experiment', 'export_plan', 'read_plan',
            'own_folder', 'record_folder', 'keep_exported']
 
 # %% ../nbs/17_exports.ipynb #exports-imports
+import filecmp
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import sqlalchemy as sa
@@ -33,23 +36,22 @@ from .claims import Record
 from .configfiles import read_yaml
 from .core import StoreError, closest, fingerprint
 from .derived import result_faults
-from .files import DAMAGED, build_aside, outputs_dir
+from .files import DAMAGED, build_aside, outputs_dir, remove_leftovers, temporary_aside
 from .shapes import column_faults, foreign_text, id_fault, provenance_fault, trace_fault
 from .store import FrozenPlan, Store
 from .tables import EXPERIMENTS, READABLE, RESULTS, RUNS, Status, data_columns, json_text, schema_of
 from .votes import put_votes, read_votes, write_votes
 
 # %% ../nbs/17_exports.ipynb #exports-schema
-def _without(values: Mapping, table: sa.Table, schema: int) -> dict:
-    "Values without the columns that came after a schema."
-    return {name: v for name, v in values.items() if schema_of(table, name) <= schema}
+def _columns_of(table: sa.Table, schema: int) -> list[str]:
+    "The columns of a table that a schema has."
+    return [c.name for c in data_columns(table) if schema_of(table, c.name) <= schema]
 
 
-def _oldest_schema(result: Mapping, rows: list[dict]) -> int:
+def _oldest_schema(store: Store, id: str, result: Mapping) -> int:
     "The oldest schema of exports that holds all of a result and its rows."
     schemas = {schema_of(RESULTS, name) for name, v in result.items() if v is not None}
-    for row in rows:
-        schemas |= {schema_of(RUNS, name) for name, v in row.items() if v is not None}
+    schemas |= {schema_of(RUNS, name) for name in store.used_columns(id)}
     return max(schemas, default=min(READABLE))
 
 
@@ -60,22 +62,23 @@ def _with_later(values: Mapping, table: sa.Table) -> dict:
     return {**dict.fromkeys(later), **values}
 
 # %% ../nbs/17_exports.ipynb #exports-write
-def _write_together(folder: Path, texts: Mapping[str, str]) -> None:
-    "Write files that belong together; the last of them is there only while all of them fit together."
-    paths = [folder / name for name in texts]
-    if all(p.is_file() and p.read_bytes() == text.encode() for p, text in zip(paths, texts.values())):
-        return
-    if not folder.exists():
-        with build_aside(folder) as aside:
-            aside.mkdir()
-            for name, text in texts.items():
-                (aside / name).write_text(text, encoding="utf-8", newline="\n")
-        return
-    with ExitStack() as places:  # left in the order of the texts, since the last one entered is left first
-        for name, text in reversed(list(texts.items())):
-            aside = places.enter_context(build_aside(folder / name))
-            aside.write_text(text, encoding="utf-8", newline="\n")
-        paths[-1].unlink(missing_ok=True)
+_FILES = ("config.yaml", "runs.jsonl", "result.json")
+
+
+def _write_together(folder: Path, write: Callable[[Path], None]) -> None:
+    "Have an export's files written; `result.json` is there only while all of them fit together."
+    with temporary_aside(folder) as aside:
+        aside.mkdir()
+        write(aside)
+        with suppress(OSError):  # the folder is there
+            aside.rename(folder)
+            return
+        remove_leftovers(folder)
+        same, _, _ = filecmp.cmpfiles(folder, aside, _FILES, shallow=False)
+        if len(same) < len(_FILES):
+            (folder / "result.json").unlink(missing_ok=True)
+            for name in _FILES:
+                (aside / name).replace(folder / name)
 
 # %% ../nbs/17_exports.ipynb #b230cfe3
 _FIELDS = (
@@ -104,19 +107,20 @@ def _head(e: Record, result: Mapping, schema: int, runs_sha256: str) -> dict:
         "schema": schema,
         "experiment": {name: getattr(e, name) for name in _FIELDS},
         "runs_sha256": runs_sha256,
-        "result": _without(result, RESULTS, schema),
+        "result": {name: result[name] for name in _columns_of(RESULTS, schema)},
     }
 
 # %% ../nbs/17_exports.ipynb #exports-texts
-def _texts(e: Record, rows: list[dict], result: Mapping) -> dict[str, str]:
-    "The exported files of an experiment: name -> text; result.json is the last."
-    schema = _oldest_schema(result, rows)
-    lines = "".join(json_text(_without(row, RUNS, schema)) + "\n" for row in rows)
-    return {
-        "config.yaml": _config_text(e),
-        "runs.jsonl": lines,
-        "result.json": _pretty(_head(e, result, schema, _sha256(lines))),
-    }
+def _write_rows(store: Store, id: str, texts: bool, schema: int, path: Path) -> str:
+    "Write the rows of an experiment, a line each; returns the file's SHA-256."
+    names, digest = _columns_of(RUNS, schema), hashlib.sha256()
+    with path.open("wb") as file:
+        for row in store.each_row(id):
+            kept = row if texts else without_texts(row)
+            line = (json_text({name: kept[name] for name in names}) + "\n").encode()
+            file.write(line)
+            digest.update(line)
+    return digest.hexdigest()
 
 # %% ../nbs/17_exports.ipynb #exports-export
 def _completed(store: Store, id: str) -> tuple[Record, dict]:
@@ -127,11 +131,14 @@ def _completed(store: Store, id: str) -> tuple[Record, dict]:
     return e, result
 
 
-def _stored_texts(store: Store, id: str, texts: bool = True) -> dict[str, str]:
-    "The exported files of a stored experiment."
+def _write_files(store: Store, id: str, texts: bool, folder: Path) -> None:
+    "Write the files of a stored experiment into a folder that is there."
     e, result = _completed(store, id)
-    rows = store.rows(id)
-    return _texts(e, rows if texts else [without_texts(row) for row in rows], result)
+    schema = _oldest_schema(store, id, result)
+    runs_sha256 = _write_rows(store, id, texts, schema, folder / "runs.jsonl")
+    head = _pretty(_head(e, result, schema, runs_sha256))
+    for name, text in (("config.yaml", _config_text(e)), ("result.json", head)):
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
 
 # %% ../nbs/17_exports.ipynb #exports-export-experiment
 def export_experiment(
@@ -142,7 +149,7 @@ def export_experiment(
 ) -> Path:  # the folder
     "Write an experiment as config.yaml, runs.jsonl and result.json; twice gives the same bytes twice."
     folder = Path(folder)
-    _write_together(folder, _stored_texts(store, id, texts))
+    _write_together(folder, partial(_write_files, store, id, texts))
     write_votes(store, id, folder)
     return folder
 
@@ -233,26 +240,30 @@ def _refuse(where: object, faults: Iterator[str]) -> None:
         raise StoreError(f"{where} cannot be imported: {fault}")
 
 
-def _checked(texts: Mapping[str, str], where: str) -> _Export:
-    "What exported files say; raises `StoreError` where they do not fit together."
-    with _damage_told(where, "experiment"):
-        export = _load(texts)
-        _refuse(where, _faults(export, texts))
-    return export
-
-
 def _unsealed(folder: Path, export: _Export) -> Iterator[str]:
     "What of an experiment is not as a study beside it sealed it."
     for link in seals_beside(folder):
         yield from record_faults(link, folder.name, export.digests)
 
 # %% ../nbs/17_exports.ipynb #exports-read
-def _read_export(folder: Path) -> _Export:
+def _read_export(
+    folder: Path,
+    where: object = None,  # as a message names it; default: the folder
+) -> _Export:
     "What the files in a folder say; raises `StoreError` where they do not fit together."
-    names = ("config.yaml", "runs.jsonl", "result.json")
-    with _damage_told(folder, "experiment"):
-        texts = {name: foreign_text(folder / name) for name in names}
-    return _checked(texts, str(folder))
+    where = where or folder
+    with _damage_told(where, "experiment"):
+        texts = {name: foreign_text(folder / name) for name in _FILES}
+        export = _load(texts)
+        _refuse(where, _faults(export, texts))
+    return export
+
+
+def _stored(store: Store, id: str) -> _Export:
+    "What the files of a stored experiment say."
+    with TemporaryDirectory() as folder:
+        _write_files(store, id, True, Path(folder))
+        return _read_export(Path(folder), "the store")
 
 # %% ../nbs/17_exports.ipynb #70e50734
 def import_experiment(
@@ -265,7 +276,7 @@ def import_experiment(
     id = export.experiment["id"]
     votes = read_votes(folder, id)
     if not store.put_experiment(export.experiment, export.rows, export.result):
-        if _checked(_stored_texts(store, id), "the store").content != export.content:
+        if _stored(store, id).content != export.content:
             raise StoreError(
                 f"{store!r} has an experiment {id!r} with other content; neither was changed. "
                 "The same work run twice has other timings: import one into a store of its own "
@@ -393,10 +404,10 @@ def _is_exported(store: Store, id: str, folder: Path) -> bool:
     "Whether a folder holds an export of an experiment, whole, with texts or without."
     e, result = _completed(store, id)
     try:
-        config, rows, head = (
-            (folder / name).read_bytes() for name in ("config.yaml", "runs.jsonl", "result.json")
-        )
-        expected = _head(e, result, json.loads(head)["schema"], hashlib.sha256(rows).hexdigest())
+        config, head = ((folder / name).read_bytes() for name in ("config.yaml", "result.json"))
+        with (folder / "runs.jsonl").open("rb") as rows:
+            runs_sha256 = hashlib.file_digest(rows, "sha256").hexdigest()
+        expected = _head(e, result, json.loads(head)["schema"], runs_sha256)
         return (config, head) == (_config_text(e).encode(), _pretty(expected).encode())
     except DAMAGED:
         return False

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VARIABLES', 'DAMAGED', 'PAUSES', 'Variable', 'project_root', 'shipped', 'here_or_shipped', 'outputs_dir', 'cache_dir',
-           'is_file', 'find_file', 'marked_encoding', 'remedy', 'remove_leftovers', 'aside_of', 'build_aside',
-           'build_once', 'is_locked', 'use_wal']
+           'is_file', 'find_file', 'marked_encoding', 'remedy', 'remove_leftovers', 'aside_of', 'temporary_aside',
+           'build_aside', 'build_once', 'is_locked', 'use_wal']
 
 # %% ../nbs/02_files.ipynb #files-imports
 import errno
@@ -276,20 +276,29 @@ def aside_of(
 
 # %% ../nbs/02_files.ipynb #files-build-aside-2
 @contextmanager
-def build_aside(
+def temporary_aside(
     final: Path,  # a file or folder to be made, or to be replaced
 ) -> Iterator[Path]:  # where to make it
-    "Make something beside its place: moved there when the block ends well, removed when it fails."
+    "A place beside another one; what still lies there when the block ends is removed."
     final.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(final.parent)
     aside = aside_of(final)
     try:
         yield aside
+    finally:
+        _remove(aside)
+
+# %% ../nbs/02_files.ipynb #files-build-aside-3
+@contextmanager
+def build_aside(
+    final: Path,  # a file or folder to be made, or to be replaced
+) -> Iterator[Path]:  # where to make it
+    "Make something beside its place: moved there when the block ends well, removed when it fails."
+    with temporary_aside(final) as aside:
+        yield aside
         if final.is_dir():
             shutil.rmtree(final)
         os.replace(aside, final)
-    finally:
-        _remove(aside)
 
 # %% ../nbs/02_files.ipynb #files-once
 def build_once(

@@ -24,6 +24,8 @@ from .batching import FakeEngine
 from .caching import peak_memory_mb
 from .comparison import compare
 from .config import ExperimentConfig, load_config
+from .core import EngineError
+from .engine import Generation, Prompt, Sampling
 from .experiment import Experiment, results_table
 from .exports import export_experiment, import_experiment
 from .runner import run_experiment
@@ -49,6 +51,16 @@ def _config(name: str, questions: str) -> ExperimentConfig:
     }
     return load_config({"experiment": experiment})
 
+# %% ../nbs/92_growth.ipynb #growth-engine
+class _Forgetful(FakeEngine):
+    "Keeps nothing of what it was asked, so that it takes no memory from what is measured."
+
+    def generate_batch(self, requests: list[tuple[Prompt, Sampling]]) -> list[Generation | EngineError]:
+        replies = super().generate_batch(requests)
+        for record in (self.calls, self.batches, self._asked):
+            record.clear()
+        return replies
+
 
 def _scripted(offset: int) -> FakeEngine:
     "A third of its answers are right, a third have a word too many."
@@ -57,7 +69,7 @@ def _scripted(offset: int) -> FakeEngine:
         number = int(prompt.rsplit("What is the ", 1)[1].split("th word", 1)[0])
         return [f"word {number}", f"word {number} perhaps", "no idea"][(number + offset) // 5 % 3]
 
-    return FakeEngine(reply, batch_size=64)
+    return _Forgetful(reply, batch_size=64)
 
 # %% ../nbs/92_growth.ipynb #growth-seconds
 _FOLDERS = ("LLMFORGE_HOME", "LLMFORGE_OUTPUTS", "LLMFORGE_DATA")

@@ -6,7 +6,7 @@
 __all__ = ['FEWEST', 'UNDISTURBED', 'SpeedUp', 'speed_up', 'speed_verdict', 'controls_of', 'matrix_table']
 
 # %% ../nbs/67_speedup.ipynb #speedup-imports
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -98,32 +98,39 @@ def controls_of(
     return controls
 
 # %% ../nbs/67_speedup.ipynb #speedup-row
-def _median(own: Sequence[Round], of: Callable[[Round], float | None], spec: str) -> str:
-    "The median over rounds in a cell; a dash where it was not measured."
-    known = [v for v in map(of, own) if v is not None]
-    return or_dash(median(known) if known else None, spec)
+_MEASURED: dict[str, tuple[Callable[[Round], float | None], str]] = {  # heading -> value of a round, format
+    "latency p50 (ms)": (lambda r: r.latency["p50"], ",.0f"),
+    "p95": (lambda r: r.latency["p95"], ",.0f"),
+    "p99": (lambda r: r.latency["p99"], ",.0f"),
+    "TTFT (ms)": (lambda r: r.ttft["p50"], ".1f"),
+    "TPOT (ms)": (lambda r: r.tpot["p50"], ".1f"),
+    "tokens/s": (lambda r: r.speed("tokens_per_s"), ".3g"),
+    "questions/s": (lambda r: r.speed("questions_per_s"), ".3g"),
+    "CPU s a question": (lambda r: r.cpu_s / r.questions, ".3g"),
+    "memory (MB)": (lambda r: r.peak_mb, ",.0f"),
+    "cache hits": (lambda r: r.cached_share, ".0%"),
+    "J a question": (lambda r: r.energy_j and r.energy_j / r.questions, ".3g"),
+}
 
-
-def _speeds(own: Sequence[Round]) -> list[str]:
-    "The cells of an arm that come from its rounds."
-    return [
-        *(_median(own, lambda r, p=p: r.latency[p], ",.0f") for p in ("p50", "p95", "p99")),
-        _median(own, lambda r: r.ttft["p50"], ".1f"),
-        _median(own, lambda r: r.tpot["p50"], ".1f"),
-        _median(own, lambda r: r.speed("tokens_per_s"), ".3g"),
-        _median(own, lambda r: r.speed("questions_per_s"), ".3g"),
-        _median(own, lambda r: r.cpu_s / r.questions, ".3g"),
-        _median(own, lambda r: r.peak_mb, ",.0f"),
-        _median(own, lambda r: r.cached_share, ".0%"),
-        _median(own, lambda r: r.energy_j and r.energy_j / r.questions, ".3g"),
-    ]
+# %% ../nbs/67_speedup.ipynb #speedup-median
+def _medians(arms: Iterable[Sequence[Round]], heading: str) -> list[str]:
+    "The median over the rounds of each arm, as a cell; a dash where it was not measured."
+    of, spec = _MEASURED[heading]
+    cells = []
+    for own in arms:
+        known = [v for v in map(of, own) if v is not None]
+        cells.append(or_dash(median(known) if known else None, spec))
+    return cells
 
 # %% ../nbs/67_speedup.ipynb #speedup-table
-_COLUMNS = (
-    ["arm", "data set", "accuracy", "latency p50 (ms)", "p95", "p99", "TTFT (ms)", "TPOT (ms)", "tokens/s"]
-    + ["questions/s", "CPU s a question", "memory (MB)", "cache hits", "J a question"]
-    + ["× control", "identical texts", "loss of accuracy", "mark"]
-)
+def _speed_table(
+    rounds: Mapping[tuple[str, str], Sequence[Round]],  # (arm, data set) -> its rounds
+) -> str:
+    "What was measured of each arm; a column in which nothing was measured is left out."
+    measured = {heading: _medians(rounds.values(), heading) for heading in _MEASURED}
+    columns = {heading: cells for heading, cells in measured.items() if set(cells) != {"–"}}
+    arms, data = [cell(arm) for arm, _ in rounds], [cell(name) for _, name in rounds]
+    return table(["arm", "data set", *columns], zip(arms, data, *columns.values()))
 
 
 def _compared(found: SpeedUp | None) -> list[str]:
@@ -135,16 +142,20 @@ def _compared(found: SpeedUp | None) -> list[str]:
     return [shown(found.speed, ".2f"), f"{same.texts} of {same.n}", ruled, mark]
 
 # %% ../nbs/67_speedup.ipynb #speedup-matrix-table
+_ANSWERS = ["arm", "data set", "× control", "identical texts", "accuracy", "loss of accuracy", "mark"]
+
+
 def matrix_table(
     study: StudyRows,
     rounds: Sequence[Round],
-) -> str:  # Markdown
-    "Every arm on every data set: what it costs, and what it does to the answers."
-    rows, controls = [], controls_of(study)
+) -> str:  # Markdown, two tables
+    "Every arm on every data set: its speed-up beside what it does to the answers, and what it costs."
+    rows, own, controls = [], {}, controls_of(study)
     for arm, data, _ in dict.fromkeys((a, d, 0) for a, d, _ in arms_of(study)):
-        own = [r for r in rounds if (r.arm, r.data) == (arm, data)]
+        own[arm, data] = [r for r in rounds if (r.arm, r.data) == (arm, data)]
         control = controls.get(arm)
         found = speed_up(study, rounds, arm, control, datasets=[data]) if control else None
         accuracy = pooled(list(arm_of(arms_of(study), arm, [data]).values()), "accuracy")
-        rows.append([cell(arm), cell(data), shown(accuracy), *_speeds(own), *_compared(found)])
-    return table(_COLUMNS, rows)
+        speed, same, *rest = _compared(found)
+        rows.append([cell(arm), cell(data), speed, same, shown(accuracy), *rest])
+    return f"{table(_ANSWERS, rows)}\n\n{_speed_table(own)}"

@@ -1398,22 +1398,24 @@ def test_an_export_that_is_there_is_left_alone(tmp_path):
     assert {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in folder.iterdir()} == before
 
 
-def test_an_export_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["config.yaml", "runs.jsonl", "result.json"])
+def test_an_export_that_cannot_be_written_leaves_the_old_one(name, tmp_path, monkeypatch):
     s, other = Store("sqlite://"), Store("sqlite://")
     folder = export_experiment(s, finished(s, n=2), tmp_path / "x")
     old = files(folder)
     finished(other, n=3)
-    write = Path.write_text
+    open_file = Path.open
 
-    def full(self, text, **more):
-        if self.suffix == ".jsonl":
+    def full(self, mode="r", *args, **more):
+        if self.name == name and "w" in mode:
             raise OSError("No space left on device")
-        return write(self, text, **more)
+        return open_file(self, mode, *args, **more)
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "open", full)
     with pytest.raises(OSError, match="No space"):
         export_experiment(other, "naive-1", folder)
     assert files(folder) == old
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
 # --- plans of studies
