@@ -52,6 +52,7 @@ def test_all_that_people_open_are_here():
         "run_benchmark.ipynb",
         "run_growth.ipynb",
         "run_harnesses.ipynb",
+        "run_load.ipynb",
         "tutorials/first_experiment.ipynb",
     }
 
