@@ -5,7 +5,6 @@ import gc
 import json
 import os
 import shutil
-import subprocess
 
 import pytest
 from executing import forked_kernels
@@ -57,6 +56,12 @@ def pytest_collection_modifyitems(items):
     "Long files first, so that no process ends long after the others."
     rank = {name: i for i, names in enumerate(LONGEST) for name in names}
     items.sort(key=lambda item: rank.get(item.path.stem, len(LONGEST)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    "One process more than there are processors: many tests wait for a server, a browser or a time."
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -166,16 +171,11 @@ def hostile_experiment(folder, name, skip=0):
 
 def build_with_hostile(work):
     "What is published, with two hostile experiments beside it, as a site in a folder; their ids."
-    from llmforge.files import project_root
+    from tracked import copy_tracked
+
     from llmforge.site import build_site
 
-    root = project_root()
-    tracked = subprocess.run(
-        ["git", "ls-files", "outputs"], cwd=root, capture_output=True, text=True
-    ).stdout.split() or [str(p.relative_to(root)) for p in (root / "outputs").rglob("*") if p.is_file()]
-    for name in tracked:
-        (work / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(root / name, work / name)
+    copy_tracked(work)
     with pytest.MonkeyPatch.context() as m:
         m.setenv("LLMFORGE_DATA", str(work))
         m.setenv("LLMFORGE_OUTPUTS", str(work / "outputs"))

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from executing import command, run_as_stored
+from tracked import copy_tracked
 
 from llmforge.files import project_root
 
@@ -19,9 +20,10 @@ def copy(tmp_path_factory):
     "A copy of the project to export and execute in, so that a test never changes the checkout."
     project = tmp_path_factory.mktemp("copy") / "project"
     left_out = shutil.ignore_patterns(
-        ".git", ".venv", "_site", "__pycache__", "_docs", "_proc", "*.egg-info", "*.db*"
+        ".git", ".venv", "_site", "__pycache__", "_docs", "_proc", "*.egg-info", "outputs"
     )
     shutil.copytree(ROOT, project, ignore=left_out)
+    copy_tracked(project)
     return project
 
 
