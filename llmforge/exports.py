@@ -36,7 +36,7 @@ from .claims import Record
 from .configfiles import read_yaml
 from .core import StoreError, closest, fingerprint
 from .derived import result_faults
-from .files import DAMAGED, build_aside, outputs_dir, remove_leftovers, temporary_aside
+from .files import DAMAGED, build_aside, outputs_dir, temporary_aside
 from .shapes import column_faults, foreign_text, id_fault, provenance_fault, trace_fault
 from .store import FrozenPlan, Store
 from .tables import EXPERIMENTS, READABLE, RESULTS, RUNS, Status, data_columns, json_text, schema_of
@@ -67,13 +67,14 @@ _FILES = ("config.yaml", "runs.jsonl", "result.json")
 
 def _write_together(folder: Path, write: Callable[[Path], None]) -> None:
     "Have an export's files written; `result.json` is there only while all of them fit together."
-    with temporary_aside(folder) as aside:
+    place = folder / "export" if folder.is_dir() else folder  # on the same disk, where this one may write
+    with temporary_aside(place) as aside:
         aside.mkdir()
         write(aside)
-        with suppress(OSError):  # the folder is there
-            aside.rename(folder)
-            return
-        remove_leftovers(folder)
+        if place == folder:
+            with suppress(OSError):  # another process has made the folder meanwhile
+                aside.rename(folder)
+                return
         same, _, _ = filecmp.cmpfiles(folder, aside, _FILES, shallow=False)
         if len(same) < len(_FILES):
             (folder / "result.json").unlink(missing_ok=True)

@@ -1398,6 +1398,24 @@ def test_an_export_that_is_there_is_left_alone(tmp_path):
     assert {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in folder.iterdir()} == before
 
 
+def test_an_export_into_the_folder_one_is_in(tmp_path, monkeypatch):
+    "Twice, the second time with other rows; what else is there stays, and nothing is written beside it."
+    s, other = Store("sqlite://"), Store("sqlite://")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "notes.txt").write_text("mine")
+    monkeypatch.chdir(tmp_path / "here")
+    export_experiment(s, finished(s, n=2), ".")
+    export_experiment(other, finished(other, n=3), ".")
+    assert sorted(p.name for p in Path().iterdir()) == [
+        "config.yaml",
+        "notes.txt",
+        "result.json",
+        "runs.jsonl",
+    ]
+    assert len(Path("runs.jsonl").read_text().splitlines()) == 3
+    assert [p.name for p in tmp_path.iterdir()] == ["here"]
+
+
 @pytest.mark.parametrize("name", ["config.yaml", "runs.jsonl", "result.json"])
 def test_an_export_that_cannot_be_written_leaves_the_old_one(name, tmp_path, monkeypatch):
     s, other = Store("sqlite://"), Store("sqlite://")
