@@ -558,7 +558,7 @@ def test_load_beside_other_tools(vllm, tmp_path):
     out, p = loaded(tmp_path)
     assert p.returncode == 0, p.stdout[-2000:] + p.stderr[-2000:]
     shown = json.dumps([c.get("outputs", []) for c in json.loads(out.read_text())["cells"]])
-    assert "vllm bench serve" in shown and "between two tools" in shown
+    assert "vllm bench serve" in shown and "of a median from LlmForge" in shown
     assert ("GuideLLM" in shown) == ("GUIDELLM_PYTHON" in os.environ) and not family()
 
 
