@@ -8,7 +8,7 @@ __all__ = ['TIMES', 'CHAIN', 'without_texts', 'record_digests', 'extended', 'rea
 
 # %% ../nbs/17_chain.ipynb #chain-imports
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,17 @@ from .shapes import foreign_text
 from .tables import utc_now
 
 # %% ../nbs/17_chain.ipynb #exports-without-texts
+_SEALED = ("example", "kind", "gold")  # attributes of a trace that the digest of the rows covers
+
+
 def without_texts(
     row: Mapping,  # of `runs`
+    attributes: Collection[str] = (*_SEALED, "batches"),  # of its trace, that remain
 ) -> dict:
     "A row without what was asked, read and answered: ids, scores, counts and times remain."
     trace = row["trace"] or {}
     kept = {k: v for k, v in trace.items() if k in ("kind", "name", "start_ms", "duration_ms")}
-    attributes = trace.get("attributes", {}).items()
-    kept["attributes"] = {k: v for k, v in attributes if k in ("example", "kind", "gold")}
+    kept["attributes"] = {k: v for k, v in trace.get("attributes", {}).items() if k in attributes}
     empty = dict.fromkeys(("input_text", "output_text", "answer"), "")
     return {**row, **empty, "error": row["error"] and "(left out)", "trace": kept}
 
@@ -54,7 +57,7 @@ def record_digests(
         "provenance": about,
         "judges": [summary.pop(name, None) for name in ("scorer", "cards")],
         "result": _known({**result, "summary": summary}),
-        "rows": [_known(without_texts(row)) for row in rows],
+        "rows": [_known(without_texts(row, _SEALED)) for row in rows],
     }
     digests = times | {name: fingerprint(part, n=64) for name, part in parts.items()}
     has_texts = any(row["input_text"] for row in rows)

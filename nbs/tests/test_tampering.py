@@ -15,12 +15,16 @@ import pytest
 from typer.testing import CliRunner
 
 from llmforge.aggregate import result_row, summarise
+from llmforge.batching import FakeEngine
 from llmforge.cli import app
 from llmforge.config import load_config
+from llmforge.configfiles import read_yaml
 from llmforge.core import StoreError, fingerprint
-from llmforge.exports import import_experiment, seal_study
+from llmforge.exports import export_experiment, import_experiment, seal_study
 from llmforge.files import project_root
 from llmforge.store import Store
+from llmforge.study import run_study
+from llmforge.studyconfig import load_study
 
 OUTPUTS = project_root() / "outputs"
 ARM = "reasoning-chain_of_thought-almanac-b4581eab"
@@ -379,6 +383,38 @@ def test_a_study_without_a_seal_says_so(sealed):
     (sealed / STUDY / "chain.json").unlink()
     code, lines = verified()
     assert code == 0 and "not shown: chain: there is no chain.json" in lines
+
+
+WITHOUT = """
+study:
+  name: without
+  question: Is a licence kept?
+  base: {engine: {name: fake, batch_size: 2, cache: false}, dataset: {name: meridia, limit: 40}}
+  arms: {a: {method: {shots: 0}}, b: {method: {shots: 1}}}
+  hypotheses: [{id: H1, claim: An example helps, treatment: b, control: a}]
+"""
+
+
+class Uneven(FakeEngine):
+    "Some batches take longer than others."
+
+    def generate_batch(self, requests):
+        self.delay = 0.001 * (1 + len(self.batches) % 7)
+        return super().generate_batch(requests)
+
+
+@pytest.mark.slow
+def test_a_study_published_without_its_texts_is_sound(outputs, monkeypatch):
+    "Imported elsewhere, all its numbers are those of its rows, the intervals of latencies among them."
+    config = load_study(read_yaml(WITHOUT))
+    study = run_study(config, make=lambda config: Uneven("no idea", batch_size=2), show=False)
+    for id in study.ids.values():
+        export_experiment(study.store, id, outputs / id, texts=False)
+        assert "no idea" not in (outputs / id / "runs.jsonl").read_text()
+    monkeypatch.setenv("LLMFORGE_STORE", f"sqlite:///{outputs}/elsewhere.db")
+    assert imported(outputs)[0] == 0
+    _, lines = verified("without")
+    assert "FAILED" not in lines and "ok: chain: seal 1" in lines and "ok: intervals" in lines, lines
 
 
 def commit(root, when):
