@@ -59,12 +59,6 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers(config):
-    "One process more than there are processors: many tests wait for a server, a browser or a time."
-    return (os.cpu_count() or 1) + 1
-
-
-@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     "The tests of a file, or of a group of files, are run by one process."
     from xdist.scheduler import LoadScopeScheduling
