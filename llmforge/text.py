@@ -49,7 +49,8 @@ def visible(
     text: str,  # from anywhere
 ) -> str:  # line breaks stay; control characters are their symbols, others that do not print are ·
     "A text in which every character can be seen."
-    return "".join(map(_seen, text))
+    lines = text.split("\n")
+    return "\n".join(line if line.isprintable() else "".join(map(_seen, line)) for line in lines)
 
 # %% ../nbs/01_text.ipynb #text-clip
 def clip(
