@@ -1644,6 +1644,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'llmforge.lookup.retrieval': ('lookup.html#retrieval', 'llmforge/lookup.py'),
                                  'llmforge.lookup.wikipedia_search': ('lookup.html#wikipedia_search', 'llmforge/lookup.py')},
             'llmforge.machine': { 'llmforge.machine.Used': ('machine.html#used', 'llmforge/machine.py'),
+                                  'llmforge.machine.Used.others_told': ('machine.html#used.others_told', 'llmforge/machine.py'),
                                   'llmforge.machine._busy_s': ('machine.html#_busy_s', 'llmforge/machine.py'),
                                   'llmforge.machine._energy_between': ('machine.html#_energy_between', 'llmforge/machine.py'),
                                   'llmforge.machine._energy_uj': ('machine.html#_energy_uj', 'llmforge/machine.py'),

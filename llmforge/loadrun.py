@@ -129,8 +129,7 @@ class Measured:
             f"{n:,} requests on {self.questions:,} questions, after {self.warm_up} to warm up. "
             f"A request took {used.cpu_s / n:.3g} CPU seconds; energy {energy} J ('–': not measured); "
             f"memory at most {used.peak_mb:,.0f} MB. "
-            f"Other processes used {used.others:.0%} of the machine's CPU time"
-            f"{': the times are not to be trusted' if used.others > 0.1 else ''}."
+            f"{used.others_told}"
         )
 
 # %% ../nbs/57_loadrun.ipynb #loadrun-load

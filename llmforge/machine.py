@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .cputime import TreeClock
+from .rounds import UNDISTURBED
 
 # %% ../nbs/49_machine.ipynb #machine-used
 @dataclass
@@ -25,6 +26,12 @@ class Used:
     peak_mb: float = 0.0  # the most memory they held (MB, 2**20 bytes)
     others: float = 0.0  # share of the machine's CPU time that other processes used, from 0 to 1
     energy_j: float | None = None  # of the processor, whoever used it; None: there is no counter
+
+    @property
+    def others_told(self) -> str:
+        "What other processes used, in a sentence."
+        told = f"Other processes used {self.others:.0%} of the machine's CPU time"
+        return f"{told}{': the times are not to be trusted' if self.others > UNDISTURBED else ''}."
 
 # %% ../nbs/49_machine.ipynb #machine-energy
 _COUNTERS = Path("/sys/class/powercap")

@@ -19,7 +19,7 @@ from .engine import Engine
 from .load import LoadRun
 from .loadrun import LoadPlan, Measured, for_load, measure
 from .metrics import percentiles
-from .rounds import Round, append_line, interrupted, read_rounds
+from .rounds import UNDISTURBED, Round, append_line, interrupted, read_rounds
 from .runner import make_resources
 from .study import OpenStudy, study_folder
 from .studyconfig import Key
@@ -73,7 +73,6 @@ def rounds_path(
     return study_folder(study) / "rounds.jsonl"
 
 
-_OTHERS = 0.1  # share of the machine above which a time is not the arm's
 _ATTEMPTS = 3
 
 
@@ -83,7 +82,7 @@ def _measured(study: OpenStudy, key: Key, number: int, make: Callable | None, mo
     while True:
         attempt += 1
         measured = _timed(study, key, make(config) if make else None)
-        if measured.used.others <= _OTHERS or attempt == most:
+        if measured.used.others <= UNDISTURBED or attempt == most:
             return _round(study, key, number, measured, attempt)
 
 # %% ../nbs/58_matrix.ipynb #matrix-run
@@ -108,5 +107,5 @@ def run_rounds(
                 print(f"round {number + 1}/{rounds}: {arm} on {data}", file=sys.stderr, flush=True)
             append_line(path, {"began": [arm, data, number]})
             append_line(path, asdict(turn := _measured(study, key, number, make, most)))
-            most = 1 if turn.others > _OTHERS else _ATTEMPTS
+            most = 1 if turn.others > UNDISTURBED else _ATTEMPTS
     return read_rounds(path, study.ids.values())

@@ -10,6 +10,7 @@ __all__ = ['or_dash', 'Estimate', 'as_floats', 'check_confidence', 'drawn_sums',
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -269,13 +270,12 @@ def _percentiles(ordered: np.ndarray, times: np.ndarray, percent: int) -> np.nda
     return np.where(part < 0.5, below + gap * part, above - gap * (1 - part))
 
 
-def _pooled(x: np.ndarray, codes: np.ndarray, percent: int, draws: np.ndarray) -> np.ndarray:
-    "For each row of drawn groups the percentile of all their values."
-    order, groups, few = np.argsort(x), codes.max() + 1, max(1, 250_000 // len(x))
-    found = []
+def _pooled(ordered: np.ndarray, codes: np.ndarray, percent: int, draws: np.ndarray) -> np.ndarray:
+    "For each row of drawn groups the percentile of all their values; those given rise."
+    groups, few, found = codes.max() + 1, max(1, 250_000 // len(ordered)), []
     for i in range(0, len(draws), few):
         times = np.array([np.bincount(row, minlength=groups) for row in draws[i : i + few]])
-        found.append(_percentiles(x[order], times[:, codes[order]], percent))
+        found.append(_percentiles(ordered, times[:, codes], percent))
     return np.concatenate(found)
 
 # %% ../nbs/10_stats.ipynb #8dddc7a1
@@ -291,7 +291,9 @@ def _clustered(
         return _plain(x, percent, confidence, resamples, seed)
     if percent is None:
         return _mean_ends(means * sizes, sizes, confidence, resamples, seed)
-    drawn = _resampled(lambda draws: _pooled(x, codes, percent, draws), len(sizes), resamples, seed)
+    order = np.argsort(x)
+    pooled = partial(_pooled, x[order], codes[order], percent)
+    drawn = _resampled(pooled, len(sizes), resamples, seed)
     return _quantiles(drawn, _tails(confidence))
 
 # %% ../nbs/10_stats.ipynb #stats-interval

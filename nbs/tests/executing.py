@@ -151,6 +151,14 @@ def command(*args: str, cwd: Path, **environment: str) -> subprocess.CompletedPr
 # Notebooks
 
 
+def papermill(notebook: Path, folder: Path, **parameters: object) -> tuple[Path, subprocess.CompletedProcess]:
+    "Execute a notebook of nbs/ as papermill's command does: the page in a folder, and how it ended."
+    page = folder / notebook.name
+    given = [text for name, value in parameters.items() for text in ("-p", name, str(value))]
+    asked = ["papermill", str(notebook), str(page), *given, "--no-progress-bar"]
+    return page, command(*asked, cwd=notebook.parents[1])
+
+
 def _run_and_clean(path: str) -> None:
     "As nbdev-test --save and nbdev-clean do."
     from nbdev.clean import nbdev_clean

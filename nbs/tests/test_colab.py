@@ -11,10 +11,10 @@ import sysconfig
 from pathlib import Path
 from urllib.parse import unquote
 
+import executing
 import nbformat
 import papermill
 import pytest
-from executing import command
 
 from llmforge.config import load_config
 from llmforge.files import project_root
@@ -202,10 +202,9 @@ study:
 
 def execute(path, tmp_path, **parameters):
     "Run a notebook as papermill's command does, from the project's root."
-    given = [x for k, v in parameters.items() for x in ("-p", k, str(v))]
-    p = command("papermill", str(path), str(tmp_path / path.name), *given, "--no-progress-bar", cwd=ROOT)
+    page, p = executing.papermill(path, tmp_path, **parameters)
     assert p.returncode == 0, p.stdout[-2000:] + p.stderr[-2000:]
-    return nbformat.read(tmp_path / path.name, as_version=4)
+    return nbformat.read(page, as_version=4)
 
 
 def test_smallest_study(tmp_path, kernels):

@@ -93,7 +93,7 @@ def test_what_is_measured_is_not_measured_again(timed):
 def test_a_machine_that_is_never_quiet_is_not_waited_for(timed, monkeypatch):
     "A turn is measured again where others took part; where that did not help, the next one only once."
     study, _ = timed
-    monkeypatch.setattr("llmforge.matrix._OTHERS", -1)
+    monkeypatch.setattr("llmforge.matrix.UNDISTURBED", -1)
     rounds = run_rounds(study, 4, make, show=False)
     assert [r.attempts for r in rounds if r.number == 3] == [3, 1, 1]
 

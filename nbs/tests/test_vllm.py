@@ -543,21 +543,12 @@ LOAD = Path(__file__).parents[1] / "run_load.ipynb"
 SMALL = {"prompts": 4, "tokens": 4, "concurrency": 2, "rounds": 1}
 
 
-def loaded(tmp_path):
-    "Execute the notebook that puts a server under load, small."
-    given = [x for name, value in SMALL.items() for x in ("-p", name, str(value))]
-    out = tmp_path / LOAD.name
-    return out, executing.command(
-        "papermill", str(LOAD), str(out), *given, "--no-progress-bar", cwd=LOAD.parents[1]
-    )
-
-
 @pytest.mark.slow
 def test_load_beside_other_tools(vllm, tmp_path):
     "LlmForge and `vllm bench serve` measure one server; GuideLLM does where its Python is named."
-    out, p = loaded(tmp_path)
+    page, p = executing.papermill(LOAD, tmp_path, **SMALL)
     assert p.returncode == 0, p.stdout[-2000:] + p.stderr[-2000:]
-    shown = json.dumps([c.get("outputs", []) for c in json.loads(out.read_text())["cells"]])
+    shown = json.dumps([c.get("outputs", []) for c in json.loads(page.read_text())["cells"]])
     assert "vllm bench serve" in shown and "of a median from LlmForge" in shown
     assert ("GuideLLM" in shown) == ("GUIDELLM_PYTHON" in os.environ)
     assert not [p for p in family() if "vllm" in " ".join(p.cmdline())]
@@ -568,7 +559,7 @@ def test_load_without_vllm_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMFORGE_VLLM_PYTHON", str(Path(sys.executable)))
     if has(sys.executable, "vllm"):
         pytest.skip("vLLM is installed here, so that it cannot be missed")
-    _, p = loaded(tmp_path)
+    _, p = executing.papermill(LOAD, tmp_path, **SMALL)
     assert p.returncode and "pip install vllm" in p.stderr
 
 
