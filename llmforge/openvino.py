@@ -36,9 +36,10 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from .config import ExperimentConfig
 from .core import ConfigError, EngineError
+from .engineconfig import LONGEST_LOOKED_UP
 from .files import build_once, cache_dir
-from .local import ActiveRequest, LocalEngine, layer_kinds, local_engine
-from .model import Loaded, common_prefix, quiet
+from .local import ActiveRequest, LocalEngine, local_engine
+from .model import Loaded, common_prefix, layer_kinds, quiet
 
 # %% ../nbs/25_openvino.ipynb #openvino-wrapper
 class _Explicit(torch.nn.Module):
@@ -214,10 +215,13 @@ def _precision(dtype: torch.dtype) -> str:
     return _PRECISION[dtype]
 
 
-def _greedy(max_tokens: int) -> Any:
+def _greedy(max_tokens: int, guess: int | None = None) -> Any:
+    "OpenVINO's settings; `guess`: tokens to look up at once."
     config = openvino_genai.GenerationConfig()
     config.max_new_tokens, config.do_sample = max_tokens, False
     config.ignore_eos = True  # the engine sees the end itself
+    if guess:
+        config.num_assistant_tokens, config.max_ngram_size = guess, LONGEST_LOOKED_UP
     return config
 
 
@@ -256,21 +260,24 @@ class Pipeline:
     def __init__(
         self,
         folder: Path,  # from exported
-        precision: str,  # "f32" or "bf16", of all that is computed and kept
+        precision: str,  # "f32" or "bf16", of all that is computed
         batch_size: int,  # the most requests at once
         prefix_cache: bool,  # keep the pages of earlier texts
+        kv_precision: str | None = None,  # "u8": of keys and values (else as computed)
+        prompt_lookup: int | None = None,  # tokens to guess at once
     ):
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.cache_size = 0  # as much as the requests at work need
         scheduler.enable_prefix_caching = prefix_cache
         scheduler.max_num_seqs = batch_size
-        hints = {
+        hints: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": precision,
-            "KV_CACHE_PRECISION": precision,
+            "KV_CACHE_PRECISION": kv_precision or precision,
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
+        hints |= {"prompt_lookup": True} if prompt_lookup else {}
         self._pipe = openvino_genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", hints)
-        self._prefix_cache = prefix_cache
+        self._prefix_cache, self._guess = prefix_cache, prompt_lookup
         self._common: list[int] = []  # the common beginning that was run last
         self._earlier = _Ends()
 
@@ -286,7 +293,7 @@ class Pipeline:
         common = prompts[0][: common_prefix(prompts) // _PAGE * _PAGE]
         known = common_prefix([common, self._common])
         if len(prompts) > 1 and len(common) - known >= _PAGE:
-            self._pipe.add_request(0, _tensor(common), _greedy(1))
+            self._pipe.add_request(0, _tensor(common), _greedy(1, self._guess))
             self._drain()
             self._common = common
 
@@ -296,7 +303,7 @@ class Pipeline:
         live = []
         for number, request in enumerate(requests):
             request.start()
-            config = _greedy(request.sampling.max_tokens)
+            config = _greedy(request.sampling.max_tokens, self._guess)
             live.append((request, self._pipe.add_request(number, _tensor(request.ids), config)))
         while live:
             self._pipe.step()
@@ -321,14 +328,15 @@ class OpenVinoEngine(LocalEngine):
         prefix_cache: bool = True,  # compute no beginning of a prompt twice
         timeout: float | None = None,  # seconds that a batch may take; None: no limit
         concurrency: int | None = None,  # examples to have at work; default: four batches' worth
+        **options: Any,  # of `Pipeline`: kv_precision, prompt_lookup
     ):
         super().__init__(loaded, batch_size, prefix_cache, timeout, concurrency)
         self._precision = _precision(loaded.model.dtype)
-        self._folder = exported(loaded)
+        self._folder, self._options = exported(loaded), options
         self._pipeline: Pipeline | None = None
         versions = {"openvino": ov.__version__, "openvino_genai": openvino_genai.__version__}
         batches = {"batch_size": batch_size, "prefix_cache": prefix_cache}
-        self.identity = dict(loaded.identity) | {"engine": "openvino"} | versions | batches
+        self.identity = dict(loaded.identity) | {"engine": "openvino"} | versions | batches | options
 
     def close(self) -> None:
         "End the worker thread, and give back the pipeline's memory."
@@ -344,7 +352,8 @@ class OpenVinoEngine(LocalEngine):
         if not greedy:
             return
         if not self._pipeline:
-            self._pipeline = Pipeline(self._folder, self._precision, self.batch_size, self.prefix_cache)
+            sizes = self.batch_size, self.prefix_cache
+            self._pipeline = Pipeline(self._folder, self._precision, *sizes, **self._options)
         try:
             self._pipeline.write(greedy, partial(self._read, start))
         except BaseException:
@@ -356,7 +365,8 @@ class OpenVinoEngine(LocalEngine):
         outputs = handle.read().values() if handle.can_read() else ()
         for output in outputs:
             for token in output.generated_ids:
-                request.append(token, self.tokenizer, self._ends)
+                if not request.finish_reason:  # a guess may go on beyond the end
+                    request.append(token, self.tokenizer, self._ends)
         status = handle.get_status().name
         if not request.finish_reason and status != "RUNNING":
             raise EngineError(f"OpenVINO ended a generation after {len(request.out)} tokens: {status}")
@@ -378,5 +388,7 @@ def openvino_engine(config: ExperimentConfig) -> LocalEngine:
         raise ConfigError(
             "experiment.model.dtype: the engine openvino has no 'float16'; allowed: float32, bfloat16, auto"
         )
+    asked = {"kv_precision": config.engine.kv_precision, "prompt_lookup": config.engine.prompt_lookup}
+    options = {name: value for name, value in asked.items() if value not in (None, "auto")}
     on_cpu = model.model_copy(update={"device": "cpu"})
-    return local_engine(config.model_copy(update={"model": on_cpu}), OpenVinoEngine)
+    return local_engine(config.model_copy(update={"model": on_cpu}), partial(OpenVinoEngine, **options))

@@ -38,7 +38,7 @@ def way_of(
 ) -> str:
     "How an arm runs the model, in a few words."
     engine, dtype = config.engine, config.model.dtype
-    words = ["transformers" if engine.name == "local" else engine.name]
+    words = ["transformers" if (engine.name, engine.backend) == ("local", "torch") else engine.name]
     if dtype != "float32":
         words.append(dtype)
     words.append("one at a time" if engine.batch_size == 1 else f"batch {engine.batch_size}")

@@ -17,6 +17,7 @@ from typing import Any
 from .config import ExperimentConfig
 from .contents import PACKAGED, folder_content, model_folder
 from .core import ConfigError, EngineFatal, error_line, redact, require
+from .engineconfig import LONGEST_LOOKED_UP, EngineConfig
 from .files import find_file
 from .sections import ModelConfig
 
@@ -107,6 +108,14 @@ def model_for_vllm(
         return [f"--model={config.name}", f"--revision={commit}", f"--tokenizer-revision={commit}"], commit
     return [f"--model={path}"], weights
 
+# %% ../nbs/29_vllmarguments.ipynb #vllm-speculation
+def _speculation(engine: EngineConfig) -> str | None:
+    "How vLLM is told of prompt lookup."
+    if not engine.prompt_lookup:
+        return None
+    lookup = {"num_speculative_tokens": engine.prompt_lookup, "prompt_lookup_max": LONGEST_LOOKED_UP}
+    return json.dumps({"method": "ngram", **lookup})
+
 # %% ../nbs/29_vllmarguments.ipynb #vllm-arguments
 def answer_arguments(
     config: ExperimentConfig,
@@ -120,6 +129,7 @@ def answer_arguments(
         "tensor-parallel-size": server.tensor_parallel_size,
         "max-model-len": server.max_model_len,
         "tool-call-parser": server.tool_parser,
+        "speculative-config": _speculation(engine),
     }
     switches = {
         "enable-prefix-caching": engine.prefix_cache,

@@ -1,5 +1,7 @@
 """The engine openvino on the real embedded model, held against the local engine."""
 
+import importlib.util
+
 import pytest
 
 try:
@@ -8,13 +10,15 @@ try:
     from llmforge.openvino import OpenVinoEngine, exported, openvino_engine
 except ImportError as e:  # also where torch is missing
     pytest.skip(f"the extra openvino is not installed: {e}", allow_module_level=True)
+import same_texts
 from transformers import AutoModelForCausalLM, Gemma3TextConfig
 
-from llmforge.config import ExperimentConfig
+from llmforge.config import ExperimentConfig, experiment_id
 from llmforge.core import ConfigError, EngineError
 from llmforge.engine import Sampling
-from llmforge.local import LocalEngine
-from llmforge.model import Loaded, load_model
+from llmforge.engineconfig import EngineConfig
+from llmforge.local import LocalEngine, local_engine
+from llmforge.model import Loaded, load_model, openvino_is_as_good
 from llmforge.sections import ModelConfig
 
 pytestmark = pytest.mark.slow
@@ -54,6 +58,25 @@ def test_greedy_texts_are_those_of_the_local_engine(engine, local, stop):
     right = texts(local, PROMPTS, sampling)
     assert texts(engine, PROMPTS, sampling) == right
     assert [texts(engine, [p], sampling)[0] for p in PROMPTS] == right
+
+
+@pytest.mark.parametrize("stop", [(), ("\n",), (".", "e")])
+def test_guessed_tokens_change_no_text(loaded, local, stop):
+    "Also where a text ends within what was guessed."
+    sampling, engine = Sampling(max_tokens=12, stop=stop), OpenVinoEngine(loaded, 4, prompt_lookup=5)
+    assert engine.identity["prompt_lookup"] == 5
+    for _ in range(2):
+        assert texts(engine, PROMPTS, sampling) == texts(local, PROMPTS, sampling)
+    engine.close()
+
+
+def test_keys_and_values_of_eight_bits(loaded, local):
+    "They are rounded, so that the texts need not be the same; the lengths and the ends are."
+    engine = openvino_engine(ExperimentConfig(name="x", engine={"name": "openvino", "kv_precision": "u8"}))
+    assert engine.identity["kv_precision"] == "u8" and "kv_precision" not in local.identity
+    given = engine.generate_batch([(p, Sampling(max_tokens=6)) for p in PROMPTS])
+    assert [(g.tokens_out, g.finish_reason) for g in given] == [(6, "length")] * len(PROMPTS)
+    engine.close()
 
 
 def test_samples_and_scores_are_those_of_the_local_engine(engine, local):
@@ -127,3 +150,46 @@ def test_sliding_windows_are_refused(loaded):
     model = AutoModelForCausalLM.from_config(config).to(torch.float32)
     with pytest.raises(EngineError, match="cannot run a 'gemma3_text' model: its layers must all have full"):
         exported(Loaded(model, loaded.tokenizer, loaded.identity))
+
+
+@pytest.mark.parametrize(
+    ("model", "engine", "as_good"),
+    [
+        ({}, {"backend": "auto"}, True),
+        ({"device": "cpu"}, {"backend": "auto"}, True),
+        ({}, {}, False),
+        ({"dtype": "bfloat16"}, {"backend": "auto"}, False),
+        ({"dtype": "auto"}, {"backend": "auto"}, False),
+        ({"device": "cuda"}, {"backend": "auto"}, False),
+        ({"name": "gemma-3-270m"}, {"backend": "auto"}, False),
+        ({"name": "microsoft/phi-2"}, {"backend": "auto"}, False),
+    ],
+)
+def test_where_it_computes_for_the_local_engine(model, engine, as_good, monkeypatch):
+    "Where its texts are known to be the same; the id does not depend on it."
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = ExperimentConfig(name="x", model=model, engine=engine)
+    assert openvino_is_as_good(config) == as_good
+    assert experiment_id(config, "d") == experiment_id(
+        config.model_copy(update={"engine": EngineConfig()}), "d"
+    )
+
+
+def test_what_computes_is_in_the_identity(monkeypatch):
+    "With OpenVINO, without it, and where a config asks for torch."
+    auto = ExperimentConfig(name="x", engine={"backend": "auto"})
+    made = [local_engine(auto), local_engine(ExperimentConfig(name="x"))]
+    found = importlib.util.find_spec
+    without = lambda name: None if name == "openvino_genai" else found(name)
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    made.append(local_engine(auto))
+    assert [engine.identity["engine"] for engine in made] == ["openvino", "local", "local"]
+    for engine in made:
+        engine.close()
+
+
+def test_published_texts_are_written_again():
+    "All of them: `python nbs/tests/same_texts.py retrieval_2`."
+    folder = same_texts.folders("retrieval_2")[0]
+    asked = same_texts.stored(folder, 8)
+    assert same_texts.again(same_texts.asked_by(folder), asked) == ("openvino", 8, None)
