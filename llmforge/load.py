@@ -17,7 +17,7 @@ from statistics import median
 import numpy as np
 
 from .core import ConfigError, EngineError, closest
-from .metrics import percentiles, total
+from .metrics import LEAST_FOR_P99, percentiles, total
 from .stats import or_dash
 from .text import table
 
@@ -163,8 +163,9 @@ class LoadRun:
         self,
         name: str,  # ttft, tpot or latency
     ) -> dict[str, float | None]:  # p50, p95, p99 in ms
-        "Percentiles of a time, over the replies that have it."
-        return percentiles([ms for a in self.good_replies if (ms := getattr(a, name)) is not None])
+        "Percentiles of a time, over the replies that have it; p99 only of many."
+        known = [ms for a in self.good_replies if (ms := getattr(a, name)) is not None]
+        return percentiles(known) | ({} if len(known) >= LEAST_FOR_P99 else {"p99": None})
 
     def good_share(self, objectives: Objectives) -> float:
         "The share of all requests whose reply is good; raises `ConfigError` where that cannot be known."
@@ -372,12 +373,12 @@ class Sweep:
         rows = []
         for run in self.runs:
             shown = [or_dash(run.times(name)["p50"], ".1f") for name in _TIMES]
-            late = or_dash(run.times("latency")["p99"], ".1f")
+            late = or_dash(run.times("latency")["p95"], ".1f")
             good = f"{run.good_share(self.objectives):.0%}" if self.objectives else "–"
             mark = "yes" if sustained(run, self.objectives) else "**no**"
             rows.append((f"{run.rate:.3g}", f"{run.per_second:.3g}", *shown, late, good, mark))
         columns = ["requests/s", "replies/s", *(f"{name} p50 (ms)" for name in _TIMES)]
-        columns += ["latency p99 (ms)", "good", "sustained"]
+        columns += ["latency p95 (ms)", "good", "sustained"]
         line = f"Sustainable rate: {or_dash(self.rate, '.3g')} requests a second"
         return f"{table(columns, rows)}\n\n{line}; closed loop: {self.most.per_second:.3g} replies a second."
 

@@ -212,6 +212,8 @@ def _precision(dtype: torch.dtype) -> str:
             f"the engine openvino has no {dtype}, which model.dtype: auto chose for this model; "
             "set model.dtype: float32 or bfloat16"
         )
+    if dtype == torch.bfloat16 and "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise EngineError("OpenVINO cannot compute in bfloat16 on this processor; set model.dtype: float32")
     return _PRECISION[dtype]
 
 

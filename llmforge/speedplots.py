@@ -215,9 +215,9 @@ def _latencies(ax, swept, name: str, look: Mapping) -> None:
 def knee_plot(
     swept,  # an `llmforge.load.Sweep`
 ):  # a matplotlib figure
-    "Latency p50 and p99 against the rate of requests, with the highest rate that was sustained."
+    "Latency p50 and p95 against the rate of requests, with the highest rate that was sustained."
     fig, ax = one_axes(7.0, 3.2)
-    for name, colour, marker in zip(("p50", "p99"), COLOURS, "os"):
+    for name, colour, marker in zip(("p50", "p95"), COLOURS, "os"):
         _latencies(ax, swept, name, {"color": colour, "marker": marker})
     if swept.rate is not None:
         ax.axvline(swept.rate, color="black", lw=1, label=f"sustained: {swept.rate:.3g} a second")

@@ -14,6 +14,7 @@ from .config import ExperimentConfig
 from .contrasts import arm_of, arms_of
 from .core import canonical
 from .equivalence import Equivalence, equivalence_of
+from .metrics import LEAST_FOR_P99
 from .plan import StudyRows
 from .pooling import pooled
 from .rounds import UNDISTURBED, Round, speed_ratio
@@ -100,7 +101,7 @@ def controls_of(
 _MEASURED: dict[str, tuple[Callable[[Round], float | None], str]] = {  # heading -> value of a round, format
     "latency p50 (ms)": (lambda r: r.latency["p50"], ",.0f"),
     "p95": (lambda r: r.latency["p95"], ",.0f"),
-    "p99": (lambda r: r.latency["p99"], ",.0f"),
+    "p99": (lambda r: r.latency["p99"] if r.questions - r.failed >= LEAST_FOR_P99 else None, ",.0f"),
     "TTFT (ms)": (lambda r: r.ttft["p50"], ".1f"),
     "TPOT (ms)": (lambda r: r.tpot["p50"], ".1f"),
     "tokens/s": (lambda r: r.speed("tokens_per_s"), ".3g"),

@@ -5,6 +5,7 @@ import importlib.util
 import pytest
 
 try:
+    import openvino
     import torch
 
     from llmforge.openvino import OpenVinoEngine, exported, openvino_engine
@@ -193,3 +194,10 @@ def test_published_texts_are_written_again():
     folder = same_texts.folders("retrieval_2")[0]
     asked = same_texts.stored(folder, 8)
     assert same_texts.again(same_texts.asked_by(folder), asked) == ("openvino", 8, None)
+
+
+def test_a_processor_without_bfloat16_is_told_of(loaded, monkeypatch):
+    monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "INT8"])
+    wide = AutoModelForCausalLM.from_config(loaded.model.config).bfloat16()
+    with pytest.raises(EngineError, match="cannot compute in bfloat16 on this processor; set model.dtype"):
+        OpenVinoEngine(Loaded(wide, loaded.tokenizer, loaded.identity))
