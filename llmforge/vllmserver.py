@@ -230,13 +230,19 @@ class VllmEngine(RemoteEngine):
         self.process.close()
 
 # %% ../nbs/29_vllmserver.ipynb #vllm-device
-def _check_device(wanted: str, device: str) -> None:
+def _check_device(config: ExperimentConfig, device: str) -> None:
     "Raise `ConfigError` where a config wants another device than vLLM was built for."
+    wanted = config.model.device
     fits = {"auto": True, "cpu": device == "cpu", "cuda": device != "cpu"}
     if not fits.get(wanted, False):
         raise ConfigError(
             f"experiment.model.device: {wanted!r} is not what this vLLM runs on, which is {device!r};"
             " set it to auto, or name another Python in LLMFORGE_VLLM_PYTHON"
+        )
+    if config.engine.prompt_lookup and device == "cpu":  # a kernel of it is written for GPUs alone
+        raise ConfigError(
+            "experiment.engine.prompt_lookup: vLLM looks prompts up on a GPU only, and this one runs on the"
+            " cpu; leave it out, or take engine.name: openvino"
         )
 
 # %% ../nbs/29_vllmserver.ipynb #vllm-version
@@ -271,7 +277,7 @@ def vllm_engine(
     "The engine that a config calls `vllm`; raises `EngineFatal` where its server does not start."
     aiohttp_module()  # missing, it is told before the server takes its minute
     e, about, key = config.engine, python_facts(server_python()), secrets.token_urlsafe(32)
-    _check_device(config.model.device, about["device"])
+    _check_device(config, about["device"])
     model, weights = model_for_vllm(config.model)
     lora, adapter = _adapter(config)
     facts: dict[str, Any] = {**about, "model": config.model.name, "weights": weights, "adapter": adapter}

@@ -232,6 +232,9 @@ def test_the_command_line():
         *("--max-model-len=512", "--tool-call-parser=hermes"),
         *("--no-enable-prefix-caching", "--enforce-eager", "--enable-auto-tool-choice"),
     ]
+    lookup = answer_arguments(experiment("org/m", engine={"prompt_lookup": 5}))
+    told = json.loads(lookup[-2].removeprefix("--speculative-config="))
+    assert told == {"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 3}
     line = server_command(config, ["--model=org/m"], 8001)
     assert line[1:5] == ["-m", "vllm.entrypoints.openai.api_server", "--host=127.0.0.1", "--port=8001"]
     assert set(said) < set(line) and "--served-model-name=org/m" in line
@@ -410,6 +413,15 @@ def test_the_device_is_the_one_of_the_installation(stand_in, device, fits):
     else:
         with pytest.raises(ConfigError, match=f"model.device: '{device}' is not what this vLLM runs on"):
             vllm_engine(config)
+
+
+def test_prompts_are_looked_up_on_a_gpu_only(stand_in):
+    "The kernel that vLLM 0.30 has for it does not run on a CPU: the server would die at the first request."
+    config = experiment(stand_in, engine={"prompt_lookup": 5})
+    if python_facts(os.environ["LLMFORGE_VLLM_PYTHON"])["device"] != "cpu":
+        pytest.skip("THIS MACHINE HAS A GPU: there vLLM looks prompts up")
+    with pytest.raises(ConfigError, match="engine.prompt_lookup: vLLM looks prompts up on a GPU only"):
+        vllm_engine(config)
 
 
 def test_a_failure_after_the_start_ends_the_server(stand_in, monkeypatch, outputs):
