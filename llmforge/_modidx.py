@@ -2704,7 +2704,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'llmforge.store.Store.overlapping': ('store.html#store.overlapping', 'llmforge/store.py'),
                                 'llmforge.store._by_name': ('store.html#_by_name', 'llmforge/store.py'),
                                 'llmforge.store._record': ('store.html#_record', 'llmforge/store.py'),
-                                'llmforge.store._sharing_names': ('store.html#_sharing_names', 'llmforge/store.py'),
                                 'llmforge.store._short': ('store.html#_short', 'llmforge/store.py'),
                                 'llmforge.store._stored': ('store.html#_stored', 'llmforge/store.py'),
                                 'llmforge.store._value': ('store.html#_value', 'llmforge/store.py'),

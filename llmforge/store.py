@@ -9,7 +9,6 @@ __all__ = ['no_collection', 'RowReader', 'RowStore', 'ResultStore', 'FrozenPlan'
 import gc
 import json
 import math
-import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,11 +85,6 @@ def no_collection() -> Iterator[None]:
         if searching:
             gc.enable()
 
-# %% ../nbs/16_store.ipynb #store-sharing
-def _sharing_names(values: dict[str, Any] | None) -> dict[str, Any] | None:
-    "The same, its names one text for all rows: reading JSON makes them anew, a fifth of what a row takes."
-    return values and {sys.intern(name): value for name, value in values.items()}
-
 # %% ../nbs/16_store.ipynb #465c0610
 _TEXTS = ("input_text", "output_text", "answer", "error", "trace")
 _NUMBERS: list[Any] = [c for c in data_columns(RUNS) if c.name not in _TEXTS]
@@ -125,11 +119,7 @@ class RowReader(ClaimStore):
             )
             for values in stored:
                 row = dict(zip(names, values))
-                if texts:
-                    row["trace"] = whole_prompts(row["trace"])
-                else:
-                    row["trace"] = {"attributes": _sharing_names(row["trace"]) or {}}
-                    row["scores"] = _sharing_names(row["scores"])
+                row["trace"] = whole_prompts(row["trace"]) if texts else {"attributes": row["trace"] or {}}
                 yield row
 
     def used_columns(
