@@ -58,9 +58,9 @@ PRESETS: dict[str, dict[str, Any]] = {  # engine -> what a config need not say
 }
 
 # %% ../nbs/04_engineconfig.ipynb #engineconfig-later
-def _later(default: Any, description: str, **rules: Any) -> Any:
-    "A field that came with engines behind an address."
-    return Field(default, description=description, json_schema_extra={"since": "2026-11-28"}, **rules)
+def _later(default: Any, description: str, since: str = "2026-11-28", **rules: Any) -> Any:
+    "A field that came later; by default with engines behind an address."
+    return Field(default, description=description, json_schema_extra={"since": since}, **rules)
 
 
 Dollars = Annotated[Real, Field(ge=0, allow_inf_nan=False)]
@@ -149,11 +149,11 @@ LONGEST_LOOKED_UP = 3  # tokens before a guess that must have stood in the text 
 class EngineConfig(RequestConfig):
     "The program that runs the model, its batch size and its caches; for a server, how it is asked."
 
-    backend: Literal["torch", "auto"] = Field(
+    backend: Literal["torch", "auto"] = _later(
         "torch",
-        description="for local, what computes greedy texts; auto: OpenVINO where it is installed and writes"
+        "for local, what computes greedy texts; auto: OpenVINO where it is installed and writes"
         " the same ones (the embedded model in float32 on a CPU), else torch",
-        json_schema_extra={"since": _LATEST},
+        _LATEST,
     )
     batch_size: Whole = Field(16, ge=1, le=4096, description="prompts generated at once")
     prefix_cache: bool = Field(True, description="reuse the key/value cache of the prompts' common beginning")
@@ -161,25 +161,22 @@ class EngineConfig(RequestConfig):
         True, description="never generate the same thing twice: keep generations in outputs/generations.db"
     )
     server: VllmConfig = _later(VllmConfig(), "for vllm: how its server is started")
-    prompt_lookup: Whole | None = Field(
+    prompt_lookup: Whole | None = _later(
         None,
+        "for openvino and vllm: tokens to guess at once by looking where the text has had the last ones"
+        " before; the model checks the guess (default: one token at a time)",
+        _LATEST,
         ge=1,
         le=64,
-        description="for openvino and vllm: tokens to guess at once by looking where the text has had"
-        " the last ones before; the model checks the guess (default: one token at a time)",
-        json_schema_extra={"since": _LATEST},
     )
-    kv_precision: Literal["auto", "u8"] = Field(
-        "auto",
-        description="for openvino: of the keys and values that are kept; auto: as model.dtype",
-        json_schema_extra={"since": _LATEST},
+    kv_precision: Literal["u8"] | None = _later(
+        None, "for openvino: of the keys and values that are kept (default: as model.dtype)", _LATEST
     )
 
     @model_validator(mode="after")
     def _only_some_engines_can(self) -> Self:
         for field, engines in (("prompt_lookup", ("openvino", "vllm")), ("kv_precision", ("openvino",))):
-            asked = getattr(self, field) != type(self).model_fields[field].default
-            if asked and self.name not in engines:
+            if getattr(self, field) and self.name not in engines:
                 raise ValueError(
                     f"{field}: the engine {self.name!r} has no such thing;"
                     f" allowed: engine.name {' or '.join(engines)}"

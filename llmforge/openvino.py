@@ -390,7 +390,7 @@ def openvino_engine(config: ExperimentConfig) -> LocalEngine:
         raise ConfigError(
             "experiment.model.dtype: the engine openvino has no 'float16'; allowed: float32, bfloat16, auto"
         )
-    asked = {"kv_precision": config.engine.kv_precision, "prompt_lookup": config.engine.prompt_lookup}
-    options = {name: value for name, value in asked.items() if value not in (None, "auto")}
+    asked = config.engine.model_dump(include={"kv_precision", "prompt_lookup"})
+    options = {name: value for name, value in asked.items() if value}
     on_cpu = model.model_copy(update={"device": "cpu"})
     return local_engine(config.model_copy(update={"model": on_cpu}), partial(OpenVinoEngine, **options))

@@ -7,6 +7,7 @@ retrieval and the judge are not run again. A text that was read from the cache c
 
 import argparse
 import json
+from contextlib import closing
 
 from tracked import tracked
 
@@ -34,24 +35,19 @@ def stored(
 
 def asked_by(folder, backend="auto") -> ExperimentConfig:
     "An experiment's config, its local engine computed by a backend."
-    config = load_config(folder / "config.yaml")
-    engine = config.engine.model_copy(update={"backend": backend})
-    return config.model_copy(update={"engine": engine})
+    return load_config(folder / "config.yaml", f"engine.backend={backend}")
 
 
 def again(config, asked):  # prompt and text of each generation
     "What computes; how many texts are the same; and the first that is not, as it was and as it is now."
-    s, same, first = config.sampling, 0, None
+    s, size, written = config.sampling, config.engine.batch_size, []
     sampling = Sampling(s.temperature, s.top_p, s.max_tokens, config.method.prompt.stop)
-    engine, size = local_engine(config), config.engine.batch_size
-    for i in range(0, len(asked), size):
-        part = asked[i : i + size]
-        for (_, before), now in zip(part, engine.generate_batch([(prompt, sampling) for prompt, _ in part])):
-            same += now.text == before
-            first = first or (None if now.text == before else (before, now.text))
-    name = engine.identity["engine"]
-    engine.close()
-    return name, same, first
+    requests = [(prompt, sampling) for prompt, _ in asked]
+    with closing(local_engine(config)) as engine:
+        for i in range(0, len(requests), size):
+            written += [g.text for g in engine.generate_batch(requests[i : i + size])]
+    differ = [(before, now) for (_, before), now in zip(asked, written, strict=True) if now != before]
+    return engine.identity["engine"], len(asked) - len(differ), next(iter(differ), None)
 
 
 def main():

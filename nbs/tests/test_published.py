@@ -77,8 +77,12 @@ def test_experiment_pages(published):
     assert p.returncode == 0, p.stdout[-6000:]
 
 
-def with_all_pairs(folder):
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
     "The shared data, and the parts of HH-RLHF in one file, as configs/studies/alignment_hh.yaml wants them."
+    if not SHARED:
+        return None
+    folder = tmp_path_factory.mktemp("foreign") / "data"
     shutil.copytree(SHARED, folder)
     parts = (folder / "preference" / f"hh_rlhf_{n}.jsonl.gz" for n in ("train", "validation", "test"))
     (folder / "hh_rlhf.jsonl.gz").write_bytes(b"".join(p.read_bytes() for p in parts if p.exists()))
@@ -86,14 +90,14 @@ def with_all_pairs(folder):
 
 
 @pytest.mark.parametrize("folder", STUDIES, ids=lambda p: p.name)
-def test_study_page(folder, published, monkeypatch):
+def test_study_page(folder, published, foreign, monkeypatch):
     "Every number of a published study is made again from the exported rows, and is the one that is shown."
     if asks_foreign_questions(folder):
-        if not SHARED:
+        if not foreign:
             pytest.skip(
                 "the data of this study is not here: set LLMFORGE_DATA to the folder of its JSONL files"
             )
-        monkeypatch.setenv("LLMFORGE_DATA", str(with_all_pairs(published / "data")))
+        monkeypatch.setenv("LLMFORGE_DATA", str(foreign))
     p = nbval(folder / "study.ipynb")
     assert p.returncode == 0, p.stdout[-3000:]
 
