@@ -44,7 +44,7 @@ def _bench_study(name: str, rounds: int) -> None:
     timed = run_rounds(done, rounds)
     say(matrix_table(done, timed) + "\n")
     for claim in done.config.speed:
-        say(speed_verdict(done, timed, claim))
+        say(speed_verdict(done, timed, claim).sentence())
 
 # %% ../nbs/91_benchcommand.ipynb #benchcommand-bench
 def bench(

@@ -27,7 +27,9 @@ from .marks import deletion_question
 from .markup import fill_template, slug
 from .plan import plan_table, stored_study
 from .results import cost_line, expected, kinds_table, provenance_table, retrieval_table
+from .speedup import speed_verdicts
 from .store import Store
+from .study import study_folder
 from .trace import from_dict
 from .views import SORTS, Query, browse, choices, filters, line_of, lines_of, stored_trace
 
@@ -258,7 +260,8 @@ def _said(study: Any) -> tuple[list[str], str]:
     try:
         if study.missing:
             return [], f"{len(study.missing)} of its {len(study.ids)} experiments are not completed yet."
-        return [v.sentence() for v in verdicts(study)], ""
+        judged = [*verdicts(study), *speed_verdicts(study, study_folder(study))]
+        return [v.sentence() for v in judged], ""
     except LlmForgeError as e:
         return [], str(e)
 

@@ -323,9 +323,12 @@ def _print_verdicts(done, json: bool, csv: bool) -> None:
     from llmforge.chain import read_chain
     from llmforge.findings import arms_table, exploratory_table, verdicts
     from llmforge.plainresults import explored_records, verdict_records
+    from llmforge.speedup import speed_verdicts
     from llmforge.study import study_folder
 
-    judged, claims = verdicts(done), bool(done.config.hypotheses)
+    folder = study_folder(done)
+    judged = [*verdicts(done), *speed_verdicts(done, folder)]
+    claims = bool(judged)
     records = (
         partial(verdict_records, done.config.name, judged) if claims else partial(explored_records, done)
     )
@@ -334,7 +337,6 @@ def _print_verdicts(done, json: bool, csv: bool) -> None:
             say(text + "\n")
         for v in judged:
             say(v.sentence())
-        folder = study_folder(done)
         tell(f"seal: {read_chain(folder)[-1]['hash']}\nsee {os.path.relpath(folder)}\n")
 
 # %% ../nbs/90_command.ipynb #cli-print-proof

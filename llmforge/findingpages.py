@@ -20,19 +20,24 @@ from .interaction import interaction
 from .markup import Link, anchor, fenced, fill_template, linked, raw, slug
 from .metrics import SCORES, unit_of, value_of
 from .pages import Source, executed_page, picture, toctree, write_page
-from .plan import Study, plan_table
+from .plan import Study, no_hypotheses, plan_table
 from .plots import ablation_curve, arms_plot, interaction_plot, pareto_plot, verdict_plot
 from .pooling import metric_of
 from .provenance import mixed_line, stale_line
 from .published import Published, arm_page, experiment_page, pair_page
 from .results import expected
 from .speedpages import speed_parts
+from .speedup import SpeedVerdict
+from .studyconfig import Hypothesis, SpeedClaim
 from .text import cell
 from .tradeoffs import agent_arms_table, costs_table, trade_off
 from .verification import verify_study
 from .wording import noun
 
 # %% ../nbs/77_findingpages.ipynb #9d55c2bf
+_BESIDE_SPEED = ("accuracy", "tokens_out")  # what tells whether the faster arm answers the same
+
+
 def pairs(
     study: Study,
 ) -> dict[tuple[str, str], list[str]]:  # (control, treatment) -> metrics
@@ -40,6 +45,8 @@ def pairs(
     metrics: dict[tuple[str, str], list[str]] = {}
     for h in study.config.hypotheses:
         metrics.setdefault((h.control, h.treatment), []).append(h.metric)
+    for claim in study.config.speed:
+        metrics.setdefault((claim.control, claim.treatment), []).extend(_BESIDE_SPEED)
     first, *others = dict.fromkeys(arm for arm, _, _ in study.ids)
     for arm in others if study.config.exploratory else ():
         metrics.setdefault((first, arm), []).extend(study.config.exploratory)
@@ -116,29 +123,37 @@ def pair_table(
     )
 
 # %% ../nbs/77_findingpages.ipynb #094cc18d
-def _claim(v: Verdict, study: Study) -> dict:
-    "A hypothesis and its verdict, as the template wants it."
-    h = v.hypothesis
+def _claim(claim: Hypothesis | SpeedClaim, v: Verdict | SpeedVerdict, evidence: str, study: Study) -> dict:
+    "A claim and its verdict, as the template wants it."
     return {
-        "place": slug(f"{study.config.name} {h.id}"),
+        "place": slug(f"{study.config.name} {claim.id}"),
         "verdict": v.verdict,
         "post_hoc": v.post_hoc,
-        "hypothesis": h.id,
-        "text": h.claim,
-        "url": pair_page(study, h.control, h.treatment),
-        "sentence": v.sentence(arm_lines(arms_of(study)).get).rsplit(": ", 1)[0],
+        "id": claim.id,
+        "text": claim.claim,
+        "arms": (claim.control, claim.treatment),
+        "url": pair_page(study, claim.control, claim.treatment),
+        "sentence": evidence,
     }
 
 
+def _claims(p: Published, name: str) -> list[dict]:
+    "All claims of a study, about answers and about speed."
+    study = p.studies[name]
+    arm = arm_lines(arms_of(study)).get
+    found = [_claim(v.hypothesis, v, v.sentence(arm).rsplit(": ", 1)[0], study) for v in p.verdicts(name)]
+    return found + [_claim(v.claim, v, v.evidence(), study) for v in p.speed_verdicts(name)]
+
+# %% ../nbs/77_findingpages.ipynb #findingpages-claims-list
 def claims(
     p: Published,
     name: str,  # of a study
 ) -> str:  # Markdown; each sentence a link to the rows
-    "The verdict on each hypothesis of a study."
-    verdicts, study = p.verdicts(name), p.studies[name]
-    if not verdicts:
-        return "No hypotheses: an exploration."
-    return raw(fill_template("claims", claims=[_claim(v, study) for v in verdicts]))
+    "The verdict on each claim of a study."
+    found = _claims(p, name)
+    if not found:
+        return no_hypotheses(p.studies[name].config)
+    return raw(fill_template("claims", claims=found))
 
 # %% ../nbs/77_findingpages.ipynb #c502e58e
 def linked_arms(
@@ -155,9 +170,9 @@ def linked_arms(
 # %% ../nbs/77_findingpages.ipynb #findingpages-verdict-table
 def _verdict_table(study: Study) -> str:
     "The verdicts in numbers; their sentences stand above it."
-    numbers = verdict_table(study).rsplit("\n\n", 1)[0]
     if not study.config.hypotheses:
-        return numbers
+        return verdict_table(study)
+    numbers = verdict_table(study).rsplit("\n\n", 1)[0]
     urls = [pair_page(study, h.control, h.treatment) for h in study.config.hypotheses]
     return f"::::{{container}} verdicts\n{linked(numbers, urls, 4)}\n::::"
 
@@ -208,11 +223,7 @@ def write_pair(
 ) -> str:  # its entry for the study's `toctree`
     "The page on which two arms stand side by side."
     name, page = study.config.name, pair_page(study, control, treatment)
-    about = [
-        _claim(v, study)
-        for v in source.published.verdicts(name)
-        if (v.hypothesis.control, v.hypothesis.treatment) == (control, treatment)
-    ]
+    about = [c for c in _claims(source.published, name) if c["arms"] == (control, treatment)]
     parts = [
         f"# {cell(control)} → {cell(treatment)}",
         f"> The rows behind what [{cell(name)}](/findings/{name}.md) says of these two arms: "

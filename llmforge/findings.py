@@ -17,7 +17,7 @@ from .experiment import Experiment, card_line, labelled_rate, own_lines
 from .floors import floor_line
 from .metrics import JUDGED, failed, right, unit_of
 from .paired import benjamini_hochberg, holm, holm_levels
-from .plan import StudyRows, exemplars_line
+from .plan import StudyRows, changes, exemplars_line, no_hypotheses
 from .pooling import metric_of, pooled
 from .stats import Estimate, bounds
 from .studyconfig import Hypothesis, StudyConfig
@@ -192,13 +192,6 @@ def _confidence(h: Hypothesis, level: float) -> float:
 def _decided(effect: Estimate, h: Hypothesis, overlapped: bool) -> str:
     return "inconclusive" if overlapped else decide(effect, h)
 
-
-def _changed(study: StudyRows) -> tuple[str, ...]:
-    "Differences from the plan that was frozen."
-    if study.frozen is None or study.frozen.intact:
-        return study.tampered
-    return (*study.tampered, "the plan in the store is not the one that was frozen")
-
 # %% ../nbs/68_findings.ipynb #7dd0d3d6
 def _levels(ps: list[float | None], plan: StudyConfig) -> list[float]:
     "The level at which each hypothesis is tested."
@@ -214,7 +207,7 @@ def verdicts(
     study: StudyRows,  # all of whose experiments are completed
 ) -> list[Verdict]:
     "The verdict on each hypothesis, from stored rows only."
-    arms, plan, tampered = arms_of(study), study.config, bool(_changed(study))
+    arms, plan, tampered = arms_of(study), study.config, bool(changes(study))
     sides = [
         (arm_of(arms, h.control, h.datasets), arm_of(arms, h.treatment, h.datasets)) for h in plan.hypotheses
     ]
@@ -243,9 +236,9 @@ def _banner(study: StudyRows) -> str:
     lines = [f"{plan}; {total_line(arms_of(study))}"]
     if line := exemplars_line(study.config):
         lines.append(f"{line}.")
-    if changes := _changed(study):
+    if changed := changes(study):
         lines.append(
-            f"**Tampered: the plan was changed after it was frozen ({cell('; '.join(changes), 300)}), "
+            f"**Tampered: the plan was changed after it was frozen ({cell('; '.join(changed), 300)}), "
             "so none of its verdicts stands.**"
         )
     if study.late:
@@ -289,8 +282,10 @@ def _sentences(judged: list[Verdict], names: dict[str, str]) -> str:
 def verdict_table(
     study: StudyRows,
 ) -> str:  # Markdown
-    "A line for each hypothesis, and its sentence."
+    "A line for each hypothesis, and its sentence; where there is none, what the study is instead."
     judged = verdicts(study)
+    if not judged:
+        return f"{_banner(study)}\n\n{no_hypotheses(study.config)}"
     names = arm_lines(arms_of(study))
     columns = ["", "claim", "arms", "metric", "means", "difference", "claimed", "higher / lower", "n", "p"]
     columns += ["p, corrected", "verdict"]

@@ -19,7 +19,7 @@ from .engine import Engine
 from .load import LoadRun
 from .loadrun import LoadPlan, Measured, for_load, measure
 from .metrics import percentiles
-from .rounds import UNDISTURBED, Round, append_line, interrupted, read_rounds
+from .rounds import ROUNDS, UNDISTURBED, Round, append_line, interrupted, read_rounds
 from .runner import make_resources
 from .study import OpenStudy, study_folder
 from .studyconfig import Key
@@ -70,7 +70,7 @@ def rounds_path(
     study: OpenStudy,
 ) -> Path:
     "Where the rounds of a study are: beside its plan."
-    return study_folder(study) / "rounds.jsonl"
+    return study_folder(study) / ROUNDS
 
 
 _ATTEMPTS = 3

@@ -15,7 +15,10 @@ from .findings import Verdict, explored
 from .listing import is_stale, state_name
 from .marks import Marks, marks_of
 from .plan import StudyRows
+from .speedup import SpeedVerdict
+from .stats import Estimate
 from .store import Store
+from .studyconfig import Hypothesis, SpeedClaim
 from .tables import Status
 
 # %% ../nbs/87_plainresults.ipynb #plainresults-list
@@ -91,33 +94,39 @@ def compared_records(
     ]
 
 # %% ../nbs/87_plainresults.ipynb #plainresults-verdicts
+_EVIDENCE = ("value_control", "value_treatment", "difference", "low", "high", "confidence", "p")
+_EVIDENCE += ("p_adjusted", "correction", "n", "ratio")
+
+
+def _interval(e: Estimate) -> dict[str, float | None]:
+    return {"low": e.low, "high": e.high, "confidence": e.confidence}
+
+
+def _evidence(v: Verdict) -> tuple[Hypothesis, str, dict]:
+    "A hypothesis, its metric, and what was found."
+    values = {"value_control": v.a, "value_treatment": v.b, "difference": v.effect.value}
+    tests = {"p": v.p, "p_adjusted": v.p_adjusted, "correction": v.correction, "n": v.n}
+    return v.hypothesis, v.metric, values | _interval(v.effect) | tests
+
+
+def _speed_evidence(v: SpeedVerdict) -> tuple[SpeedClaim, str, dict]:
+    "A claim about speed, its measure, and what was found; n: rounds."
+    speed = v.found.speed
+    return v.claim, v.claim.measure, {"ratio": speed.value, "n": speed.n} | _interval(speed)
+
+# %% ../nbs/87_plainresults.ipynb #plainresults-verdict-records
 def verdict_records(
     study: str,  # its name
-    judged: Iterable[Verdict],
-) -> list[dict]:
-    "A record of each hypothesis with its evidence."
-    return [
-        {
-            "study": study,
-            "hypothesis": v.hypothesis.id,
-            "claim": v.hypothesis.claim,
-            "verdict": v.stamp,
-            "metric": v.metric,
-            "control": v.hypothesis.control,
-            "treatment": v.hypothesis.treatment,
-            "value_control": v.a,
-            "value_treatment": v.b,
-            "difference": v.effect.value,
-            "low": v.effect.low,
-            "high": v.effect.high,
-            "confidence": v.effect.confidence,
-            "p": v.p,
-            "p_adjusted": v.p_adjusted,
-            "correction": v.correction,
-            "n": v.n,
-        }
-        for v in judged
-    ]
+    judged: Iterable[Verdict | SpeedVerdict],
+) -> list[dict]:  # all with the same fields: of a claim about speed `ratio` is known, of others `difference`
+    "A record of each claim with its evidence."
+    records = []
+    for v in judged:
+        claim, metric, found = _speed_evidence(v) if isinstance(v, SpeedVerdict) else _evidence(v)
+        record = {"study": study, "hypothesis": claim.id, "claim": claim.claim, "verdict": v.stamp}
+        record |= {"metric": metric, "control": claim.control, "treatment": claim.treatment}
+        records.append(record | dict.fromkeys(_EVIDENCE) | found)
+    return records
 
 # %% ../nbs/87_plainresults.ipynb #plainresults-explored
 def explored_records(

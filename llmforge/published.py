@@ -28,6 +28,7 @@ from .markup import Link, anchor, slug
 from .plan import Study, differences, stored_study, study_json
 from .pooling import pooled
 from .shapes import id_fault
+from .speedup import SpeedVerdict, speed_verdicts
 from .stats import Estimate
 from .store import Store
 from .studyconfig import load_study
@@ -57,6 +58,13 @@ class Published:
     ) -> list[Verdict]:
         "The verdicts of a study."
         return self._verdicts[study]
+
+    def speed_verdicts(
+        self,
+        study: str,  # its name
+    ) -> list[SpeedVerdict]:
+        "The verdicts on what a study claims about speed."
+        return speed_verdicts(self.studies[study], self.folders[study])
 
     @cached_property
     def replaced(self) -> dict[str, str]:

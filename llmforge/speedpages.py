@@ -10,11 +10,10 @@ from collections.abc import Iterator, Sequence
 
 from .pages import Source, picture
 from .plan import Study
-from .rounds import Round, interrupted, read_rounds
+from .rounds import ROUNDS, Round, interrupted, read_rounds
 from .speedplots import front_plot, method_of, speedup_plot, ways_heatmap
-from .speedup import controls_of, matrix_table, speed_up, speed_verdict
+from .speedup import controls_of, matrix_table, speed_up
 from .studyconfig import experiments
-from .text import cell
 
 # %% ../nbs/76_speedpages.ipynb #speedpages-how
 _HOW = (
@@ -41,11 +40,10 @@ def speed_parts(
 ) -> Iterator[str]:  # Markdown; nothing where no round was timed
     "What was measured of the speed of a study's arms."
     name = study.config.name
-    path = source.published.folders[name] / "rounds.jsonl"
+    path = source.published.folders[name] / ROUNDS
     if not (rounds := read_rounds(path, study.ids.values())):
         return
     again = interrupted(path)
     yield f"## Speed\n\n{_HOW} {len(rounds)} turns, {again} of them interrupted and measured again."
-    yield from (f"- {cell(speed_verdict(study, rounds, c), 2000)}" for c in study.config.speed)
     yield matrix_table(study, rounds)
     yield from _pictures(source, study, rounds)

@@ -476,13 +476,17 @@ def reach_the_command(page):
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_two_clicks_to_the_row_and_one_to_the_command(study, visit):
-    """Every number in the tables of verdicts and of arms is a link; the last of each kind is followed, to
-    two arms side by side and to the rows of one."""
+    """Every number in the tables of verdicts and of arms is a link, and so is every claim; the last of each
+    kind is followed, to two arms side by side and to the rows of one."""
     page = visit(f"findings/{study}.html")
-    start, tables = page.url, [page.locator("#verdicts table"), *page.locator("#arms table").all()]
-    for i, t in enumerate(tables):
-        assert not (loose := t.evaluate(LOOSE, 2 if i else 4)), f"numbers without a link: {loose}"
-    bound = page.locator("#verdicts table a.bound, #arms table a.bound")
+    start = page.url
+    for labels, part in ((4, "verdicts"), (2, "arms")):
+        for t in page.locator(f"#{part} table").all():
+            assert not (loose := t.evaluate(LOOSE, labels)), f"numbers without a link: {loose}"
+    assert page.locator("#arms table").count()
+    claims = page.locator("li.claim").all()
+    assert claims and all(claim.locator("a.bound").count() for claim in claims)
+    bound = page.locator("li.claim a.bound, #verdicts table a.bound, #arms table a.bound")
     urls = bound.evaluate_all("links => links.map(a => a.getAttribute('href'))")
     last = {url.startswith("../experiments/"): url for url in urls}
     assert len(last) == 2

@@ -12,12 +12,18 @@ from executing import start
 from typer.testing import CliRunner
 
 from llmforge.batching import FakeEngine
+from llmforge.board import study_page
 from llmforge.cli import app as command
 from llmforge.configfiles import read_yaml
 from llmforge.core import ConfigError
+from llmforge.findingpages import claims
+from llmforge.findings import verdict_table
 from llmforge.matrix import rounds_path, run_rounds
+from llmforge.plainresults import verdict_records
+from llmforge.plan import plan_table
+from llmforge.published import published
 from llmforge.rounds import append_line, interrupted, read_rounds, speed_ratio
-from llmforge.speedup import controls_of, matrix_table, speed_up, speed_verdict
+from llmforge.speedup import controls_of, matrix_table, speed_up, speed_verdict, speed_verdicts
 from llmforge.store import Store
 from llmforge.study import open_study, run_study
 from llmforge.studyconfig import load_study
@@ -68,17 +74,50 @@ def test_a_speed_up_stands_beside_the_answers(timed):
     study, rounds = timed
     assert len(rounds) == 9
     few = [r for r in rounds if r.number < 2]
-    assert speed_verdict(study, few, study.config.speed[0]).startswith("S1: inconclusive (2 rounds")
+    said = speed_verdict(study, few, study.config.speed[0]).sentence()
+    assert said.startswith("S1: inconclusive. ") and "nothing is concluded from 2 rounds: " in said
     taken = [replace(r, others=0.6) for r in rounds]
-    assert "while others had the machine" in speed_verdict(study, taken, study.config.speed[0])
+    assert "while others had the machine" in speed_verdict(study, taken, study.config.speed[0]).sentence()
     seconds = {study.ids[key]: 1 if "sequential" in key else 0.25 for key in study.ids}
     rounds = [replace(r, others=0.0, seconds=seconds[r.id] + r.number / 100) for r in rounds]
     assert speed_up(study, rounds, "batch_8", "sequential").speed.value == pytest.approx(4, rel=0.1)
-    first, second = (speed_verdict(study, rounds, claim) for claim in study.config.speed)
+    first, second = (speed_verdict(study, rounds, claim).sentence() for claim in study.config.speed)
     assert first.startswith("S1: supported") and "identical texts 16 of 16" in first
     assert second.startswith("S2: refuted") and "changes answers" in second
     assert controls_of(study) == {"batch_8": "sequential", "inexact": "sequential"}
     assert "**changes answers**" in matrix_table(study, rounds) and "16 of 16" in matrix_table(study, rounds)
+
+
+def test_what_is_claimed_about_speed_is_told_wherever_verdicts_are(timed, outputs):
+    "By the command, as data, by the dashboard and on a page; it is no exploration."
+    study, _ = timed
+    (file := outputs.parent / "timed.yaml").write_text(PLAN)
+    said = CliRunner().invoke(command, ["study", str(file)])
+    assert said.exit_code == 0 and "S1: " in said.stdout and "S2: refuted. the other is" in said.stdout
+    assert "÷" in plan_table(study) and "at least 1.1 times" in plan_table(study)
+    for text in (said.stdout, plan_table(study), verdict_table(study)):
+        assert "exploration" not in text
+    records = verdict_records("timed", speed_verdicts(study, outputs / "study-timed"))
+    assert [(r["hypothesis"], r["verdict"], r["n"]) for r in records][1:] == [("S2", "refuted", 3)]
+    assert records[0]["ratio"] > 0 and records[0]["difference"] is None
+    assert "S2: refuted" in study_page(Store(), "timed")
+    assert "refuted" in claims(published(outputs), "timed")
+
+
+def test_no_claim_about_speed_stands_on_a_changed_plan_or_is_older_than_its_runs(timed):
+    study, rounds = timed
+    changed = replace(study, tampered=("speed.0.at_least: was 2, is 1.2",))
+    assert {speed_verdict(changed, rounds, c).verdict for c in study.config.speed} == {"tampered"}
+    late = replace(study, late=(study.ids["batch_8", "default", 0],))
+    first, second = (speed_verdict(late, rounds, claim) for claim in study.config.speed)
+    assert first.stamp.endswith(" (post hoc)") and not second.post_hoc
+
+
+def test_a_claim_whose_arms_were_never_timed_is_not_measured(timed):
+    study, _ = timed
+    rounds_path(study).unlink()
+    first, _ = speed_verdicts(study, rounds_path(study).parent)
+    assert first.sentence() == "S1: not measured. batches are twice as fast: no rounds were timed"
 
 
 def test_what_is_measured_is_not_measured_again(timed):
