@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from .aggregate import summarise
 from .batching import FakeEngine
@@ -29,8 +29,10 @@ from .engine import Generation, Prompt, Sampling
 from .experiment import Experiment, results_table
 from .exports import export_experiment, import_experiment
 from .runner import run_experiment
-from .site import build_site
 from .store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../nbs/92_growth.ipynb #growth-config
 def _write_questions(n: int, path: Path) -> None:
@@ -106,6 +108,8 @@ def _cpu_seconds(steps: Mapping[str, Callable[[], object]]) -> dict[str, float]:
 # %% ../nbs/92_growth.ipynb #growth-reading
 def _reading(store: Store, ids: Sequence[str], other: Store, folder: Path) -> dict[str, Callable[[], object]]:
     "The steps that read the rows of two runs."
+    from llmforge.site import build_site
+
     first, second = (Experiment(id, store) for id in ids)
     exported = folder / "exported" / first.id
     return {
@@ -157,8 +161,10 @@ def run_peak_mb(
 # %% ../nbs/92_growth.ipynb #growth-exponent
 def growth(
     sizes: Sequence[int],  # numbers of questions, rising
-) -> pd.DataFrame:  # a row for each step: ms a question at each size, and the exponent
+) -> "pd.DataFrame":  # a row for each step: ms a question at each size, and the exponent
     "How the work of each step grows with the questions."
+    import pandas as pd
+
     step_seconds(min(sizes))  # loads what is loaded once
     seconds = pd.DataFrame({n: step_seconds(n) for n in sizes})
     few, many = sizes[-2:]

@@ -31,6 +31,7 @@ from llmforge.core import (
     require,
 )
 from .plugins import load_named_plugins
+from .processes import process_gone, process_tag
 from .runner import prepare, run_experiment
 from .store import Store
 from .tables import EXPERIMENTS, REQUESTS, Status, storable, utc_now
@@ -188,7 +189,13 @@ def redis_queue() -> Any | None:  # an rq.Queue; None without LLMFORGE_REDIS
     return rq.Queue("llmforge", connection=connection, serializer=JSONSerializer)
 
 # %% ../nbs/90_jobs.ipynb #jobs-enqueue
-_BEGINS_WITHIN = 15.0  # seconds from the taking of a job to the lease
+_BEGINS_WITHIN = 15.0  # seconds from the taking of a job to the lease, where its worker cannot be seen
+
+
+def _takers_are_gone(job: Any) -> bool:
+    "Whether all who took a job are dead workers of this machine; their names are process tags."
+    names = {job.worker_name, *(e.worker_name for e in job.get_executions())} - {None, ""}
+    return bool(names) and all(process_gone(name) for name in names)
 
 
 def _left_behind(queue: Any, name: str) -> bool:
@@ -201,7 +208,7 @@ def _left_behind(queue: Any, name: str) -> bool:
     taken = job.started_at or job.enqueued_at or job.created_at
     ended = job.get_status() in ("failed", "finished", "stopped", "canceled")
     age = (datetime.now(UTC) - taken.replace(tzinfo=taken.tzinfo or UTC)).total_seconds()
-    if not ended and age < _BEGINS_WITHIN:
+    if not (ended or age >= _BEGINS_WITHIN or _takers_are_gone(job)):
         return False
     job.delete()
     return True
@@ -291,7 +298,8 @@ def work(
 
     threading.Thread(target=sweeping, daemon=True, name="llmforge-sweep").start()
     try:
-        worker = rq.Worker([queue], connection=queue.connection, serializer=queue.serializer)
+        options = {"connection": queue.connection, "serializer": queue.serializer}
+        worker = rq.Worker([queue], name=process_tag(), **options)
         worker.work(burst=burst, logging_level="WARNING")
     finally:
         none_left.set()

@@ -51,15 +51,14 @@ import os, sys
 from llmforge import jobs
 from llmforge.cli import main
 os.setsid()
-jobs.SWEEP, jobs._BEGINS_WITHIN = 0.5, 3.0
+jobs.SWEEP = 0.5
 sys.argv[:1] = ["llmforge", "worker"]
 main()
 """
 
 
 def started_worker(env, *options):
-    """A `llmforge worker`, forked, so that it is at work at once, and in shorter steps than usual: what a
-    killed one had taken, it leaves alone for 3 seconds, not 15. test_server starts one as a user does."""
+    "A `llmforge worker`, forked, that sweeps ten times as often; test_server starts one as a user does."
     return start(WORKER, *options, **env)
 
 
