@@ -1447,7 +1447,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'llmforge.jobs._enqueue': ('jobs.html#_enqueue', 'llmforge/jobs.py'),
                                'llmforge.jobs._left_behind': ('jobs.html#_left_behind', 'llmforge/jobs.py'),
                                'llmforge.jobs._same_work': ('jobs.html#_same_work', 'llmforge/jobs.py'),
-                               'llmforge.jobs._takers_are_gone': ('jobs.html#_takers_are_gone', 'llmforge/jobs.py'),
+                               'llmforge.jobs._taker_is_gone': ('jobs.html#_taker_is_gone', 'llmforge/jobs.py'),
                                'llmforge.jobs.cancel_run': ('jobs.html#cancel_run', 'llmforge/jobs.py'),
                                'llmforge.jobs.jobs_table': ('jobs.html#jobs_table', 'llmforge/jobs.py'),
                                'llmforge.jobs.queue_line': ('jobs.html#queue_line', 'llmforge/jobs.py'),

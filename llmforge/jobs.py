@@ -192,10 +192,11 @@ def redis_queue() -> Any | None:  # an rq.Queue; None without LLMFORGE_REDIS
 _BEGINS_WITHIN = 15.0  # seconds from the taking of a job to the lease, where its worker cannot be seen
 
 
-def _takers_are_gone(job: Any) -> bool:
-    "Whether all who took a job are dead workers of this machine; their names are process tags."
+def _taker_is_gone(job: Any) -> bool | None:
+    "Whether the worker that took a job is dead; None where that cannot be seen. Its name is its process tag."
     names = {job.worker_name, *(e.worker_name for e in job.get_executions())} - {None, ""}
-    return bool(names) and all(process_gone(name) for name in names)
+    gone = {process_gone(name) for name in names}
+    return gone.pop() if len(gone) == 1 else None
 
 
 def _left_behind(queue: Any, name: str) -> bool:
@@ -208,7 +209,8 @@ def _left_behind(queue: Any, name: str) -> bool:
     taken = job.started_at or job.enqueued_at or job.created_at
     ended = job.get_status() in ("failed", "finished", "stopped", "canceled")
     age = (datetime.now(UTC) - taken.replace(tzinfo=taken.tzinfo or UTC)).total_seconds()
-    if not (ended or age >= _BEGINS_WITHIN or _takers_are_gone(job)):
+    gone = _taker_is_gone(job)
+    if not (ended or gone or (gone is None and age >= _BEGINS_WITHIN)):
         return False
     job.delete()
     return True

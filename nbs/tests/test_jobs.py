@@ -111,6 +111,26 @@ def test_a_request_is_in_the_queue_once(store, env, model):
     assert store.experiment(id).status == "PENDING" and not model.calls, "withdrawn before it began"
 
 
+def test_what_a_dead_worker_had_taken_is_sent_again_at_once(store, env, model):
+    "Killed between the taking of a job and its lease: the next sweep sees that its worker is dead."
+    id = requested(store, model, "taken", 4)
+    sweep(store)
+    hangs = "import time\njobs.run_job = lambda id: time.sleep(600)\n"
+    worker = start(WORKER.replace("sys.argv[:1]", hangs + "sys.argv[:1]"), **env)
+    job = redis_queue().fetch_job(f"{id}-0")
+    while not job.get_executions():
+        time.sleep(0.05)
+    sweep(store)
+    assert not redis_queue().get_job_ids(), "it is on its way"
+    for pid in (worker.pid, *(p.pid for p in children(worker.pid))):
+        os.kill(pid, signal.SIGKILL)
+    worker.wait()
+    sweep(store)
+    assert redis_queue().get_job_ids() == [f"{id}-0"]
+    assert started_worker(env, "--burst").wait(60) == 0
+    rows_are_whole(store, [id], 4)
+
+
 def test_an_emptied_queue_is_filled_again(store, env, model, redis):
     ids = [requested(store, model, f"flushed-{i}", 4) for i in range(5)]
     sweep(store)
