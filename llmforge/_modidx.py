@@ -2258,6 +2258,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'llmforge.provenance.stale_line': ('provenance.html#stale_line', 'llmforge/provenance.py')},
             'llmforge.published': { 'llmforge.published.Published': ('published.html#published', 'llmforge/published.py'),
                                     'llmforge.published.Published.__repr__': ('published.html#published.__repr__', 'llmforge/published.py'),
+                                    'llmforge.published.Published._speed_verdicts': ( 'published.html#published._speed_verdicts',
+                                                                                      'llmforge/published.py'),
                                     'llmforge.published.Published._verdicts': ( 'published.html#published._verdicts',
                                                                                 'llmforge/published.py'),
                                     'llmforge.published.Published.replaced': ('published.html#published.replaced', 'llmforge/published.py'),

@@ -52,6 +52,10 @@ class Published:
     def _verdicts(self) -> dict[str, list[Verdict]]:
         return {name: verdicts(study) for name, study in self.studies.items()}
 
+    @cached_property
+    def _speed_verdicts(self) -> dict[str, list[SpeedVerdict]]:
+        return {name: speed_verdicts(study, self.folders[name]) for name, study in self.studies.items()}
+
     def verdicts(
         self,
         study: str,  # its name
@@ -64,7 +68,7 @@ class Published:
         study: str,  # its name
     ) -> list[SpeedVerdict]:
         "The verdicts on what a study claims about speed."
-        return speed_verdicts(self.studies[study], self.folders[study])
+        return self._speed_verdicts[study]
 
     @cached_property
     def replaced(self) -> dict[str, str]:
