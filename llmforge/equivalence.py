@@ -6,7 +6,7 @@
 __all__ = ['text_of', 'first_difference', 'Equivalence', 'equivalence', 'equivalence_of', 'differing']
 
 # %% ../nbs/67_equivalence.ipynb #equivalence-imports
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from os.path import commonprefix
 from statistics import median
@@ -94,16 +94,19 @@ class Equivalence:
     def answers_share(self) -> Estimate:
         return _share(self.answers, self.n)
 
-    def sentence(self) -> str:
+    def sentence(
+        self,
+        name: Callable[[str], str] = str,  # how the arms are named, e.g. `llmforge.text.cell` in Markdown
+    ) -> str:
         "The finding in one sentence."
-        said = f"{cell(self.treatment)} against {cell(self.control)}: {self.mark}"
+        said = f"{name(self.treatment)} against {name(self.control)}: {self.mark}"
         said += f"; identical texts {_of(self.texts, self.texts_share)}"
         said += f", identical answers {_of(self.answers, self.answers_share)}"
         if self.first:
             said += f"; where texts differ, they do after a median of {median(self.first):g} characters"
             said += f" (the first after {min(self.first)})"
-        name = noun(self.accuracy.metric).removeprefix("the ")
-        said += f"; {name} {difference_text(self.accuracy.effect, self.accuracy.metric)}"
+        metric = noun(self.accuracy.metric).removeprefix("the ")
+        said += f"; {metric} {difference_text(self.accuracy.effect, self.accuracy.metric)}"
         said += f", a loss of {100 * self.margin:g} points {'' if self.not_inferior else 'not '}ruled out"
         said += f" ({p_text(self.p)})"
         if self.cached:
@@ -111,7 +114,7 @@ class Equivalence:
         return said
 
     def _repr_markdown_(self) -> str:
-        return f"{self.sentence()}."
+        return f"{self.sentence(cell)}."
 
 # %% ../nbs/67_equivalence.ipynb #equivalence-of
 def equivalence(
