@@ -17,8 +17,9 @@ from .experiment import Experiment, card_line, labelled_rate, own_lines
 from .floors import floor_line
 from .metrics import JUDGED, failed, right, unit_of
 from .paired import benjamini_hochberg, holm, holm_levels
-from .plan import StudyRows, changes, exemplars_line, no_hypotheses
+from .plan import StudyRows, changes, exemplars_line, is_late, no_hypotheses
 from .pooling import metric_of, pooled
+from .speedup import Stamped
 from .stats import Estimate, bounds
 from .studyconfig import Hypothesis, StudyConfig
 from .text import cell, table
@@ -91,7 +92,7 @@ def _number(c: Contrast, metric: str) -> str:
 
 # %% ../nbs/68_findings.ipynb #162d8ddc
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Stamped):
     "A hypothesis with its evidence and the verdict on it."
 
     hypothesis: Hypothesis
@@ -128,11 +129,6 @@ class Verdict:
     @property
     def losses(self) -> int:
         return self.contrast.paired.losses
-
-    @property
-    def stamp(self) -> str:
-        "The verdict, and that it is post hoc where it is."
-        return f"{self.verdict} (post hoc)" if self.post_hoc else self.verdict
 
     def _evidence(self) -> str:
         "The level of the interval, p by itself and corrected, and n."
@@ -221,7 +217,7 @@ def verdicts(
         overlapped = _overlapped(metric, es)
         c = replace(c, paired=c.paired.at(_confidence(h, level)))
         verdict = "tampered" if tampered else _decided(c.effect, h, overlapped)
-        late = study.frozen is None or any(e.id in study.late for e in es)
+        late = is_late(study, [e.id for e in es])
         out.append(Verdict(h, c, metric, p, q, plan.correction, verdict, late, overlapped, floor))
     return out
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BROKEN', 'planned', 'study_json', 'plan_of', 'differences', 'completed_ids', 'serving', 'StudyRows', 'changes',
-           'no_hypotheses', 'exemplars_line', 'Study', 'stored_study', 'plan_table']
+           'is_late', 'no_hypotheses', 'exemplars_line', 'Study', 'stored_study', 'plan_table']
 
 # %% ../nbs/19_plan.ipynb #plan-imports
 import itertools
@@ -175,6 +175,14 @@ def changes(
     if study.frozen is None or study.frozen.intact:
         return study.tampered
     return (*study.tampered, "the plan in the store is not the one that was frozen")
+
+# %% ../nbs/19_plan.ipynb #plan-is-late
+def is_late(
+    study: StudyRows,
+    ids: Iterable[str],  # of experiments
+) -> bool:
+    "Whether one of them had begun before the plan was frozen: what rests on it is post hoc."
+    return study.frozen is None or any(id in study.late for id in ids)
 
 # %% ../nbs/19_plan.ipynb #plan-no-hypotheses
 def no_hypotheses(
