@@ -18,7 +18,7 @@ from .claims import Record
 from .config import ExperimentConfig, validate
 from .contents import changed_text
 from .core import LlmForgeError, StoreError
-from .derived import batch_groups, timed
+from .derived import independent_times, timed
 from .judged import rate_by_rule
 from .listing import state_name
 from .metrics import AGENT_SCORES, JUDGED, LEAST_FOR_P99, SCORES, failed, right
@@ -357,7 +357,7 @@ def _enough(e: Experiment, aggregate: str) -> bool:
 def _batches_line(e: Experiment) -> str:
     "How many draws its latencies are, where batches made them fewer than questions."
     rows = timed(e.numbers)
-    if (draws := len(set(batch_groups(rows)))) == len(rows):
+    if (draws := independent_times(rows)) == len(rows):
         return ""
     times = "one independent time" if draws == 1 else f"{draws} independent times"
     return f"{len(rows)} questions, answered together in batches, are {times}; intervals draw whole batches"

@@ -293,7 +293,7 @@ _STATES = {True: "", False: "**failed**: ", None: "*not shown*: "}
 
 def _checked(source: Source, name: str) -> str:
     "What a check of the study's files found, a line each."
-    checks = verify_study(source.published.folders[name])
+    checks = verify_study(source.published.folders[name], source.published.studies[name].store)
     lines = [f"- {_STATES[check.ok]}{check.what}: {cell(check.text, 400)}" for check in checks]
     how = f"Made again from the files below when this page was built: `llmforge study {name} --verify`."
     return "\n".join([f"{how}\n", *lines])

@@ -103,16 +103,18 @@ def _places(outputs: Path, plan: FrozenPlan) -> list[Path]:
     others = [p.parent for p in outputs.glob("*/result.json") if ends and p.parent.name.endswith(ends)]
     return sorted({*whole.values(), *others})
 
-
+# %% ../nbs/72_verification.ipynb #verification-imported
 def _imported(places: list[Path], store: Store) -> Iterator[Check]:
-    "Import each; a line about all, and one for each that is refused."
-    refused = []
+    "Import those that are not there yet; a line about all, and one for each that is refused."
+    refused, known = [], {e["id"] for e in store.listing()}
     for place in places:
         try:
-            import_experiment(store, place)
+            if place.name not in known:
+                import_experiment(store, place)
         except LlmForgeError as e:
             refused.append(Check("rows", False, str(e)))
-    rows = sum(e["n"] or 0 for e in store.listing())
+    names = {place.name for place in places}
+    rows = sum(e["n"] or 0 for e in store.listing() if e["id"] in names)
     fine = f"{len(places) - len(refused)} of {len(places)} experiments say what their {rows:,} rows give"
     yield Check("rows", not refused, fine)
     yield from refused
@@ -275,9 +277,10 @@ def _of_rows(study: Study, folder: Path) -> Iterator[Check]:
 # %% ../nbs/72_verification.ipynb #verification-verify
 def verify_study(
     folder: Path,  # of a study: outputs/study-<name>; its experiments lie beside it
+    store: Store | None = None,  # with what was imported from there just now; default: an empty one
 ) -> Iterator[Check]:
     "Check what is published of a study; raises `StoreError` where nothing is, or its plan cannot be read."
-    store = Store("sqlite://")
+    store = store or Store("sqlite://")
     if not (folder / "plan.json").exists():
         raise StoreError(f"{folder} has no plan.json: a study that has run is there (llmforge study FILE)")
     plan = read_plan(folder / "plan.json")
