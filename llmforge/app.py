@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .api import create_api
+from .browsed import Readable
 from .core import ConfigError, require
 from .jobs import Background
 from .security import LOOPBACK, Guard, allowed_hosts
@@ -67,7 +68,7 @@ def serve(
     signal.signal(signal.SIGTERM, _end)
     with _listening(address, port) as listening, Background(store) as background:
         port = listening.getsockname()[1]
-        app = Guard(create(store, background.wake), token, allowed_hosts(address), port)
+        app = Readable(Guard(create(store, background.wake), token, allowed_hosts(address), port))
         options: dict = {"log_level": "warning", "access_log": False, "server_header": False}
         config = uvicorn.Config(app, timeout_graceful_shutdown=2, proxy_headers=False, **options)
         place = f"http://{f'[{address}]' if ':' in address else address}:{port}/"

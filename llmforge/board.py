@@ -12,12 +12,13 @@ from importlib.resources import files
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from .api import create_api, found, problem_of
-from .beside import accuracy_shown, compare_csv, compare_page, differing, rendered
+from .api import create_api, found
+from .beside import accuracy_shown, beside_parent, compare_csv, compare_page, differing, rendered
 from .blind import Ballot, Session, cast, prefer_page, votes_page
+from .browsed import api_page, problem_page
 from .config import load_config, to_yaml
 from .configfiles import read_yaml
-from .core import LlmForgeError, redact, require
+from .core import LlmForgeError, require
 from .experiment import Experiment, agent_table, card_line, own_lines, results_table, state_line
 from .experimentpages import answer_of, instructive, outcome, rows_table
 from .findings import verdicts
@@ -26,6 +27,7 @@ from .listing import method_line
 from .marks import deletion_question
 from .markup import fill_template, slug
 from .plan import plan_table, stored_study
+from .problems import problem_of
 from .results import cost_line, expected, kinds_table, provenance_table, retrieval_table
 from .speedup import speed_verdicts
 from .store import Store
@@ -174,6 +176,7 @@ def _config_parts(e: Experiment) -> list[tuple[str, Any]]:
     command = f"llmforge export {e.id}\nllmforge run outputs/{e.id}/config.yaml"
     return [
         ("Settings", set_here),
+        ("Parent", beside_parent(e)),
         ("Config", _block("code", text=to_yaml(e.config), label="The whole config")),
         ("Reproduce", _block("code", text=command, label="Commands")),
     ]
@@ -245,7 +248,7 @@ def new_page(
     "The form for a new experiment."
     config = Experiment(found(store, like), store).config if like else load_config(read_yaml(_FIRST))
     text = to_yaml(config) if like else _FIRST
-    return fill_template("board_new", yaml=text, fields=fields_of(config.model_dump(mode="json")))
+    return fill_template("board_new", like=like, yaml=text, fields=fields_of(config.model_dump(mode="json")))
 
 # %% ../nbs/91_board.ipynb #board-study
 def studies_page(
@@ -297,8 +300,7 @@ def _page(make: Callable[[], str]) -> Any:
         return HTMLResponse(str(make()))
     except LlmForgeError as e:
         said = problem_of(e)
-        page = fill_template("board_problem", title=said["title"], detail=redact(said["detail"]))
-        return HTMLResponse(str(page), said["status"])
+        return HTMLResponse(str(problem_page(said)), said["status"])
 
 
 def _static(app: Any) -> None:
@@ -356,6 +358,9 @@ def _more_routes(app: Any, store: Store) -> None:
     def new(like: str = "") -> Any:
         return _page(lambda: new_page(store, like))
 
+    def api() -> Any:
+        return _page(lambda: api_page(app.openapi()))
+
     def change(body: dict[str, str]) -> dict[str, str]:
         return {"yaml": changed_yaml(body.get("yaml", ""), body.get("path", ""), body.get("value", ""))}
 
@@ -364,6 +369,7 @@ def _more_routes(app: Any, store: Store) -> None:
         "/ui/experiments/{id}/trace": trace,
         "/ui/new": new,
         "/ui/sides": sides,
+        "/ui/api": api,
     }.items():
         app.get(path, include_in_schema=False)(page)
     app.post("/ui/change", include_in_schema=False)(change)

@@ -62,7 +62,14 @@ def _field(path: str, config: Mapping) -> dict[str, Any]:
     options = [*options, text] if options and text not in options else options
     kind = "number" if numeric else "text"
     label = _FIELDS[path]
-    return {"path": path, "label": label, "value": text, "options": options, "type": kind, "hint": hint}
+    return {
+        "path": path,
+        "label": label,
+        "value": text,
+        "options": options,
+        "type": kind,
+        "hint": hint.replace("`", ""),
+    }
 
 # %% ../nbs/90_form.ipynb #form-all
 def fields_of(

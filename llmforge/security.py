@@ -162,6 +162,11 @@ async def _exchange(scope: Any, send: Send, token: str, cookie: str) -> bool:
     return True
 
 # %% ../nbs/90_security.ipynb #security-guard
+def _open(path: str) -> bool:
+    "Whether everybody may read a path: what tells nothing of the store."
+    return path == "/healthz" or path.startswith("/ui/static/")
+
+
 class Guard:
     "An ASGI application behind the checks."
 
@@ -186,7 +191,7 @@ class Guard:
             )
         if int(re.sub(r"\D", "", headers.get("content-length", "")) or 0) > LONGEST_BODY:
             return 413, *_TOO_LARGE
-        if scope["path"] == "/healthz" or knows_token(headers, self.token, self.cookie):
+        if _open(scope["path"]) or knows_token(headers, self.token, self.cookie):
             return None
         return (
             401,
@@ -199,7 +204,7 @@ class Guard:
             return await self.app(scope, receive, send)
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
         refusal = self._refusal(scope, headers)
-        if refusal and refusal[0] == 401 and await _exchange(scope, send, self.token, self.cookie):
+        if (not refusal or refusal[0] == 401) and await _exchange(scope, send, self.token, self.cookie):
             return
         if refusal:
             more = {"www-authenticate": "Bearer"} if refusal[0] == 401 else {}

@@ -99,7 +99,8 @@ if (form) {
     try { yaml.value = (await send("/ui/change", { yaml: yaml.value, path, value: event.target.value })).yaml; check(); } catch (e) { say(e.message, "bad"); }
   });
   const create = async run => {
-    try { location.assign(`/ui/experiments/${encodeURIComponent((await send(`/experiments${run ? "?run=true" : ""}`, { yaml: yaml.value })).id)}`); }
+    const address = `/experiments?${new URLSearchParams({ run, like: form.dataset.like })}`;
+    try { location.assign(`/ui/experiments/${encodeURIComponent((await send(address, { yaml: yaml.value })).id)}`); }
     catch (e) { say(e.errors ? "The config is wrong:" : e.message, "bad", e.errors); }
   };
   form.addEventListener("submit", event => { event.preventDefault(); create(true); });

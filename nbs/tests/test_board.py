@@ -151,6 +151,45 @@ def test_the_page_goes_on_over_a_restart(chrome, model, env, served):
     model.delay = 0.02
 
 
+def test_who_has_no_token_can_give_it(chrome, served):
+    "A stranger is shown a styled page with a field for the token, and lands where it was asked for."
+    with chrome.new_context(base_url=served.url) as context:
+        page = context.new_page()
+        page.goto("/ui/studies")
+        expect(page.get_by_role("heading", name="No token")).to_be_visible()
+        assert not page.get_by_role("link", name="Experiments").count()
+        assert page.evaluate("getComputedStyle(document.querySelector('h1')).letterSpacing") != "normal"
+        page.get_by_label("Token").fill("wrong")
+        page.get_by_role("button", name="Open").click()
+        expect(page.get_by_role("heading", name="No token")).to_be_visible()
+        page.get_by_label("Token").fill(served.token)
+        page.get_by_label("Token").press("Enter")
+        expect(page.get_by_role("heading", name="Studies")).to_be_visible()
+        assert page.url == served.url + "ui/studies"
+
+
+def test_what_was_changed_since_the_parent(chrome, served, model, two):
+    "From `New like this` to a page that says what differs."
+    with browser(chrome, served) as page:
+        page.goto(f"/ui/experiments/{two[0]}")
+        page.get_by_role("link", name="New like this").click()
+        page.get_by_label("Seed").fill("99")
+        page.get_by_label("Seed").press("Tab")
+        expect(page.locator("#verdict")).to_contain_text(re.compile("Valid: .*questions\\.$"))
+        page.get_by_role("button", name="Create only").click()
+        part = page.get_by_role("region", name="Parent")
+        expect(part.locator("tbody tr")).to_have_text([re.compile("seed.*1.*99")])
+        expect(part.get_by_role("link", name=two[0])).to_be_visible()
+
+
+def test_no_column_is_cut_off(chrome, served, two):
+    "At 1,280 pixels the list shows every column."
+    with browser(chrome, served, viewport={"width": 1280, "height": 800}) as page:
+        page.goto("/?text=run-")
+        wide = page.locator(".wide").first
+        assert wide.evaluate("e => e.scrollWidth <= e.clientWidth")
+
+
 def test_filters_are_in_the_address(chrome, served, two):
     with browser(chrome, served) as page:
         page.get_by_label("Search").fill("run-2")
@@ -330,6 +369,9 @@ PAGES = (
     "/ui/prefer?a=<script>alert(1)</script>",
     "/ui/votes?a={0}&b={1}",
     "/ui/sides?a={0}&b={1}&example={example}",
+    "/ui/api",
+    "/ui/<img src=x onerror=alert(1)>",
+    "/ui/prefer?seed=<img src=x onerror=alert(1)>",
     "/?archived=only",
     "/ui/experiments/<img src=x onerror=alert(1)>",
 )
@@ -375,6 +417,8 @@ def test_everybody_can_use_it(chrome, served, two, hostile, scheme):
         f"/ui/compare?ids={two[0]}&ids={two[1]}",
         "/ui/new",
         "/ui/studies",
+        "/ui/api",
+        "/ui/nothing",
     ]
     pages += ["/ui/studies/hostile", "/ui/experiments/none", "/ui/prefer"]
     session = f"a={two[0]}&b={two[1]}"

@@ -1,5 +1,6 @@
 "The REST API behind its guard, on a real uvicorn with a real store: what it does, and what it refuses."
 
+import html
 import json
 import random
 import string
@@ -134,6 +135,57 @@ def test_errors_are_the_sentences_of_the_command_line(served):
     assert served.http.get("/studies").json() == {"studies": []}
 
 
+def test_a_misspelt_filter_is_told(served):
+    "It would be left out, and the list would be that of all experiments."
+    wrong = served.http.get("/experiments", params={"modle": "x"})
+    assert wrong.status_code == 422 and "did you mean 'model'" in wrong.json()["detail"]
+
+
+@pytest.mark.parametrize("ids", ["a,a", "a", ",,", ",".join(map(str, range(21)))])
+def test_how_many_are_compared(served, ids):
+    answer = served.http.get("/compare", params={"ids": ids})
+    assert answer.status_code == 422 and "two to 20 different ids" in answer.json()["detail"]
+
+
+def test_an_address_that_is_none_is_told(served):
+    nothing, wrong = served.http.get("/nothing"), served.http.put("/experiments")
+    assert nothing.json()["detail"] == "there is nothing at /nothing; /openapi.json lists the endpoints"
+    assert wrong.status_code == 405 and "PUT" in wrong.json()["detail"]
+
+
+def test_the_parent_is_remembered(served, model):
+    "An experiment begun from another names it, until that is deleted; a parent that is not there is told."
+    parent, child = model.config("parent", 2), model.config("child", 3)
+    old = served.http.post("/experiments", json=parent).json()["id"]
+    new = served.http.post("/experiments", params={"like": old}, json=child).json()["id"]
+    assert served.http.get(f"/experiments/{new}").json()["parent"] == old
+    assert served.http.get(f"/experiments/{old}").json()["parent"] is None
+    page = served.http.get(f"/ui/experiments/{new}").text
+    assert f'Begun from <a href="/ui/experiments/{old}">' in page
+    assert served.http.post("/experiments", params={"like": "none"}, json=child).status_code == 404
+    assert served.http.delete(f"/experiments/{old}").status_code == 200
+    assert served.http.get(f"/experiments/{new}").json()["parent"] is None
+    assert served.http.delete(f"/experiments/{new}").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["nothing", "ui/prefer?seed=x", "experiments/none", "ui/static/none"])
+def test_a_browser_is_shown_problems_as_pages(served, path):
+    "A program gets JSON, a browser the same sentence on a page, with the same status and headers."
+    program = served.http.get("/" + path)
+    browser = served.http.get("/" + path, headers={"accept": "text/html,*/*;q=0.8"})
+    assert program.headers["content-type"] == "application/problem+json"
+    assert browser.headers["content-type"].startswith("text/html")
+    assert browser.status_code == program.status_code
+    assert html.escape(program.json()["detail"], quote=False)[:30] in html.unescape(browser.text)
+    assert all(browser.headers[name] == value for name, value in HEADERS.items())
+
+
+def test_every_endpoint_is_on_the_page_of_the_api(served):
+    described = served.http.get("/openapi.json").json()["paths"]
+    page = served.http.get("/ui/api").text
+    assert all(path in page for path in described) and "https://" not in page
+
+
 def test_cancel_and_go_on(served, model):
     "A run that is stopped keeps its rows, is shown as stopped, and goes on with the rest."
     body = model.config("cancelled", 40)
@@ -232,7 +284,10 @@ def test_a_token_is_needed(served):
         assert answer.headers["www-authenticate"] == "Bearer"
     assert get(served, cookie=f"llmforge-{served.port}={served.token}").status_code == 401
     assert get(served, "/healthz").json() == {"status": "ok"}
-    assert get(served, "/openapi.json").status_code == 401
+    assert get(served, "/openapi.json").status_code == get(served, "/ui/api").status_code == 401
+    assert get(served, "/ui/static/board.css").status_code == 200
+    for path in ("/ui/static/../../experiments", "/ui/static/%2e%2e/%2e%2e/experiments", "/ui/staticx"):
+        assert get(served, path).status_code in (401, 404), path
 
 
 def test_the_link_becomes_a_cookie(served):
@@ -242,10 +297,10 @@ def test_the_link_becomes_a_cookie(served):
         cookie = answer.headers["set-cookie"]
         assert "HttpOnly" in cookie and "SameSite=Lax" in cookie and served.token not in cookie
         assert browser.get(answer.headers["location"]).status_code == 200
-        assert browser.get("//evil.example/", params={"token": served.token}).headers.get("location") in (
-            None,
-            "/evil.example/",
-        )
+        again = browser.get("/", params={"token": served.token, "sort": "name"})
+        assert again.headers["location"] == "/?sort=name", "the token stays in the address of who knows it"
+        outside = browser.get(served.url + "/evil.example/", params={"token": served.token})
+        assert outside.headers["location"] == "/evil.example/"
 
 
 def test_another_name_is_refused(served):
