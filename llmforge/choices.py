@@ -111,12 +111,21 @@ def _right_ones(key: Any, pairs: Sequence[tuple[str, str]]) -> list[str]:
         return key if len(key) > 1 else [_right(key[0], pairs)]
     return [_right(key, pairs)]
 
+# %% ../nbs/07_choices.ipynb #choices-unfolded
+def _unfolded(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    "A row whose question is an object with stem and choices, as ARC and CommonsenseQA are distributed."
+    asked = record.get("question")
+    if not isinstance(asked, Mapping) or not isinstance(asked.get("stem"), str):
+        return record
+    return {**record, **{k: v for k, v in asked.items() if k != "stem"}, "question": asked["stem"]}
+
 # %% ../nbs/07_choices.ipynb #choices-with
 def with_choices(
     record: Mapping[str, Any],  # a row of any shape
     answers: str | None = None,  # the column that holds the right choice, where it has no usual name
 ) -> dict[str, Any]:  # the same row where it has no choices
     "A row with its choices as a list of texts, and the text of the right one; raises `DataError`."
+    record = _unfolded(record)
     pairs, columns = _found(record)
     key = answers or next((k for k in _KEYS if k in record and k not in columns), None)
     if not pairs or key is None:

@@ -118,13 +118,22 @@ def _torn(record: Mapping[str | None, Any], tab: str, last: int) -> str:
     return ""
 
 # %% ../nbs/06_rows.ipynb #rows-reader
+_MMLU = ("question", *"ABCD", "answer")  # whose files begin with a question, not with names
+
+
+def _names_of(line: Sequence[str]) -> Sequence[str] | None:
+    "The names of the columns where a table's first line is a question of MMLU; None: it has the names."
+    return _MMLU if len(line) == len(_MMLU) and line[-1] in _MMLU[1:5] and " " in line[0].strip() else None
+
+
 def _reader(text: str, tabs: bool) -> tuple[csv.DictReader, str, int]:
-    "What reads a table, its separator, and the lines above it."
+    "What reads a table, its separator, and the lines above its first row."
     start, header = _header(text)
     separator = _separator(header, tabs)
     csv.field_size_limit(2**31 - 1)  # the usual limit is less than a long document
-    source, glued = io.StringIO(text[start:], newline=""), separator == "\t"
-    reader = csv.DictReader(source, delimiter=separator, skipinitialspace=not glued)
+    form = {"delimiter": separator, "skipinitialspace": separator != "\t"}
+    names = _names_of(next(csv.reader(io.StringIO(text[start:], newline=""), **form), ()))
+    reader = csv.DictReader(io.StringIO(text[start:], newline=""), names, **form)
     return reader, separator, text.count("\n", 0, start)
 
 # %% ../nbs/06_rows.ipynb #columns-table
@@ -134,12 +143,12 @@ def table_rows(
     "The records of a CSV or TSV file; a cell that is empty is no value."
     tabs, found = ".tsv" in path.suffixes, Rows(path.name, [], [])
     reader, separator, above = _reader(file_text(path), tabs)
-    last = 0
+    last, head = 0, 0 if reader.fieldnames == _MMLU else 1
     try:
         if twice := _names_twice(reader.fieldnames):
             raise DataError(f"{path.name}: column {twice[0]!r} is there twice; rename one of the two")
         for record in reader:
-            first, last = max(last, 1) + 1, reader.line_num  # a quoted cell may go over several lines
+            first, last = max(last, head) + 1, reader.line_num  # a quoted cell may go over several lines
             if problem := _torn(record, separator if tabs else "", last + above):
                 found.wrong.append(f"line {first + above}: {problem}")
             elif any(value and value.strip() for value in record.values()):

@@ -114,6 +114,13 @@ SHAPES = {
         "record-1",
         ("1864",),
     ),
+    "gsm8k.jsonl": (
+        jsonl({"question": "When?", "answer": "932 * 2 = <<932*2=1864>>1864.\n#### 1,864"}),
+        "line-1",
+        ("1,864",),
+    ),
+    "floats.jsonl": (jsonl({"id": 7.0, "question": "When?", "answer": 1864}), "7", ("1864",)),
+    "null_id.jsonl": (jsonl({"id": None, "question": "When?", "answer": 1864}), "line-1", ("1864",)),
     "tabs.tsv": ("qid\tquery\tanswer\n9\tWhen?\tParis, Texas\n", "9", ("Paris, Texas",)),
 }
 
@@ -124,6 +131,15 @@ def test_shapes_are_recognised(tmp_path, name):
     (tmp_path / name).write_text(text, newline="")
     first = read_questions(tmp_path / name)[0]
     assert (first.id, first.question, first.answers) == (id, "When?", answers)
+
+
+def test_the_way_to_a_number_is_its_rationale(tmp_path):
+    "As GSM8K has it; a text whose last line is a heading is an answer as it stands."
+    (tmp_path / "gsm8k.jsonl").write_text(SHAPES["gsm8k.jsonl"][0])
+    assert read_questions(tmp_path / "gsm8k.jsonl")[0].rationale == "932 * 2 = 1864."
+    text = "One.\n#### Two"
+    (tmp_path / "page.jsonl").write_text(jsonl({"question": "What?", "answer": text}))
+    assert read_questions(tmp_path / "page.jsonl")[0].answers == (text,)
 
 
 def test_questions_without_an_answer_stay_unanswerable(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 from llmforge.batching import FakeEngine
 from llmforge.choices import choices_of, with_choices
+from llmforge.columns import read_questions
 from llmforge.config import load_config
 from llmforge.core import ConfigError, DataError
 from llmforge.data import load_dataset
@@ -27,6 +28,10 @@ SHAPES = {  # as public collections have them
     "openbookqa": {
         "question_stem": "2 + 2?",
         "choices": [{"text": t, "label": x} for t, x in zip(TEXTS, "ABC")],
+        "answerKey": "B",
+    },
+    "arc as distributed": {
+        "question": {"stem": "2 + 2?", "choices": [{"text": t, "label": x} for t, x in zip(TEXTS, "ABC")]},
         "answerKey": "B",
     },
     "hellaswag": {"ctx": "2 + 2?", "endings": TEXTS, "label": "1"},
@@ -58,6 +63,16 @@ def test_tables(table, tmp_path, monkeypatch):
     (tmp_path / "q.csv").write_text(table)
     (e,) = load_dataset(DatasetConfig(name="q.csv")).examples
     assert choices_of(e) == tuple(TEXTS) and e.answers == ("4",)
+
+
+def test_a_table_without_names_as_mmlu_has_it(tmp_path):
+    "Its first line is a question like the others; complaints name lines as they are."
+    path = tmp_path / "q.csv"
+    path.write_text('What is 2 + 2?,3,4,4.0,5,B\n"What, then, is 3 + 3?",6,7,8,8.5,A\n')
+    assert [(e.id, e.answers) for e in read_questions(path)] == [("line-1", ("4",)), ("line-2", ("6",))]
+    path.write_text("What is 2 + 2?,3,4,4.0,5,B\nWhat is 3 + 3?,6,7,8,9,A,x\n")
+    with pytest.raises(DataError, match="q.csv line 2: has more cells"):
+        read_questions(path)
 
 
 def test_a_mapped_column(tmp_path, monkeypatch):
@@ -133,8 +148,8 @@ def test_a_failed_question_is_wrong_by_both(tmp_path, monkeypatch, outputs):
 
     e = ran(asked(tmp_path, monkeypatch, rows), reply)
     assert e.result["failed"] == 1 and e.estimate("accuracy").value == 0
-    normalised = e.estimate("accuracy_normalised")  # of four questions one is kept as an exemplar
-    assert normalised.value == pytest.approx(2 / 3) and normalised.n == 3
+    normalised = e.estimate("accuracy_normalised")
+    assert normalised.value == pytest.approx(3 / 4) and normalised.n == 4
 
 
 def test_letters(tmp_path, monkeypatch, outputs):
