@@ -60,13 +60,32 @@ def compared_experiments(
         _same_ids(experiments[0], e, (names[0], name))
     return experiments
 
+# %% ../nbs/91_answerfiles.ipynb #answerfiles-named-claims
+def _short(name: str) -> str:
+    "What somebody calls an experiment or a file in a claim."
+    return Path(name).name.split(".")[0] if is_answer_file(name) else name
+
+
+def _named(experiments: Sequence[Experiment], names: Sequence[str]) -> dict[str, Experiment]:
+    "Experiments by letter and by name; raises `ConfigError` where a name is the letter of another."
+    letters = {chr(ord("a") + i): e for i, e in enumerate(experiments)}
+    short = [_short(name) for name in names]
+    own = {name: e for name, e in zip(short, experiments) if short.count(name) == 1}
+    if crossed := [name for name in own if letters.get(name, own[name]) is not own[name]]:
+        raise ConfigError(
+            f"--claim: {crossed[0]!r} is the letter of one and the name of another: the first is called a,"
+            " the second b; give them in that order, or under other names"
+        )
+    return letters | own
+
 # %% ../nbs/91_answerfiles.ipynb #answerfiles-claims
 def claim_lines(
     experiments: Sequence[Experiment],  # the control first; called a, b, c
     claims: Sequence[str],  # e.g. "b > a by 0.05"
     flips: bool = False,  # show the questions on which the first two differ
+    names: Sequence[str] = (),  # what else they are called: files, or ids
 ) -> str:  # Markdown; "" where there is nothing to say
     "The questions that changed sides, and a verdict on each claim."
-    named = {chr(ord("a") + i): e for i, e in enumerate(experiments)}
+    named = _named(experiments, names) if claims else {}
     shown = [diff_table(experiments[0], e) for e in experiments[1:]] if flips else []
     return "\n\n".join([*shown, *(verdict_on(claim, named).sentence() for claim in claims)])

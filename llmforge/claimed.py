@@ -19,7 +19,7 @@ from .pooling import metric_of
 from .studyconfig import Hypothesis
 
 # %% ../nbs/69_claimed.ipynb #claimed-parse
-_CLAIM = re.compile(r"(\w+)\s*([<>])\s*(\w+)(?:\s+by\s+(\d*\.?\d+))?(?:\s+on\s+([\w@]+))?")
+_CLAIM = re.compile(r"([\w.-]+)\s*([<>])\s*([\w.-]+)(?:\s+by\s+(\d*\.?\d+))?(?:\s+on\s+([\w@]+))?")
 
 
 def parse_claim(
@@ -57,6 +57,8 @@ def verdict_on(
 ) -> Verdict:
     "The verdict on a claim, after the fact; raises `ConfigError` or `StoreError`."
     h = parse_claim(text, tuple(experiments))
+    if experiments[h.control] is experiments[h.treatment]:
+        raise ConfigError(f"claim {text!r}: {h.treatment} and {h.control} are the same answers")
     control, treatment = ({("", 0): experiments[name]} for name in (h.control, h.treatment))
     c = contrast(control, treatment, h.metric)
     c = replace(c, paired=c.paired.at(1 - alpha))

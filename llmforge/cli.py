@@ -96,7 +96,10 @@ Gold = Annotated[
 # %% ../nbs/91_cli.ipynb #cli-claims
 Claims = Annotated[
     list[str] | None,
-    typer.Option("--claim", help='A claim to decide, e.g. "b > a by 0.05"; a is the control.'),
+    typer.Option(
+        "--claim",
+        help='A claim to decide, e.g. "b > a by 0.05"; a is the control. Names of files and ids do, too.',
+    ),
 ]
 
 # %% ../nbs/91_cli.ipynb #cli-fail-if-worse
@@ -124,8 +127,8 @@ def _print_compared(compared: list, json: bool, csv: bool) -> None:
 # %% ../nbs/91_cli.ipynb #cli-compare-command
 @app.command()
 def compare(
-    control: Annotated[str, typer.Argument(help="An experiment's id, the beginning of one, or latest.")],
-    treatments: Annotated[list[str], typer.Argument(help="One or more that are held against it: likewise.")],
+    control: Annotated[str, typer.Argument(help="An experiment's id, its beginning, latest; or a file.")],
+    treatments: Annotated[list[str], typer.Argument(help="One or more.")],
     json: Json = False,
     csv: Csv = False,
     fail_if_worse: FailIfWorse = False,
@@ -138,16 +141,19 @@ def compare(
     from llmforge.comparison import compare as paired
 
     with sentences():
-        _check_words(claim, json or csv)
-        a, *others = compared_experiments([control, *treatments], gold)
+        data, names = json or csv, [control, *treatments]
+        _check_words(claim, data)
+        a, *others = compared_experiments(names, gold)
         compared = [paired(a, b) for b in others]
+        flips = is_answer_file(control) and not data
+        lines = claim_lines([a, *others], claim or [], flips, names)
         _print_compared(compared, json, csv)
-        if not (json or csv) and (lines := claim_lines([a, *others], claim or [], is_answer_file(control))):
+        if lines:
             say("\n" + lines)
         if fail_if_worse or junit:
             from llmforge.gates import worse_gate
 
-            pass_gates(map(worse_gate, compared), junit, quiet=json or csv)
+            pass_gates(map(worse_gate, compared), junit, quiet=data)
 
 # %% ../nbs/91_cli.ipynb #cli-unlock
 @app.command()

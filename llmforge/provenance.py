@@ -98,7 +98,12 @@ def stale_fields(
     config: ExperimentConfig,  # its own
 ) -> tuple[str, ...]:
     "Fields of an experiment's config that name something on this machine which has changed since."
-    contents = (record.provenance_json or {}).get("contents", {})
+    known = record.provenance_json or {}
+    if "log" in (
+        known.get("engine") or {}
+    ):  # imported: its questions were never read from a file of that name
+        return ()
+    contents = known.get("contents", {})
     return changed_since(config, contents, record.dataset_fingerprint, record.corpus_fingerprint)
 
 # %% ../nbs/60_provenance.ipynb #provenance-stale-line

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from .core import StoreError, closest, round_robin
 from .experiment import Experiment, counts_line
 from .metrics import failed, right
+from .plan import that_begin_with
 from .provenance import commit_text, rows_by_code
 from .stats import Estimate, estimate
 from .store import Store
@@ -203,7 +204,7 @@ def find_experiment(
     known = [e["id"] for e in store.listing() if not completed or e["status"] == Status.COMPLETED]
     if prefix == "latest" and known:
         return Experiment(known[-1], store)
-    candidates = [prefix] if prefix in known else [i for i in known if i.startswith(prefix)]
+    candidates = that_begin_with(prefix, known)
     if len(candidates) == 1:
         return Experiment(candidates[0], store)
     those = ": " + ", ".join(candidates) if candidates else ""

@@ -19,7 +19,7 @@ from .data import load_corpus, load_dataset
 from .engine import Engine
 from .exports import export_plan, keep_exported, own_folder, seal_study
 from .pilot import known_means, pilot
-from .plan import BROKEN, Study, completed_ids, differences, plan_of, serving
+from .plan import BROKEN, Study, completed_ids, differences, plan_of, serving, that_begin_with
 from .runner import Prepared, prepare, run_experiment
 from .store import Store
 from .studyconfig import Key, StudyConfig, experiments, imported_arms
@@ -35,10 +35,14 @@ class OpenStudy(Study):
 def _imported(store: Store, name: str) -> str:
     "The completed experiment whose id is, or begins with, this name; raises `StoreError`."
     known = completed_ids(store.listing())
-    found = [id for id in known if id == name] or [id for id in known if id.startswith(name)]
-    if len(found) != 1:
+    found = that_begin_with(name, known)
+    if len(found) > 1:
         raise StoreError(
-            f"{len(found) or 'no'} completed experiments begin with {name!r}; import the answers first:"
+            f"{len(found)} completed experiments begin with {name!r}: {', '.join(found)}; give one id whole"
+        )
+    if not found:
+        raise StoreError(
+            f"no completed experiments begin with {name!r}; import the answers first:"
             f" llmforge import FILE --name {name}{closest(name, known)}"
         )
     return found[0]

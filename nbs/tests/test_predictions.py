@@ -91,6 +91,37 @@ def test_an_import_is_an_experiment(folder):
     assert "b − a" in said("compare", first, second, "--claim", "b > a")
 
 
+def test_an_import_is_not_stale(folder, monkeypatch):
+    "Though a file of the name of its questions is in the project: it was not read by a config."
+    monkeypatch.setenv("LLMFORGE_HOME", str(folder))
+    (folder / "gold.csv").write_text("id,question,answer\n1,a?,x\n")
+    (folder / "one.csv").write_text("id,prediction\n1,x\n")
+    for file, gold in (("a.csv", "gold.jsonl"), ("one.csv", "gold.csv")):
+        assert "Stale" not in said("show", said("import", file, "--gold", gold))
+
+
+def test_claims_by_name(folder):
+    "Files and experiments by what they are called; a name that is another's letter is refused."
+    (folder / "base.v1.csv").write_text((folder / "a.csv").read_text())
+    (folder / "new-2.csv").write_text((folder / "b.csv").read_text())
+    files = ("compare", "base.v1.csv", "new-2.csv", "--gold", "gold.jsonl", "--claim")
+    for claim in ("new-2 > base by 0.05", "b > a by 0.05"):
+        assert "accuracy: +37.5 points" in said(*files, claim)
+    assert "new-2 and b are the same answers" in said(*files, "new-2 > b", code=2)
+    crossed = said("compare", "b.csv", "a.csv", "--gold", "gold.jsonl", "--claim", "b > a", code=2)
+    assert "'b' is the letter of one and the name of another" in crossed
+    for name in "ab":
+        said("import", f"{name}.csv", "--gold", "gold.jsonl", "--name", f"sys-{name}")
+    assert "sys-b − sys-a, accuracy: +37.5" in said(
+        "compare", "sys-a", "sys-b", "--claim", "sys-b > sys-a by 0.05"
+    )
+
+
+def test_a_wrong_claim_is_said_before_anything_is_shown(folder):
+    text = said("compare", "a.csv", "b.csv", "--gold", "gold.jsonl", "--claim", "c > a", code=2)
+    assert "no 'c'; allowed: a, b" in text and "improved" not in text and "exact match" not in text
+
+
 def test_a_question_without_a_prediction_failed_and_an_empty_one_is_wrong(folder):
     lines = (folder / "a.csv").read_text().splitlines()
     (folder / "a.csv").write_text("\n".join([*lines[:-2], "38,", ""]))
