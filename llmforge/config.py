@@ -59,7 +59,7 @@ from llmforge.sections import (
     Text,
     Whole,
 )
-from .shorthands import spell_out_shorthands
+from .shorthands import settle_exemplars, spell_out_shorthands
 from .stored import is_known
 from .trainingconfig import AlignmentConfig, check_alignment_fits, effective_alignment
 
@@ -256,6 +256,7 @@ def _with_dependent_parts(data: dict[str, Any]) -> dict[str, Any]:
             f"method.agent.tools without {' and '.join(READERS)}",
         )
     _fill_in_corpus(data)
+    settle_exemplars(data)
     return data
 
 # %% ../nbs/05_config.ipynb #config-validate

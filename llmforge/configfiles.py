@@ -156,6 +156,15 @@ def merge(
         out[k] = merge(out[k], v) if both else v
     return out
 
+# %% ../nbs/04_configfiles.ipynb #configfiles-below
+def _below(unknown: list[str], doc: Mapping) -> str:
+    "Where unknown outermost keys may belong: a similar one, or below the section that is not there."
+    if len(unknown) < len(doc):
+        return closest(unknown[0], ["experiment", "extends"])
+    return (
+        closest(unknown[0], ["experiment"]) or "; what describes an experiment goes below the key experiment"
+    )
+
 # %% ../nbs/04_configfiles.ipynb #configfiles-document
 def experiment_document(
     doc: object,  # a config's content
@@ -170,7 +179,7 @@ def experiment_document(
     allowed = ["experiment", "extends"]
     if unknown := sorted(set(map(str, doc)) - set(allowed)):
         raise ConfigError(
-            f"{where}: {unknown[0]}: unknown key; allowed: {', '.join(allowed)}{closest(unknown[0], allowed)}"
+            f"{where}: {unknown[0]}: unknown key; allowed: {', '.join(allowed)}{_below(unknown, doc)}"
         )
     if not isinstance(doc.get("experiment", {}), dict):
         raise ConfigError(f"{where}: experiment: must be a mapping; received {doc['experiment']!r}")

@@ -157,7 +157,7 @@ def _data_sources(c: ExperimentConfig) -> Iterator[tuple[str, Path | None]]:
     "Files of questions, documents and preference pairs, and of code."
     for field in ("name", "exemplars"):
         name = getattr(c.dataset, field)
-        if name and name != "none" and name not in datasets:
+        if name not in (None, "none", "own") and name not in datasets:
             yield f"dataset.{field}", _found(name, "dataset")
     for file in c.plugins:
         yield f"plugins.{file}", _found(file, "plugins")

@@ -109,6 +109,17 @@ def shared_questions(
     asked = {r["example_id"]: r for r in a.rows}
     return {id for r in b.rows if (id := r["example_id"]) in asked and _same_question(asked[id], r)}
 
+# %% ../nbs/64_contrasts.ipynb #contrasts-alike
+def _alike(a: Experiment, b: Experiment) -> str:
+    "How two experiments are made to ask the same questions."
+    one, other = a.config.dataset, b.config.dataset
+    if one.name == other.name and {one.exemplars, other.exemplars} == {None, "none"}:
+        id = a.id if one.exemplars else b.id
+        return (
+            f"run {id} with dataset.exemplars: own, so that it asks what the other leaves, which shows some"
+        )
+    return "run both on the same dataset section"
+
 # %% ../nbs/64_contrasts.ipynb #contrasts-refusals
 def _same_questions(a: Experiment, b: Experiment) -> None:
     one, other = a.record.dataset_fingerprint, b.record.dataset_fingerprint
@@ -121,7 +132,7 @@ def _same_questions(a: Experiment, b: Experiment) -> None:
     elif one != other:
         raise StoreError(
             f"{a.id} and {b.id} cannot be paired: their questions differ (data set {a.config.dataset.name!r} "
-            f"{one} and {b.config.dataset.name!r} {other}); run both on the same dataset section"
+            f"{one} and {b.config.dataset.name!r} {other}); {_alike(a, b)}"
         )
 
 

@@ -343,8 +343,8 @@ class DatasetConfig(Section):
     name: Text = Field("almanac", description="a registered data set, or a file; also written `file`")
     exemplars: Text | None = Field(
         None,
-        description="where exemplars come from: a file, a registered data set, or none, which asks all"
-        " questions of a file (default: its own pool)",
+        description="where exemplars come from: a file, a registered data set, none, or own: some of the"
+        " file's questions, which are not asked (default: the data set's own, where any are shown)",
         json_schema_extra={"formerly": "pool"},
     )
     split: Text | None = Field(None, description="split on the hub (default: the one with public answers)")
@@ -377,7 +377,7 @@ class DatasetConfig(Section):
     @field_validator("exemplars")
     @classmethod
     def _exemplars(cls, name: str | None) -> str | None:
-        return name if name in (None, "none") else cls._names(name)
+        return name if name in (None, "none", "own") else cls._names(name)
 
 # %% ../nbs/03_sections.ipynb #sections-corpus
 class CorpusConfig(Section):

@@ -32,7 +32,7 @@ from llmforge.configfiles import (
     read_yaml,
     refuse_secrets,
 )
-from .core import ConfigError, closest
+from .core import ConfigError, closest, datasets
 from .metrics import AGENT_SCORES, CHOICE_SCORES, JUDGE_SCORES, JUDGED, MEASURES, unit_of
 from .plugins import load_named_plugins
 from .sections import Real, Section, Share, Text
@@ -289,7 +289,7 @@ def _arm(study: StudyConfig, arm: str, data: str, seed: int, **alike: Any) -> Ex
     "The experiment of an arm; `alike` is what the study gives to all of them."
     seed_label = f"-{seed}" if len(study.seeds) > 1 else ""
     name = re.sub(r"[^A-Za-z0-9_-]", "_", f"{study.name}-{arm}-{data}{seed_label}")[:64]
-    mapping = merge(study.base, _spelled(study.datasets[data]))
+    mapping = merge(merge(alike.pop("all", {}), study.base), _spelled(study.datasets[data]))
     mapping = {**alike, **merge(mapping, _spelled(study.arms[arm]))}
     mapping |= {"name": name, "id": None, "seed": seed}
     return validate(mapping, f"study {study.name}, arm {arm!r} on {data!r}")
@@ -310,9 +310,11 @@ def chooser(
 # %% ../nbs/18_studyconfig.ipynb #studyconfig-experiments
 def _alike(study: StudyConfig, data: str) -> dict[str, Any]:
     "What all arms have in common on a data set."
-    if (arm := chooser(study, data)) is None:
-        return {}
-    return {"exemplar_retrieval": _arm(study, arm, data, study.seeds[0]).retrieval.model_dump()}
+    arms = {a: _arm(study, a, data, study.seeds[0]) for a in study.arms if a not in imported_arms(study)}
+    aside = any(e.dataset.exemplars is None and e.dataset.name not in datasets for e in arms.values())
+    alike: dict[str, Any] = {"all": {"dataset": {"exemplars": "own"}}} if aside else {}
+    arm = chooser(study, data)
+    return {**alike, "exemplar_retrieval": arms[arm].retrieval.model_dump()} if arm else alike
 
 
 def experiments(

@@ -185,6 +185,13 @@ def test_bad_config(name, tmp_path, outputs):
     assert not Path("pwned").exists()
 
 
+def test_fields_that_stand_outside(tmp_path):
+    "Of a config without its first line."
+    (tmp_path / "c.yaml").write_text("name: first\ndataset: meridia\n")
+    with pytest.raises(ConfigError, match="what describes an experiment goes below the key experiment"):
+        load_config(tmp_path / "c.yaml")
+
+
 def test_every_problem_is_named_at_once(tmp_path):
     path = tmp_path / "many.yaml"
     path.write_text("experiment: {seed: x, method: cott, sampling: {top_p: 2, foo: 1}}")

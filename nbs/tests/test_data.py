@@ -360,7 +360,7 @@ def test_a_tool_shows_a_passage_without_a_title(folder):
 
 
 def test_without_exemplars_all_questions_of_a_file_are_asked(monkeypatch, tmp_path, capsys):
-    "By default a quarter is set aside, whatever is shown, and that is said once; `none` asks them, too."
+    "A quarter is set aside where some are shown, and that is said once; `own` sets it aside in any case."
     monkeypatch.setenv("LLMFORGE_DATA", str(tmp_path))
     lines = [json.dumps({"id": f"q{i}", "question": f"{i}?", "answers": [str(i)]}) for i in range(8)]
     (tmp_path / "q.jsonl").write_text("\n".join(lines))
@@ -380,10 +380,13 @@ def test_without_exemplars_all_questions_of_a_file_are_asked(monkeypatch, tmp_pa
         return len(Store().rows(id)), capsys.readouterr().err
 
     n, said = run()
-    assert n == 6 and said.count("q.jsonl: 6 questions are asked, 2 are set aside as exemplars") == 1
-    assert "none is shown, so dataset.exemplars: none would ask them, too" in said
+    assert n == 8 and "set aside" not in said
     n, said = run(shots=2)
-    assert n == 6 and "2 are set aside as exemplars (2 of them are shown)" in said
+    assert n == 6 and said.count("q.jsonl: 6 questions are asked, 2 are set aside as exemplars") == 1
+    assert "(2 of them are shown)" in said
+    n, said = run(exemplars="own")
+    assert n == 6 and "(none is shown here; dataset.exemplars: none asks them)" in said
+    assert run(shots=2, exemplars="own")[0] == 6
     n, said = run(exemplars="none")
     assert n == 8 and "set aside" not in said
     with pytest.raises(ConfigError, match="shots: is 2, but the pool of 'q.jsonl' has 0 exemplars"):

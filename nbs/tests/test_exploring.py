@@ -7,10 +7,12 @@ import pytest
 from typer.testing import CliRunner
 
 from llmforge.cli import app
+from llmforge.config import load_config
 from llmforge.core import ConfigError, LlmForgeError
 from llmforge.files import shipped
 from llmforge.notebooks import execute_notebook
 from llmforge.project import make_project
+from llmforge.runner import prepare
 from llmforge.studyconfig import experiments, load_study
 from llmforge.tabular import as_csv
 
@@ -24,6 +26,7 @@ study:
     brief: "Answer in one word.\\nQuestion: {question}\\nAnswer:"
     chat: {format: chat, system: Be brief.}
 """
+BASE = {"engine": "fake", "dataset": "questions.csv", "method": {"shots": 0}}
 STUDY = {"name": "s", "question": "?", "base": {"engine": "fake"}}
 
 
@@ -57,6 +60,24 @@ def test_three_prompts_one_file_one_command(project):
     ]
     table = list(csv.DictReader(said("study", "prompts.yaml", "--no-notebook", "--csv").splitlines()))
     assert [r["treatment"] for r in table] == ["brief", "chat"]
+
+
+def test_all_questions_of_a_file_are_asked_unless_an_arm_shows_some(project):
+    "Ten questions are ten; where one arm shows exemplars, all arms ask what is left."
+
+    def asked(**arms):
+        body = {"name": "few", "question": "?", "base": BASE, "arms": arms}
+        prepared = {key[0]: prepare(e) for key, e in experiments(load_study({"study": body})).items()}
+        return {arm: len(p.data) for arm, p in prepared.items()}, prepared
+
+    two = {"method": {"prompt": {"template": "{question}"}}}
+    shown = {"method": {"shots": 2}}
+    assert asked(one={}, two=two)[0] == {"one": 10, "two": 10}
+    counts, prepared = asked(one={}, two=shown)
+    assert counts == {"one": 8, "two": 8}
+    alone = load_config({"experiment": {**BASE, "name": "few-two-default", **shown}})
+    assert prepared["two"].config.dataset == alone.dataset and len(prepare(alone).data) == 8
+    assert asked(one={"dataset": {"exemplars": "none"}}, two=shown)[0] == {"one": 10, "two": 8}
 
 
 def test_its_notebook(project):
@@ -107,6 +128,21 @@ study:
   hypotheses:
     - {id: H1, claim: They are better, treatment: theirs, control: ours, min_effect: 0.05}
 """
+
+
+def test_an_imported_arm_is_named_as_it_was_imported(project):
+    "A longer name that begins alike does not stand in its way; two of one name do, and are named."
+    (project / "theirs.csv").write_text("question,prediction\nWhat is 1 and 1?,2\n")
+    (project / "against.yaml").write_text(IMPORTED)
+    for name in ("theirs", "theirs2"):
+        said("import", "theirs.csv", "--gold", "questions.csv", "--name", name)
+    said("study", "against.yaml", "--no-notebook")
+    assert said("show", "theirs").lstrip().startswith("**theirs-")
+    (project / "theirs.csv").write_text("question,prediction\nWhat is 1 and 1?,3\n")
+    said("import", "theirs.csv", "--gold", "questions.csv", "--name", "theirs")
+    (project / "again.yaml").write_text(IMPORTED.replace("name: against", "name: again"))
+    text = " ".join(CliRunner().invoke(app, ["study", "again.yaml"]).output.split())
+    assert "2 completed experiments begin with 'theirs': theirs-" in text and "give one id whole" in text
 
 
 def test_an_imported_run_is_an_arm(project):

@@ -233,21 +233,21 @@ def mixed(home):
 def test_rows_of_two_commits_are_said(mixed, home):
     id, one, two = mixed
     e = Experiment(id, Store())
-    assert rows_by_code(e.record, e.rows) == {f"commit {two}": 5, f"commit {one}": 4}
+    assert rows_by_code(e.record, e.rows) == {f"commit {two}": 8, f"commit {one}": 4}
     assert [row["attempt"] for row in e.rows].count(1) == 4
-    assert f"**Rows of different code**: 5 by commit {two}, 4 by commit {one}." in results_table(e)
-    assert f"commit {two}: 5 rows, commit {one}: 4 rows" in provenance_table(e)
-    assert f"**Rows of different code**: 5 by commit {two}, 4 by commit {one}." in command("show", id)
+    assert f"**Rows of different code**: 8 by commit {two}, 4 by commit {one}." in results_table(e)
+    assert f"commit {two}: 8 rows, commit {one}: 4 rows" in provenance_table(e)
+    assert f"**Rows of different code**: 8 by commit {two}, 4 by commit {one}." in command("show", id)
 
 
 def test_it_travels(mixed, tmp_path):
     id, one, two = mixed
     export_experiment(Store(), id, tmp_path / id)
     lines = [json.loads(line) for line in (tmp_path / id / "runs.jsonl").read_text().splitlines()]
-    assert sorted(row["attempt"] for row in lines) == [1] * 4 + [2] * 5
+    assert sorted(row["attempt"] for row in lines) == [1] * 4 + [2] * 8
     elsewhere = Store("sqlite://")
     e = Experiment(import_experiment(elsewhere, tmp_path / id), elsewhere)
-    assert rows_by_code(e.record, e.rows) == {f"commit {two}": 5, f"commit {one}": 4}
+    assert rows_by_code(e.record, e.rows) == {f"commit {two}": 8, f"commit {one}": 4}
     export_experiment(elsewhere, id, tmp_path / "again")
     for name in ("runs.jsonl", "result.json", "config.yaml"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / id / name).read_bytes()

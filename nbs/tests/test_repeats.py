@@ -7,7 +7,7 @@ import pytest
 from llmforge.batching import FakeEngine
 from llmforge.comparison import compare
 from llmforge.config import load_config
-from llmforge.core import ConfigError
+from llmforge.core import ConfigError, StoreError
 from llmforge.derived import interval_faults, result_faults
 from llmforge.experiment import Experiment, results_table
 from llmforge.exports import export_experiment, import_experiment
@@ -28,7 +28,8 @@ def questions(tmp_path, monkeypatch, outputs):
 
 
 def config(name="r", **more):
-    fields = {"engine": "fake", "method": {"shots": 0}, "dataset": {"name": "q.jsonl"}, "sampling": SAMPLED}
+    dataset = {"name": "q.jsonl", "exemplars": "own"}
+    fields = {"engine": "fake", "method": {"shots": 0}, "dataset": dataset, "sampling": SAMPLED}
     return load_config({"experiment": {"name": name, **fields, **more}})
 
 
@@ -76,6 +77,9 @@ def test_compared_over_questions(questions):
     b = ran(config("b", method={"shots": 1}), store)
     (c,) = compare(a, b, ["accuracy"]).contrasts.values()
     assert c.paired.n == 27 and c.questions == 9 and c.groups == 9
+    every = ran(config("every", dataset="q.jsonl"), store)
+    with pytest.raises(StoreError, match=f"run {every.id} with dataset.exemplars: own, so that it asks"):
+        compare(b, every)
 
 
 def test_the_plan_counts_questions(questions):
@@ -85,7 +89,7 @@ def test_the_plan_counts_questions(questions):
         "base": {
             "engine": "fake",
             "method": {"shots": 0},
-            "dataset": {"name": "q.jsonl"},
+            "dataset": {"name": "q.jsonl", "exemplars": "own"},
             "sampling": SAMPLED,
         },
         "arms": {"a": {}, "b": {"sampling": {"max_tokens": 9}}},
