@@ -136,7 +136,7 @@ def compare(
     gold: Gold = None,
     claim: Claims = None,
 ):
-    "Compare experiments, or files of answers, question by question: treatments with the control."
+    "Compare experiments, or files of answers, question by question with the control."
     from llmforge.answerfiles import claim_lines, compared_experiments, is_answer_file
     from llmforge.comparison import compare as paired
 
@@ -146,10 +146,10 @@ def compare(
         a, *others = compared_experiments(names, gold)
         compared = [paired(a, b) for b in others]
         flips = is_answer_file(control) and not data
-        lines = claim_lines([a, *others], claim or [], flips, names)
+        told = claim_lines([a, *others], claim or [], flips, names)
         _print_compared(compared, json, csv)
-        if lines:
-            say("\n" + lines)
+        if told:
+            say("\n" + told)
         if fail_if_worse or junit:
             from llmforge.gates import worse_gate
 
