@@ -143,7 +143,7 @@ def _action(text: str, rest: str, names: Collection[str]) -> Step:
     return _step(text, call[1], arguments, names, problem)
 
 # %% ../nbs/44_actions.ipynb #agent-parse
-_START = r"^[ \t>*_#-]{0,8}+(?:\d{1,2}[.)][ \t]*)?[*_]{0,2}"
+_START = r"^[ \t>*_#-]{0,8}+(?:(?:Step )?\(?\d{1,2}[.):][ \t]*)?[*_]{0,2}"
 _END = r"(?:[ \t]*#?\d{1,3})?[*_]{0,2}[ \t]*[:：][*_]{0,2}[ \t]*"
 _LINE = re.compile(
     rf"{_START}(?:Thought{_END})?(?:(Act(?:ion)?){_END}|(?:Final )?Answer{_END}|Final Answer is\b"

@@ -111,11 +111,15 @@ def clean_answer(
     return _FULL_STOP.sub("", text[1:-1].strip()) if quoted else text
 
 # %% ../nbs/40_extraction.ipynb #methods-first-line
+_RULE = re.compile(r"\s*(?:[-*_=~#`] ?){3,}\s*")  # a line across the page
+
+
 def first_line(
     text: str,  # what a model wrote
 ) -> str:
     "The first line that holds an answer, as a bare answer; an empty text where none does."
-    answer = next(filter(None, map(clean_answer, after_thinking(text).splitlines())), "")
+    lines = (line for line in after_thinking(text).splitlines() if not _RULE.fullmatch(line))
+    answer = next(filter(None, map(clean_answer, lines)), "")
     boxes = _boxes(answer)
     return clean_answer(_without_tex(boxes[-1][1])) if boxes else answer
 
@@ -123,8 +127,9 @@ def first_line(
 _SHORT = "St Mr Ms Mrs Dr Jr Sr No Mt Ft Co Inc Ltd Gen Col Capt Prof Rev Vol Op vs".split()
 _NO_ABBREVIATION = r"(?<!\b[A-Z])" + "".join(rf"(?<!\b{word})" for word in _SHORT)
 _END = re.compile(
-    rf"{_NO_ABBREVIATION}[.!?][)\"'”’*_]{{0,3}}\s+(?=[\"'“‘(*_]{{0,3}}[A-Z])|(?<=\w),? because\b"
+    rf"{_NO_ABBREVIATION}[.!?][)\"'”’*_]{{0,3}}\s+(?=[\"'“‘(*_]{{0,3}}[A-Z])|(?<=[\w*_”\"')]),? because\b"
     r"|(?:(?<=\b[Yy]es)|(?<=\b[Nn]o)),? (?:since|as)\b"
+    r"|(?<=\b[A-Z]\.)\s+(?=(?:It|This|That|He|She|They|There|The) [a-z])"  # Washington, D.C. It lies …
 )
 _BARE = re.compile(r"\s*(?:(?:```|~~~)\w*|\$\$|\\\[|[-*_#>=:`]*)\s*")  # a line that holds nothing but signs
 _CLOSED = re.compile(r"</(?:final_)?answer>", re.I)
@@ -181,6 +186,14 @@ def _answers(text: str) -> Iterator[tuple[bool, str]]:
             yield said and bool(_PROSE.match(answer)), answer
 
 # %% ../nbs/40_extraction.ipynb #methods-after-reasoning
+_SO = r"\b(?:so|thus|therefore|hence|then|that)\b"
+_TURNED = re.compile(  # "Thus, 42 is the answer."
+    rf"(?:^|[.!?:]\s|{_SO},? )[\s*_`]{{0,4}}+(?!(?:what|which|who|where|this|it|here)\b)"
+    rf"((?:(?!{_SO})[^.!?\n]){{1,60}}?),? is (?:the|my) (?:final |correct |right )?answer\b(?! to\b)",
+    re.I | re.M,
+)
+
+
 def after_reasoning(
     text: str,  # a chain of thought
 ) -> str:
@@ -191,6 +204,8 @@ def after_reasoning(
         return next((answer for prose, answer in found if not prose), found[0][1])
     if any(_fields(text)):
         return ""
+    if turned := _TURNED.findall(text):
+        return clean_answer(turned[-1])
     before = _MARKER.split(text, maxsplit=1)[0]
     sentences = [s for s in re.split(r"(?<=[.!?])\s+|\n+", before) if s.strip()]
     return clean_answer(sentences[-1]) if sentences else ""
@@ -231,7 +246,7 @@ _NOBODY = [
     rf" {_KNOW}"
     r"(?: (?:that|this|it|(?:that|this|the) (?:answer|question)))?"
     r"(?: (?:for (?:sure|certain)|(?:based on|from|with) .{0,80}))?\W*$",
-    r"(?:(?:i|we) (?:would )?|would )?needs? more (?:information|context|details)\b",
+    r"(?:(?:i|we)(?: would|'d)? |would )?needs? more (?:information|context|details)\b",
     r"more (?:information|context) (?:is|would be) (?:needed|required|necessary)\b",
     r"not applicable\W*$|(?-i:N/?A|n/a)\W*$|(?:none|null)\W*$",
     r"(?:it(?:'s| is) )?(?:hard|difficult) to (?:say|tell|determine)\b",
@@ -275,6 +290,17 @@ _NOTHING = [
     r"(?:it|this|that) (?:does not|doesn'?t) (?:\w+ly )?(?:say|mention|specify|state)\b",
 ]
 
+# %% ../nbs/40_extraction.ipynb #extraction-silent
+_SAYS = r"(?:says?|gives?|makes?|states?|provides?|mentions?|contains?|offers?|includes?|answers?|tells?)\b"
+_SILENT = [
+    rf"(?:the|these|this|those) (?:\w+ )?{_TEXT} {_SAYS} (?:nothing|no \w+)\b",
+    rf"(?:nothing|nowhere) in (?:\w+ ){{0,3}}{_TEXT} {_SAYS}",
+    rf"no (?:\w+ )?{_TEXT} {_SAYS}",
+    r"no (?:\w+ )?(?:data|evidence|records?)(?: (?:is|are|was|were))? (?:available|given|found|provided)\b",
+    rf"the (?:author|writer|narrator) (?:does not|doesn'?t) {_TELL}",
+    r"(?:it(?:'s| is) )?(?:undetermined|indeterminate)\W*$|beats me\W*$",
+]
+
 # %% ../nbs/40_extraction.ipynb #methods-abstain-polite
 _POLITE = (
     r"(?:(?:(?:i am|i'?m) )?(?:sorry|afraid)(?: that)?|unfortunately|apologies|i apologi[sz]e|well|hmm|but"
@@ -288,7 +314,7 @@ _TITLE = (  # "I Don't Know How to Love Him"
 
 # %% ../nbs/40_extraction.ipynb #methods-abstains
 _ABSTAIN = re.compile(
-    rf"(?!{_TITLE})(?:{_POLITE})*+(?:{'|'.join(_SOMEBODY + _NOBODY + _NOTHING)})", re.I | re.M
+    rf"(?!{_TITLE})(?:{_POLITE})*+(?:{'|'.join(_SOMEBODY + _NOBODY + _NOTHING + _SILENT)})", re.I | re.M
 )
 _CUT = re.compile(r" ?n ?['`] ?t\b", re.I)  # as tokenisers write don't
 

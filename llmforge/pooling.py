@@ -147,8 +147,8 @@ def _drawn_ratios(both: np.ndarray, resamples: int, seed: int) -> np.ndarray:
 def _ratio_ends(
     both: np.ndarray, n: int, confidence: float, resamples: int, seed: int
 ) -> tuple[float, float]:
-    "The percentile interval of a ratio; one group of several questions does not say how groups differ."
-    if len(both) == 1 < n:
+    "The percentile interval of a ratio; of few groups, whose range misses it often, all."
+    if len(both) < n and 0.5 ** (len(both) - 1) > 1 - confidence:  # five groups or fewer at 95%
         return 0.0, np.inf
     ends = [(1 - confidence) / 2, (1 + confidence) / 2]
     low, high = np.quantile(_drawn_ratios(both, resamples, seed), ends, method="inverted_cdf")

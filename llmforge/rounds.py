@@ -8,12 +8,12 @@ __all__ = ['Amount', 'UNDISTURBED', 'SPEEDS', 'ROUNDS', 'Percentiles', 'Round', 
 
 # %% ../nbs/19_rounds.ipynb #rounds-imports
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from statistics import median
 from typing import Annotated, BinaryIO
 
 import numpy as np
@@ -146,17 +146,19 @@ def speed_ratio(
     control: Iterable[Round],
     treatment: Iterable[Round],
     measure: str = "questions_per_s",  # one of SPEEDS
-    resamples: int = 2000,
-) -> Estimate:  # n: rounds of both
-    "How many times as fast the treatment is: the ratio of medians, with a bootstrap interval over rounds."
+) -> Estimate:  # n: rounds of both; without ends where it is 1
+    "How many times as fast the treatment is: the mean of the rounds' ratios, with its 95% interval."
+    from scipy.special import stdtrit
+
     sides = []
     for rounds in (control, treatment):
         sides.append({(r.data, r.number): v for r in rounds if (v := r.speed(measure))})
     both = sorted(sides[0].keys() & sides[1].keys())
     if not both:
         return Estimate(None, None, None, 0)
-    a, b = np.array([(sides[0][key], sides[1][key]) for key in both]).T
-    drawn = np.random.default_rng(0).integers(len(both), size=(resamples, len(both)))
-    ratios = np.median(b[drawn], axis=1) / np.median(a[drawn], axis=1)
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return Estimate(float(median(b) / median(a)), float(low), float(high), len(both))
+    logs = np.log([sides[1][key] / sides[0][key] for key in both])
+    middle, n = float(logs.mean()), len(logs)
+    if n == 1:
+        return Estimate(math.exp(middle), None, None, n)
+    half = float(stdtrit(n - 1, 0.975) * logs.std(ddof=1)) / math.sqrt(n)
+    return Estimate(*np.exp([middle, middle - half, middle + half]).tolist(), n)

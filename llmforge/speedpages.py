@@ -17,8 +17,8 @@ from .studyconfig import experiments
 
 # %% ../nbs/76_speedpages.ipynb #speedpages-how
 _HOW = (
-    "Arms were timed in turns, so that a slow minute of the machine meets all of them; ratios are of medians"
-    " over rounds, with a bootstrap interval. Beside each stands how many texts are those of the control."
+    "Arms were timed in turns, so that a slow minute of the machine meets all of them; a ratio is the mean"
+    " over rounds, with its 95% interval. Beside each stands how many texts are those of the control."
 )
 
 # %% ../nbs/76_speedpages.ipynb #speedpages-pictures

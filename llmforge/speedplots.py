@@ -76,11 +76,12 @@ def _speed_bar(ax, y: int, found: SpeedUp) -> None:
         return
     changed = same.mark == "changes answers"
     ax.barh(y, s.value, color=_CHANGED if changed else COLOURS[5], height=0.7, zorder=2)
-    ax.plot([s.low, s.high], [y, y], color="black", lw=1.4, zorder=3)
+    low, high = (s.value if end is None else end for end in (s.low, s.high))
+    ax.plot([low, high], [y, y], color="black", lw=1.4, zorder=3)
     words = f" {same.texts} of {same.n} texts identical" + ", changes answers" * changed
     ax.text(0, y - 0.17, words, va="center", fontsize=8, zorder=4)
     beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
-    ax.annotate(f"{s.value:.2f}×", (max(s.high, s.value), y), fontsize=9, **beside)
+    ax.annotate(f"{s.value:.2f}×", (high, y), fontsize=9, **beside)
 
 # %% ../nbs/69_speedplots.ipynb #speedplots-bars
 def speedup_plot(

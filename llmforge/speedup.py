@@ -30,7 +30,7 @@ from .wording import p_text, shown
 class SpeedUp:
     "How many times as fast an arm is as its control, and what it does to the answers."
 
-    speed: Estimate  # ratio of medians; n: rounds
+    speed: Estimate  # from `llmforge.rounds.speed_ratio`; n: rounds
     same: Equivalence
     measure: str  # see `llmforge.rounds.SPEEDS`
 

@@ -87,7 +87,7 @@ class SpeedClaim(Section):
     treatment: Name = Field(description="label of the arm that is to be faster")
     control: Name = Field(description="label of the arm it is compared with")
     measure: Literal["questions_per_s", "questions_per_cpu_s", "tokens_per_s"] = Field(
-        "questions_per_s", description="what is compared: the ratio of its medians over rounds"
+        "questions_per_s", description="what is compared, within each round"
     )
     at_least: Real = Field(gt=0, allow_inf_nan=False, description="how many times as fast, at least")
     identical: Share = Field(1.0, description="the share of texts that have to be identical")

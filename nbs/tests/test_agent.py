@@ -139,6 +139,8 @@ def test_arguments():
     assert (
         parse_step('Action: retrieval[\n{"query": "a"}]').problem == ""
     )  # a line break before the brace leaves an empty text
+    for begin in ("Step 1: Action:", "(1) Action:", "Step 2. **Action:**", "1: Action:"):
+        assert parse_step(f"{begin} retrieval[Lima]").arguments == "Lima"
     assert parse_step("Thought: x\n  Answer : **Lima**.").answer == "Lima"
     assert parse_step("Answer: Lima\nAction: calculator[1]").tool == ""
 

@@ -50,6 +50,12 @@ REASONED = [
     ("The answer is 15! Great question.", "15"),
     ("Answer: no, wait. 7 + 8 is 15, so the answer is 15.", "15"),
     ("The answer is Rome. No, the answer is Oslo.", "Oslo"),
+    ("Final answer: **Oslo** because it is the capital.", "Oslo"),
+    ("The answer is Washington, D.C. It lies on the Potomac.", "Washington, D.C."),
+    ("7 + 8 is 15, so 15 is the answer.", "15"),
+    ("Thus, **15** is the final answer. I hope this helps!", "15"),
+    ("I conclude that Oslo is the correct answer.", "Oslo"),
+    ("This is the answer to everything. It is Oslo.", "It is Oslo"),
     # what looks like an end and is none
     ("The answer is St. Moritz.", "St. Moritz"),
     ("The answer is J. R. R. Tolkien. He wrote it.", "J. R. R. Tolkien"),
@@ -155,6 +161,15 @@ def test_no_text_takes_long(text):
 
 
 NONE_GIVEN = [
+    "The passages say nothing about it.",
+    "The passage makes no mention of the river.",
+    "The text gives no date.",
+    "Nothing in the passages answers this.",
+    "No passage mentions it.",
+    "No data available",
+    "The author does not specify.",
+    "I'd need more context",
+    "Undetermined",
     "I'm not sure",
     "I’m not sure.",
     "Not sure",
@@ -245,6 +260,11 @@ NONE_GIVEN = [
     "  ",
 ]
 GIVEN = [
+    "No Text Messages",
+    "No documents were signed",
+    "The text of the Magna Carta",
+    "Nothing in common",
+    "Indeterminate forms",
     "None of the above",
     "Oslo",
     "I",
@@ -293,6 +313,9 @@ GIVEN = [
 ]
 
 LINES = [
+    ("---\nOslo", "Oslo"),
+    ("=====\n**Oslo**", "Oslo"),
+    ("-", "-"),
     ("Oslo<|im_end|>", "Oslo"),
     ("Oslo</s>", "Oslo"),
     ("« Oslo »", "Oslo"),

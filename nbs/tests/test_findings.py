@@ -971,11 +971,22 @@ def test_a_ratio_of_sums():
     assert (1 / back.high, 1 / back.low) == pytest.approx((r.low, r.high), rel=0.02), (
         "the interval of the inverse is the inverse of the interval"
     )
-    wide = ratio(over, under, {i: i // 10 for i in over})
+    wide = ratio(over, under, {i: i // 5 for i in over})
     assert wide.high - wide.low != r.high - r.low and ratio({0: 5.0}, {0: 2.0}).value == 2.5
     assert ratio(over, dict.fromkeys(over, 0.0)).value is None and ratio({}, {}).n == 0
     rare = ratio(over, {i: float(i == 0) for i in over})
     assert rare.high == float("inf") and shown(rare, ".0f").endswith("∞)")
+
+
+@pytest.mark.parametrize("groups", [1, 2, 5])
+def test_a_ratio_of_few_groups_may_be_anything(groups):
+    "The range of k groups misses their median in 1 of 2 ** (k - 1): of two data sets it is no interval."
+    over, under = {i: 10.0 + i for i in range(40)}, dict.fromkeys(range(40), 1.0)
+    r = ratio(over, under, {i: i % groups for i in over})
+    assert r.value == 29.5 and (r.low, r.high) == (0.0, math.inf)
+    enough = ratio(over, under, {i: i % 6 for i in over})
+    assert 0 < enough.low < 29.5 < enough.high < math.inf
+    assert ratio(over, under, {i: i % 5 for i in over}, confidence=0.9).high < math.inf
 
 
 def test_the_interval_of_a_ratio_holds_the_truth():
