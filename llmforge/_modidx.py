@@ -2304,6 +2304,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'llmforge.published._looked_up': ('published.html#_looked_up', 'llmforge/published.py'),
                                     'llmforge.published._of_arm': ('published.html#_of_arm', 'llmforge/published.py'),
                                     'llmforge.published._of_experiment': ('published.html#_of_experiment', 'llmforge/published.py'),
+                                    'llmforge.published._of_speed': ('published.html#_of_speed', 'llmforge/published.py'),
                                     'llmforge.published._of_verdict': ('published.html#_of_verdict', 'llmforge/published.py'),
                                     'llmforge.published._others': ('published.html#_others', 'llmforge/published.py'),
                                     'llmforge.published._outside_code': ('published.html#_outside_code', 'llmforge/published.py'),

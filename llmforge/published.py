@@ -269,6 +269,14 @@ def _of_verdict(v: Verdict, what: str):
     parts = {"effect": v.effect.value, "p": v.p_adjusted, "n": v.n, "a": v.a, "b": v.b}
     return (parts | {"verdict": v.verdict, "claim": claim, "sentence": sentence})[what]
 
+
+def _of_speed(v: SpeedVerdict, what: str):
+    "A part of the verdict on a claim about speed; its effect is a ratio."
+    speed = v.found.speed
+    parts = {"effect": speed.value, "low": speed.low, "high": speed.high, "n": speed.n}
+    sentence = f"{cell(v.evidence(), 500)}: {v.verdict}"
+    return (parts | {"verdict": v.verdict, "claim": cell(v.claim.claim, 300), "sentence": sentence})[what]
+
 # %% ../nbs/72_published.ipynb #2c897c25
 def _looked_up(p: Published, subject: str, what: str) -> tuple[object, str]:
     "A value, and where its rows are; raises `LookupError` or `AttributeError` where there is none."
@@ -282,9 +290,13 @@ def _looked_up(p: Published, subject: str, what: str) -> tuple[object, str]:
         case [arm, dataset]:
             return _of_arm(study, arm, dataset, what), arm_page(study, arm, dataset)
         case [id]:
-            verdict = {v.hypothesis.id: v for v in p.verdicts(name)}[id]
-            h = verdict.hypothesis
-            return _of_verdict(verdict, what), pair_page(study, h.control, h.treatment)
+            speed = {v.claim.id: v for v in p.speed_verdicts(name)}
+            if id in speed:
+                claim, value = speed[id].claim, _of_speed(speed[id], what)
+            else:
+                verdict = {v.hypothesis.id: v for v in p.verdicts(name)}[id]
+                claim, value = verdict.hypothesis, _of_verdict(verdict, what)
+            return value, pair_page(study, claim.control, claim.treatment)
     raise KeyError(subject)
 
 # %% ../nbs/72_published.ipynb #published-code

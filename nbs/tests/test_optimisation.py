@@ -185,7 +185,7 @@ def test_one_round_has_no_interval(timed):
 
 @pytest.mark.parametrize("number", [3, 5])
 def test_the_interval_of_a_speed_up_holds_the_truth(timed, number):
-    "Machines drift from round to round, for both arms alike; of 1,000 draws three standard errors are 2 points."
+    "Machines drift from round to round, for both arms alike. Three standard errors are 2 points."
     _, rounds = timed
     rng, held = np.random.default_rng(number), 0
 
