@@ -269,7 +269,7 @@ def _of_verdict(v: Verdict, what: str):
     parts = {"effect": v.effect.value, "p": v.p_adjusted, "n": v.n, "a": v.a, "b": v.b}
     return (parts | {"verdict": v.verdict, "claim": claim, "sentence": sentence})[what]
 
-
+# %% ../nbs/72_published.ipynb #published-of-speed
 def _of_speed(v: SpeedVerdict, what: str):
     "A part of the verdict on a claim about speed; its effect is a ratio."
     speed = v.found.speed
