@@ -2269,6 +2269,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'llmforge.progress.Progress': ('progress.html#progress', 'llmforge/progress.py'),
                                    'llmforge.progress.Progress.__init__': ('progress.html#progress.__init__', 'llmforge/progress.py'),
                                    'llmforge.progress.Progress.note': ('progress.html#progress.note', 'llmforge/progress.py'),
+                                   'llmforge.progress._as_words': ('progress.html#_as_words', 'llmforge/progress.py'),
                                    'llmforge.progress._set_aside': ('progress.html#_set_aside', 'llmforge/progress.py'),
                                    'llmforge.progress.input_notes': ('progress.html#input_notes', 'llmforge/progress.py')},
             'llmforge.project': { 'llmforge.project._admit_shorthands': ('project.html#_admit_shorthands', 'llmforge/project.py'),

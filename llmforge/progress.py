@@ -7,6 +7,7 @@ __all__ = ['input_notes', 'Progress', 'Breaker']
 
 # %% ../nbs/51_progress.ipynb #progress-imports
 import asyncio
+import re
 import sys
 import warnings
 from typing import Any
@@ -34,15 +35,31 @@ def _set_aside(config: ExperimentConfig, data: Dataset) -> str:
         f"{data.name}: {len(data):,} questions are asked, {len(data.pool)} are set aside as exemplars ({use})"
     )
 
+# %% ../nbs/51_progress.ipynb #progress-as-words
+_NUMBER = re.compile(r"[-+−]?[$€£]?[0-9][0-9.,]*%?")
 
+
+def _as_words(config: ExperimentConfig, data: Dataset) -> str:
+    "That numbers are compared as words, where every right answer is one and the config does not say how."
+    right = [answer for example in data.examples for answer in example.answers]
+    chosen = "normalization" in config.metrics.model_fields_set
+    if chosen or not right or not all(map(_NUMBER.fullmatch, right)):
+        return ""
+    return (
+        f"{data.name}: every right answer is a number, and answers are compared as words; "
+        "metrics.normalization: numeric compares what they are worth"
+    )
+
+# %% ../nbs/51_progress.ipynb #progress-input-notes
 def input_notes(
     config: ExperimentConfig,
     data: Dataset,  # that it asks
     corpus: Corpus | None,  # that it searches
 ) -> list[str]:
-    "What of the inputs is not asked or not read."
+    "What of the inputs is not asked, not read, or may be meant otherwise."
     skipped = skipped_text(corpus) if corpus else ""
-    return [visible(note) for note in (_set_aside(config, data), skipped and f"warning: {skipped}") if note]
+    notes = (_set_aside(config, data), _as_words(config, data), skipped and f"warning: {skipped}")
+    return [visible(note) for note in notes if note]
 
 # %% ../nbs/51_progress.ipynb #78390212
 class Progress:
