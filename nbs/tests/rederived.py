@@ -121,6 +121,53 @@ def rederived(outputs, name):
     return result
 
 
+def rate(turn, measure):
+    "What an arm did for a second in one round; failed questions count for nothing."
+    done = turn["questions"] - turn["failed"]
+    of = {"questions_per_s": (done, "seconds"), "questions_per_cpu_s": (done, "cpu_s")}
+    amount, time = of.get(measure, (turn["tokens_out"], "seconds"))
+    return amount / turn[time]
+
+
+def texts(outputs, plan, arm):
+    "What an arm wrote, by data set, seed and question."
+    found = {}
+    for key, id in plan["experiments"].items():
+        name, data, seed = key.split("/")
+        if name == arm:
+            lines = (folder_of(outputs, id) / "runs.jsonl").read_text(encoding="utf-8").splitlines()
+            found |= {(data, seed, r["example_id"]): r["output_text"] for r in map(json.loads, lines)}
+    return pd.Series(found)
+
+
+def rederived_speed(outputs, name):
+    "The verdicts on a published study's claims about speed: id -> rounds, ratio, interval, verdict."
+    folder = outputs / f"study-{name}"
+    plan, result = json.loads((folder / "plan.json").read_text())["plan_json"], {}
+    claims = plan["study"].get("speed", [])
+    lines = (folder / "rounds.jsonl").read_text().splitlines() if claims else []
+    turns = {(t["arm"], t["data"], t["number"]): t for t in map(json.loads, lines) if "seconds" in t}
+    for c in claims:
+        own, other = (
+            pd.Series({key[1:]: rate(t, c["measure"]) for key, t in turns.items() if key[0] == c[arm]})
+            for arm in ("treatment", "control")
+        )
+        logs = np.log(own / other).dropna()
+        n, middle = len(logs), logs.mean()
+        half = stats.t.ppf(0.975, n - 1) * stats.sem(logs)
+        ratio, low, high = np.exp([middle, middle - half, middle + half])
+        same = (texts(outputs, plan, c["treatment"]) == texts(outputs, plan, c["control"])).mean()
+        others = max(t["others"] for t in turns.values() if t["arm"] in (c["treatment"], c["control"]))
+        if n < 3 or others > 0.1:
+            word = "inconclusive"
+        elif same < c.get("identical", 1.0) or high < c["at_least"]:
+            word = "refuted"
+        else:
+            word = "supported" if low >= c["at_least"] else "inconclusive"
+        result[c["id"]] = (n, ratio, low, high, word)
+    return result
+
+
 if __name__ == "__main__":
     root = Path(sys.argv[1])
     for folder in sorted(root.glob("study-*")):
@@ -128,3 +175,5 @@ if __name__ == "__main__":
         for id, (n, seen, low, high, p, word) in rederived(root, study).items():
             interval = f"[{100 * low:+.1f}, {100 * high:+.1f}]"
             print(f"{study} {id}: {100 * seen:+.1f} {interval}, p {p:.3f}, n {n}: {word}")
+        for id, (n, ratio, low, high, word) in rederived_speed(root, study).items():
+            print(f"{study} {id}: {ratio:.2f} times [{low:.2f}, {high:.2f}], {n} rounds: {word}")
