@@ -14,7 +14,8 @@ from llmforge.core import ConfigError, DataError, datasets
 from llmforge.data import HubDataset, load_corpus, load_dataset
 from llmforge.embedding import Chunk
 from llmforge.methods import passages_text
-from llmforge.records import read_jsonl, to_example, to_passage
+from llmforge.progress import input_notes
+from llmforge.records import Dataset, Example, read_jsonl, to_example, to_passage
 from llmforge.retriever import Hit
 from llmforge.runner import run_experiment
 from llmforge.sections import CorpusConfig, DatasetConfig
@@ -357,6 +358,23 @@ def test_a_passage_without_a_title_is_its_text(missing, template, titled, untitl
 
 def test_a_tool_shows_a_passage_without_a_title(folder):
     assert titled("", "x") == "x" and titled("T", "x") == "T: x"
+
+
+@pytest.mark.parametrize(
+    "answers, chosen, noted",
+    [
+        (["4", "$1,000", "50%", "−2.5"], {}, True),
+        (["4", "1,000"], {"normalization": "squad"}, False),
+        (["4", "1,000"], {"normalization": "numeric"}, False),
+        (["4", "four"], {}, False),
+        ([], {}, False),
+    ],
+)
+def test_numbers_that_are_compared_as_words_are_noted(answers, chosen, noted):
+    data = Dataset("sums", tuple(Example(f"q{i}", "?", (a,)) for i, a in enumerate(answers)))
+    config = load_config({"experiment": {"name": "sums", "metrics": chosen}})
+    notes = input_notes(config, data, None)
+    assert any("metrics.normalization: numeric" in note for note in notes) == noted
 
 
 def test_without_exemplars_all_questions_of_a_file_are_asked(monkeypatch, tmp_path, capsys):
