@@ -24,6 +24,7 @@ from .contents import files_digest
 from .derived import accuracy_by_kind, metric_estimates, stop_reasons
 from .engine import Engine
 from .files import project_root
+from .machine import processor
 from .metrics import ANSWER_VERSION, counts, failed, spending, throughput, tokens_of, total
 from .modeljudge import ModelJudge, judges_itself
 from .scorer import Scorer
@@ -137,19 +138,20 @@ def software_and_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count(),
+        "processor": processor(),
         "packages": _versions(),
     }
 
 # %% ../nbs/51_aggregate.ipynb #aggregate-made-with
-_CODE = ("commit", "uncommitted_changes", "modules", "python", "packages")
+_NOTED = ("commit", "uncommitted_changes", "modules", "python", "packages", "processor")
 
 
 def made_with(
     software: Mapping[str, Any],  # from `software_and_machine`
     engine: Engine,
 ) -> dict[str, Any]:
-    "What an attempt notes before its first row: the code, and the engine's identity."
-    return {name: software[name] for name in _CODE} | {"engine": engine.identity}
+    "What an attempt notes before its first row: the code, the processor, and the engine's identity."
+    return {name: software[name] for name in _NOTED} | {"engine": engine.identity}
 
 # %% ../nbs/51_aggregate.ipynb #8d179ffc
 def summarise(

@@ -65,9 +65,10 @@ def rows_by_code(
 
 # %% ../nbs/60_provenance.ipynb #provenance-mixed
 def _plain(facts: Mapping[str, Any]) -> dict[str, str]:
-    "Name -> value of what an attempt noted of packages and engine."
+    "Name -> value of what an attempt noted of packages, processor and engine."
     engine = facts.get("engine") or {}
-    known = {"python": facts.get("python"), **(facts.get("packages") or {}), **engine}
+    alone = {name: facts.get(name) for name in ("python", "processor")}
+    known = {**alone, **(facts.get("packages") or {}), **engine}
     return {name: str(value) for name, value in known.items() if value is not None}
 
 

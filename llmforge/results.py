@@ -180,9 +180,10 @@ def provenance_table(
 ) -> str:  # Markdown
     "Versions, commit, fingerprints, machine."
     p = e.record.provenance_json
+    processor = f" ({p['processor']})" if "processor" in p else ""
     rows = [
         _code(e),
-        ("python", f"{p['python']}, {p['system']}, {p['cpus']} CPUs"),
+        ("python", f"{p['python']}, {p['system']}, {p['cpus']} CPUs{processor}"),
         ("packages", _pairs(p["packages"])),
         ("engine", _pairs(p["engine"])),
         ("seed", p["seed"]),
