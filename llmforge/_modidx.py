@@ -1509,6 +1509,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'llmforge.launching._is_papermill': ('launching.html#_is_papermill', 'llmforge/launching.py'),
                                     'llmforge.launching._shown': ('launching.html#_shown', 'llmforge/launching.py'),
                                     'llmforge.launching._tags': ('launching.html#_tags', 'llmforge/launching.py'),
+                                    'llmforge.launching._tell': ('launching.html#_tell', 'llmforge/launching.py'),
                                     'llmforge.launching._values': ('launching.html#_values', 'llmforge/launching.py'),
                                     'llmforge.launching.complete_command': ('launching.html#complete_command', 'llmforge/launching.py'),
                                     'llmforge.launching.completed': ('launching.html#completed', 'llmforge/launching.py'),

@@ -20,7 +20,8 @@ from typing import Any
 
 import yaml
 
-from .core import ConfigError
+import llmforge.core
+from .core import ConfigError, LlmForgeError, redact
 from .files import DAMAGED, outputs_dir
 
 # %% ../nbs/70_launching.ipynb #launching-arity
@@ -158,6 +159,15 @@ def completed(
     said = f"no output was named: the executed notebook goes to {_shown(output)} (name - to have it printed)"
     return [*given, _shown(output).replace("{", "{{").replace("}", "}}")], said
 
+# %% ../nbs/70_launching.ipynb #launching-tell
+def _tell(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    "Print the sentence of an error that a cell raised, where it is ours; else what Python prints."
+    ours = getattr(llmforge.core, getattr(error, "ename", ""), None)
+    if isinstance(ours, type) and issubclass(ours, LlmForgeError):
+        print(f"error: {redact(str(getattr(error, 'evalue', error)))}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
 # %% ../nbs/70_launching.ipynb #launching-is-papermill
 def _is_papermill() -> bool:
     "Whether this process is the papermill command."
@@ -177,6 +187,7 @@ def complete_command() -> None:
         sys.exit(2)
     if said:
         print(f"llmforge: {said}", file=sys.stderr, flush=True)
+    sys.excepthook = _tell
 
 # %% ../nbs/70_launching.ipynb #launching-handler
 class Handler:

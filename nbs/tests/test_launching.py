@@ -119,6 +119,17 @@ def test_a_source_in_the_place_of_the_output_stays(project, outputs):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_cell_that_fails_is_a_sentence(project, command):
+    "One line, and not papermill's traceback; what is no error of ours stays Python's to tell."
+    code, shown = called("piped", [*command, "nbs/run_experiment.ipynb", "-p", "config", "nope.yaml"])
+    assert code == 1 and "Traceback" not in shown
+    assert shown.splitlines()[-1].startswith("error: config 'nope.yaml' does not exist"), shown
+    code, shown = called("piped", [*command, "nbs/run_experiment.ipynb", "-k", "no-kernel"])
+    assert code == 1 and "Traceback" in shown and "no-kernel" in shown
+
+
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_made_is_a_sentence(project, monkeypatch):
     (project / "file").write_text("")
     monkeypatch.setenv("LLMFORGE_OUTPUTS", str(project / "file" / "outputs"))
