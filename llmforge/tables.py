@@ -175,7 +175,10 @@ _JSON: Any = {"json_serializer": json_text, "json_deserializer": _parsed_json}
 
 
 def _sqlite(url: sa.URL) -> sa.Engine:
-    engine = sa.create_engine(url, **_JSON, connect_args={"timeout": 30})
+    options: Any = {"connect_args": {"timeout": 30}}
+    if url.database in (None, "", ":memory:"):  # one connection, or each thread would have an empty store
+        options = {"connect_args": {"check_same_thread": False}, "poolclass": sa.StaticPool}
+    engine = sa.create_engine(url, **_JSON, **options)
 
     @sa.event.listens_for(engine, "connect")
     def _settings(connection: sqlite3.Connection, _: object) -> None:

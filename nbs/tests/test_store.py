@@ -15,6 +15,7 @@ import textwrap
 import threading
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -930,6 +931,15 @@ def test_a_new_store_and_one_in_memory_are_not_copied(url, tmp_path, caplog):
     Store(url).close()
     Store("sqlite://").close()
     assert not copies(tmp_path) and not [r for r in caplog.records if r.name == "llmforge.tables"]
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
+def test_a_store_in_memory_is_one_for_all_threads(url):
+    "A notebook may show in one thread what another one stored."
+    s = Store(url)
+    s.create_experiment("one", "one", {})
+    with ThreadPoolExecutor(4) as threads:
+        assert {e["id"] for found in threads.map(lambda _: s.listing(), range(8)) for e in found} == {"one"}
 
 
 def test_a_new_store_and_an_old_one_end_the_same(old, tmp_path):
