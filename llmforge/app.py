@@ -14,10 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 from .api import create_api
-from .browsed import Readable
 from .core import ConfigError, require
 from .jobs import Background
 from .security import LOOPBACK, Guard, allowed_hosts
+from .serverpages import Readable
 from .store import Store
 
 # %% ../nbs/91_app.ipynb #app-token

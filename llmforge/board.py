@@ -15,7 +15,6 @@ from urllib.parse import quote, urlencode
 from .api import create_api, found
 from .beside import accuracy_shown, beside_parent, compare_csv, compare_page, differing, rendered
 from .blind import Ballot, Session, cast, prefer_page, votes_page
-from .browsed import api_page, problem_page
 from .config import load_config, to_yaml
 from .configfiles import read_yaml
 from .core import LlmForgeError, require
@@ -29,6 +28,7 @@ from .markup import fill_template, slug
 from .plan import plan_table, stored_study
 from .problems import problem_of
 from .results import cost_line, expected, kinds_table, provenance_table, retrieval_table
+from .serverpages import api_page, problem_page
 from .speedup import speed_verdicts
 from .store import Store
 from .study import study_folder

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOOPBACK', 'SAFE', 'POLICY', 'HEADERS', 'Message', 'Send', 'LONGEST_BODY', 'host_name', 'allowed_hosts',
-           'foreign_origin', 'knows_token', 'problem', 'TooLarge', 'Limited', 'Guard', 'allowed_servers',
-           'check_stranger']
+           'foreign_origin', 'knows_token', 'TooLarge', 'Limited', 'Guard', 'allowed_servers', 'check_stranger']
 
 # %% ../nbs/90_security.ipynb #security-imports
 import hashlib
@@ -22,6 +21,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 from .config import ExperimentConfig
 from .configfiles import problems_error
 from .engineconfig import PRESETS, EngineConfig, server_settings
+from .problems import problem
 
 # %% ../nbs/90_security.ipynb #security-host
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -103,16 +103,6 @@ Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 LONGEST_BODY = 1_000_000  # bytes of a request
 _TOO_LARGE = ("Too large", f"a request may have {LONGEST_BODY:,} bytes")
-
-
-def problem(
-    status: int,  # of HTTP
-    title: str,  # what kind of problem
-    detail: str,  # the sentence
-    **more: object,
-) -> dict[str, Any]:
-    "A problem as RFC 9457 has it."
-    return {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
 
 
 async def _refuse(send: Send, status: int, title: str, detail: str, more: dict[str, str]) -> None:

@@ -172,13 +172,12 @@ def utc_now() -> str:
 
 # %% ../nbs/14_tables.ipynb #dfc0e756
 _JSON: Any = {"json_serializer": json_text, "json_deserializer": _parsed_json}
+_SQLITE: Any = {**_JSON, "connect_args": {"timeout": 30, "check_same_thread": False}}
 
 
 def _sqlite(url: sa.URL) -> sa.Engine:
-    options: Any = {"connect_args": {"timeout": 30}}
-    if url.database in (None, "", ":memory:"):  # one connection, or each thread would have an empty store
-        options = {"connect_args": {"check_same_thread": False}, "poolclass": sa.StaticPool}
-    engine = sa.create_engine(url, **_JSON, **options)
+    in_memory = url.database in (None, "", ":memory:")  # one connection, one store
+    engine = sa.create_engine(url, **_SQLITE, poolclass=sa.StaticPool if in_memory else sa.QueuePool)
 
     @sa.event.listens_for(engine, "connect")
     def _settings(connection: sqlite3.Connection, _: object) -> None:
@@ -190,8 +189,7 @@ def _sqlite(url: sa.URL) -> sa.Engine:
 
 def _postgresql(url: sa.URL) -> sa.Engine:
     require("psycopg", "postgres")
-    url = url.set(drivername="postgresql+psycopg")
-    return sa.create_engine(url, **_JSON, pool_pre_ping=True)
+    return sa.create_engine(url.set(drivername="postgresql+psycopg"), **_JSON, pool_pre_ping=True)
 
 
 _BACKENDS = {"sqlite": _sqlite, "postgresql": _postgresql, "postgres": _postgresql}
@@ -217,10 +215,8 @@ def open_engine(
         )
     kind = parsed.get_backend_name()
     if kind not in _BACKENDS:
-        raise StoreError(
-            f"unknown kind of store {kind!r}; allowed: sqlite, postgresql"
-            f"{closest(kind, ['sqlite', 'postgresql'])}"
-        )
+        hint = closest(kind, ["sqlite", "postgresql"])
+        raise StoreError(f"unknown kind of store {kind!r}; allowed: sqlite, postgresql{hint}")
     return _BACKENDS[kind](parsed)
 
 # %% ../nbs/14_tables.ipynb #tables-shown

@@ -91,7 +91,7 @@ def test_gzip_and_odd_line_separators(folder):
         ('{"id": "a"', "line 2: not JSON"),
         ("[1]", "line 2: must be an object"),
         ('{"id": "a", "question": "?"}', "line 2: no answers; usual names: answers, answer"),
-        ('{"id": true, "question": "?", "answers": []}', "line 2: id must be a text or a whole number"),
+        ('{"id": true, "question": "?", "answers": []}', "line 2: id must be a text or a number"),
         ('{"id": "q0", "question": "?", "answers": ["x"]}', "'q0' occurs twice"),
         (
             '{"id": "a", "question": "?", "answers": [], "gold": "p1"}',

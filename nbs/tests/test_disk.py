@@ -101,7 +101,7 @@ def test_damaged_caches_and_stores(project, outputs):
     run(project)
     cache = outputs / "generations.db"
     with sqlite3.connect(cache) as db:
-        assert db.execute("UPDATE generations SET generation = '{'").rowcount == 6
+        assert db.execute("UPDATE generations SET generation = '{'").rowcount == 8
     db.close()
     assert "COMPLETED" in run(project, "-o", "name=again")
     for path in outputs.glob("generations.db*"):
