@@ -172,7 +172,7 @@ def load_hub(
         return [_mapped(source, r, f"{config.name}-{split}-{i}") for i, r in enumerate(rows)]
 
     split = config.split or source.split
-    no_pool = config.exemplars not in (None, "own") or split == source.pool_split
+    no_pool = config.exemplars_from or split == source.pool_split
     pool = [] if no_pool else _examples(source.pool_split, 64)
     return _examples(split), pool
 
@@ -193,7 +193,7 @@ def _with_pool(config: DatasetConfig) -> tuple[list[Example], list[Example]]:
     if config.name not in datasets:
         fields = config.fields.model_dump(exclude_none=True) if config.fields else {}
         examples = read_questions(find_file(config.name, "dataset"), fields)
-        return (examples, []) if config.exemplars not in (None, "own") else reserve_pool(examples)
+        return (examples, []) if config.exemplars_from else reserve_pool(examples)
     source = datasets.get(config.name)
     if isinstance(source, HubDataset):
         return load_hub(source, config)
@@ -233,8 +233,8 @@ def load_dataset(
 ) -> Dataset:
     "The data set that a config names; raises `DataError` or `ConfigError`."
     examples, pool = _with_pool(config)
-    if config.exemplars not in (None, "own"):
-        pool = [] if config.exemplars == "none" else _exemplars(config.exemplars)
+    if source := config.exemplars_from:
+        pool = [] if source == "none" else _exemplars(source)
     if config.kinds:
         pool = [e for e in pool if e.kind in (*config.kinds, "")]
     chosen = _chosen(examples, config)

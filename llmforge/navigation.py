@@ -8,7 +8,7 @@ __all__ = ['Contents', 'navigation', 'setup']
 # %% ../nbs/78_navigation.ipynb #navigation-imports
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from .markup import fill_template
@@ -22,14 +22,17 @@ class Contents:
     below: Mapping[str, list[str]]  # page -> pages below it
     titles: Mapping[str, str]
 
+    @cached_property
+    def _above(self) -> dict[str, str]:
+        return {child: parent for parent, children in self.below.items() for child in children}
+
     def way(
         self,
         page: str,
     ) -> list[str]:  # the page, the one above it, and so on
         "The way from a page to the top."
-        above = {child: parent for parent, children in self.below.items() for child in children}
         way = [page]
-        while (parent := above.get(way[-1])) and parent not in way:
+        while (parent := self._above.get(way[-1])) and parent not in way:
             way.append(parent)
         return way
 

@@ -27,7 +27,7 @@ warnings.filterwarnings("ignore", message="IProgress not found")
 # %% ../nbs/51_progress.ipynb #progress-notes
 def _set_aside(config: ExperimentConfig, data: Dataset) -> str:
     "How many questions of a file are its exemplars; nothing where exemplars come from elsewhere."
-    if config.dataset.name in datasets or config.dataset.exemplars not in (None, "own") or not data.pool:
+    if config.dataset.name in datasets or config.dataset.exemplars_from or not data.pool:
         return ""
     shown = 0 if config.method.agent else config.method.shots
     use = f"{shown} of them are shown" if shown else "none is shown here; dataset.exemplars: none asks them"

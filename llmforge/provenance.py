@@ -100,9 +100,8 @@ def stale_fields(
 ) -> tuple[str, ...]:
     "Fields of an experiment's config that name something on this machine which has changed since."
     known = record.provenance_json or {}
-    if "log" in (
-        known.get("engine") or {}
-    ):  # imported: its questions were never read from a file of that name
+    engine = known.get("engine") or {}
+    if "log" in engine:  # imported: its questions were never read from a file of that name
         return ()
     contents = known.get("contents", {})
     return changed_since(config, contents, record.dataset_fingerprint, record.corpus_fingerprint)

@@ -379,6 +379,11 @@ class DatasetConfig(Section):
     def _exemplars(cls, name: str | None) -> str | None:
         return name if name in (None, "none", "own") else cls._names(name)
 
+    @property
+    def exemplars_from(self) -> str | None:
+        "What exemplars come from, or none; None: from the data set itself."
+        return None if self.exemplars == "own" else self.exemplars
+
 # %% ../nbs/03_sections.ipynb #sections-corpus
 class CorpusConfig(Section):
     "The documents that retrieval searches."
