@@ -11,7 +11,7 @@ from functools import partial
 from .comparison import measures_of
 from .contrasts import scorer_of
 from .experiment import Experiment, counts_line
-from .experimentpages import answer_of, by_questions, questions_of, setting
+from .experimentpages import answer_of, by_questions, made_of, questions_of, setting
 from .metrics import COSTS, right, unit_of, value_of
 from .pages import Source, page_scripts, write_data
 from .pooling import groups_of
@@ -79,7 +79,8 @@ def write_compare(
     source: Source,
 ) -> None:
     "The data of the page that compares, and its scripts."
-    source.tasks += [partial(_write_data, source, e) for e in source.published.experiments.values()]
+    for e in source.published.experiments.values():
+        source.put_off(partial(_write_data, e=e), made_of(source.published, e))
     groups = by_questions(source.published).values()
     write_data(source, "index", [_choice(group) for group in groups])
     scripts = ("data/index.js", "_static/load.js", "_static/paired.js", "_static/compare.js")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REMEMBERED', 'SETTINGS', 'NUMBERS', 'EMBEDDED', 'PACKAGED', 'file_digest', 'files_digest', 'folder_content',
-           'embedding_content', 'adapter_content', 'model_folder', 'embedding_folder', 'local_sources',
+           'folder_digest', 'embedding_content', 'adapter_content', 'model_folder', 'embedding_folder', 'local_sources',
            'local_contents', 'weights_of', 'changed_since', 'changed_text']
 
 # %% ../nbs/08_contents.ipynb #contents-imports
@@ -98,7 +98,7 @@ def folder_content(
     files = (p for p in Path(folder).iterdir() if p.suffix in _OF_MODELS and p.is_file())
     return files_digest(Path(folder), [p.name for p in files])
 
-
+# %% ../nbs/08_contents.ipynb #contents-folder-digest
 def _files_below(folder: Path) -> list[str]:
     "The files below a folder that are not hidden and can be read, relative."
     files = (
@@ -107,7 +107,10 @@ def _files_below(folder: Path) -> list[str]:
     return [name for name in files if "/." not in f"/{name}"]
 
 
-def _documents_content(folder: Path) -> str:
+def folder_digest(
+    folder: Path,
+) -> str:  # 16 hex digits
+    "A name for the files below a folder that are not hidden: equal files under equal names have the same."
     return files_digest(folder, _files_below(folder))
 
 # %% ../nbs/08_contents.ipynb #contents-embedding
@@ -210,7 +213,7 @@ def _content(field: str, path: Path) -> str:
     if path.is_file():
         return file_digest(path)[:16]
     if field == "corpus.name":
-        return _documents_content(path)
+        return folder_digest(path)
     if field.endswith(".embedding"):
         return embedding_content(path)
     return adapter_content(path) if field == "alignment.adapter" else folder_content(path)

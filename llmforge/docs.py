@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WINGS', 'wing_of', 'lessons', 'lessons_by_wing', 'module_of', 'title_of', 'listed', 'lesson_cells', 'write_learn',
-           'docments_hook', 'skip_hook', 'setup', 'documented_elsewhere', 'write_api', 'write_design',
-           'write_variables']
+           'docments_hook', 'skip_hook', 'signature_hook', 'without_foreign', 'setup', 'documented_elsewhere',
+           'write_api', 'write_design', 'write_variables']
 
 # %% ../nbs/74_docs.ipynb #docs-imports
 import importlib
@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from .core import require
+from .contents import file_digest
+from .core import fingerprint, require
 from .files import VARIABLES, project_root
 from .markup import fenced
 from .notebooks import executable, tutorials
@@ -139,7 +140,9 @@ def _write_lesson(source: Source, path: Path, folder: str) -> None:
 
 def _write_list(source: Source, paths: list[Path], folder: str = "") -> str:
     "Put notebooks below the page *Learn*; their list, and their entries in the navigation."
-    source.tasks += [partial(_write_lesson, source, path, folder) for path in paths]
+    for path in paths:
+        write = partial(_write_lesson, path=path, folder=folder)
+        source.put_off(write, fingerprint(folder, path.name, file_digest(path)))
     return f"{listed(paths, folder, '1.')}\n\n{toctree(folder + path.stem for path in paths)}"
 
 
@@ -196,11 +199,40 @@ def skip_hook(app, what, name, obj, skip, options):
     "For autodoc: leave out what pydantic adds to every model."
     return True if name.startswith("model_") else None
 
+# %% ../nbs/74_docs.ipynb #docs-signature-hook
+def signature_hook(app, what, name, obj, options, signature, returns):
+    "For autodoc: leave out what the command line adds to a type, objects with their addresses."
+    plain = r"~\w+\.Annotated\[((?:[^<\[\]]|\[[^\[\]]*\])+), <\S+ object at 0x[0-9a-f]+>\]"
+    return signature and re.sub(plain, r"\1", signature), returns
+
+# %% ../nbs/74_docs.ipynb #docs-foreign
+def without_foreign(
+    document,  # a page, as docutils has it
+    documented: Iterable[str],  # full names of what has a place in the API
+) -> None:
+    "Make plain text of references to Python names that are documented nowhere."
+    from sphinx.addnodes import pending_xref
+
+    known = {name.rpartition(".")[2] for name in documented}
+    for node in list(document.findall(pending_xref)):
+        if node.get("refdomain") == "py" and node["reftarget"].rpartition(".")[2] not in known:
+            node.replace_self(node.children)
+
 # %% ../nbs/74_docs.ipynb #docs-setup
 def setup(app) -> dict:
     "This module is the Sphinx extension of the site."
+    from sphinx.transforms.post_transforms import SphinxPostTransform
+
+    class Foreign(SphinxPostTransform):
+        default_priority = 5  # before references are resolved
+
+        def run(self, **options):
+            without_foreign(self.document, self.env.domains["py"].objects)
+
+    app.add_post_transform(Foreign)
     app.connect("autodoc-process-docstring", docments_hook)
     app.connect("autodoc-skip-member", skip_hook)
+    app.connect("autodoc-process-signature", signature_hook)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 # %% ../nbs/74_docs.ipynb #docs-elsewhere

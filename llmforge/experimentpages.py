@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['OUTCOMES', 'outcome', 'answer_of', 'instructive', 'number_text', 'has_trace', 'rows_table', 'traces', 'reproduce',
-           'data_name', 'setting', 'exported_files', 'write_experiment', 'by_questions', 'questions_of', 'leaderboard',
-           'experiments_table', 'write_experiments']
+           'data_name', 'setting', 'exported_files', 'copy_exported', 'made_of', 'write_experiment', 'by_questions',
+           'questions_of', 'leaderboard', 'experiments_table', 'write_experiments']
 
 # %% ../nbs/76_experimentpages.ipynb #experimentpages-imports
 import shutil
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from urllib.parse import quote
 
 from .config import to_yaml
-from .core import round_robin
+from .contents import folder_digest
+from .core import fingerprint, round_robin
 from .experiment import Experiment, counts_line, results_table
 from .listing import method_line
 from .markup import anchor, fenced, fill_template, linked, raw
@@ -213,19 +215,33 @@ def setting(
     return ", ".join((e.config.model.name, method, reads, questions))
 
 # %% ../nbs/76_experimentpages.ipynb #d25d6262
+_EXPORTED = ("runs.jsonl", "config.yaml", "result.json", "plan.json", "chain.json")
+
+
+def _exported(folder: Path) -> list[Path]:
+    return [folder / name for name in _EXPORTED if (folder / name).exists()]
+
+
 def exported_files(
     source: Source,
     name: str,  # an experiment's id or a study's name
 ) -> str:  # Markdown
-    "Copy the exported files of an experiment or a study to the site; a link to each."
-    folder, target = source.published.folders[name], source.extra / "rows" / name
-    target.mkdir(parents=True)
-    links = []
-    for file in ("runs.jsonl", "config.yaml", "result.json", "plan.json", "chain.json"):
-        if (folder / file).exists():
-            shutil.copyfile(folder / file, target / file)
-            links.append({"name": file, "url": f"rows/{quote(name)}/{file}"})
+    "A link to each of the exported files of an experiment or a study."
+    exported = _exported(source.published.folders[name])
+    links = [{"name": file.name, "url": f"rows/{quote(name)}/{file.name}"} for file in exported]
     return raw(fill_template("files", files=links))
+
+# %% ../nbs/76_experimentpages.ipynb #experimentpages-copy-exported
+def copy_exported(
+    source: Source,
+) -> None:
+    "Copy the exported files of all experiments and studies to the site."
+    published = source.published
+    for name in (*published.experiments, *published.studies):
+        target = source.extra / "rows" / name
+        target.mkdir(parents=True)
+        for file in _exported(published.folders[name]):
+            shutil.copyfile(file, target / file.name)
 
 # %% ../nbs/76_experimentpages.ipynb #experimentpages-top
 def _top(source: Source, e: Experiment, executed: bool) -> list[str]:
@@ -241,6 +257,15 @@ def _top(source: Source, e: Experiment, executed: bool) -> list[str]:
         picture(source, e.id, score_plot(e), alt),
         notebook if executed else "",
     ]
+
+# %% ../nbs/76_experimentpages.ipynb #experimentpages-made-of
+def made_of(
+    p: Published,
+    e: Experiment,
+) -> str:
+    "A digest of all that the pages of an experiment show."
+    files = folder_digest(p.folders[e.id])
+    return fingerprint(e.id, p.folders[e.id].name, files, e.stale, e.store.overlapping(e.record))
 
 # %% ../nbs/76_experimentpages.ipynb #7d782320
 def write_experiment(
@@ -370,7 +395,8 @@ def write_experiments(
 ) -> None:
     "A page for each experiment; the list of them, and the leaderboards."
     published = source.published
-    source.tasks += [partial(write_experiment, source, e) for e in published.experiments.values()]
+    for e in published.experiments.values():
+        source.put_off(partial(write_experiment, e=e), made_of(published, e))
     groups = list(by_questions(published).values())
     boards = [f"## {cell(questions_of(group))}\n\n{leaderboard(group)}" for group in groups]
     listed = raw(experiments_table(groups)) if groups else "None is published here yet."

@@ -43,7 +43,11 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     Variable("LLMFORGE_OUTPUTS", "outputs/ in the project", "the folder of results"),
     Variable("LLMFORGE_DATA", "none", "a further folder in which configs may name files"),
-    Variable("LLMFORGE_CACHE", "~/.cache/llmforge", "the folder of converted models and indexes"),
+    Variable(
+        "LLMFORGE_CACHE",
+        "~/.cache/llmforge",
+        "the folder of converted models, indexes and parts of the site",
+    ),
     Variable("LLMFORGE_STORE", "llmforge.db in the folder of results", "the SQLAlchemy URL of the store"),
     Variable(
         "LLMFORGE_VLLM_PYTHON",

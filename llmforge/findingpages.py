@@ -11,16 +11,18 @@ from functools import partial
 from itertools import repeat
 from urllib.parse import quote
 
+from .contents import folder_digest
 from .contrasts import arm_lines, arms_of
+from .core import fingerprint
 from .experiment import Experiment, agent_of
-from .experimentpages import exported_files, number_text, reproduce
+from .experimentpages import exported_files, made_of, number_text, reproduce
 from .files import project_root
 from .findings import Verdict, arms_table, exploratory_table, verdict_table
 from .interaction import interaction
 from .markup import Link, anchor, fenced, fill_template, linked, raw, slug
 from .metrics import SCORES, unit_of, value_of
 from .pages import Source, executed_page, picture, toctree, write_page
-from .plan import Study, no_hypotheses, plan_table
+from .plan import Study, no_hypotheses, plan_table, study_json
 from .plots import ablation_curve, arms_plot, interaction_plot, pareto_plot, verdict_plot
 from .pooling import metric_of
 from .provenance import mixed_line, stale_line
@@ -31,7 +33,7 @@ from .speedup import SpeedVerdict
 from .studyconfig import Hypothesis, SpeedClaim
 from .text import cell
 from .tradeoffs import agent_arms_table, costs_table, trade_off
-from .verification import verify_study
+from .verification import git_says, verify_study
 from .wording import noun
 
 # %% ../nbs/77_findingpages.ipynb #9d55c2bf
@@ -385,13 +387,23 @@ def _entries(p: Published) -> list[str]:
     counting = [name for name in p.studies if name not in p.replaced]
     return [*counting, *(f"{name} (replaced) <{name}>" for name in p.replaced)]
 
+# %% ../nbs/77_findingpages.ipynb #findingpages-made-of
+def _made_of(p: Published, name: str) -> str:
+    "A digest of all that the pages of a study show."
+    study, folder = p.studies[name], p.folders[name]
+    arms = [made_of(p, e) for e in arms_of(study).values()]
+    history = git_says(folder, "log", "--format=%H", "--", "plan.json")
+    around = [study_json(study.config), study.tampered, p.replaced.get(name), _command(p, name), history]
+    return fingerprint(name, folder_digest(folder), arms, around)
+
 # %% ../nbs/77_findingpages.ipynb #findingpages-write-findings
 def write_findings(
     source: Source,
 ) -> None:
     "Every study: its question, its verdicts, its picture."
     published, parts = source.published, []
-    source.tasks += [partial(write_study, source, name) for name in published.studies]
+    for name in published.studies:
+        source.put_off(partial(write_study, name=name), _made_of(published, name))
     for name, study in published.studies.items():
         if name not in published.replaced:
             parts += _finding(published, name, study)

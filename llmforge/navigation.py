@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
+from .core import fingerprint
 from .markup import fill_template
 
 # %% ../nbs/78_navigation.ipynb #navigation-contents
@@ -87,6 +88,28 @@ def _contents(env: Any) -> Contents:
     titles = {name: title.astext() for name, title in env.titles.items()}
     return Contents(groups, env.toctree_includes, titles)
 
+# %% ../nbs/78_navigation.ipynb #navigation-changed
+def _beside(env: Any) -> dict[str, str]:
+    "For each page, a digest of what stands beside its text."
+    contents, neighbours = _contents(env), env.collect_relations()
+    found = {}
+    for page in env.titles:
+        way = contents.way(page)
+        groups = [_entries(contents, pages, way, str) for pages in contents.groups.values()]
+        near = [(name, contents.titles.get(name)) for name in neighbours.get(page, ())]
+        found[page] = fingerprint(list(contents.groups), groups, near)
+    return found
+
+
+def _outdated(app: Any, env: Any) -> list[str]:
+    "Pages that have to be rendered again though their sources did not change."
+    titles = {page: title.astext() for page, title in env.titles.items()}
+    before, beside = getattr(env, "llmforge_beside", ({}, {}))
+    env.llmforge_beside = titles, (now := _beside(env))
+    if any(titles.get(page, title) != title for page, title in before.items()):
+        return list(titles)
+    return [page for page in now if beside.get(page) != now[page]]
+
 # %% ../nbs/78_navigation.ipynb #navigation-setup
 def _fill_in(contents: Contents, app: Any, page: str, template: str, context: dict, doctree: object) -> None:
     "What the theme calls for the list beside a page."
@@ -99,5 +122,6 @@ def _begin(app: Any, builder: Any) -> None:
 
 def setup(app: Any) -> dict:
     "This module is an extension of Sphinx."
+    app.connect("env-updated", _outdated)
     app.connect("write-started", _begin)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

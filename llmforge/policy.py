@@ -7,17 +7,15 @@ __all__ = ['policy', 'marked', 'setup', 'Page', 'html_pages', 'check_pages']
 
 # %% ../nbs/78_policy.ipynb #policy-imports
 import html
-import os
+import posixpath
 import re
-from collections.abc import Iterator, Mapping
-from functools import partial
-from html.parser import HTMLParser
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from .core import DataError
-from .processes import in_processes
+from .core import DataError, require
 
 # %% ../nbs/78_policy.ipynb #policy-policy
 def policy(
@@ -71,7 +69,7 @@ def setup(app: Any) -> dict:
 # %% ../nbs/78_policy.ipynb #policy-active
 _ACTIVE = set(
     """animate animatemotion animatetransform applet base embed foreignobject frame frameset iframe object
-    set""".split()
+    set template""".split()
 )
 _ADDRESSES = ("href", "src", "action", "formaction", "data", "poster", "xlink:href", "background", "ping")
 
@@ -99,25 +97,35 @@ def _acts(tag: str, given: Mapping[str, str | None], nonce: str) -> str | None:
     return None
 
 # %% ../nbs/78_policy.ipynb #policy-page
-class Page(HTMLParser):
-    "A page's ids, its links, what it loads, and its active content that is not the site's."
+_NOTED = {*_ACTIVE, "script", "meta"}
+_HARMLESS = {"class", "style", "title", "role", "scope", "colspan", "rowspan"}  # all that most elements have
 
-    def __init__(
+
+@dataclass
+class Page:
+    "What a page holds: `Page(nonce).read(text)`."
+
+    nonce: str = ""  # of the site's own scripts
+    ids: set[str] = field(default_factory=set)
+    links: list[str] = field(default_factory=list)
+    loads: list[str] = field(default_factory=list)
+    acts: list[str] = field(default_factory=list)  # active content that is not the site's
+    guarded: bool = False  # whether the policy is there, before any script
+
+    def read(
         self,
-        text: str,
-        nonce: str = "",  # of the site's own scripts
-    ):
-        super().__init__()
-        self.ids: set[str] = set()
-        self.links: list[str] = []
-        self.loads: list[str] = []
-        self.acts: list[str] = []
-        self.guarded = False  # whether the policy is there, before any script
-        self.nonce = nonce
-        self.feed(text)
+        text: str,  # HTML
+    ) -> "Page":
+        "Note what all elements of a page are, in their order; the page itself."
+        from selectolax.lexbor import LexborHTMLParser
 
-    def handle_starttag(self, tag, attrs):
-        given = dict(attrs)
+        for element in LexborHTMLParser(text).css("*"):
+            tag, given = element.tag.lower(), element.attributes
+            if tag in _NOTED or not given.keys() <= _HARMLESS:
+                self._note(tag, given)
+        return self
+
+    def _note(self, tag: str, given: Mapping[str, str | None]) -> None:
         if tag == "meta" and given.get("http-equiv") == "Content-Security-Policy":
             self.guarded = self.guarded or given.get("content") == policy(self.nonce)
         if why := _acts(tag, given, self.nonce):
@@ -135,35 +143,38 @@ class Page(HTMLParser):
             self.loads += [given[k] for k in ("src", "poster", "data", "xlink:href") if given.get(k)]
 
 # %% ../nbs/78_policy.ipynb #deb08548
-def _fault(site: Path, page: Path, url: str, pages: Mapping[Path, Page]) -> str | None:
+def _fault(page: str, url: str, pages: Mapping[str, Page], files: Set[str]) -> str | None:
     "What is wrong with a link on a page; nothing where it leads somewhere, or to another site."
     parts = urlsplit(url)
     if parts.scheme or parts.netloc:
         return None
-    target = Path(os.path.normpath(page.parent / unquote(parts.path))) if parts.path else page
-    if target.is_dir():
-        target /= "index.html"
-    if not target.is_relative_to(site) or not target.exists():
+    target = (
+        posixpath.normpath(posixpath.join(posixpath.dirname(page), unquote(parts.path)))
+        if parts.path
+        else page
+    )
+    if target not in files:
+        target = posixpath.normpath(f"{target}/index.html")
+    if target not in files:
         return f"links to {url}, which is not there"
     place = unquote(parts.fragment)
-    compared = target.name in ("compare.html", "trace.html") and place[1:2] == "="
+    compared = target.rpartition("/")[2] in ("compare.html", "trace.html") and place[1:2] == "="
     there = place in ("", "top") or target not in pages or place in pages[target].ids
     if not there and not compared:
         return f"links to {url}, a place that is not on that page"
     return None
 
 # %% ../nbs/78_policy.ipynb #site-broken
-def _broken(site: Path, page: Path, pages: Mapping[Path, Page]) -> Iterator[str]:
+def _broken(page: str, pages: Mapping[str, Page], files: Set[str]) -> Iterator[str]:
     "A page's broken links, what it would load from elsewhere, and its active content."
-    name = page.relative_to(site)
     for why in pages[page].acts:
-        yield f"{name} holds {why}"
+        yield f"{page} holds {why}"
     for url in pages[page].loads:
         if urlsplit(url).scheme not in ("", "data"):
-            yield f"{name} would load {url}"
+            yield f"{page} would load {url}"
     for url in {*pages[page].links, *pages[page].loads}:
-        if fault := _fault(site, page, url, pages):
-            yield f"{name} {fault}"
+        if fault := _fault(page, url, pages, files):
+            yield f"{page} {fault}"
 
 # %% ../nbs/78_policy.ipynb #policy-html-pages
 def html_pages(
@@ -173,20 +184,15 @@ def html_pages(
     return [path for path in sorted(site.rglob("*.html")) if "_static" not in path.parts]
 
 # %% ../nbs/78_policy.ipynb #site-html-pages
-def _page(path: Path, nonce: str) -> Page:
-    return Page(path.read_text(encoding="utf-8"), nonce)
-
-
 def check_pages(
     site: Path,  # a built one
     nonce: str = "",  # of its own scripts
-    jobs: int = 1,  # processes
 ) -> None:
     "Raise `DataError` for links that lead nowhere, for what comes from elsewhere, and for what would act."
-    root = site.resolve()
-    paths = html_pages(root)
-    read = in_processes([partial(_page, path, nonce) for path in paths], jobs)
-    pages = dict(zip(paths, read))
-    wrong = [fault for path in pages for fault in _broken(root, path, pages)]
+    require("selectolax", "site")
+    files = {path.relative_to(site).as_posix() for path in site.rglob("*") if path.is_file()}
+    paths = {path.relative_to(site).as_posix(): path for path in html_pages(site)}
+    pages = {name: Page(nonce).read(path.read_text(encoding="utf-8")) for name, path in paths.items()}
+    wrong = [fault for name in pages for fault in _broken(name, pages, files)]
     if wrong:
         raise DataError("\n  ".join([f"{len(wrong)} faults of the site:", *wrong[:20]]))

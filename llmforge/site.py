@@ -12,12 +12,10 @@ import hashlib
 import logging
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from importlib.metadata import distributions
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
@@ -26,7 +24,7 @@ from .architecture import write_architecture
 from .comparepage import write_compare
 from .core import DataError, keep_former_names, require
 from .docs import lessons, write_api, write_design, write_learn, write_variables
-from .experimentpages import write_experiments
+from .experimentpages import copy_exported, write_experiments
 from .files import aside_of, build_aside, is_file, outputs_dir, project_root
 from .findingpages import write_findings
 from .otherpages import write_cards, write_others
@@ -37,6 +35,7 @@ from llmforge.pages import (
 )
 from .policy import check_pages, html_pages
 from .published import Published, about_these, bound, published
+from .rebuilding import SiteCache, mend_index, mirror, programs_digest, site_cache
 from .tracepage import write_traces
 from .verification import git_says
 
@@ -72,7 +71,7 @@ def assets() -> Path:
 
 # %% ../nbs/79_site.ipynb #site-look
 _THEME = dict(
-    navbar_persistent=[],
+    navbar_persistent=(),
     use_download_button=False,
     use_fullscreen_button=False,
     home_page_in_toc=False,
@@ -88,9 +87,10 @@ def _look() -> dict:
     return dict(
         html_title="LlmForge",
         html_theme="sphinx_book_theme",
-        html_theme_options=_THEME,
+        html_theme_options=dict(_THEME),
         html_context={"default_mode": "auto"},
         html_static_path=[str(assets())],
+        templates_path=[],  # the theme adds to it, and without this to every later build's
         html_css_files=["site.css"],
         html_js_files=["tablesort.min.js", "site.js"],
         html_favicon=str(assets() / "favicon.svg"),
@@ -126,7 +126,6 @@ def sphinx_settings(
         suppress_warnings=["misc.highlighting_failure", "mystnb.unknown_mime_type"],
         autodoc_typehints="signature",
         default_role="literal",
-        html_extra_path=[str(source.extra)],
     )
 
 # %% ../nbs/79_site.ipynb #site-sphinx
@@ -150,6 +149,7 @@ _NEEDED = {
     "sphinx_book_theme": "site",
     "myst_nb": "site",
     "nh3": "site",
+    "selectolax": "site",
     "jinja2": "site",
     "filelock": "local",
 }
@@ -160,44 +160,62 @@ def _require_all() -> None:
         require(module, extra)
 
 
-def _warnings(text: str, source: Source) -> list[str]:
+def _warnings(text: str, folder: Path) -> list[str]:
     "What Sphinx warns of, without colours and without the folder that it worked in."
     plain = re.sub(r"\x1b\[[\d;]*m", "", text)
-    return plain.replace(f"{source.folder}/", "").strip().splitlines()
+    return plain.replace(f"{folder}/", "").strip().splitlines()
 
 # %% ../nbs/79_site.ipynb #468a79b0
+def _times(html: Path) -> dict[str, int]:
+    "When each page was written."
+    pages = html_pages(html)
+    return {p.relative_to(html).with_suffix("").as_posix(): p.stat().st_mtime_ns for p in pages}
+
+
+def _remove_left(app) -> None:
+    "Remove pages and pictures of sources that are gone."
+    for page in _times(app.outdir).keys() - {*app.env.found_docs, "genindex", "search"}:
+        Path(app.outdir, f"{page}.html").unlink()
+    pictures = {name for _, name in app.env.images.values()}
+    for picture in Path(app.outdir, "_images").glob("*"):
+        if picture.name not in pictures:
+            picture.unlink()
+
+# %% ../nbs/79_site.ipynb #site-run-sphinx
+def _rendered(app, html: Path) -> None:
+    "Render what changed into the folder of what was rendered before."
+    index, before = html / "searchindex.js", _times(html)
+    old = index.read_text(encoding="utf-8") if is_file(index) else ""
+    app.build()
+    _remove_left(app)
+    changed = {page for page, at in _times(html).items() if before.get(page) != at}
+    index.write_text(mend_index(old, index.read_text(encoding="utf-8"), changed), encoding="utf-8")
+
+# %% ../nbs/79_site.ipynb #site-rendering
 def run_sphinx(
     source: Source,
+    cache: SiteCache,  # what it has read and rendered before
     target: Path,  # the site
     jobs: int = 2,  # processes
 ) -> None:
-    "Render the sources; raises `DataError` with what Sphinx warns of."
+    "Render what changed of the sources; raises `DataError` with what Sphinx warns of."
     _require_all()
     from io import StringIO
 
     from sphinx.application import Sphinx
     from sphinx.util.docutils import docutils_namespace, patch_docutils
 
-    warned, settings = StringIO(), sphinx_settings(source)
-    with tempfile.TemporaryDirectory() as work, patch_docutils(), docutils_namespace(), _apart():
-        pages = Path(work, "pages")  # MyST-NB puts one beside it
-        app = Sphinx(
-            source.folder,
-            None,
-            pages,
-            Path(work, "doctrees"),
-            "html",
-            settings,
-            status=None,
-            warning=warned,
-            parallel=jobs,
-        )
+    mirror(source.folder, cache.pages)
+    places, warned = (cache.pages, None, cache.html, cache.doctrees), StringIO()
+    with patch_docutils(), docutils_namespace(), _apart():
+        settings = sphinx_settings(source)
+        app = Sphinx(*places, "html", settings, status=None, warning=warned, parallel=jobs)
         app.env.settings["file_insertion_enabled"] = False
-        app.build(force_all=True)
-        Path(pages, ".buildinfo").unlink()  # it names this build's folders
-        shutil.move(pages, target)
-    if warnings := _warnings(warned.getvalue(), source):
+        _rendered(app, cache.html)
+    if warnings := _warnings(warned.getvalue(), cache.pages):
         raise DataError("\n  ".join(["the site was not built: Sphinx warns", *warnings[:20]]))
+    shutil.copytree(cache.html, target, ignore=shutil.ignore_patterns(".buildinfo*"))
+    shutil.copytree(source.extra, target, dirs_exist_ok=True)
 
 # %% ../nbs/79_site.ipynb #2fa75678
 _MENDS = [
@@ -210,10 +228,12 @@ _MENDS = [
 
 def mend(
     site: Path,  # a built one
+    token: str,  # stands for the nonce
+    nonce: str,
 ) -> None:
-    "Make the theme's pages accessible."
+    "Make the theme's pages accessible, and put the nonce in."
     for page in html_pages(site):
-        text = page.read_text(encoding="utf-8")
+        text = page.read_text(encoding="utf-8").replace(token, nonce)
         for pattern, better in _MENDS:
             text = re.sub(pattern, better, text)
         page.write_text(text, encoding="utf-8")
@@ -226,6 +246,7 @@ WRITERS: list[Callable[[Source], None]] = [
     write_traces,
     write_cards,
     write_others,
+    copy_exported,
 ]
 # Only where there are lessons, so not in what `llmforge init` makes.
 TEACHERS: list[Callable[[Source], None]] = [
@@ -237,38 +258,26 @@ TEACHERS: list[Callable[[Source], None]] = [
 ]
 
 
-def _write_all(source: Source, jobs: int) -> None:
+def _write_all(source: Source, jobs: int, kept: Path) -> None:
     source.folder.mkdir()
     source.extra.mkdir()
     teachers = TEACHERS if lessons() else []
     for write in (*WRITERS, *teachers, write_written):
         write(source)
-    source.write_tasks(jobs)
-
-# %% ../nbs/79_site.ipynb #site-programs
-def _programs() -> str:
-    "What makes pages of the sources: this package's files, and what is installed."
-    package = Path(str(files("llmforge")))
-    own = [p for p in sorted(package.rglob("*")) if p.is_file() and "__pycache__" not in p.parts]
-    lines = [f"{p.relative_to(package)} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in own]
-    return "\n".join([sys.version, *lines, *sorted(f"{d.name} {d.version}" for d in distributions())])
+    source.write_put_off(jobs, kept)
 
 # %% ../nbs/79_site.ipynb #site-seal
 def seal(
     source: Source,  # with all its pages
-) -> None:
-    "Give the pages, in the place of a random nonce, one that is a digest of all that they are made of."
-    token, marked = source.nonce.encode(), []
-    digest = hashlib.sha256(_programs().encode())
+    programs: str,  # digest
+) -> str:
+    "The nonce: a digest of all that the pages are made of, but for the token that stands for it."
+    token = source.nonce.encode()
+    digest = hashlib.sha256(programs.encode())
     for path in sorted(p for root in (source.folder, source.extra) for p in root.rglob("*") if p.is_file()):
-        content = path.read_bytes()
-        if token in content:
-            marked.append(path)
-        plain = hashlib.sha256(content.replace(token, b"")).hexdigest()
+        plain = hashlib.sha256(path.read_bytes().replace(token, b"")).hexdigest()
         digest.update(f"{path.relative_to(source.folder.parent)} {plain}\n".encode())
-    source.nonce = digest.hexdigest()[:22]
-    for path in marked:
-        path.write_bytes(path.read_bytes().replace(token, source.nonce.encode()))
+    return digest.hexdigest()[:22]
 
 # %% ../nbs/79_site.ipynb #site-inputs
 def _read_of(p: Published) -> Iterator[Path]:
@@ -282,7 +291,7 @@ def _read_of(p: Published) -> Iterator[Path]:
 
 def _inputs(p: Published) -> str:
     "A digest of all that the pages are made from."
-    digest = hashlib.sha256(_programs().encode())
+    digest = hashlib.sha256(programs_digest().encode())
     digest.update(git_says(project_root(), "rev-parse", "HEAD").encode())
     digest.update(repr([(e.id, e.stale) for e in p.experiments.values()]).encode())
     for path in sorted({path for path in _read_of(p) if path.is_file()}):
@@ -337,15 +346,16 @@ def build_site(
     made_of = _inputs(shown)
     if _is_made_of(site, made_of):
         return site
-    with tempfile.TemporaryDirectory() as work:
+    with site_cache(Path(outputs or outputs_dir())) as cache, tempfile.TemporaryDirectory() as work:
         place = Path(work).resolve()
-        source = Source(place / "pages", place / "extra", shown, elsewhere=_are_elsewhere(outputs))
-        _write_all(source, jobs)
-        seal(source)
+        source = Source(place / "pages", place / "extra", shown, nonce=cache.token)
+        source.elsewhere = _are_elsewhere(outputs)
+        _write_all(source, jobs, cache.written)
+        nonce = seal(source, cache.programs)
         with build_aside(site) as half:
-            run_sphinx(source, half, jobs)
-            mend(half)
-            check_pages(half, source.nonce, jobs)
+            run_sphinx(source, cache, half, jobs)
+            mend(half, cache.token, nonce)
+            check_pages(half, nonce)
             _note(half, made_of)
     return site
 

@@ -1,6 +1,5 @@
 "The site, built once from what is published and from experiments of a hostile model; see also test_browser."
 
-import gc
 import json
 import os
 import re
@@ -9,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from bs4 import BeautifulSoup
+from selectolax.lexbor import LexborHTMLParser
 from typer.testing import CliRunner
 
 from llmforge.card import save_card
@@ -27,19 +27,29 @@ HYBRID = "retrieval-hybrid-almanac-4f4c2810"
 
 
 @pytest.fixture(scope="module")
-def pages(built):
-    """Path from the site's root -> the page, parsed. Python's search for unused cycles leaves these millions
-    of objects alone."""
-    gc.disable()
-    parsed = {
-        p.relative_to(built[0]).as_posix(): BeautifulSoup(p.read_text(encoding="utf-8"), "html.parser")
+def all_pages(built):
+    "Path from the site's root -> the page, parsed as browsers do."
+    return {
+        p.relative_to(built[0]).as_posix(): LexborHTMLParser(p.read_text(encoding="utf-8"))
         for p in sorted(built[0].rglob("*.html"))
         if "_static" not in p.parts
     }
-    gc.freeze()
-    gc.enable()
-    yield parsed
-    gc.unfreeze()
+
+
+class Pages(dict):
+    "Path from the site's root -> the page for those who look at a few: parsed when it is asked for."
+
+    def __init__(self, site):
+        self.site = site
+
+    def __missing__(self, name):
+        self[name] = BeautifulSoup((self.site / name).read_text(encoding="utf-8"), "html.parser")
+        return self[name]
+
+
+@pytest.fixture(scope="module")
+def pages(built):
+    return Pages(built[0])
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +58,7 @@ def p(built):
     return published(built[1])
 
 
-def test_a_page_for_everything(pages, p):
+def test_a_page_for_everything(all_pages, p):
     wanted = [
         "index.html",
         "findings/index.html",
@@ -72,36 +82,35 @@ def test_a_page_for_everything(pages, p):
         f"api/{f.stem.split('_', 1)[1]}.html" for f in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")
     ]
     wanted += [f"learn/tutorials/{f.stem}.html" for f in (ROOT / "nbs" / "tutorials").glob("*.ipynb")]
-    assert set(wanted) <= set(pages) and len(p.studies) >= 5
-    for name, page in pages.items():
-        assert page.title and (
-            name in ("genindex.html", "search.html") or len(page.select("article h1")) == 1
+    assert set(wanted) <= set(all_pages) and len(p.studies) >= 5
+    for name, page in all_pages.items():
+        assert page.css_first("title") and (
+            name in ("genindex.html", "search.html") or len(page.css("article h1")) == 1
         ), name
 
 
-def test_nothing_is_loaded_from_elsewhere(pages, built):
+def test_nothing_is_loaded_from_elsewhere(all_pages, built):
     "No script, style, font, picture or frame of another machine; in style sheets neither."
-    for name, page in pages.items():
-        for tag in page.find_all(
-            ["script", "img", "iframe", "source", "video", "audio", "embed", "object", "link"]
-        ):
-            url = tag.get("src") or tag.get("data") or (tag.get("href") if tag.name == "link" else None) or ""
-            assert not re.match(r"(https?:)?//", url), f"{name}: {tag}"
+    for name, page in all_pages.items():
+        for tag in page.css("script, img, iframe, source, video, audio, embed, object, link"):
+            given = tag.attributes
+            url = given.get("src") or given.get("data") or (given.get("href") if tag.tag == "link" else "")
+            assert not re.match(r"(https?:)?//", url or ""), f"{name}: {tag.html}"
     for css in built[0].rglob("*.css"):
         assert not re.search(r"(url\(|@import)\s*['\"]?(https?:)?//", css.read_text(encoding="utf-8")), css
 
 
-def test_every_internal_link_leads_somewhere(pages):
-    "Files and anchors, read here by another parser than the builder's."
+def test_every_internal_link_leads_somewhere(all_pages):
+    "Files and anchors, followed here by other code than the builder's."
     ids = {
-        name: {t["id"] for t in page.find_all(id=True)}
-        | {t["name"] for t in page.find_all("a", attrs={"name": True})}
-        for name, page in pages.items()
+        name: {t.attributes["id"] for t in page.css("[id]")}
+        | {t.attributes["name"] for t in page.css("a[name]")}
+        for name, page in all_pages.items()
     }
     files = set(ids)
-    for name, page in pages.items():
-        for a in page.find_all("a", href=True):
-            url, _, fragment = a["href"].partition("#")
+    for name, page in all_pages.items():
+        for href in (a.attributes["href"] or "" for a in page.css("a[href]")):
+            url, _, fragment = href.partition("#")
             if re.match(r"[a-z]+:", url) or url.startswith("//"):
                 continue
             target = (
@@ -111,34 +120,31 @@ def test_every_internal_link_leads_somewhere(pages):
             )
             if not target.endswith(".html"):
                 continue
-            assert target in files, f"{name}: {a['href']}"
+            assert target in files, f"{name}: {href}"
             if fragment and target not in ("compare.html", "trace.html"):
-                assert urllib.request.unquote(fragment) in ids[target] | {"top"}, f"{name}: {a['href']}"
+                assert urllib.request.unquote(fragment) in ids[target] | {"top"}, f"{name}: {href}"
 
 
-def test_ids_are_unique(pages):
-    for name, page in pages.items():
-        ids = [t["id"] for t in page.select("article [id]")]
+def test_ids_are_unique(all_pages):
+    for name, page in all_pages.items():
+        ids = [t.attributes["id"] for t in page.css("article [id]")]
         assert len(ids) == len(set(ids)), f"{name}: {sorted(i for i in ids if ids.count(i) > 1)[:3]}"
 
 
-def test_hostile_text_is_text(pages, built, p):
+def test_hostile_text_is_text(pages, all_pages, built, p):
     "What the model, the questions and the notebook's outputs say is shown, and acts on no page."
     id = built[2][0]
     for name in [f"experiments/{i}{page}" for i in built[2] for page in (".html", "/experiment.html")]:
         page = pages[name]
         assert 'document.title="pwned"' in page.article.get_text()
-    for name, page in pages.items():
-        for tag in page.find_all(True):
-            assert not any(k.startswith("on") for k in tag.attrs), f"{name}: {tag.name} {tag.attrs}"
-            assert not any(
-                str(tag.get(k, "")).strip().lower().startswith("javascript:")
-                for k in ("href", "src", "action")
-            ), f"{name}: {tag}"
-        assert not any(
-            "pwned" in s.get_text() or "alert(" in s.get_text() for s in page.find_all("script")
-        ), name
-        assert not page.find_all("img", src="x"), name
+    for name, page in all_pages.items():
+        for tag in page.css("*"):
+            given = tag.attributes
+            assert not any(k.startswith("on") for k in given), f"{name}: {tag.tag} {given}"
+            urls = [(given.get(k) or "").strip().lower() for k in ("href", "src", "action")]
+            assert not any(url.startswith("javascript:") for url in urls), f"{name}: {given}"
+        assert not any("pwned" in s.text() or "alert(" in s.text() for s in page.css("script")), name
+        assert not page.css("img[src=x]"), name
     table = pages[f"experiments/{id}.html"].find(id="rows-table")
     assert (
         len(table.tbody.find_all("tr")) == len(p.experiments[id].rows) >= 4
@@ -193,23 +199,23 @@ def test_a_study_that_was_run_again_says_so(pages, p):
         )
 
 
-def test_every_row_leads_to_its_trace(pages, built, p):
+def test_every_row_leads_to_its_trace(all_pages, built, p):
     "On its page, or on the page that draws it, from data smaller than the rows; or it says so."
     for e in p.experiments.values():
-        page, data = pages[f"experiments/{e.id}.html"], built[0] / "data" / "traces" / f"{e.id}.js"
+        page, data = all_pages[f"experiments/{e.id}.html"], built[0] / "data" / "traces" / f"{e.id}.js"
         drawn = json.loads(data.read_text().split(" = ", 1)[1][:-2])["rows"] if data.exists() else {}
-        for row, stored in zip(page.select("#rows-table tbody tr"), e.rows):
-            link, at = row.find_all("td")[-1].a, str(stored["position"])
+        for row, stored in zip(page.css("#rows-table tbody tr"), e.rows):
+            link, at = row.css("td")[-1].css_first("a"), str(stored["position"])
             if link is None:
                 assert not stored["trace"].get("children") and at not in drawn
             else:
-                assert drawn[at]["trace"]["head"][1] and link["href"] in (
+                assert drawn[at]["trace"]["head"][1] and link.attributes["href"] in (
                     f"#trace-{at}",
                     f"../trace.html#e={e.id}&row={at}",
                 )
         if drawn:
             assert data.stat().st_size < (built[1] / e.id / "runs.jsonl").stat().st_size
-    linked = pages[f"experiments/{HYBRID}.html"].select("#rows-table a[href*='trace']")
+    linked = all_pages[f"experiments/{HYBRID}.html"].css("#rows-table a[href*='trace']")
     assert len(linked) == 100
 
 
@@ -257,12 +263,12 @@ def test_lessons_show_their_pictures(pages):
     assert counted["69_plots"][0] >= 6
 
 
-def test_api_has_signatures_and_docments(pages):
+def test_api_has_signatures_and_docments(pages, all_pages):
     page = pages["api/claims.html"]
     entry = page.find(id="llmforge.claims.LeaseStore.claim")
     assert "seconds that the lease lives" in entry.parent.get_text()  # a method, with its docments
     assert not page.find(id="llmforge.claims.Lease")  # it has its place on another page
-    models = [page.get_text() for name, page in pages.items() if name.startswith("api/")]
+    models = [page.text() for name, page in all_pages.items() if name.startswith("api/")]
     assert any("branch, tag or commit" in text for text in models)  # pydantic's descriptions
 
 
@@ -303,10 +309,10 @@ def test_every_design_page_is_listed(pages):
     assert written or "Nothing is written down yet" in pages["design/index.html"].article.get_text()
 
 
-def test_pictures_have_words(pages):
-    for name, page in pages.items():
+def test_pictures_have_words(all_pages):
+    for name, page in all_pages.items():
         if not name.startswith(("learn/", "cards/")) and "/experiment" not in name and "/study" not in name:
-            assert all(len(img.get("alt", "")) > 10 for img in page.select("article img")), name
+            assert all(len(img.attributes.get("alt") or "") > 10 for img in page.css("article img")), name
 
 
 def test_the_commands_of_the_home_page_are_the_readmes(pages):
@@ -315,15 +321,14 @@ def test_the_commands_of_the_home_page_are_the_readmes(pages):
     assert len(commands) == 2 and all(c in readme for c in commands)
 
 
-def test_tables_are_tables(pages):
+def test_tables_are_tables(all_pages):
     "No page shows the bars of a Markdown table, outside code."
     bars = re.compile(r"\|\s*(?:-{3}|—|–)\s*\|.*")
-    for path, page in pages.items():
-        found = page.article.find_all(string=bars) if page.article else []
-        assert not (loose := [text for text in found if not text.find_parent(["pre", "code", "td"])]), (
-            path,
-            loose[0][:80],
-        )
+    for path, page in all_pages.items():
+        prose = LexborHTMLParser(page.html)
+        prose.strip_tags(["pre", "code", "td"])
+        texts = [article.text(separator="\0") for article in prose.css("article")]
+        assert not (loose := bars.search(" ".join(texts))), (path, loose[0][:80])
 
 
 @pytest.mark.parametrize(
