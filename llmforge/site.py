@@ -339,7 +339,7 @@ def build_site(
     jobs: int = 2,  # processes
     everything: bool = False,  # also what git does not track
 ) -> Path:  # the site; open index.html there
-    "Build the site where it would change; raises `DataError` for a number, link or page that does not hold."
+    "Build the site where it would change; raises `DataError` for numbers, links or pages that do not hold."
     site = Path(target or project_root() / "_site").resolve()
     _check_place(site)
     shown = published(outputs, everything)
