@@ -947,6 +947,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'llmforge.engine.ToolMessage': ('engine.html#toolmessage', 'llmforge/engine.py'),
                                  'llmforge.engine._arguments': ('engine.html#_arguments', 'llmforge/engine.py'),
                                  'llmforge.engine._call_at': ('engine.html#_call_at', 'llmforge/engine.py'),
+                                 'llmforge.engine._check_parts': ('engine.html#_check_parts', 'llmforge/engine.py'),
                                  'llmforge.engine._count': ('engine.html#_count', 'llmforge/engine.py'),
                                  'llmforge.engine._countable': ('engine.html#_countable', 'llmforge/engine.py'),
                                  'llmforge.engine._json': ('engine.html#_json', 'llmforge/engine.py'),
