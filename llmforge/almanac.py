@@ -9,9 +9,10 @@ __all__ = ['UNITS', 'render', 'passage_id', 'almanac_corpus', 'almanac_chapters'
 # %% ../nbs/31_almanac.ipynb #535d745d
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import islice
 
 from .core import keep_former_names
 from .data import stable_order
@@ -215,42 +216,43 @@ def _question_id(ask: Ask, kind: str, gold: Sequence[str]) -> str:
     )
 
 # %% ../nbs/31_almanac.ipynb #almanac-example
-def _example(
-    ask: Ask, kind: str, row: Row, answers: Sequence[str], used: Sequence[_Used], tail: str = ""
-) -> Iterator[Example]:
-    "The question, if it can be put and does not give itself away."
-    question, because = say(ask.questions, row), fill(ask.because, row)
-    if not question or not because or any(_words(a) in _words(question) for a in answers):
-        return
-    gold = tuple(dict.fromkeys(passage_id(t, r) for t, r, _ in used))
-    columns = tuple(f"{passage_id(t, r)}:{c}" for t, r, c in used)
-    yield Example(
-        _question_id(ask, kind, gold),
-        question,
-        tuple(answers),
-        kind,
-        gold,
-        because + tail,
-        {"table": ask.table, "facts": columns},
-    )
+class _Draft:
+    "A question before it is put into words, which takes most of the time and is done for those asked only."
+
+    def __init__(
+        self, ask: Ask, kind: str, row: Row, answers: Sequence[str], used: Sequence[_Used], tail: str = ""
+    ):
+        self.ask, self.kind, self.row, self.answers, self.tail = ask, kind, row, tuple(answers), tail
+        self.gold = tuple(dict.fromkeys(passage_id(t, r) for t, r, _ in used))
+        self.facts = tuple(f"{passage_id(t, r)}:{c}" for t, r, c in used)
+        self.id = _question_id(ask, kind, self.gold)
+
+    def example(self) -> Iterator[Example]:
+        "The question, if it can be put and does not give itself away."
+        question, because = say(self.ask.questions, self.row), fill(self.ask.because, self.row)
+        if not question or not because:
+            return
+        asked, meta = _words(question), {"table": self.ask.table, "facts": self.facts}
+        if not any(_words(a) in asked for a in self.answers):
+            yield Example(self.id, question, self.answers, self.kind, self.gold, because + self.tail, meta)
 
 # %% ../nbs/31_almanac.ipynb #bab9c408
-def _single(ask: Ask) -> Iterator[Example]:
+def _single(ask: Ask) -> Iterator[_Draft]:
     rows = [r for r in facts(ask.table) if r[ask.by]]
     count = Counter(r[ask.by][0] for r in rows)
     column = ask.answer if ask.by == "name" else ask.by
     for r in rows:
         if r[ask.answer] and count[r[ask.by][0]] == 1:
             answers = accepted(ask.answer, r[ask.answer])
-            yield from _example(ask, "single_hop", r, answers, [(ask.table, r, column)])
+            yield _Draft(ask, "single_hop", r, answers, [(ask.table, r, column)])
 
 
-def _two_hop(ask: Ask) -> Iterator[Example]:
+def _two_hop(ask: Ask) -> Iterator[_Draft]:
     for r in facts(ask.table):
         if (other := _follow(ask, r)) and other[ask.answer]:
             answers = accepted(ask.answer, other[ask.answer])
             used = [(ask.table, r, ask.via), (ask.to, other, ask.answer)]
-            yield from _example(ask, "two_hop", _join(r, other), answers, used)
+            yield _Draft(ask, "two_hop", _join(r, other), answers, used)
 
 # %% ../nbs/31_almanac.ipynb #0b63975f
 def _number(row: Row, column: str) -> int:
@@ -273,7 +275,7 @@ def _pairs(ask: Ask) -> list[tuple[Row, Row]]:
     return [_larger_first(a, b) for a, b in zip(rows[::2], rows[1::2])]
 
 # %% ../nbs/31_almanac.ipynb #almanac-calculation
-def _calculation(ask: Ask) -> Iterator[Example]:
+def _calculation(ask: Ask) -> Iterator[_Draft]:
     unit = "years" if YEAR.search(ask.answer) else ask.answer.split("_")[-1]
     second = ask.minus or ask.answer
     for row, other in _pairs(ask):
@@ -283,27 +285,32 @@ def _calculation(ask: Ask) -> Iterator[Example]:
             used = [(ask.table, row, ask.answer), (ask.table, other, second)]
             tail = f" {a} {ask.sign} {b} = {result}."
             joined = _join(row, other)
-            yield from _example(ask, "calculation", joined, _amount(result, unit), used, tail)
+            yield _Draft(ask, "calculation", joined, _amount(result, unit), used, tail)
 
 # %% ../nbs/31_almanac.ipynb #almanac-made
-def _made(ask: Ask) -> list[Example]:
+def _drafts(ask: Ask) -> list[_Draft]:
     "All questions of a sort, in stable order."
     if ask.sign:
         return stable_order(_calculation(ask))
     return stable_order(_two_hop(ask) if ask.via else _single(ask))
 
+
+def _about_others(drafts: Iterable[_Draft], struck: set[str]) -> Iterator[Example]:
+    "The questions about none of these facts, put into words one by one."
+    return (e for d in drafts if struck.isdisjoint(d.facts) for e in d.example())
+
 # %% ../nbs/31_almanac.ipynb #14003790
 def _dataset(world: str) -> Dataset:
-    made = [(ask, _made(ask)) for ask in asks(world)]
-    by_id = {e.id: e for _, examples in made for e in examples}
-    pool = tuple(by_id[f"{world}/{name}"] for name in texts(world).exemplars)
+    drafted = [(ask, _drafts(ask)) for ask in asks(world)]
+    shown = [f"{world}/{name}" for name in texts(world).exemplars]
+    by_id = {e.id: e for _, drafts in drafted for d in drafts if d.id in shown for e in d.example()}
+    pool = tuple(by_id[id] for id in shown)
     told = {fact for e in pool for fact in e.meta["facts"]}
     asked: set[str] = set()
     chosen: list[Example] = []
-    for ask, examples in made:
+    for ask, drafts in drafted:
         single = not ask.sign and not ask.via
-        struck = told | asked if single else told
-        kept = [e for e in examples if not struck & set(e.meta["facts"])][: ask.limit]
+        kept = list(islice(_about_others(drafts, told | asked if single else told), ask.limit))
         chosen += kept
         if single:
             asked |= {fact for e in kept for fact in e.meta["facts"]}

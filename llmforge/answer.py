@@ -7,6 +7,7 @@ __all__ = ['own_scores', 'all_scores', 'judged_scores', 'Outcome', 'row_of', 'an
 
 # %% ../nbs/50_answer.ipynb #answer-imports
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -256,7 +257,8 @@ async def _ask(
                 raise
             outcome.error, outcome.judged = e, {}
             root.error = redact(f"{type(e).__name__}: {error_text(e)}")
-    _note_batches(root, context.generations)
+    with suppress(Exception):  # whatever the method left there
+        _note_batches(root, context.generations)
     outcome.trace = _trace_of(root)
     return outcome
 
@@ -269,11 +271,11 @@ async def answer_one(
     judge: ModelJudge | None = None,  # judges answers by a rubric
 ) -> dict[str, Any]:  # a row of `runs`
     "Run the method on one example; an exception becomes part of the row, but for `EngineFatal`."
+    clean = replace(context, hits=[], generations=[])  # the method may change its own, or take parts away
     outcome = await _ask(example, context, scorer, judge)
     try:
         return row_of(example, position, context, outcome)
     except Exception as e:  # the method left something in its context, or its trace, that cannot be read
-        clean = replace(context, hits=[], generations=[])
         outcome.error = outcome.error or e
         outcome.trace = {k: v for k, v in outcome.trace.items() if k != "children"}
         return row_of(example, position, clean, outcome)

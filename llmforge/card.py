@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .core import DataError
-from .files import DAMAGED, outputs_dir
+from .files import DAMAGED, outputs_dir, regular
 from .stats import Estimate
 from .text import cell, table
 
@@ -181,7 +181,7 @@ def read_card(
 ) -> Card:
     "The card in a file; raises `DataError` for a damaged one."
     try:
-        card = Card.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        card = Card.from_dict(json.loads(regular(path).read_text(encoding="utf-8")))
         # whatever is written there, it can be shown
         _ = card.line(), card._repr_markdown_(), card.kinds_table()
         return card

@@ -175,5 +175,5 @@ def seals_beside(
 ) -> Iterator[Mapping]:
     "The last seals of studies beside it that cover it; raises `StoreError` for a broken chain that does."
     for path in sorted(folder.absolute().parent.glob(f"*/{CHAIN}")):
-        if not path.is_symlink() and f'"{folder.name}"'.encode() in path.read_bytes():
+        if path.is_file() and not path.is_symlink() and f'"{folder.name}"'.encode() in path.read_bytes():
             yield from read_chain(path.parent)[-1:]

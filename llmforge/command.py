@@ -84,6 +84,9 @@ def sentences() -> Iterator[None]:
     except OSError as e:
         tell(f"error: {_from_system(e)}", err=True)
         raise typer.Exit(1) from None
+    except MemoryError:
+        tell("error: there is not enough memory for this", err=True)
+        raise typer.Exit(1) from None
 
 # %% ../nbs/90_command.ipynb #cli-tell-each
 _Item = TypeVar("_Item")

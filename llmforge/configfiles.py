@@ -39,6 +39,13 @@ def _check_base(node: yaml.Node | None, index: Any) -> None:
             " write it in base 10, or in quotes where it is a text"
         )
 
+# %% ../nbs/04_configfiles.ipynb #configfiles-torn
+def _torn(text: str) -> str:
+    "Why a text cannot be stored; empty where it can."
+    if not re.search("[\ud800-\udfff]", text):
+        return ""
+    return f"{ascii(text):.80} has half of a character in it, as a cut through an emoji leaves it"
+
 # %% ../nbs/04_configfiles.ipynb #077ed093
 class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -48,6 +55,12 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         _check_base(node, index)
         return node
+
+    def construct_scalar(self, node: Any) -> Any:
+        value = super().construct_scalar(node)
+        if fault := _torn(value):
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: {fault}")
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -86,10 +99,12 @@ def read_config(
 
 # %% ../nbs/04_configfiles.ipynb #configfiles-plain
 def _plain(value: Any) -> Any:
+    if isinstance(value, str) and (fault := _torn(value)):
+        raise ConfigError(fault)
     if isinstance(value, BaseModel):
         return _plain(value.model_dump())
     if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
+        return {_plain(k) if isinstance(k, str) else k: _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     return value
@@ -99,11 +114,13 @@ def plain_values(
     data: Mapping,  # of strings, numbers, lists, mappings, sections
     where: str = "config",  # what it is, for error messages
 ) -> dict[str, Any]:
-    "A mapping as if it had been read from a file; raises `ConfigError` where it is nested without end."
+    "A mapping as if it had been read from a file; raises `ConfigError` for what no file can hold."
     try:
         return _plain(data)
     except RecursionError:
         raise ConfigError(f"{where}: nested too deeply") from None
+    except ConfigError as e:
+        raise ConfigError(f"{where}: {e}") from None
 
 # %% ../nbs/04_configfiles.ipynb #configfiles-listed
 def _config_folders() -> list[Path]:

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from .core import DataError, MissingExtra, redact, require
-from .files import is_file, marked_encoding
+from .files import is_file, marked_encoding, regular
 from .records import Corpus, Passage
 
 # %% ../nbs/07_converters.ipynb #data-decode
@@ -46,7 +46,7 @@ def _decoded(data: bytes, declared: str | None = None) -> str:
 # %% ../nbs/07_converters.ipynb #cafa7157
 def _markdown(path: Path) -> tuple[str, str]:
     "Title and text of a Markdown file; fenced code has no headings."
-    text = _decoded(path.read_bytes()).strip()
+    text = _decoded(regular(path).read_bytes()).strip()
     bare = re.sub(r"^(`{3,}|~{3,}).*?^\1[`~]*$", lambda m: " " * len(m[0]), text, flags=re.M | re.S)
     heading = re.search(r"^#{1,6}[ \t]+(.+?)[ \t]*#*$", bare, re.M)
     if not heading:
@@ -75,7 +75,7 @@ def _declared(data: bytes) -> str | None:
 # %% ../nbs/07_converters.ipynb #data-html-text
 def _html(path: Path) -> tuple[str, str]:
     "Title and visible text of an HTML file, a line a block."
-    data = path.read_bytes()
+    data = regular(path).read_bytes()
     bs4 = require("bs4", "documents")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", bs4.XMLParsedAsHTMLWarning)  # a page in XHTML is a page
@@ -102,7 +102,7 @@ def _pdf(path: Path) -> tuple[str, str]:
 
 def _text(path: Path) -> tuple[str, str]:
     "No title, and the text of a plain file."
-    return "", _decoded(path.read_bytes()).strip()
+    return "", _decoded(regular(path).read_bytes()).strip()
 
 # %% ../nbs/07_converters.ipynb #data-reason
 def short_reason(

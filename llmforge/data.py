@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from .columns import passage_record, read_questions
 from .converters import read_folder, short_reason
@@ -38,11 +38,19 @@ from .sections import CorpusConfig, DatasetConfig
 
 _R = TypeVar("_R", Example, Passage)
 
+
+class _Named(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+_N = TypeVar("_N", bound=_Named)
+
 # %% ../nbs/07_data.ipynb #594fade7
 def stable_order(
-    examples: Iterable[Example],  # in any order
+    examples: Iterable[_N],  # or whatever has an id, in any order
     shuffle: int = 0,  # another number: another random order
-) -> list[Example]:
+) -> list[_N]:
     "Examples sorted by the SHA-256 of their ids, after the number where it is not 0."
     before = f"{shuffle} " if shuffle else ""
     return sorted(examples, key=lambda e: hashlib.sha256(f"{before}{e.id}".encode()).hexdigest())

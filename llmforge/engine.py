@@ -253,6 +253,7 @@ _PLAIN: dict[str, tuple[type, ...]] = {
     "ttft_ms": (float, int, type(None)),
     "tokens_cached": (int, type(None)),
     "cost": (float, int, type(None)),
+    "attempts": (int,),
     "batch": (str, type(None)),
 }
 
@@ -263,6 +264,15 @@ def _countable(value: Any) -> bool:
         return math.isfinite(value)
     return not isinstance(value, int) or value.bit_length() < 64
 
+
+def _check_parts(given: Generation) -> None:
+    if not all(isinstance(p, float | int) for p in given.logprobs):
+        raise EngineError(
+            "the engine gave a Generation that cannot be stored: its logprobs are not all numbers"
+        )
+    if not all(isinstance(c.name, str) for c in given.tool_calls):
+        raise EngineError("the engine gave a Generation that cannot be stored: a tool's name is no text")
+
 # %% ../nbs/20_engine.ipynb #engine-checked-2
 def checked_generation(
     given: object,  # what an engine gave for a request
@@ -270,6 +280,7 @@ def checked_generation(
     "A generation whose values can be stored and added up; raises `EngineError` for anything else."
     if not isinstance(given, Generation):
         raise EngineError(f"the engine gave {type(given).__name__}; must be: a Generation")
+    _check_parts(given)
     for name, kinds in _PLAIN.items():
         value = getattr(given, name)
         if not isinstance(value, kinds):

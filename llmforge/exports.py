@@ -36,7 +36,7 @@ from .claims import Record
 from .configfiles import read_yaml
 from .core import StoreError, closest, fingerprint
 from .derived import result_faults
-from .files import DAMAGED, build_aside, outputs_dir, temporary_aside
+from .files import DAMAGED, build_aside, outputs_dir, regular, temporary_aside
 from .shapes import column_faults, foreign_text, id_fault, provenance_fault, trace_fault
 from .store import FrozenPlan, Store
 from .tables import EXPERIMENTS, READABLE, RESULTS, RUNS, Status, data_columns, json_text, schema_of
@@ -63,6 +63,7 @@ def _with_later(values: Mapping, table: sa.Table) -> dict:
 
 # %% ../nbs/17_exports.ipynb #exports-write
 _FILES = ("config.yaml", "runs.jsonl", "result.json")
+_LARGEST_CONFIG = 2_000_000  # bytes; a config that can be run has half as many before its defaults
 
 
 def _write_together(folder: Path, write: Callable[[Path], None]) -> None:
@@ -254,7 +255,8 @@ def _read_export(
     "What the files in a folder say; raises `StoreError` where they do not fit together."
     where = where or folder
     with _damage_told(where, "experiment"):
-        texts = {name: foreign_text(folder / name) for name in _FILES}
+        texts = {name: foreign_text(folder / name) for name in _FILES[1:]}
+        texts["config.yaml"] = foreign_text(folder / "config.yaml", _LARGEST_CONFIG)
         export = _load(texts)
         _refuse(where, _faults(export, texts))
     return export
@@ -386,7 +388,7 @@ def own_folder(
     "`outputs/<name>`, or `outputs/<name>-rerun` where the record there is another's."
     folder = outputs_dir() / name
     try:
-        theirs = whose(json.loads((folder / file).read_text(encoding="utf-8")))
+        theirs = whose(json.loads(regular(folder / file).read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError):
         return folder
     return folder if theirs == ours else folder.with_name(f"{name}-rerun")
@@ -405,8 +407,8 @@ def _is_exported(store: Store, id: str, folder: Path) -> bool:
     "Whether a folder holds an export of an experiment, whole, with texts or without."
     e, result = _completed(store, id)
     try:
-        config, head = ((folder / name).read_bytes() for name in ("config.yaml", "result.json"))
-        with (folder / "runs.jsonl").open("rb") as rows:
+        config, head = (regular(folder / name).read_bytes() for name in ("config.yaml", "result.json"))
+        with regular(folder / "runs.jsonl").open("rb") as rows:
             runs_sha256 = hashlib.file_digest(rows, "sha256").hexdigest()
         expected = _head(e, result, json.loads(head)["schema"], runs_sha256)
         return (config, head) == (_config_text(e).encode(), _pretty(expected).encode())

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .core import DataError, error_line, fingerprint, require
-from .files import DAMAGED
+from .files import DAMAGED, regular
 from .samples import Log, Sample, import_samples, log_files
 from .store import Store
 
@@ -23,8 +23,8 @@ def _read(path: Path) -> dict[str, Any]:
     reader = require("inspect_ai.log", "inspect").read_eval_log if path.suffix == ".eval" else None
     try:
         if reader:
-            return reader(str(path), resolve_attachments=True).model_dump(mode="json")
-        log = json.loads(path.read_text(encoding="utf-8-sig"))
+            return reader(str(regular(path)), resolve_attachments=True).model_dump(mode="json")
+        log = json.loads(regular(path).read_text(encoding="utf-8-sig"))
     except Exception as e:  # zip, zstd and pydantic have their own kinds
         raise DataError(f"{path}: cannot be read: {getattr(e, 'strerror', None) or error_line(e)}") from None
     if not isinstance(log, dict) or not {"eval", "status"} <= set(log):

@@ -21,7 +21,7 @@ from .metrics import SCORES, failed, percentiles, unit_of
 from .pooling import pooled
 from .results import retrieval_estimates
 from .stats import Estimate
-from .text import plain_figure
+from .text import FIGURE_STYLE, plain_figure
 from .wording import metric_name, noun, p_text, words
 
 # %% ../nbs/69_plots.ipynb #e0721394
@@ -37,9 +37,8 @@ def panels(
 ) -> tuple:  # a matplotlib figure, a list of axes
     "A figure in the project's style, with axes below each other or side by side."
     import matplotlib.pyplot as plt
-    import seaborn as sns
 
-    with sns.axes_style("ticks", {"axes.grid": True, "grid.color": "#e5e5e5"}):
+    with plt.rc_context(FIGURE_STYLE):
         fig, axes = plt.subplots(
             len(rows or [1]),
             columns,
@@ -52,8 +51,6 @@ def panels(
             sharey=columns > 1,
         )
     plt.close(fig)  # or a notebook would show it twice
-    for ax in axes.flat:
-        sns.despine(ax=ax)
     return fig, list(axes.flat)
 
 # %% ../nbs/69_plots.ipynb #plots-one-axes

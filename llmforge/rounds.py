@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic reads this one on Python 3.11
 
+from .files import regular
 from .stats import Estimate
 
 # %% ../nbs/19_rounds.ipynb #rounds-amounts
@@ -113,7 +114,7 @@ ROUNDS = "rounds.jsonl"  # beside a study's plan
 def _lines(path: Path) -> list[dict]:
     "All lines that can be read."
     found = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for text in regular(path).read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             found.append(json.loads(text))
         except ValueError:  # its writer was killed

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .core import DataError, error_line, error_text, require
-from .files import DAMAGED, marked_encoding, remedy
+from .files import DAMAGED, LARGEST_FILE, marked_encoding, regular, remedy
 
 # %% ../nbs/06_rows.ipynb #columns-text
 @dataclass(frozen=True)
@@ -32,12 +32,21 @@ class Rows:
     wrong: list[str]  # complaints, each with its place
 
 # %% ../nbs/06_rows.ipynb #rows-file-text
+def _unpacked(path: Path) -> bytes:
+    "What is in a compressed file; a small one may unpack to more than there is memory."
+    with gzip.open(regular(path)) as file:
+        data = file.read(LARGEST_FILE + 1)
+    if len(data) > LARGEST_FILE:
+        raise OSError(f"unpacked it has more than {LARGEST_FILE:,} bytes")
+    return data
+
+
 def file_text(
     path: Path,  # may be compressed by gzip
 ) -> str:
     "The text of a file, UTF-8 or with the mark of another Unicode encoding; raises `DataError`."
     try:
-        data = gzip.decompress(path.read_bytes()) if path.name.endswith(".gz") else path.read_bytes()
+        data = _unpacked(path) if path.name.endswith(".gz") else regular(path).read_bytes()
         return data.decode(marked_encoding(data) or "utf-8")
     except UnicodeDecodeError as e:
         raise DataError(f"{path.name}: is not UTF-8 (byte {e.start}); save it as UTF-8") from None

@@ -18,16 +18,18 @@ from typing import Any
 import sqlalchemy as sa
 
 from .core import StoreError, canonical
+from .files import LARGEST_FILE, regular
 from .tables import storable
 
 # %% ../nbs/16_shapes.ipynb #shapes-file
 def foreign_text(
     path: Path,  # a file in a folder from outside
+    largest: int = LARGEST_FILE,  # bytes
 ) -> str:
     "What a file says; raises `StoreError` where it is a link, else what reading it raises."
     if path.is_symlink():
         raise StoreError(f"{path} is a link; put the file itself there")
-    return path.read_text(encoding="utf-8")
+    return regular(path, largest).read_text(encoding="utf-8")
 
 # %% ../nbs/16_shapes.ipynb #shapes-id
 def id_fault(

@@ -1,5 +1,6 @@
 "Bad input: one clear error with the field's path, exit code 2, nothing written, no traceback."
 
+import json
 import re
 import subprocess
 import sys
@@ -320,6 +321,25 @@ def test_a_mapping_may_hold_tuples_and_sections():
     assert ExperimentConfig(**built).corpus.name == "almanac"
     with pytest.raises(ConfigError, match="experiment.corpus: is missing"):
         load_config({"experiment": {**built, "dataset": DatasetConfig(name="squad")}})
+
+
+@pytest.mark.parametrize(
+    "document",
+    (
+        {"name": "x\ud83d"},
+        {"model": "x\ud83d"},
+        {"method": {"name": "naive", "prompt": {"system": "x\ud83d"}}},
+        {"x\ud83d": 1},
+    ),
+)
+def test_half_of_a_character_is_refused_when_a_config_is_read(tmp_path, document):
+    "Also in fields that take any text: `validate` said ok, and the run ended in a traceback."
+    path = tmp_path / "x.yaml"
+    path.write_text(json.dumps({"experiment": document}))  # JSON is YAML, and escapes the half
+    with pytest.raises(ConfigError, match="line 1: '.*ud83d' has half of a character in it"):
+        load_config(path)
+    with pytest.raises(ConfigError, match="config: '.*ud83d' has half of a character in it"):
+        load_config({"experiment": document})
 
 
 def test_values_that_no_file_could_hold_are_named():

@@ -365,6 +365,11 @@ def test_generations_stored_before_there_were_logprobs_are_read(tmp_path):
     assert gather(engine.generate("x", GREEDY))[0] == Generation("old", 1, 1, 2.0, 0.5, "stop", cached=True)
 
 
+SOUND = (
+    '{"text": "a", "tokens_in": 1, "tokens_out": 1, "latency_ms": 0, "queue_ms": 0, "finish_reason": "stop"}'
+)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -388,6 +393,11 @@ def test_generations_stored_before_there_were_logprobs_are_read(tmp_path):
             7,
         ),
         *('{"text": "a", "tokens_in": ' + "9" * 5000 + "}", '{"text": "a", "logprobs": 3}'),
+        *(
+            SOUND[:-1] + ', "logprobs": ["high"]}',
+            SOUND[:-1] + ', "attempts": null}',
+            SOUND[:-1] + ', "tool_calls": [{"name": 5, "arguments": {}}]}',
+        ),
     ],
 )
 def test_a_damaged_row_is_a_miss_and_is_replaced(tmp_path, damage):

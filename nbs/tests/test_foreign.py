@@ -4,7 +4,9 @@ import copy
 import gzip
 import hashlib
 import json
+import os
 import random
+import re
 import shutil
 
 import pytest
@@ -18,6 +20,7 @@ from llmforge.files import project_root
 from llmforge.logs import import_lm_eval
 from llmforge.plan import plan_table, stored_study
 from llmforge.published import published
+from llmforge.rows import file_text
 from llmforge.store import Store
 from llmforge.trace import from_dict, render, render_html
 
@@ -199,6 +202,33 @@ def test_links_are_refused(tmp_path):
     (outputs / "cards" / "x.json").symlink_to(tmp_path / "nowhere")
     with pytest.raises(DataError, match="is a link"):
         published(outputs)
+
+
+@pytest.mark.parametrize(
+    "name", ("result.json", "runs.jsonl", "config.yaml", "votes.jsonl", "plan.json", "chain.json")
+)
+@pytest.mark.parametrize(
+    "make", (os.mkfifo, lambda path: os.truncate(os.open(path, os.O_CREAT | os.O_RDWR), 2**40))
+)
+@pytest.mark.timeout(20)
+def test_a_pipe_and_a_file_larger_than_memory_are_refused(tmp_path, make, name):
+    folder = tmp_path / "x"
+    shutil.copytree(OUTPUTS / (STUDY if name in ("plan.json", "chain.json") else REACT), folder)
+    (folder / name).unlink(missing_ok=True)
+    make(folder / name)
+    done = CliRunner().invoke(app, ["import", str(folder)])
+    assert done.exit_code == 1 and re.search("must be a file|are read", done.output), done.output
+
+
+def test_a_small_file_that_unpacks_to_a_large_one_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("llmforge.rows.LARGEST_FILE", 1000)
+    path = tmp_path / "x.jsonl.gz"
+    for size in (1000, 1001):
+        path.write_bytes(gzip.compress(b"x" * size))
+        if size == 1000:
+            assert len(file_text(path)) == size
+    with pytest.raises(DataError, match="unpacked it has more than 1,000 bytes"):
+        file_text(path)
 
 
 def test_one_bad_folder_does_not_stop_the_others(tmp_path, outputs):

@@ -101,6 +101,18 @@ WRONG = {  # what an engine makes of the right results -> what its items are tol
         lambda good: [generation(cost="free") for _ in good],
         "cost is of type builtins.str; must be: float or int or None",
     ),
+    "log-probabilities in words": (
+        lambda good: [generation(logprobs=("high",)) for _ in good],
+        "cannot be stored: its logprobs are not all numbers",
+    ),
+    "attempts in words": (
+        lambda good: [generation(attempts="one") for _ in good],
+        "attempts is of type builtins.str; must be: int",
+    ),
+    "a call of nothing": (
+        lambda good: [generation(tool_calls=({"name": None, "arguments": {}},)) for _ in good],
+        "cannot be stored: a tool's name is no text",
+    ),
     "no text": (lambda good: [generation(text=None) for _ in good], "text is of type builtins.NoneType"),
     "mute": (raises(Mute()), "generation failed: Mute: .asked for its text, it raised ValueError"),
     "mute engine error": (raises(MuteEngineError("x")), "asked for its text"),
@@ -242,6 +254,22 @@ def test_what_a_method_raises_is_its_items_failure(error, monkeypatch):
     failed = [r["error_type"] for r in Store().rows(id)]
     name = "RuntimeError" if isinstance(error, StopIteration) else named(error)  # as Python has it
     assert failed == [name] + [None] * 5
+
+
+@pytest.mark.parametrize("part", ("generations", "hits", "config", "example", "choices"))
+@pytest.mark.parametrize("left", (None, 5, "gone"))
+def test_what_a_method_does_to_its_context_is_its_items_failure(part, left, monkeypatch):
+    async def method(question, context):
+        answer = (await context.engine.generate(question, Sampling())).text
+        if question == first.question:
+            delattr(context, part) if left == "gone" else setattr(context, part, left)
+        return answer
+
+    first = load_dataset(config().dataset).examples[0]
+    monkeypatch.setitem(methods._entries, "changing", method)
+    id = within(lambda: run_experiment(config("changing"), Store(), FakeEngine("ok"), show=False))
+    rows = Store().rows(id)
+    assert len(rows) == 6 and all(r["error_type"] is None for r in rows[1:])
 
 
 @pytest.mark.parametrize("error", BASE, ids=named)

@@ -54,6 +54,15 @@ assert not set(sys.modules) & set({BLOCKED!r})
 """)
 
 
+@pytest.mark.slow
+def test_a_plot_needs_matplotlib_alone():
+    "To import seaborn, with pandas and SciPy's statistics, takes longer than to show a completed run."
+    python(
+        "import sys; from llmforge.plots import one_axes; one_axes()[0].canvas.draw();"
+        "heavy = {'seaborn', 'pandas', 'scipy.stats'} & set(sys.modules); assert not heavy, heavy"
+    )
+
+
 def test_version_has_one_value():
     from configparser import ConfigParser
 
