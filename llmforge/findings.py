@@ -22,7 +22,7 @@ from .speedup import Stamped
 from .stats import Estimate, bounds
 from .studyconfig import Hypothesis
 from .text import cell, table
-from .tradeoffs import agent_arms_table, by_data
+from .tradeoffs import agent_arms_table, by_data, level_line
 from llmforge.wording import (
     bare,
     corrected_text,
@@ -326,7 +326,8 @@ def arms_table(
     lines = []
     for (arm, data), row in rows.items():
         lines.append((cell(names[arm]), cell(data), *(row.get(column, "–") for column in columns)))
-    parts = [table(["arm", "data set", *columns], lines), *_known_of_judges(list(es.values()))]
+    parts = [table(["arm", "data set", *columns], lines), level_line(es.values())]
+    parts += _known_of_judges(list(es.values()))
     return "\n\n".join([*parts, agents] if (agents := agent_arms_table(study)) else parts)
 
 # %% ../nbs/68_findings.ipynb #2fca90c6
@@ -373,7 +374,8 @@ def exploratory_table(
         return "Nothing was to be explored."
     names = arm_lines(es)
     rows = [_explored(f"{names[b]} − {names[a]}", m, c, q) for a, b, m, c, q in compared]
-    columns = ["arms", "metric", "difference", "interval", "p", "p, corrected"]
+    level = percent(1 - study.config.alpha)
+    columns = ["arms", "metric", "difference", f"{level} interval", "p", "p, corrected"]
     columns += ["higher / lower", "n", "left out", "failed"]
     head = f"Exploratory, p after Benjamini–Hochberg over {len(rows)} comparisons; {total_line(es)}"
     return f"{head}\n\n{table(columns, rows)}"

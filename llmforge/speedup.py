@@ -24,6 +24,7 @@ from .rounds import ROUNDS, UNDISTURBED, Round, read_rounds, speed_p, speed_rati
 from .stats import Estimate, or_dash
 from .studyconfig import SpeedClaim, experiments
 from .text import cell, table
+from .tradeoffs import level_line
 from .wording import corrected_text, p_text, percent, shown
 
 # %% ../nbs/67_speedup.ipynb #speedup-class
@@ -54,13 +55,14 @@ def speed_up(
     control: str,  # label of another
     measure: str = "questions_per_s",  # see `llmforge.rounds.SPEEDS`
     datasets: Collection[str] = (),  # labels; empty: all
-    confidence: float = 0.95,  # level of the ratio's interval
+    confidence: float | None = None,  # of the ratio's interval; default: the control's config
 ) -> SpeedUp:
     "Compare two arms in speed and in answers."
     chosen = [r for r in rounds if not datasets or r.data in datasets]
     a, b = [r for r in chosen if r.arm == control], [r for r in chosen if r.arm == treatment]
     same = equivalence_of(study, treatment, control, datasets=datasets)
-    return SpeedUp(speed_ratio(a, b, measure, confidence), same, measure)
+    level = confidence or same.accuracy.effect.confidence
+    return SpeedUp(speed_ratio(a, b, measure, level), same, measure)
 
 # %% ../nbs/67_speedup.ipynb #speedup-verdict
 class Stamped:
@@ -228,7 +230,7 @@ _ANSWERS = ["arm", "data set", "× control", "identical texts", "accuracy", "los
 def matrix_table(
     study: StudyRows,
     rounds: Sequence[Round],
-) -> str:  # Markdown, two tables
+) -> str:  # Markdown, two tables; all intervals at the level of the configs
     "Every arm on every data set: its speed-up beside what it does to the answers, and what it costs."
     rows, own, arms, controls = [], {}, arms_of(study), controls_of(study)
     for arm, data in dict.fromkeys((a, d) for a, d, _ in arms):
@@ -238,4 +240,4 @@ def matrix_table(
         accuracy = pooled(list(arm_of(arms, arm, [data]).values()), "accuracy")
         speed, same, *rest = _compared(found)
         rows.append([cell(arm), cell(data), speed, same, shown(accuracy), *rest])
-    return f"{table(_ANSWERS, rows)}\n\n{_speed_table(own)}"
+    return f"{table(_ANSWERS, rows)}\n\n{level_line(arms.values())}\n\n{_speed_table(own)}"
