@@ -23,7 +23,7 @@ from llmforge.findings import verdict_table
 from llmforge.matrix import rounds_path, run_rounds
 from llmforge.plainresults import verdict_records
 from llmforge.plan import plan_table
-from llmforge.published import published
+from llmforge.published import bound, published
 from llmforge.rounds import append_line, interrupted, read_rounds, speed_ratio
 from llmforge.speedup import controls_of, judge_speed, matrix_table, speed_up, speed_verdicts
 from llmforge.store import Store
@@ -143,6 +143,8 @@ def test_what_is_claimed_about_speed_is_told_wherever_verdicts_are(timed, output
     assert 0 <= records[0]["p"] <= records[0]["p_adjusted"] and records[0]["correction"] == "holm"
     assert "S2: refuted" in study_page(Store(), "timed")
     page = claims(published(outputs), "timed")
+    sentence = bound("{{timed/S2:sentence}}", published(outputs))
+    assert "after Holm" in sentence and ": refuted" in sentence
     assert "refuted" in page and "batch_8 against sequential" in page
 
 
