@@ -36,15 +36,15 @@ Rounds = Annotated[int, typer.Option(min=1, help="For a study: how often each ar
 def _bench_study(name: str, rounds: int) -> None:
     "Run a study, time its arms in rounds, and print what came out."
     from llmforge.matrix import run_rounds
-    from llmforge.speedup import matrix_table, speed_verdict
+    from llmforge.speedup import judge_speed, matrix_table
     from llmforge.study import run_study
     from llmforge.studyconfig import load_study
 
     done = run_study(load_study(name))
     timed = run_rounds(done, rounds)
     say(matrix_table(done, timed) + "\n")
-    for claim in done.config.speed:
-        say(speed_verdict(done, timed, claim).sentence())
+    for verdict in judge_speed(done, timed):
+        say(verdict.sentence())
 
 # %% ../nbs/91_benchcommand.ipynb #benchcommand-bench
 def bench(

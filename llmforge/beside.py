@@ -20,7 +20,7 @@ from .markup import as_html, fill_template
 from .store import Store
 from .tabular import inert
 from .views import MOST_COMPARED, OUTCOMES, Against, against, config_differences, flips
-from .wording import interval, number, words
+from .wording import interval, number, percent, words
 
 # %% ../nbs/91_beside.ipynb #beside-accuracy
 def _bar(low: float, high: float, value: float) -> dict[str, str]:
@@ -129,6 +129,7 @@ def compare_page(
         ids=ids,
         baseline={"id": first.id, "n": first.result["attempted"], **accuracy_shown(e.value, e.low, e.high)},
         metric=words(first.result["accuracy_is"]),
+        level=percent(first.config.metrics.confidence),
         runs=[_beside(a, first) for a in against(first, others)],
         names=names,
         differences=differing(configs),

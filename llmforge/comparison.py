@@ -20,7 +20,7 @@ from .results import expected
 from .stats import Estimate
 from .text import cell, clip, table
 from .traceview import walk
-from .wording import interval, number, words
+from .wording import interval, number, percent, words
 
 # %% ../nbs/65_comparison.ipynb #8f52946e
 def _compared(name: str, d: PairedDifference) -> tuple:
@@ -57,7 +57,9 @@ class Comparison:
     def _repr_markdown_(self) -> str:
         head = f"**{cell(self.b.id, 120)}** against **{cell(self.a.id, 120)}**, question by question"
         notes = "".join(f"\n- {cell(note, 1000)}" for note in self.notes)
-        columns = ["score", "a", "b", "b − a", "interval", "p", "b higher / a higher / equal", "n"]
+        level = percent(self.a.config.metrics.confidence)
+        columns = ["score", "a", "b", "b − a", f"{level} interval", "p"]
+        columns += ["b higher / a higher / equal", "n"]
         rows = [_compared(name, d) for name, d in self.differences.items()]
         return f"{head}{notes}\n\n" + table(columns, rows)
 
@@ -182,7 +184,9 @@ def overview(
         for c, d, p in zip(compared, found, adjusted)
     ]
     head = f"All against **{cell(compared[0].a.id, 120)}** on {words(metric)}; p by Holm's method\n\n"
-    return head + table(["treatment", "control", "treatment", "difference", "interval", "p", "n"], rows)
+    level = percent(found[0].difference.confidence)
+    columns = ["treatment", "control", "treatment", "difference", f"{level} interval", "p", "n"]
+    return head + table(columns, rows)
 
 # %% ../nbs/65_comparison.ipynb #fa771e53
 def _hit(hit: Mapping, gold: Collection[str]) -> str:

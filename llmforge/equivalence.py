@@ -19,7 +19,7 @@ from .plan import StudyRows
 from .stats import Estimate, wilson
 from .text import cell, clip, table
 from .traceview import walk
-from .wording import difference_text, noun, p_text
+from .wording import difference_text, noun, p_text, percent
 
 # %% ../nbs/67_equivalence.ipynb #equivalence-texts
 def text_of(
@@ -49,10 +49,10 @@ def first_difference(
     return None if a == b else len(commonprefix([a, b]))
 
 # %% ../nbs/67_equivalence.ipynb #equivalence-share
-def _share(hits: int, n: int) -> Estimate:
+def _share(hits: int, n: int, confidence: float) -> Estimate:
     "A share with Wilson's interval."
-    low, high = wilson(hits, n) if n else (None, None)
-    return Estimate(hits / n if n else None, low, high, n)
+    low, high = wilson(hits, n, confidence) if n else (None, None)
+    return Estimate(hits / n if n else None, low, high, n, confidence)
 
 
 def _of(hits: int, share: Estimate) -> str:
@@ -88,11 +88,11 @@ class Equivalence:
 
     @property
     def texts_share(self) -> Estimate:
-        return _share(self.texts, self.n)
+        return _share(self.texts, self.n, self.accuracy.effect.confidence)
 
     @property
     def answers_share(self) -> Estimate:
-        return _share(self.answers, self.n)
+        return _share(self.answers, self.n, self.accuracy.effect.confidence)
 
     def sentence(
         self,
@@ -100,6 +100,7 @@ class Equivalence:
     ) -> str:
         "The finding in one sentence."
         said = f"{name(self.treatment)} against {name(self.control)}: {self.mark}"
+        said += f" ({percent(self.accuracy.effect.confidence)} intervals)"
         said += f"; identical texts {_of(self.texts, self.texts_share)}"
         said += f", identical answers {_of(self.answers, self.answers_share)}"
         if self.first:

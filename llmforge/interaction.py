@@ -16,7 +16,7 @@ from .metrics import kind_of
 from .paired import Spread, ordinary_size, spread_of
 from .plan import StudyRows
 from .text import cell, table
-from .wording import heading, interval, noun, number, p_text, points, words
+from .wording import heading, interval, noun, number, p_text, percent, points, words
 
 # %% ../nbs/67_interaction.ipynb #93acd265
 def _sums_and_sizes(groups: Iterable[list[float]]) -> tuple[np.ndarray, np.ndarray]:
@@ -119,7 +119,8 @@ class Interaction:
 
     def _repr_markdown_(self) -> str:
         difference = f"difference in {heading(self.whole.metric)}"
-        columns = ["kind", cell(self.control), cell(self.treatment), difference, "interval"]
+        columns = ["kind", cell(self.control), cell(self.treatment), difference]
+        columns += [f"{percent(self.whole.effect.confidence)} interval"]
         columns += ["higher / lower", "n", "left out", "failed"]
         rows = [_by_kind(cell(words(kind)), c) for kind, c in self.kinds.items()]
         return f"{self.sentence(cell)}.\n\n" + table(columns, [*rows, _by_kind("**all**", self.whole)])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Spread', 'ordinary_size', 'spread_of', 'PairedDifference', 'paired_difference', 'non_inferiority', 'holm',
-           'benjamini_hochberg', 'holm_levels', 'discordant_sd', 'smallest_effect', 'pairs_needed']
+           'benjamini_hochberg', 'holm_levels', 'family', 'discordant_sd', 'smallest_effect', 'pairs_needed']
 
 # %% ../nbs/11_paired.ipynb #paired-imports
 import math
@@ -111,10 +111,17 @@ class Spread:
         "One-sided p of the claim that the true difference is below the supposed one."
         return replace(self, mean=-self.mean).p_above(-supposed)
 
+    def p_at(
+        self,
+        supposed: float,  # a mean difference
+    ) -> float:
+        "Two-sided p of the claim that the true difference is the supposed one."
+        return min(1.0, 2 * min(self.p_above(supposed), self.p_below(supposed)))
+
     @property
     def p(self) -> float:
         "Two-sided p of no difference; the same whichever side is called the second."
-        return min(1.0, 2 * min(self.p_above(0.0), self.p_below(0.0))) if self.error else 1.0
+        return self.p_at(0.0)
 
 # %% ../nbs/11_paired.ipynb #paired-spread-of
 def ordinary_size(
@@ -308,6 +315,17 @@ def holm_levels(
             stopped = known[i] > level
         levels[i] = level
     return levels
+
+# %% ../nbs/11_paired.ipynb #paired-family
+def family(
+    ps: Sequence[float | None],  # one a hypothesis
+    alpha: float = 0.05,  # of the whole family
+    correction: str = "holm",  # or "none"
+) -> list[tuple[float | None, float]]:  # in the same order
+    "Of each hypothesis of a family: its corrected p, and the level of its test and its interval."
+    if correction == "holm":
+        return list(zip(holm(ps), holm_levels(ps, alpha)))
+    return [(p, alpha) for p in ps]
 
 # %% ../nbs/11_paired.ipynb #ffc5dfb8
 def discordant_sd(

@@ -112,7 +112,8 @@ def _evidence(v: Verdict) -> tuple[Hypothesis, str, dict]:
 def _speed_evidence(v: SpeedVerdict) -> tuple[SpeedClaim, str, dict]:
     "A claim about speed, its measure, and what was found; n: rounds."
     speed = v.found.speed
-    return v.claim, v.claim.measure, {"ratio": speed.value, "n": speed.n} | _interval(speed)
+    tests = {"p": v.p, "p_adjusted": v.p_adjusted, "correction": v.correction, "n": speed.n}
+    return v.claim, v.claim.measure, {"ratio": speed.value} | _interval(speed) | tests
 
 # %% ../nbs/87_plainresults.ipynb #plainresults-verdict-records
 def verdict_records(

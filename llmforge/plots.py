@@ -22,7 +22,7 @@ from .pooling import pooled
 from .results import retrieval_estimates
 from .stats import Estimate
 from .text import FIGURE_STYLE, plain_figure
-from .wording import metric_name, noun, p_text, words
+from .wording import level_of, metric_name, noun, p_text, words
 
 # %% ../nbs/69_plots.ipynb #e0721394
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's palette
@@ -188,7 +188,7 @@ def comparison_plot(
     for group, members in experiments.items():
         groups[group] = {label: e.estimate(score) for e, label in zip(members, labels, strict=True)}
     fig, ax = one_axes(height=0.8 + 0.3 * len(labels) * len(experiments))
-    _grouped(ax, groups, f"{words(score)} with its interval")
+    _grouped(ax, groups, f"{words(score)} with its {level_of(groups)} interval")
     return fig
 
 # %% ../nbs/69_plots.ipynb #928562c1
@@ -305,7 +305,7 @@ def ablation_curve(
     names = list(arms)
     turned = {"rotation": 20, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
     ax.set_xticks(_scale(names), names, **turned)
-    ax.set(xlabel=label, ylabel=f"{metric_name(metric)}, with its interval")
+    ax.set(xlabel=label, ylabel=f"{metric_name(metric)}, with its {level_of(estimates)} interval")
     _legend_beside(ax)
     return fig
 
@@ -403,7 +403,7 @@ def pareto_plot(
         title(ax, f"{data} ({_n(arms.values())})")
         handles, labels = ax.get_legend_handles_labels()
         shown |= dict(zip(labels, handles))
-    axes[0].set_ylabel(f"{metric_name(metric)}, with its interval")
+    axes[0].set_ylabel(f"{metric_name(metric)}, with its {level_of(scores)} interval")
     _legend_beside(axes[-1], shown.values(), shown)
     return fig
 
@@ -416,7 +416,9 @@ def arms_plot(
     estimates = arm_estimates(study, metric)
     every = [s for arms in estimates.values() for s in arms.values()]
     fig, ax = one_axes(height=0.9 + 0.3 * len(every))
-    _grouped(ax, estimates, f"{metric_name(metric)}, with its interval; {_n(every)} a bar")
+    _grouped(
+        ax, estimates, f"{metric_name(metric)}, with its {level_of(estimates)} interval; {_n(every)} a bar"
+    )
     return fig
 
 # %% ../nbs/69_plots.ipynb #1115aedb

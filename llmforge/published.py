@@ -273,8 +273,8 @@ def _of_verdict(v: Verdict, what: str):
 def _of_speed(v: SpeedVerdict, what: str):
     "A part of the verdict on a claim about speed; its effect is a ratio."
     speed = v.found.speed
-    parts = {"effect": speed.value, "low": speed.low, "high": speed.high, "n": speed.n}
-    sentence = f"{cell(v.evidence(), 500)}: {v.verdict}"
+    parts = {"effect": speed.value, "low": speed.low, "high": speed.high, "p": v.p_adjusted, "n": speed.n}
+    sentence = f"{in_full(v.evidence())}: {v.verdict}"
     return (parts | {"verdict": v.verdict, "claim": cell(v.claim.claim, 300), "sentence": sentence})[what]
 
 # %% ../nbs/72_published.ipynb #2c897c25

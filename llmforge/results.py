@@ -14,13 +14,14 @@ from .core import StoreError, closest, round_robin
 from .experiment import Experiment, counts_line
 from .metrics import failed, right
 from .plan import that_begin_with
+from .pooling import interval_settings
 from .provenance import commit_text, rows_by_code
 from .stats import Estimate, estimate
 from .store import Store
 from .tables import Status
 from .text import cell, table
 from .trace import from_dict
-from .wording import cut_off_text, interval, number, words
+from .wording import cut_off_text, interval, number, percent, words
 
 # %% ../nbs/63_results.ipynb #results-spent
 def _spent(e: Experiment) -> Iterator[str]:
@@ -61,6 +62,11 @@ def _failures_first(e: Experiment) -> str:
     return f"{counts_line(e)}\n\n" if e.result["failed"] else ""
 
 
+def _interval_of(e: Experiment) -> str:
+    "A column of intervals, named by their level."
+    return f"{percent(e.config.metrics.confidence)} interval"
+
+
 def kinds_table(
     e: Experiment,  # completed
 ) -> str:  # Markdown
@@ -70,7 +76,7 @@ def kinds_table(
     for kind, stored in e.result["by_kind"].items():
         s = Estimate(**stored)
         rows.append((cell(words(kind)) or "–", number(s.value, accuracy), interval(s, accuracy), s.n))
-    return _failures_first(e) + table(["kind", f"accuracy ({accuracy})", "interval", "n"], rows)
+    return _failures_first(e) + table(["kind", f"accuracy ({accuracy})", _interval_of(e), "n"], rows)
 
 # %% ../nbs/63_results.ipynb #6ebe9148-x
 def found_gold(
@@ -91,7 +97,7 @@ def retrieval_estimates(
     for label, wanted in [("accuracy, evidence in the prompt", True), ("accuracy, evidence missing", False)]:
         values = [right(r, e.result["accuracy_is"]) for r in e.rows if found_gold(r) is wanted]
         if values:
-            estimates[label] = estimate(values)
+            estimates[label] = estimate(values, **interval_settings(e))
     return estimates
 
 # %% ../nbs/63_results.ipynb #results-retrieval-table
@@ -103,7 +109,7 @@ def retrieval_table(
     if not estimates:
         return "No retrieval: the answers come from the model's own memory."
     rows = [(n, number(s.value, "recall"), interval(s, "recall"), s.n) for n, s in estimates.items()]
-    return _failures_first(e) + table(["", "value", "interval", "n"], rows)
+    return _failures_first(e) + table(["", "value", _interval_of(e), "n"], rows)
 
 # %% ../nbs/63_results.ipynb #5844a451-x
 def expected(

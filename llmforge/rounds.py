@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Amount', 'UNDISTURBED', 'SPEEDS', 'ROUNDS', 'Percentiles', 'Round', 'append_line', 'read_rounds', 'interrupted',
-           'speed_ratio']
+           'speed_ratio', 'speed_p']
 
 # %% ../nbs/19_rounds.ipynb #rounds-imports
 import json
@@ -21,6 +21,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic reads this one on Python 3.11
 
 from .files import regular
+from .paired import Spread
 from .stats import Estimate
 
 # %% ../nbs/19_rounds.ipynb #rounds-amounts
@@ -142,24 +143,42 @@ def interrupted(
     lines = _lines(path)
     return sum("began" in line for line in lines) - sum("seconds" in line for line in lines)
 
+# %% ../nbs/19_rounds.ipynb #rounds-logs
+def _logs(control: Iterable[Round], treatment: Iterable[Round], measure: str) -> np.ndarray:
+    "The logarithms of the ratios of the rounds that both have."
+    sides = []
+    for rounds in (control, treatment):
+        sides.append({(r.data, r.number): v for r in rounds if (v := r.speed(measure))})
+    both = sorted(sides[0].keys() & sides[1].keys())
+    return np.log([sides[1][key] / sides[0][key] for key in both])
+
+
+def _spread(logs: np.ndarray) -> Spread:
+    "Where the true mean of at least two logarithms may lie."
+    return Spread(float(logs.mean()), float(logs.std(ddof=1)) / math.sqrt(len(logs)), len(logs) - 1, math.inf)
+
 # %% ../nbs/19_rounds.ipynb #rounds-ratio
 def speed_ratio(
     control: Iterable[Round],
     treatment: Iterable[Round],
     measure: str = "questions_per_s",  # one of SPEEDS
+    confidence: float = 0.95,  # level of the interval
 ) -> Estimate:  # n: rounds of both; without ends where it is 1
-    "How many times as fast the treatment is: the mean of the rounds' ratios, with its 95% interval."
-    from scipy.special import stdtrit
+    "How many times as fast the treatment is: the mean of the rounds' ratios, with its interval."
+    logs = _logs(control, treatment, measure)
+    value = math.exp(logs.mean()) if len(logs) else None
+    if len(logs) < 2:
+        return Estimate(value, None, None, len(logs), confidence)
+    low, high = _spread(logs).interval(confidence)
+    return Estimate(value, math.exp(low), math.exp(high), len(logs), confidence)
 
-    sides = []
-    for rounds in (control, treatment):
-        sides.append({(r.data, r.number): v for r in rounds if (v := r.speed(measure))})
-    both = sorted(sides[0].keys() & sides[1].keys())
-    if not both:
-        return Estimate(None, None, None, 0)
-    logs = np.log([sides[1][key] / sides[0][key] for key in both])
-    middle, n = float(logs.mean()), len(logs)
-    if n == 1:
-        return Estimate(math.exp(middle), None, None, n)
-    half = float(stdtrit(n - 1, 0.975) * logs.std(ddof=1)) / math.sqrt(n)
-    return Estimate(*np.exp([middle, middle - half, middle + half]).tolist(), n)
+# %% ../nbs/19_rounds.ipynb #rounds-p
+def speed_p(
+    control: Iterable[Round],
+    treatment: Iterable[Round],
+    claimed: float,  # ratio, e.g. 2: twice as fast
+    measure: str = "questions_per_s",  # one of SPEEDS
+) -> float | None:  # None below two rounds
+    "Two-sided p of the claim that the true ratio is the claimed one."
+    logs = _logs(control, treatment, measure)
+    return _spread(logs).p_at(math.log(claimed)) if len(logs) > 1 else None

@@ -18,7 +18,8 @@ from .studyconfig import experiments
 # %% ../nbs/76_speedpages.ipynb #speedpages-how
 _HOW = (
     "Arms were timed in turns, so that a slow minute of the machine meets all of them; a ratio is the mean"
-    " over rounds, with its 95% interval. Beside each stands how many texts are those of the control."
+    " over rounds, with its interval. A claim has its own, at the level of its test. Beside each ratio stands"
+    " how many texts are those of the control."
 )
 
 # %% ../nbs/76_speedpages.ipynb #speedpages-pictures

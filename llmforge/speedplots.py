@@ -17,7 +17,7 @@ from .speedup import SpeedUp, controls_of, speed_up
 from .stats import Estimate, or_dash
 from .studyconfig import experiments
 from .tradeoffs import by_data
-from .wording import metric_name
+from .wording import level_of, metric_name
 
 # %% ../nbs/69_speedplots.ipynb #speedplots-method
 def method_of(
@@ -95,7 +95,8 @@ def speedup_plot(
     ax.axvline(1, color="black", lw=0.8, ls=":", zorder=4)
     ax.set_xlim(0, 1.12 * ax.get_xlim()[1])
     measures = dict.fromkeys(MEASURES[one.measure][0] for one in found.values())
-    ax.set_xlabel(f"times the control's {', '.join(measures)}, with the interval over rounds")
+    level = level_of({"": {arm: one.speed for arm, one in found.items()}})
+    ax.set_xlabel(f"times the control's {', '.join(measures)}, with the {level} interval over rounds")
     return fig
 
 # %% ../nbs/69_speedplots.ipynb #speedplots-latency
@@ -151,7 +152,7 @@ def front_plot(
         _plain_ticks(ax.xaxis)
         title(ax, f"{data} (n = {max(s.n for s in scores.values())})")
         ax.set_xlabel("latency p50 (ms)")
-    axes[0].set_ylabel(f"{metric_name(metric)}, with its interval")
+    axes[0].set_ylabel(f"{metric_name(metric)}, with its {level_of(estimates)} interval")
     axes[-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), title=_FRONT_KEY)
     return fig
 

@@ -235,7 +235,7 @@ class StudyConfig(_Later):
         0.05,
         gt=0,
         lt=0.5,
-        description="how often a claim that is false may pass as supported, over the whole study",
+        description="how often a false claim may pass, over all hypotheses and over all claims about speed",
     )
     power: Real = Field(
         0.8, gt=0.5, lt=1, description="chance of seeing an effect that is there, for the sample size"

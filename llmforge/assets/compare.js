@@ -104,7 +104,7 @@
     box.className = "wide"; box.tabIndex = 0; box.setAttribute("role", "region"); box.setAttribute("aria-label", "Every measure");
     table.className = "measures";
     element("caption", "Every measure over the questions that have it on both sides; p is of this comparison alone", table);
-    for (const c of ["measure", ...names.length > 2 ? ["treatment"] : [], "a", names.length > 2 ? "treatment's" : "b", "difference", "interval", "p", "higher / a higher / equal", "n", "left out"]) element("th", c, head).scope = "col";
+    for (const c of ["measure", ...names.length > 2 ? ["treatment"] : [], "a", names.length > 2 ? "treatment's" : "b", "difference", `${Math.round(100 * names[0].confidence)}% interval`, "p", "higher / a higher / equal", "n", "left out"]) element("th", c, head).scope = "col";
     for (const d of found) {
       const row = element("tr", undefined, body), n = d.x.digits[d.measure];
       element("th", words(d.measure), row).scope = "row";

@@ -83,6 +83,16 @@ def holm_levels(ps, alpha):
     return levels
 
 
+def family(ps, study):
+    "The level of each test, and the corrected p, of a family of claims."
+    if study["correction"] != "holm":
+        return [study["alpha"]] * len(ps), ps
+    ranks = pd.Series(ps).rank(method="first")
+    return holm_levels(ps, study["alpha"]), [
+        min(1.0, max(p * (len(ps) + 1 - rank) for p, rank in zip(ps, ranks) if rank <= own)) for own in ranks
+    ]
+
+
 def verdict(h, mean, low, high):
     sign = 1 if h["direction"] == "higher" else -1
     low, mean, high = sorted(round(sign * x, 12) for x in (low, mean, high))
@@ -94,7 +104,7 @@ def verdict(h, mean, low, high):
 
 
 def rederived(outputs, name):
-    "The verdicts of a published study: id -> n, difference, interval, p, verdict."
+    "The verdicts of a published study: id -> n, difference, interval, p, corrected p, verdict."
     plan = json.loads((outputs / f"study-{name}" / "plan.json").read_text())["plan_json"]
     study, tests = plan["study"], []
     for h in study["hypotheses"]:
@@ -112,12 +122,11 @@ def rederived(outputs, name):
             p = 2 * stats.t.sf(abs(mean) / error, df)
         tests.append((h, d[known].mean(), int(known.sum()), mean, error, df, p))
     ps = [t[-1] for t in tests]
-    levels = holm_levels(ps, study["alpha"]) if study["correction"] == "holm" else [study["alpha"]] * len(ps)
     result = {}
-    for (h, seen, n, mean, error, df, p), level in zip(tests, levels):
+    for (h, seen, n, mean, error, df, p), level, q in zip(tests, *family(ps, study)):
         half = stats.t.ppf(1 - (level if h["margin"] else level / 2), df) * error
         low, high = max(-1, mean - half), min(1, mean + half)
-        result[h["id"]] = (n, seen, low, high, p, verdict(h, seen, low, high))
+        result[h["id"]] = (n, seen, low, high, p, q, verdict(h, seen, low, high))
     return result
 
 
@@ -141,9 +150,9 @@ def texts(outputs, plan, arm):
 
 
 def rederived_speed(outputs, name):
-    "The verdicts on a published study's claims about speed: id -> rounds, ratio, interval, verdict."
+    "The verdicts on claims about speed: id -> rounds, ratio, interval, p, corrected p, verdict."
     folder = outputs / f"study-{name}"
-    plan, result = json.loads((folder / "plan.json").read_text())["plan_json"], {}
+    plan, tests, result = json.loads((folder / "plan.json").read_text())["plan_json"], [], {}
     claims = plan["study"].get("speed", [])
     lines = (folder / "rounds.jsonl").read_text().splitlines() if claims else []
     turns = {(t["arm"], t["data"], t["number"]): t for t in map(json.loads, lines) if "seconds" in t}
@@ -153,18 +162,19 @@ def rederived_speed(outputs, name):
             for arm in ("treatment", "control")
         )
         logs = np.log(own / other).dropna()
-        n, middle = len(logs), logs.mean()
-        half = stats.t.ppf(0.975, n - 1) * stats.sem(logs)
-        ratio, low, high = np.exp([middle, middle - half, middle + half])
+        tests.append((c, logs, stats.ttest_1samp(logs, np.log(c["at_least"]))))
+    ps = [test.pvalue for *_, test in tests]
+    for (c, logs, test), level, q in zip(tests, *family(ps, plan["study"])):
+        low, high = np.exp(test.confidence_interval(1 - level))
         same = (texts(outputs, plan, c["treatment"]) == texts(outputs, plan, c["control"])).mean()
         others = max(t["others"] for t in turns.values() if t["arm"] in (c["treatment"], c["control"]))
-        if n < 3 or others > 0.1:
+        if len(logs) < 3 or others > 0.1:
             word = "inconclusive"
         elif same < c.get("identical", 1.0) or high < c["at_least"]:
             word = "refuted"
         else:
             word = "supported" if low >= c["at_least"] else "inconclusive"
-        result[c["id"]] = (n, ratio, low, high, word)
+        result[c["id"]] = (len(logs), np.exp(logs.mean()), low, high, test.pvalue, q, word)
     return result
 
 
@@ -172,8 +182,9 @@ if __name__ == "__main__":
     root = Path(sys.argv[1])
     for folder in sorted(root.glob("study-*")):
         study = folder.name.removeprefix("study-")
-        for id, (n, seen, low, high, p, word) in rederived(root, study).items():
+        for id, (n, seen, low, high, p, q, word) in rederived(root, study).items():
             interval = f"[{100 * low:+.1f}, {100 * high:+.1f}]"
-            print(f"{study} {id}: {100 * seen:+.1f} {interval}, p {p:.3f}, n {n}: {word}")
-        for id, (n, ratio, low, high, word) in rederived_speed(root, study).items():
-            print(f"{study} {id}: {ratio:.2f} times [{low:.2f}, {high:.2f}], {n} rounds: {word}")
+            print(f"{study} {id}: {100 * seen:+.1f} {interval}, p {p:.3f}, corrected {q:.3f}, n {n}: {word}")
+        for id, (n, ratio, low, high, p, q, word) in rederived_speed(root, study).items():
+            times = f"{ratio:.2f} times [{low:.2f}, {high:.2f}]"
+            print(f"{study} {id}: {times}, p {p:.3f}, corrected {q:.3f}, {n} rounds: {word}")

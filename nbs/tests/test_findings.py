@@ -16,10 +16,11 @@ import llmforge.contrasts as contrasts
 from llmforge.aggregate import result_row, summarise
 from llmforge.batching import FakeEngine, Fault
 from llmforge.card import Card, Measure
-from llmforge.comparison import compare, diff_table, trace_line
+from llmforge.comparison import compare, diff_table, overview, trace_line
 from llmforge.config import load_config
 from llmforge.contrasts import arms_of, groups, values
 from llmforge.core import StoreError, fingerprint
+from llmforge.equivalence import equivalence_of
 from llmforge.experiment import Experiment, agent_table, counts_line, results_table
 from llmforge.findings import arms_table, decide, exploratory_table, verdict_table, verdicts
 from llmforge.interaction import interaction, label_test
@@ -75,7 +76,7 @@ def row(i, score, failed=False, cached=False, gold=(), text=None, answer="x", ab
     )
 
 
-def stored(store, name, rows, scorer=None, data="data", accuracy="exact_match", more=None):
+def stored(store, name, rows, scorer=None, data="data", accuracy="exact_match", more=None, confidence=0.95):
     "A completed experiment of these rows."
     config = load_config(
         {
@@ -83,7 +84,7 @@ def stored(store, name, rows, scorer=None, data="data", accuracy="exact_match", 
                 "name": name,
                 "engine": "fake",
                 "dataset": {"name": "meridia"},
-                "metrics": {"resamples": 500, "accuracy": accuracy},
+                "metrics": {"resamples": 500, "accuracy": accuracy, "confidence": confidence},
             }
         }
     )
@@ -1041,7 +1042,7 @@ def test_tokens_that_were_not_counted(store):
             binary((90, 1.0), (10, 0.0)),
             r"b − a, accuracy: \+40\.0 points \[\+\d+\.\d, \+\d+\.\d\]; "
             r"costs 5\.00 \[5\.00, 5\.00\] times the tokens "
-            r"\(1\.00 \[1\.00, 1\.00\] times the latency\); n = 100",
+            r"\(1\.00 \[1\.00, 1\.00\] times the latency\); 95% intervals, n = 100",
         ),
         (
             binary((20, 1.0), (80, 0.0)),
@@ -1097,7 +1098,7 @@ def test_pooled_and_for_each_data_set(store):
         and (t.gain.paired.n, t.parts[0].gain.paired.n) == (40, 20)
     )
     assert (
-        t.sentence().endswith("; n = 40; 1 run failed (counted as wrong)")
+        t.sentence().endswith("; 95% intervals, n = 40; 1 run failed (counted as wrong)")
         and "over the 39 questions timed in both" in t.sentence()
         and "failed" not in t.parts[0].sentence()
     )
@@ -1247,6 +1248,33 @@ def test_interaction_on_some_data_sets(store):
         and interaction(study, "b", "a", datasets=["y"]).kinds["k"].effect.value == 0.5
     )
     assert interaction(study, "b", "a", datasets=["x"]).whole.effect.value == 0
+
+
+def test_every_interval_has_a_level(store):
+    "No table or sentence shows an interval without saying of what level it is."
+    more = {"agent": {"choice": "free", "tools": ["search"]}, "stop_reasons": {"answer": 4}}
+    a = stored(store, "a", [of_kind(i, i % 2, "k") for i in range(8)], confidence=0.9)
+    b = stored(store, "b", [acted(i, 1.0, kind="k") for i in range(8)], more=more, confidence=0.9)
+    study = study_of(store, {"a": a, "b": b}, alpha=0.1)
+    traded, same = trade_off(study, "b", "a"), equivalence_of(study, "b", "a")
+    shown = [
+        results_table(b),
+        kinds_table(b),
+        agent_table(b),
+        compare(a, b)._repr_markdown_(),
+        overview([compare(a, b)]),
+    ]
+    shown += [
+        arms_table(study).removesuffix(agent_arms_table(study)),
+        agent_arms_table(study),
+        costs_table(study),
+    ]
+    shown += [
+        exploratory_table(study),
+        interaction(study, "b", "a")._repr_markdown_(),
+    ]
+    for text in [*shown, traded.sentence(), traded._repr_markdown_(), same.sentence()]:
+        assert "90%" in text and "95%" not in text, text
 
 
 def test_hostile_kinds_and_tools_stay_texts(store):

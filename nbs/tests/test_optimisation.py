@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 from executing import start
+from scipy.stats import ttest_1samp
 from typer.testing import CliRunner
 
 from llmforge.batching import FakeEngine
@@ -22,9 +23,9 @@ from llmforge.findings import verdict_table
 from llmforge.matrix import rounds_path, run_rounds
 from llmforge.plainresults import verdict_records
 from llmforge.plan import plan_table
-from llmforge.published import published
+from llmforge.published import bound, published
 from llmforge.rounds import append_line, interrupted, read_rounds, speed_ratio
-from llmforge.speedup import controls_of, matrix_table, speed_up, speed_verdict, speed_verdicts
+from llmforge.speedup import controls_of, judge_speed, matrix_table, speed_up, speed_verdicts
 from llmforge.store import Store
 from llmforge.study import open_study, run_study
 from llmforge.studyconfig import load_study
@@ -75,18 +76,53 @@ def test_a_speed_up_stands_beside_the_answers(timed):
     study, rounds = timed
     assert len(rounds) == 9
     few = [r for r in rounds if r.number < 2]
-    said = speed_verdict(study, few, study.config.speed[0]).sentence()
+    said = judge_speed(study, few)[0].sentence()
     assert said.startswith("S1: inconclusive. ") and "nothing is concluded from 2 rounds: " in said
     taken = [replace(r, others=0.6) for r in rounds]
-    assert "while others had the machine" in speed_verdict(study, taken, study.config.speed[0]).sentence()
+    assert "while others had the machine" in judge_speed(study, taken)[0].sentence()
     seconds = {study.ids[key]: 1 if "sequential" in key else 0.25 for key in study.ids}
     rounds = [replace(r, others=0.0, seconds=seconds[r.id] + r.number / 100) for r in rounds]
     assert speed_up(study, rounds, "batch_8", "sequential").speed.value == pytest.approx(4, rel=0.1)
-    first, second = (speed_verdict(study, rounds, claim).sentence() for claim in study.config.speed)
+    first, second = (v.sentence() for v in judge_speed(study, rounds))
     assert first.startswith("S1: supported") and "identical texts 16 of 16" in first
     assert second.startswith("S2: refuted") and "changes answers" in second
     assert controls_of(study) == {"batch_8": "sequential", "inexact": "sequential"}
     assert "**changes answers**" in matrix_table(study, rounds) and "16 of 16" in matrix_table(study, rounds)
+
+
+def test_claims_about_speed_are_one_family(timed):
+    "2.11 times, give or take 2% a round: enough for one claim of twice as fast, not for that and another."
+    study, rounds = timed
+    logs = np.log(2.11) + np.array([0.02, 0.0, -0.02])
+    seconds = {"sequential": (1.0, 1.0, 1.0), "batch_8": np.exp(-logs).tolist(), "inexact": (1.0, 1.0, 1.0)}
+    rounds = [replace(r, others=0.0, seconds=seconds[r.arm][r.number]) for r in rounds]
+
+    def judged(*claimed, **plan):
+        claims = [study.config.speed[0].model_copy(update={"id": f"S{x}", "at_least": x}) for x in claimed]
+        config = study.config.model_copy(update={"speed": tuple(claims), **plan})
+        return judge_speed(replace(study, config=config), rounds)
+
+    for claimed, levels, words in (
+        ((2,), (0.95,), ["supported"]),
+        ((2, 2.01), (0.975, 0.975), ["inconclusive", "inconclusive"]),
+        ((2, 1.5), (0.95, 0.975), ["supported", "supported"]),
+        ((3, 2), (0.975, 0.95), ["refuted", "supported"]),
+    ):
+        verdicts = judged(*claimed)
+        assert [v.verdict for v in verdicts] == words
+        for v, level in zip(verdicts, levels):
+            test, s = ttest_1samp(logs, np.log(v.claim.at_least)), v.found.speed
+            assert (v.p, *np.log([s.low, s.high])) == pytest.approx(
+                (test.pvalue, *test.confidence_interval(level))
+            )
+            assert s.confidence == pytest.approx(level)
+    first, second = judged(2, 2.01)
+    assert first.p_adjusted == second.p_adjusted == 2 * first.p
+    assert "claimed at least 2 (97.5% interval, p = .044 against 2, p = .087 after Holm, n = 3 rounds); " in (
+        first.evidence()
+    )
+    loose, _ = judged(2, 2.01, correction="none")
+    assert loose.verdict == "supported" and "(95% interval, p = .044 against 2, n = 3" in loose.evidence()
 
 
 def test_what_is_claimed_about_speed_is_told_wherever_verdicts_are(timed, outputs):
@@ -104,17 +140,20 @@ def test_what_is_claimed_about_speed_is_told_wherever_verdicts_are(timed, output
     records = verdict_records("timed", speed_verdicts(study, outputs / "study-timed"))
     assert [(r["hypothesis"], r["verdict"], r["n"]) for r in records][1:] == [("S2", "refuted", 3)]
     assert records[0]["ratio"] > 0 and records[0]["difference"] is None
+    assert 0 <= records[0]["p"] <= records[0]["p_adjusted"] and records[0]["correction"] == "holm"
     assert "S2: refuted" in study_page(Store(), "timed")
     page = claims(published(outputs), "timed")
+    sentence = bound("{{timed/S2:sentence}}", published(outputs))
+    assert "after Holm" in sentence and ": refuted" in sentence
     assert "refuted" in page and "batch_8 against sequential" in page
 
 
 def test_no_claim_about_speed_stands_on_a_changed_plan_or_is_older_than_its_runs(timed):
     study, rounds = timed
     changed = replace(study, tampered=("speed.0.at_least: was 2, is 1.2",))
-    assert {speed_verdict(changed, rounds, c).verdict for c in study.config.speed} == {"tampered"}
+    assert {v.verdict for v in judge_speed(changed, rounds)} == {"tampered"}
     late = replace(study, late=(study.ids["batch_8", "default", 0],))
-    first, second = (speed_verdict(late, rounds, claim) for claim in study.config.speed)
+    first, second = judge_speed(late, rounds)
     assert first.stamp.endswith(" (post hoc)") and not second.post_hoc
 
 

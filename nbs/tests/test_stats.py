@@ -9,6 +9,7 @@ import warnings
 from dataclasses import asdict
 from functools import partial
 
+import grouped_intervals
 import numpy as np
 import pytest
 from intervals import GRADED, cases, coverage
@@ -25,6 +26,7 @@ from llmforge.paired import (
     paired_difference,
     pairs_needed,
     smallest_effect,
+    spread_of,
 )
 from llmforge.stats import Estimate, bootstrap_interval, bounds, estimate, hang_together, wilson
 
@@ -867,6 +869,15 @@ def test_intervals_of_differences_hold_the_truth(n, sizes):
     grid = {case: coverage(n, *case, sizes=sizes) for case in cases(n)}
     assert min(grid.values()) >= 0.906, min(grid, key=grid.get)
     assert np.mean(list(grid.values())) >= 0.945
+
+
+def test_the_table_of_grouped_intervals_is_about_the_one_in_use():
+    "Its own formula, for many studies at once, gives the intervals of the package."
+    found = np.random.default_rng(0).integers(-3, 4, (20, 30))
+    for row, *own in zip(found, *grouped_intervals.ends(found, 5, 5)):
+        assert own == pytest.approx(spread_of(row.astype(float), np.full(30, 5), 1.0, 1.0).interval(0.95))
+    present, narrower, *widths = grouped_intervals.cell(50, 10, 0.1, 0, 0, draws=1000)[1:]
+    assert 0.93 <= narrower <= present and widths[1] < 0.65 * widths[0]
 
 
 def test_non_inferiority_cries_wolf_at_most_as_promised():
