@@ -343,8 +343,19 @@ def _all_pairs(config: AlignmentConfig) -> list[Pair]:
     return [to_pair(record, f"{path.name} line {i}") for i, record in numbered_objects(path)]
 
 
-def _by_coin(pair: Pair, seed: int) -> Pair:
-    return pair.swapped() if int(digest("label", str(seed), pair.id)[:8], 16) % 2 else pair
+def _drawn(pair: Pair, seed: int) -> int:
+    return int(digest("label", str(seed), pair.id)[:8], 16)
+
+
+def _to_swap(pairs: Sequence[Pair], config: AlignmentConfig) -> set[str]:
+    "The ids of the pairs whose replies change places."
+    if config.labels == "shuffled":
+        return {p.id for p in pairs if _drawn(p, config.seed) % 2}
+    found: set[str] = set()
+    for kind in sorted({p.kind for p in pairs} if config.labels == "balanced" else ()):
+        drawn = sorted((_drawn(p, config.seed), p.id) for p in pairs if p.kind == kind)
+        found |= {id for _, id in drawn[: len(drawn) // 2]}
+    return found
 
 # %% ../nbs/46_pairs.ipynb #pairs-load-all
 def load_pairs(
@@ -360,6 +371,5 @@ def load_pairs(
             f" allowed: 1 to {len(whole.train)}"
         )
     train = sorted(whole.train, key=lambda p: digest("order", p.group or p.id, p.id))[:wanted]
-    if config.labels == "shuffled":
-        train = [_by_coin(p, config.seed) for p in train]
-    return replace(whole, train=tuple(train))
+    swapped = _to_swap(train, config)
+    return replace(whole, train=tuple(p.swapped() if p.id in swapped else p for p in train))
