@@ -150,7 +150,9 @@ def refusal(
     if status == 429 and "insufficient_quota" in body:
         status = 402
     if remedy := _REMEDIES.get(status):
-        remedy = remedy.format(key=server.key_env or "no variable: set engine.key_env")
+        remedy = remedy.format(key=server.key_env)
+        if status in (401, 403) and not server.key_env:
+            remedy = "the server wants a key, and none is sent: name its variable in engine.key_env"
         return EngineFatal(f"{remedy} ({said}); what was answered is kept: mend it and run again")
     if status < 400:
         return EngineFatal(f"the server sends requests elsewhere ({said}); mend engine.base_url")
