@@ -2619,6 +2619,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'llmforge.server.Server.headers': ('server.html#server.headers', 'llmforge/server.py'),
                                  'llmforge.server.Server.hide': ('server.html#server.hide', 'llmforge/server.py'),
                                  'llmforge.server.Server.url': ('server.html#server.url', 'llmforge/server.py'),
+                                 'llmforge.server._other_form': ('server.html#_other_form', 'llmforge/server.py'),
                                  'llmforge.server.check_server': ('server.html#check_server', 'llmforge/server.py'),
                                  'llmforge.server.key_in': ('server.html#key_in', 'llmforge/server.py'),
                                  'llmforge.server.refusal': ('server.html#refusal', 'llmforge/server.py'),

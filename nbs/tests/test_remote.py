@@ -26,7 +26,7 @@ from llmforge.engineconfig import EngineConfig, PriceConfig
 from llmforge.files import project_root
 from llmforge.remote import Budget, Patience, RemoteEngine, server_facts
 from llmforge.runner import run_experiment
-from llmforge.server import Server, key_in, server_of
+from llmforge.server import Server, key_in, refusal, server_of
 from llmforge.store import Store
 from llmforge.tables import Status
 from llmforge.wire import EventStream, Reply, request_body, requested_wait, seconds_of, token_counts
@@ -412,6 +412,24 @@ def test_another_status_of_success():
         return web.json_response({"choices": [{"text": "x", "finish_reason": "stop"}]}, status=201)
 
     assert ask(answer)[1].text == "x"
+
+
+ASKED_IN_THE_OTHER_FORM = [
+    ("completions", 404, "This is a chat model and not supported in the v1/completions endpoint.", "chat"),
+    ("completions", 400, "Missing required parameter: 'messages'.", "chat"),
+    ("completions", 422, [{"loc": ["body", "messages"], "type": "missing", "msg": "Field required"}], "chat"),
+    ("chat", 400, "As of transformers v4.44, default chat template is no longer allowed", "completion"),
+]
+
+
+@pytest.mark.parametrize("api, status, message, form", ASKED_IN_THE_OTHER_FORM)
+def test_a_server_that_takes_the_other_form_of_prompts(api, status, message, form):
+    "The run ends with what to set; a prompt that is too long is still the fault of one question."
+    server = Server("http://localhost/v1", api, "m")
+    e = refusal(server, status, json.dumps({"detail": message}))
+    assert isinstance(e, EngineFatal) and f"set method.prompt.format: {form}" in str(e)
+    long = "maximum context length is 10 tokens, you requested 17 (1 in the messages, 16 in the completion)"
+    assert not isinstance(refusal(server, 400, long), EngineFatal)
 
 
 def test_a_key_that_is_wanted_and_not_sent():
