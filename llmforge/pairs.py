@@ -24,7 +24,7 @@ from .engine import Message, Prompt
 from .files import DAMAGED, find_file
 from .records import numbered_objects
 from .templates import Ask, Row, asks, digest, facts, fill, say, show
-from .text import cell, table
+from .text import cell, clip, table
 from .trainingconfig import AlignmentConfig, preferences
 
 # %% ../nbs/46_pairs.ipynb #pairs-record
@@ -159,7 +159,11 @@ def split_pairs(
     ordered = sorted(pairs, key=lambda p: (digest(p.group or p.id), digest(p.id)))
     if len({p.id for p in ordered}) < len(ordered):
         twice = Counter(p.id for p in ordered).most_common(1)[0][0]
-        raise DataError(f"preferences {name!r}: the pair {twice!r} occurs twice; each must have its own id")
+        chosen = next(clip(p.chosen, 60) for p in ordered if p.id == twice)
+        raise DataError(
+            f"preferences {name!r}: the pair {twice!r} occurs twice (preferred: {chosen!r}); leave one out,"
+            " or, where they differ, give each its own id"
+        )
     held = min(100, len(ordered) // 10)
     parts: list[list[Pair]] = [[], []]
     by_group = itertools.groupby(ordered, key=lambda p: p.group or p.id)

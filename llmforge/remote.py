@@ -308,7 +308,8 @@ async def server_facts(
     except aiohttp.ClientConnectorError as e:
         problem = server.hide(f"no server answers at {server.base_url} ({e.os_error})")
         raise EngineFatal(f"{problem}; start it, or mend engine.base_url") from None
-    listed = [m for m in models.get("data") or () if isinstance(m, dict)]
+    given = models.get("data")
+    listed = [m for m in given if isinstance(m, dict)] if isinstance(given, list) else []
     return {
         "models": [str(m.get("id")) for m in listed],
         "version": version.get("version"),

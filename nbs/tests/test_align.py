@@ -120,6 +120,10 @@ WRONG = {
     "two turns as reply": ([pair(0, chosen=[ASKED, ASKED])], "must be one turn of the assistant; received 2"),
     "half a character": ([pair(0, chosen="a\ud800")], "has half of a character"),
     "twice": ([pair(0), *(pair(i) for i in range(20))], "the pair 'p0' occurs twice"),
+    "the same without ids": (
+        [{**pair(i % 19), "id": None} for i in range(20)],
+        "occurs twice (preferred: 'It is 0.'); leave one out",
+    ),
     "not JSON": (["{"], "line 1: not JSON"),
     "a list": (["[]"], "line 1: must be an object; received list"),
 }

@@ -235,16 +235,10 @@ def test_smallest_alignment(tmp_path, kernels):
     assert "the shorter wins" in shown and "log-probability of the preferred reply" in shown
 
 
-ABLATION = DPO.replace("smallest_dpo", "smallest_ablation").replace(
-    "dpo: {alignment: {name: dpo, pairs: 4, batch_size: 2}}",
-    "dpo: {alignment: {name: dpo, pairs: 4, batch_size: 2}},"
-    " control: {alignment: {name: dpo, pairs: 4, batch_size: 2, labels: balanced}}",
-)
-
-
 def test_smallest_ablation(tmp_path, kernels):
-    (tmp_path / "smallest.yaml").write_text(ABLATION)
+    (tmp_path / "smallest.yaml").write_text(DPO)
     given = {"study": tmp_path / "smallest.yaml", "reference": "dpo", "held_out": 4, "prompts": 1}
+    given |= {"controls": 2, "control_pairs": 2}
     nb = execute(ROOT / "nbs" / "run_dpo_ablation.ipynb", tmp_path, **given)
     shown = json.dumps([c.get("outputs", []) for c in nb.cells])
     assert all(word in shown for word in ("margin (nats)", "image/png", "P1: ", "P2: ", "P3: "))

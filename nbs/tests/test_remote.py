@@ -849,6 +849,15 @@ def test_what_a_server_says_about_itself():
         engine.close()
 
 
+@pytest.mark.parametrize("said", [{"data": 5}, {"data": {"m": 1}}, {"data": ["m", None]}, [1]])
+def test_lists_of_models_in_odd_forms(said):
+    async def go():
+        async with Scripted(echo).running({"/v1/models": said}) as server:
+            return await server_facts(Server(server.url, "completions", "m"))
+
+    assert asyncio.run(go()) == {"models": [], "version": None, "entries": []}
+
+
 def test_nobody_there_ends_the_run():
     with pytest.raises(EngineFatal, match="no server answers at http://127.0.0.1:9/v1"):
         asyncio.run(server_facts(Server("http://127.0.0.1:9/v1", "chat", "m")))
