@@ -791,6 +791,26 @@ def test_cost_and_budget():
     assert asyncio.run(go()) == 2
 
 
+@pytest.mark.parametrize("usage, most, sent", [(USAGE, 0.00015, 2), (USAGE, 1, 40), (None, 1, 1)])
+def test_a_budget_holds_for_requests_at_once(usage, most, sent):
+    "Forty wanted at once spend no more than forty one after another: one request beyond the budget."
+
+    async def answer(request, body):
+        await asyncio.sleep(0.01)
+        return await events(request, delta("x", "stop"), {"choices": [], "usage": usage})
+
+    async def go():
+        async with Scripted(answer).running() as server:
+            price = PriceConfig(input=1, cached_input=0.5, output=2)
+            engine = engine_for(server, price=price, max_cost=most)
+            wanted = (engine.generate(str(i), Sampling()) for i in range(40))
+            found = await asyncio.gather(*wanted, return_exceptions=True)
+            engine.close()
+            return len(server.bodies), sum(isinstance(f, EngineFatal) for f in found)
+
+    assert asyncio.run(go()) == (sent, 40 - sent)
+
+
 def test_a_budget_needs_token_counts():
     async def answer(request, body):
         return await events(request, delta("x", "stop"))
