@@ -150,6 +150,17 @@ class PairSet:
         rows = [(cell(p.kind), cell(p.chosen), cell(p.rejected)) for p in self.train[:4]]
         return f"**{cell(self.name)}**: {parts}\n\n" + table(["kind", "chosen", "rejected"], rows)
 
+# %% ../nbs/46_pairs.ipynb #pairs-check-ids
+def _check_ids(pairs: Sequence[Pair], name: str) -> None:
+    "Raise `DataError` where two pairs have one id."
+    if len({p.id for p in pairs}) < len(pairs):
+        twice = Counter(p.id for p in pairs).most_common(1)[0][0]
+        chosen = next(clip(p.chosen, 60) for p in pairs if p.id == twice)
+        raise DataError(
+            f"preferences {name!r}: the pair {twice!r} occurs twice (preferred: {chosen!r}); leave one out,"
+            " or, where they differ, give each its own id"
+        )
+
 # %% ../nbs/46_pairs.ipynb #pairs-split
 def split_pairs(
     pairs: Iterable[Pair],
@@ -157,13 +168,7 @@ def split_pairs(
 ) -> PairSet:
     "Pairs in three parts, whole groups by the hash of their name; raises `DataError`."
     ordered = sorted(pairs, key=lambda p: (digest(p.group or p.id), digest(p.id)))
-    if len({p.id for p in ordered}) < len(ordered):
-        twice = Counter(p.id for p in ordered).most_common(1)[0][0]
-        chosen = next(clip(p.chosen, 60) for p in ordered if p.id == twice)
-        raise DataError(
-            f"preferences {name!r}: the pair {twice!r} occurs twice (preferred: {chosen!r}); leave one out,"
-            " or, where they differ, give each its own id"
-        )
+    _check_ids(ordered, name)
     held = min(100, len(ordered) // 10)
     parts: list[list[Pair]] = [[], []]
     by_group = itertools.groupby(ordered, key=lambda p: p.group or p.id)
@@ -355,11 +360,10 @@ def _to_swap(pairs: Sequence[Pair], config: AlignmentConfig) -> set[str]:
     "The ids of the pairs whose replies change places."
     if config.labels == "shuffled":
         return {p.id for p in pairs if _drawn(p, config.seed) % 2}
-    found: set[str] = set()
-    for kind in sorted({p.kind for p in pairs} if config.labels == "balanced" else ()):
-        drawn = sorted((_drawn(p, config.seed), p.id) for p in pairs if p.kind == kind)
-        found |= {id for _, id in drawn[: len(drawn) // 2]}
-    return found
+    if config.labels == "given":
+        return set()
+    drawn = sorted(pairs, key=lambda p: (p.kind, _drawn(p, config.seed), p.id))
+    return {p.id for p in drawn[config.seed % 2 :: 2]}
 
 # %% ../nbs/46_pairs.ipynb #pairs-load-all
 def load_pairs(

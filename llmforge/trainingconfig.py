@@ -51,7 +51,7 @@ class AlignmentConfig(Section):
     labels: Literal["given", "shuffled", "balanced"] = Field(
         "given",
         description="as a negative control, shuffled: a coin decides which reply is preferred;"
-        " balanced: so does it, but in each kind of pairs exactly half change places",
+        " balanced: so does it, but half of all and of each kind of pairs change places",
     )
     too_long: Literal["refuse", "drop"] = Field(
         "refuse", description="what becomes of pairs whose prompt alone fills max_length"
