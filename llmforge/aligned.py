@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RULES', 'JudgedPair', 'ReplyRow', 'Evaluation', 'evaluate', 'write_evaluation', 'read_evaluation', 'evaluated',
-           'at_equal_length', 'mcnemar_p', 'ranking_table', 'distinct', 'changes', 'tax_table']
+           'at_equal_length', 'mcnemar_p', 'ranked_right', 'ranking_table', 'distinct', 'changes', 'tax_table',
+           'margin', 'ablation_table']
 
 # %% ../nbs/48_aligned.ipynb #aligned-imports
 import json
@@ -107,16 +108,27 @@ class _BothModels:
         with torch.inference_mode(), nullcontext() if aligned else self.with_adapter.disable_adapter():
             yield self.loaded.model
 
+# %% ../nbs/48_aligned.ipynb #aligned-base
+_BASE: dict[str, list[float]] = {}  # what the base says is the same for every adapter on it
+
+
+def _base_logprobs(both: _BothModels, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> list[float]:
+    "As `_reply_logprobs`, under the base model; computed once in a process."
+    key = fingerprint(both.loaded.identity, rows, starts)
+    if key not in _BASE:
+        with both.as_(False) as model:
+            _BASE[key] = _reply_logprobs(model, rows, starts)
+    return _BASE[key]
+
 # %% ../nbs/48_aligned.ipynb #aligned-judge
 def _judged(both: _BothModels, batch: Sequence[Pair], longest: int) -> list[JudgedPair]:
     "A few pairs, measured under both models; replies are cut where the training cuts them."
     said = [reply_tokens(both.loaded.tokenizer, pair) for pair in batch]
     rows = [whole[:longest] for _, *two in said for whole in two]
     starts = [len(prompt) for prompt, *_ in said for _ in range(2)]
-    values = []
-    for aligned in (False, True):
-        with both.as_(aligned) as model:
-            values.append(_reply_logprobs(model, rows, starts))
+    values = [_base_logprobs(both, rows, starts)]
+    with both.as_(True) as model:
+        values.append(_reply_logprobs(model, rows, starts))
     sizes = [len(row) - start for row, start in zip(rows, starts)]
     made = []
     for i, pair in enumerate(batch):
@@ -307,6 +319,15 @@ def mcnemar_p(
     counts = [[seen[True, True], seen[True, False]], [seen[False, True], seen[False, False]]]
     return float(mcnemar(counts, exact=True).pvalue)
 
+# %% ../nbs/48_aligned.ipynb #aligned-ranked-right
+def ranked_right(
+    evaluation: Evaluation,
+    rule: str,  # of `RULES`
+) -> Estimate:  # with Wilson's interval
+    "The share of held-out pairs that a rule ranks right."
+    right = list(map(RULES[rule], evaluation.pairs))
+    return Estimate(float(np.mean(right)), *wilson(sum(right), len(right)), len(right))
+
 # %% ../nbs/48_aligned.ipynb #aligned-ranking
 def ranking_table(
     evaluation: Evaluation,
@@ -318,8 +339,7 @@ def ranking_table(
     adjusted = [None, *holm(ps[1:])]
     lines = []
     for (name, r), p in zip(right.items(), adjusted):
-        share = Estimate(float(np.mean(r)), *wilson(sum(r), len(r)), len(r))
-        equal = at_equal_length(rows, r)
+        share, equal = ranked_right(evaluation, name), at_equal_length(rows, r)
         lines.append((name, f"{sum(r)} of {len(r)}", f"{share:.2f}", or_dash(p, ".2g"), f"{equal:.2f}"))
     head = ["rule", "right", "share", "p against the shorter", "share at equal length"]
     return table(head, lines)
@@ -387,3 +407,36 @@ def tax_table(
         for name, d, verdict in [*lines, *more]
     ]
     return table(["measure", "base", "DPO", "difference", "n", "verdict"], shown)
+
+# %% ../nbs/48_aligned.ipynb #aligned-margin
+def margin(
+    evaluation: Evaluation,
+) -> Estimate:  # nats
+    "By how much an adapter moved the preferred replies away from the others, on held-out pairs."
+    rows = evaluation.pairs
+    base, aligned = ([r.base[0] - r.base[1] for r in rows], [r.aligned[0] - r.aligned[1] for r in rows])
+    return paired_difference(base, aligned, groups=[r.group for r in rows]).difference
+
+# %% ../nbs/48_aligned.ipynb #aligned-arms-table
+_BASE_RULES = ("the shorter wins", "base, sum")
+
+
+def _arm_cells(evaluation: Evaluation) -> list[str]:
+    "What an adapter changed, a cell each."
+    found = changes(evaluation)
+    same, kl = found["replies identical to the base's"], found["KL from the base (nats a token)"]
+    return [f"{margin(evaluation):+.2f}", or_dash(kl.b, ".3f"), f"{round(same.b * same.n)} of {same.n}"]
+
+# %% ../nbs/48_aligned.ipynb #aligned-ablation-table
+def ablation_table(
+    arms: Mapping[str, Evaluation],  # label -> its evaluation, all on the same pairs
+) -> str:  # Markdown
+    "How many held-out pairs each adapter ranks right, against the base model and the shorter reply."
+    first = next(iter(arms.values()))
+    base = list(map(RULES["base, sum"], first.pairs))
+    right = [list(map(RULES["reward, sum"], e.pairs)) for e in arms.values()]
+    lines = [(rule, f"{ranked_right(first, rule):.2f}", *["–"] * 4) for rule in _BASE_RULES]
+    for p, (name, e) in zip(holm([mcnemar_p(base, r) for r in right]), arms.items()):
+        lines.append((cell(name), f"{ranked_right(e, 'reward, sum'):.2f}", f"{p:.2g}", *_arm_cells(e)))
+    head = ["", "pairs ranked right", "p against the base", "margin (nats)", "KL (nats a token)"]
+    return table([*head, "replies identical to the base's"], lines)

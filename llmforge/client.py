@@ -16,7 +16,7 @@ from typing import Any
 from .core import EngineError, EngineFatal, require
 from .engine import Prompt, Sampling
 from .server import Server, refusal
-from .wire import EventStream, Reply, request_body, requested_wait
+from .wire import BrokenOff, EventStream, Reply, request_body, requested_wait
 
 # %% ../nbs/28_client.ipynb #remote-busy
 LONGEST = 120.0  # seconds: the longest wait that is granted
@@ -113,6 +113,8 @@ class Timed:
         start: float,  # of the request, time.perf_counter()
     ) -> None:
         "Take in an event; raises `EngineError`."
+        if self.done or not event.strip():
+            return
         if event.strip() == b"[DONE]":
             self.done = True
         elif self.reply.add(json.loads(event)) and self.ttft_ms is None:
@@ -120,10 +122,28 @@ class Timed:
 
     def check(self) -> None:
         "Raise `EngineError` where the reply is not whole."
+        if (reason := self.reply.finish_reason) in ("error", "abort"):
+            raise EngineError(f"the server broke off its reply (finish_reason {reason!r})", transient=True)
         if not self.reply.finish_reason and not (self.done and self.reply.parts):
             raise EngineError("the server's reply ended before it was complete", transient=True)
 
 # %% ../nbs/28_client.ipynb #remote-read
+_LINGER = (5.0, 0.25)  # seconds that more is waited for: once there is a reason to finish; once [DONE] came
+
+
+async def _piece(response: Any, timed: Timed) -> bytes:
+    "What comes next in a stream; nothing at its end, also where the server leaves it open there."
+    whole = timed.done or bool(timed.reply.finish_reason)
+    try:
+        async with asyncio.timeout(_LINGER[timed.done] if whole else None):
+            piece = await response.content.readany()
+    except (TimeoutError, aiohttp_module().ClientPayloadError):
+        if not whole:
+            raise
+        return b""
+    return b"" if timed.done else piece
+
+
 async def _read(response: Any, start: float) -> Timed:
     "The reply that a response holds, in pieces or whole."
     timed = Timed()
@@ -132,13 +152,9 @@ async def _read(response: Any, start: float) -> Timed:
         timed.done = True
         return timed
     events = EventStream()
-    try:
-        async for piece in response.content.iter_any():
-            for event in events.feed(piece):
-                timed.take(event, start)
-    except aiohttp_module().ClientPayloadError:
-        if not timed.reply.finish_reason:
-            raise
+    while piece := await _piece(response, timed):
+        for event in events.feed(piece):
+            timed.take(event, start)
     for event in events.end():
         timed.take(event, start)
     return timed
@@ -222,6 +238,8 @@ class Client:
         except EngineError as e:
             if isinstance(e, (Busy, EngineFatal)) or not e.transient:
                 raise
+            if isinstance(e, BrokenOff) and e.status:
+                raise _refused(self.server, e.status, {}, e.body) from None
             raise Busy(hide(str(e))) from None
 
     async def _ask(self, body: dict[str, Any]) -> Timed:
@@ -231,7 +249,7 @@ class Client:
             async with session.post(
                 server.url, json=sent, headers=server.headers, allow_redirects=False
             ) as response:
-                if response.status == 200:
+                if 200 <= response.status < 300:
                     timed = await _read(response, start)
                     if provider := response.headers.get("x-inference-provider"):
                         timed.reply.served["provider"] = provider

@@ -253,7 +253,8 @@ def colab_secrets() -> None:
             continue
 
 # %% ../nbs/70_notebooks.ipynb #fdf8ba54
-NEEDS = {"run_dpo": ("align",), "run_growth": ("site",)}  # notebook -> extras besides
+# notebook -> extras besides
+NEEDS = {"run_dpo": ("align",), "run_dpo_ablation": ("align",), "run_growth": ("site",)}
 
 
 def with_colab(

@@ -24,7 +24,7 @@ from .engine import Message, Prompt
 from .files import DAMAGED, find_file
 from .records import numbered_objects
 from .templates import Ask, Row, asks, digest, facts, fill, say, show
-from .text import cell, table
+from .text import cell, clip, table
 from .trainingconfig import AlignmentConfig, preferences
 
 # %% ../nbs/46_pairs.ipynb #pairs-record
@@ -150,6 +150,17 @@ class PairSet:
         rows = [(cell(p.kind), cell(p.chosen), cell(p.rejected)) for p in self.train[:4]]
         return f"**{cell(self.name)}**: {parts}\n\n" + table(["kind", "chosen", "rejected"], rows)
 
+# %% ../nbs/46_pairs.ipynb #pairs-check-ids
+def _check_ids(pairs: Sequence[Pair], name: str) -> None:
+    "Raise `DataError` where two pairs have one id."
+    if len({p.id for p in pairs}) < len(pairs):
+        twice = Counter(p.id for p in pairs).most_common(1)[0][0]
+        chosen = next(clip(p.chosen, 60) for p in pairs if p.id == twice)
+        raise DataError(
+            f"preferences {name!r}: the pair {twice!r} occurs twice (preferred: {chosen!r}); leave one out,"
+            " or, where they differ, give each its own id"
+        )
+
 # %% ../nbs/46_pairs.ipynb #pairs-split
 def split_pairs(
     pairs: Iterable[Pair],
@@ -157,9 +168,7 @@ def split_pairs(
 ) -> PairSet:
     "Pairs in three parts, whole groups by the hash of their name; raises `DataError`."
     ordered = sorted(pairs, key=lambda p: (digest(p.group or p.id), digest(p.id)))
-    if len({p.id for p in ordered}) < len(ordered):
-        twice = Counter(p.id for p in ordered).most_common(1)[0][0]
-        raise DataError(f"preferences {name!r}: the pair {twice!r} occurs twice; each must have its own id")
+    _check_ids(ordered, name)
     held = min(100, len(ordered) // 10)
     parts: list[list[Pair]] = [[], []]
     by_group = itertools.groupby(ordered, key=lambda p: p.group or p.id)
@@ -343,8 +352,18 @@ def _all_pairs(config: AlignmentConfig) -> list[Pair]:
     return [to_pair(record, f"{path.name} line {i}") for i, record in numbered_objects(path)]
 
 
-def _by_coin(pair: Pair, seed: int) -> Pair:
-    return pair.swapped() if int(digest("label", str(seed), pair.id)[:8], 16) % 2 else pair
+def _drawn(pair: Pair, seed: int) -> int:
+    return int(digest("label", str(seed), pair.id)[:8], 16)
+
+
+def _to_swap(pairs: Sequence[Pair], config: AlignmentConfig) -> set[str]:
+    "The ids of the pairs whose replies change places."
+    if config.labels == "shuffled":
+        return {p.id for p in pairs if _drawn(p, config.seed) % 2}
+    if config.labels == "given":
+        return set()
+    drawn = sorted(pairs, key=lambda p: (p.kind, _drawn(p, config.seed), p.id))
+    return {p.id for p in drawn[config.seed % 2 :: 2]}
 
 # %% ../nbs/46_pairs.ipynb #pairs-load-all
 def load_pairs(
@@ -360,6 +379,5 @@ def load_pairs(
             f" allowed: 1 to {len(whole.train)}"
         )
     train = sorted(whole.train, key=lambda p: digest("order", p.group or p.id, p.id))[:wanted]
-    if config.labels == "shuffled":
-        train = [_by_coin(p, config.seed) for p in train]
-    return replace(whole, train=tuple(train))
+    swapped = _to_swap(train, config)
+    return replace(whole, train=tuple(p.swapped() if p.id in swapped else p for p in train))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'MARKERS', 'LOOKS', 'panels', 'one_axes', 'listed', 'title', 'score_plot', 'latency_plot', 'retrieval_plot',
-           'comparison_plot', 'verdict_plot', 'arm_estimates', 'ablation_curve', 'heatmap', 'pareto', 'pareto_plot',
-           'arms_plot', 'interaction_plot']
+           'comparison_plot', 'verdict_plot', 'arm_estimates', 'interval_line', 'ablation_curve', 'heatmap', 'pareto',
+           'pareto_plot', 'arms_plot', 'interaction_plot']
 
 # %% ../nbs/69_plots.ipynb #fb5ba4ac
 import textwrap
@@ -276,17 +276,20 @@ def _scale(arms: list[str]) -> list[float]:
         return list(map(float, range(len(arms))))
 
 
-def _line(ax, arms: dict[str, Estimate], i: int, label: str) -> None:
-    "The `i`-th line of a plot, with its interval as a band."
-    points = sorted(zip(_scale(list(arms)), arms.values()), key=lambda p: p[0])
-    points = [(x, s) for x, s in points if s.n]
-    xs = [x for x, _ in points]
-    colour = COLOURS[i % 6]
-    lows, highs = [s.low for _, s in points], [s.high for _, s in points]
+def interval_line(
+    ax,  # matplotlib axes
+    arms: dict[str, Estimate],  # their places on the axis are their numbers, or 0, 1, 2, …
+    i: int,  # which line of the plot it is
+    label: str,
+) -> None:
+    "A line of a plot, with its interval as a band."
+    placed, colour = zip(_scale(list(arms)), arms.values()), COLOURS[i % 6]
+    points = sorted((x, s.value, s.low, s.high) for x, s in placed if s.n)
+    xs, values, lows, highs = zip(*points) if points else [()] * 4
     ax.fill_between(xs, lows, highs, color=colour, alpha=0.15, lw=0)
-    ax.plot(xs, [s.value for _, s in points], MARKERS[i % 6] + "-", color=colour, label=label)
+    ax.plot(xs, values, MARKERS[i % 6] + "-", color=colour, label=label)
 
-
+# %% ../nbs/69_plots.ipynb #plots-legend-beside
 def _legend_beside(ax, *shown) -> None:
     ax.legend(*shown, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
@@ -301,7 +304,7 @@ def ablation_curve(
     crowded = len("  ".join(next(iter(estimates.values())))) > 45
     fig, ax = one_axes(height=3.6 if crowded else 3.0)
     for i, (data, arms) in enumerate(estimates.items()):
-        _line(ax, arms, i, f"{data} ({_n(arms.values())})")
+        interval_line(ax, arms, i, f"{data} ({_n(arms.values())})")
     names = list(arms)
     turned = {"rotation": 20, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
     ax.set_xticks(_scale(names), names, **turned)

@@ -79,6 +79,8 @@ class Budget:
         most: float | None = None,  # dollars; None: no limit
     ):
         self.most, self.spent, self.unknown = most, 0.0, False
+        self.dearest: float | None = None  # cost of one generation, so far
+        self.running = 0  # requests
 
     def note(
         self,
@@ -87,6 +89,18 @@ class Budget:
         "Count what a generation cost."
         self.spent += cost or 0.0
         self.unknown |= cost is None
+        self.dearest = max(cost or 0.0, self.dearest or 0.0)
+
+    async def admit(self) -> None:
+        "Wait until one more request fits, if those that run are as dear as any was; the first runs alone."
+        while True:
+            self.check()
+            if self.most is None or not self.running:
+                break
+            if self.dearest is not None and self.spent + (self.running + 1) * self.dearest <= self.most:
+                break
+            await asyncio.sleep(0.02)
+        self.running += 1
 
     def check(self) -> None:
         "Raise `EngineFatal` where nothing more may be spent."
@@ -210,15 +224,17 @@ class ServerEngine:
         "What the server answers; raises `EngineError`."
         queued, problem, most = time.perf_counter(), "", self.patience.attempts
         for attempt in range(1, most + 1):
-            await self.patience.gate.passed()
-            self.budget.check()
-            start = time.perf_counter()
+            await self.budget.admit()
             try:
+                await self.patience.gate.passed()
+                start = time.perf_counter()
                 timed = await self.client.ask(prompt, sampling)
                 break
             except Busy as e:
                 problem = str(e)
                 await self.patience.after(e, attempt)
+            finally:
+                self.budget.running -= 1
         else:
             raise EngineError(f"gave up after {most} attempts: {problem}", transient=True)
         generation = _generation(self.server, timed, (prompt, sampling), queued, start, attempt)
@@ -308,7 +324,8 @@ async def server_facts(
     except aiohttp.ClientConnectorError as e:
         problem = server.hide(f"no server answers at {server.base_url} ({e.os_error})")
         raise EngineFatal(f"{problem}; start it, or mend engine.base_url") from None
-    listed = [m for m in models.get("data") or () if isinstance(m, dict)]
+    given = models.get("data")
+    listed = [m for m in given if isinstance(m, dict)] if isinstance(given, list) else []
     return {
         "models": [str(m.get("id")) for m in listed],
         "version": version.get("version"),

@@ -8,6 +8,7 @@ __all__ = ['key_in', 'Server', 'server_of', 'check_server', 'server_message', 'r
 # %% ../nbs/26_server.ipynb #server-imports
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -138,6 +139,24 @@ _REMEDIES = {
     404: "the server has no such model, or no such address; mend model.name or engine.base_url",
 }
 
+# %% ../nbs/26_server.ipynb #server-other-form
+_FORMS = {  # what is asked for -> how a server says that it does not do that; its name; the other form
+    "completions": (
+        r"chat model|chat/completions|messages.{0,30}(required|missing)|(required|missing).{0,40}messages",
+        "completions",
+        "chat",
+    ),
+    "chat": ("chat.template", "chats", "completion"),
+}
+
+
+def _other_form(server: Server, status: int, said: str) -> str:
+    "What to do where a server does not take this form of prompts; nothing where it does not say so."
+    words, name, form = _FORMS[server.api]
+    if status not in (400, 404, 405, 422, 501) or not re.search(words, said, re.IGNORECASE):
+        return ""
+    return f"the server takes no {name}, or not for this model: set method.prompt.format: {form}"
+
 # %% ../nbs/26_server.ipynb #server-refusal-error
 def refusal(
     server: Server,
@@ -146,11 +165,14 @@ def refusal(
 ) -> EngineError:  # to be raised
     "The error that a status stands for; `EngineFatal` where every request would meet it."
     said = server.hide(server_message(body))
+    other = _other_form(server, status, said)
     said = f"{status} from {server.url}{': ' if said else ''}{said}"
     if status == 429 and "insufficient_quota" in body:
         status = 402
-    if remedy := _REMEDIES.get(status):
-        remedy = remedy.format(key=server.key_env or "no variable: set engine.key_env")
+    if remedy := other or _REMEDIES.get(status):
+        remedy = remedy.format(key=server.key_env)
+        if status in (401, 403) and not server.key_env:
+            remedy = "the server wants a key, and none is sent: name its variable in engine.key_env"
         return EngineFatal(f"{remedy} ({said}); what was answered is kept: mend it and run again")
     if status < 400:
         return EngineFatal(f"the server sends requests elsewhere ({said}); mend engine.base_url")

@@ -48,8 +48,10 @@ class AlignmentConfig(Section):
         None, description="how many pairs to train on: a stable sample (default: all but those held out)"
     )
     revision: Text | None = Field(None, description="hub revision of the pairs, or of the adapter")
-    labels: Literal["given", "shuffled"] = Field(
-        "given", description="shuffled: a coin decides which reply is preferred, as a negative control"
+    labels: Literal["given", "shuffled", "balanced"] = Field(
+        "given",
+        description="as a negative control, shuffled: a coin decides which reply is preferred;"
+        " balanced: so does it, but half of all and of each kind of pairs change places",
     )
     too_long: Literal["refuse", "drop"] = Field(
         "refuse", description="what becomes of pairs whose prompt alone fills max_length"

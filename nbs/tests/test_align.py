@@ -120,6 +120,10 @@ WRONG = {
     "two turns as reply": ([pair(0, chosen=[ASKED, ASKED])], "must be one turn of the assistant; received 2"),
     "half a character": ([pair(0, chosen="a\ud800")], "has half of a character"),
     "twice": ([pair(0), *(pair(i) for i in range(20))], "the pair 'p0' occurs twice"),
+    "the same without ids": (
+        [{**pair(i % 19), "id": None} for i in range(20)],
+        "occurs twice (preferred: 'It is 0.'); leave one out",
+    ),
     "not JSON": (["{"], "line 1: not JSON"),
     "a list": (["[]"], "line 1: must be an object; received list"),
 }
@@ -177,6 +181,22 @@ def test_shuffled_labels_change_the_training_pairs_only():
     given, shuffled = (load_pairs(config(alignment={"labels": x}).alignment) for x in ("given", "shuffled"))
     swapped = [a.chosen == b.rejected for a, b in zip(given.train, shuffled.train)]
     assert 0.4 < sum(swapped) / len(swapped) < 0.6 and given.test == shuffled.test
+
+
+def test_balanced_labels_leave_nothing_to_learn_by_chance():
+    "Half of all change places, and of each kind but for an odd one; another seed swaps others."
+    loaded = {}
+    for n, seed in ((2, 0), (20, 0), (20, 1), (200, 0), (200, 1)):
+        given, balanced = (
+            load_pairs(config(alignment={"labels": x, "pairs": n, "seed": seed}).alignment)
+            for x in ("given", "balanced")
+        )
+        kinds = [a.kind for a, b in zip(given.train, balanced.train) if a.chosen == b.rejected]
+        for kind in {p.kind for p in given.train}:
+            assert abs(2 * kinds.count(kind) - sum(p.kind == kind for p in given.train)) <= 1
+        assert 2 * len(kinds) == n and given.test == balanced.test
+        loaded[n, seed] = balanced.fingerprint
+    assert len(set(loaded.values())) == 5
 
 
 def test_ids_hold_what_determines_answers_and_nothing_else():

@@ -48,6 +48,7 @@ def test_all_that_people_open_are_here():
         "run_experiment.ipynb",
         "run_study.ipynb",
         "run_dpo.ipynb",
+        "run_dpo_ablation.ipynb",
         "run_cards.ipynb",
         "run_benchmark.ipynb",
         "run_growth.ipynb",
@@ -232,6 +233,15 @@ def test_smallest_alignment(tmp_path, kernels):
     nb = execute(ROOT / "nbs" / "run_dpo.ipynb", tmp_path, study=tmp_path / "smallest.yaml", **sizes)
     shown = json.dumps([c.get("outputs", []) for c in nb.cells])
     assert "the shorter wins" in shown and "log-probability of the preferred reply" in shown
+
+
+def test_smallest_ablation(tmp_path, kernels):
+    (tmp_path / "smallest.yaml").write_text(DPO)
+    given = {"study": tmp_path / "smallest.yaml", "reference": "dpo", "held_out": 4, "prompts": 1}
+    given |= {"controls": 2, "control_pairs": 2}
+    nb = execute(ROOT / "nbs" / "run_dpo_ablation.ipynb", tmp_path, **given)
+    shown = json.dumps([c.get("outputs", []) for c in nb.cells])
+    assert all(word in shown for word in ("margin (nats)", "image/png", "P1: ", "P2: ", "P3: "))
 
 
 def test_smallest_cards(tmp_path, kernels):

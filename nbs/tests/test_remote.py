@@ -26,7 +26,7 @@ from llmforge.engineconfig import EngineConfig, PriceConfig
 from llmforge.files import project_root
 from llmforge.remote import Budget, Patience, RemoteEngine, server_facts
 from llmforge.runner import run_experiment
-from llmforge.server import Server, key_in, server_of
+from llmforge.server import Server, key_in, refusal, server_of
 from llmforge.store import Store
 from llmforge.tables import Status
 from llmforge.wire import EventStream, Reply, request_body, requested_wait, seconds_of, token_counts
@@ -295,6 +295,151 @@ def test_a_break_after_the_reason_to_finish_loses_nothing():
     assert g.text == "all" and g.attempts == 1 and g.tokens_out is None
 
 
+@pytest.mark.parametrize("end", ["", "data: [DONE]\n\n", "data: [DONE]\n\ndata: {broken\n\n"])
+def test_a_stream_that_stays_open_behind_a_whole_reply(end, monkeypatch):
+    "It is waited for a moment, not for the whole time limit, and not asked for again."
+    monkeypatch.setattr("llmforge.client._LINGER", (0.2, 0.1))
+
+    async def answer(request, body):
+        response = await events(request, delta("all", "stop"), end=end or ":\n\n")
+        await asyncio.sleep(3)
+        return response
+
+    server, g = ask(answer, timeout=2)
+    assert (g.text, g.attempts, g.finish_reason) == ("all", 1, "stop") and g.latency_ms < 1500
+
+
+def test_a_connection_is_used_again_after_a_stream():
+    "Also where its end comes in a packet of its own."
+    peers = []
+
+    async def answer(request, body):
+        peers.append(request.transport.get_extra_info("peername"))
+        response = await events(request, delta("x", "stop"))
+        await asyncio.sleep(0.05)
+        return response
+
+    async def go():
+        async with Scripted(answer).running() as server:
+            engine = engine_for(server)
+            for _ in range(3):
+                await engine.generate("x", Sampling())
+            engine.close()
+
+    asyncio.run(go())
+    assert len(set(peers)) == 1
+
+
+@pytest.mark.parametrize("start", ["\ufeff", "data:\n\n", "data: \r\n\r\n: ping\n\n"])
+def test_what_may_stand_before_the_first_event(start):
+    "A mark of UTF-8, an empty event: nothing of the text is lost, nothing is asked for again."
+
+    async def answer(request, body):
+        text = f"{start}data: {json.dumps(delta('a'))}\n\ndata: {json.dumps(delta('b', 'stop'))}\n\n"
+        return web.Response(body=text.encode(), headers={"Content-Type": "text/event-stream"})
+
+    g = ask(answer)[1]
+    assert (g.text, g.attempts) == ("ab", 1)
+
+
+ODD = {  # a whole reply in another form -> its text, reason to finish and tokens
+    "a refusal": ({"message": {"content": None, "refusal": "I cannot."}, "finish_reason": "stop"}, {}),
+    "parts without a text": (
+        {"message": {"content": [{"type": "text"}, 5]}, "finish_reason": "stop"},
+        {},
+    ),
+    "calls that are a number": ({"message": {"content": "x", "tool_calls": 5}}, {}),
+    "a count beyond measure": ({"text": "x"}, {"prompt_tokens": 10**400, "completion_tokens": 2}),
+    "cut off": ({"text": "x", "finish_reason": "MAX_TOKENS"}, {}),
+    "its end": ({"text": "x", "finish_reason": "eos_token"}, {}),
+}
+READ = dict(zip(ODD, ("I cannot. stop", " stop", "x stop", "x stop 2", "x length", "x stop")))
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_replies_in_odd_forms(name):
+    choice, usage = ODD[name]
+
+    async def answer(request, body):
+        return web.json_response({"choices": [choice], "usage": usage})
+
+    g = ask(answer, price=PriceConfig(input=1, output=1))[1]
+    read = f"{g.text} {g.finish_reason}" + (f" {g.tokens_out}" if g.tokens_out else "")
+    assert read == READ[name] and g.attempts == 1 and g.tokens_in is None and g.cost is None
+
+
+def test_a_reply_without_a_message():
+    async def answer(request, body):
+        return web.json_response({"choices": [{"message": "hi", "finish_reason": "stop"}]})
+
+    fails(EngineError, answer, "has a str in the place of a message")
+
+
+@pytest.mark.parametrize("reason", ["error", "abort"])
+def test_a_reason_to_finish_that_is_a_failure(reason):
+    async def answer(request, body):
+        return await events(request, delta("half"), delta(None, reason))
+
+    fails(EngineError, answer, f"gave up after 2 attempts: .*finish_reason '{reason}'", attempts=2)
+
+
+@pytest.mark.parametrize(
+    "error, kind, words, asked_for",
+    [
+        ({"message": "pay", "code": 402}, EngineFatal, "no credit left", 1),
+        ({"message": "which?", "code": "404"}, EngineFatal, "no such model", 1),
+        ({"message": "maximum context length", "code": 400}, EngineError, "^400 .*context length", 1),
+        ({"message": "busy", "code": 503}, EngineError, "gave up after 2 attempts: 503", 2),
+        ({"message": "odd", "code": 40303}, EngineError, "gave up after 2 attempts: the server broke", 2),
+    ],
+)
+@pytest.mark.parametrize("streamed", [True, False])
+def test_an_error_with_a_status_in_its_body(error, kind, words, asked_for, streamed):
+    "It means what it would mean as a refusal, whole or in the middle of a stream."
+    seen = []
+
+    async def answer(request, body):
+        seen.append(body)
+        if streamed:
+            return await events(request, delta("half"), {"error": error})
+        return web.json_response({"object": "error", **error})
+
+    assert type(fails(kind, answer, words, attempts=2)) is kind and len(seen) == asked_for
+
+
+def test_another_status_of_success():
+    async def answer(request, body):
+        return web.json_response({"choices": [{"text": "x", "finish_reason": "stop"}]}, status=201)
+
+    assert ask(answer)[1].text == "x"
+
+
+ASKED_IN_THE_OTHER_FORM = [
+    ("completions", 404, "This is a chat model and not supported in the v1/completions endpoint.", "chat"),
+    ("completions", 400, "Missing required parameter: 'messages'.", "chat"),
+    ("completions", 422, [{"loc": ["body", "messages"], "type": "missing", "msg": "Field required"}], "chat"),
+    ("chat", 400, "As of transformers v4.44, default chat template is no longer allowed", "completion"),
+]
+
+
+@pytest.mark.parametrize("api, status, message, form", ASKED_IN_THE_OTHER_FORM)
+def test_a_server_that_takes_the_other_form_of_prompts(api, status, message, form):
+    "The run ends with what to set; a prompt that is too long is still the fault of one question."
+    server = Server("http://localhost/v1", api, "m")
+    e = refusal(server, status, json.dumps({"detail": message}))
+    assert isinstance(e, EngineFatal) and f"set method.prompt.format: {form}" in str(e)
+    long = "maximum context length is 10 tokens, you requested 17 (1 in the messages, 16 in the completion)"
+    assert not isinstance(refusal(server, 400, long), EngineFatal)
+
+
+def test_a_key_that_is_wanted_and_not_sent():
+    async def answer(request, body):
+        return web.json_response({}, status=401)
+
+    fails(EngineFatal, answer, "wants a key, and none is sent: name its variable in engine.key_env")
+    fails(EngineFatal, answer, "refuses the one in MINE", key=KEY, key_env="MINE")
+
+
 def test_a_page_of_a_proxy_is_no_answer():
     async def answer(request, body):
         return web.Response(text="<html>sign in</html>", content_type="text/html")
@@ -441,9 +586,9 @@ def test_a_wait_that_is_too_long_ends_the_run():
 @pytest.mark.parametrize(
     "status, body, words",
     [
-        (401, {}, "wants a key"),
+        (401, {}, "wants a key, and none is sent"),
         (402, {}, "no credit left"),
-        (403, {}, "refuses the key"),
+        (403, {}, "wants a key, and none is sent"),
         (404, {}, "no such model"),
         (302, {}, "sends requests elsewhere"),
         (429, {"error": {"code": "insufficient_quota", "message": "pay"}}, "no credit left"),
@@ -646,6 +791,26 @@ def test_cost_and_budget():
     assert asyncio.run(go()) == 2
 
 
+@pytest.mark.parametrize("usage, most, sent", [(USAGE, 0.00015, 2), (USAGE, 1, 40), (None, 1, 1)])
+def test_a_budget_holds_for_requests_at_once(usage, most, sent):
+    "Forty wanted at once spend no more than forty one after another: one request beyond the budget."
+
+    async def answer(request, body):
+        await asyncio.sleep(0.01)
+        return await events(request, delta("x", "stop"), {"choices": [], "usage": usage})
+
+    async def go():
+        async with Scripted(answer).running() as server:
+            price = PriceConfig(input=1, cached_input=0.5, output=2)
+            engine = engine_for(server, price=price, max_cost=most)
+            wanted = (engine.generate(str(i), Sampling()) for i in range(40))
+            found = await asyncio.gather(*wanted, return_exceptions=True)
+            engine.close()
+            return len(server.bodies), sum(isinstance(f, EngineFatal) for f in found)
+
+    assert asyncio.run(go()) == (sent, 40 - sent)
+
+
 def test_a_budget_needs_token_counts():
     async def answer(request, body):
         return await events(request, delta("x", "stop"))
@@ -702,6 +867,15 @@ def test_what_a_server_says_about_itself():
         asyncio.run(engine.generate((Message("user", "x"),), Sampling()))
         assert engine.identity == before
         engine.close()
+
+
+@pytest.mark.parametrize("said", [{"data": 5}, {"data": {"m": 1}}, {"data": ["m", None]}, [1]])
+def test_lists_of_models_in_odd_forms(said):
+    async def go():
+        async with Scripted(echo).running({"/v1/models": said}) as server:
+            return await server_facts(Server(server.url, "completions", "m"))
+
+    assert asyncio.run(go()) == {"models": [], "version": None, "entries": []}
 
 
 def test_nobody_there_ends_the_run():
