@@ -335,7 +335,7 @@ def _are_elsewhere(outputs: Path | None) -> bool:
 # %% ../nbs/79_site.ipynb #a5ea6ec9
 def build_site(
     target: Path | None = None,  # default: _site in the project
-    outputs: Path | None = None,  # default: the project's outputs
+    outputs: Path | None = None,  # default: the project's
     jobs: int = 2,  # processes
     everything: bool = False,  # also what git does not track
 ) -> Path:  # the site; open index.html there
