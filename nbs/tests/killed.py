@@ -14,7 +14,7 @@ import signal
 import sqlite3
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import executing
@@ -199,13 +199,16 @@ for path in sorted(work.glob("old-*.db")):
                 db.close()
 
     def seen(self):
-        "The rows, read without migrating."
+        """The rows, read without migrating. From a copy with its journal: who reads a store whose writer was
+        killed rolls back what that left, and has to write for it."""
         rows = {}
-        for path in sorted(self.folder.glob("old-*.db")):
-            db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-            read = db.execute("SELECT experiment_id, example_id, answer FROM runs").fetchall()
-            rows |= {(path.name, *key): answer for *key, answer in read}
-            db.close()
+        with tempfile.TemporaryDirectory() as folder:
+            for path in sorted(self.folder.glob("old-*.db*")):
+                shutil.copyfile(path, Path(folder, path.name))
+            for path in sorted(Path(folder).glob("old-*.db")):
+                with closing(sqlite3.connect(path)) as db:
+                    read = db.execute("SELECT experiment_id, example_id, answer FROM runs").fetchall()
+                rows |= {(path.name, *key): answer for *key, answer in read}
         return rows
 
     def whole(self):
