@@ -2370,6 +2370,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'llmforge.rebuilding._cleared': ('rebuilding.html#_cleared', 'llmforge/rebuilding.py'),
                                      'llmforge.rebuilding._entries': ('rebuilding.html#_entries', 'llmforge/rebuilding.py'),
                                      'llmforge.rebuilding._names': ('rebuilding.html#_names', 'llmforge/rebuilding.py'),
+                                     'llmforge.rebuilding._remove_orphans': ('rebuilding.html#_remove_orphans', 'llmforge/rebuilding.py'),
                                      'llmforge.rebuilding.mend_index': ('rebuilding.html#mend_index', 'llmforge/rebuilding.py'),
                                      'llmforge.rebuilding.mirror': ('rebuilding.html#mirror', 'llmforge/rebuilding.py'),
                                      'llmforge.rebuilding.programs_digest': ('rebuilding.html#programs_digest', 'llmforge/rebuilding.py'),

@@ -61,6 +61,16 @@ class SiteCache:
         return self.folder / "sphinx" / "html"
 
 # %% ../nbs/78_rebuilding.ipynb #rebuilding-site-cache
+_ABOUT = "outputs.txt"  # which folder of results a cache is about
+
+
+def _remove_orphans(caches: Path) -> None:
+    "Remove what was kept for folders that are gone."
+    for note in caches.glob(f"*/{_ABOUT}"):
+        if not Path(note.read_text(encoding="utf-8")).is_dir():
+            shutil.rmtree(note.parent, ignore_errors=True)
+
+
 def _cleared(folder: Path, programs: str) -> SiteCache:
     "The cache without what a build cannot use."
     mark = folder / "whole"
@@ -75,7 +85,7 @@ def _cleared(folder: Path, programs: str) -> SiteCache:
     cache.written.mkdir(exist_ok=True)
     return cache
 
-
+# %% ../nbs/78_rebuilding.ipynb #rebuilding-one-site
 @contextmanager
 def site_cache(
     outputs: Path,  # folder that the site is about
@@ -83,9 +93,12 @@ def site_cache(
     "What earlier builds of a site kept, for one build at a time."
     from filelock import FileLock
 
-    folder = cache_dir("sites") / fingerprint(str(project_root()), str(outputs.resolve()))
+    caches, about = cache_dir("sites"), outputs.resolve()
+    _remove_orphans(caches)
+    folder = caches / fingerprint(str(project_root()), str(about))
     folder.mkdir(exist_ok=True)
     with FileLock(f"{folder}.lock"):
+        (folder / _ABOUT).write_text(str(about), encoding="utf-8")
         cache = _cleared(folder, programs_digest())
         yield cache
         (folder / "whole").write_text(f"{cache.programs} {cache.token}")
