@@ -29,7 +29,6 @@ PRELOADED = [
     "papermill.cli",
     "ipykernel.kernelapp",
     "matplotlib.pyplot",
-    "matplotlib_inline.backend_inline",
     "seaborn",
     "scipy.stats",
     "statsmodels.stats.power",
