@@ -150,7 +150,7 @@ def test_the_command_says_its_version():
 GONE = {
     "almanac": "ARTICLES ASKS BIRTH DEATH NOUNS POOL",
     "bench": "in_turns",
-    "findings": "corrected",
+    "findings": "CORRECTIONS corrected",
     "logs": "VERDICTS",
     "local": "KV Node Row drop_row nucleus path pour same sample stream turns",
     "runner": "Work plan",
