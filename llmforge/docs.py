@@ -259,6 +259,11 @@ def _module_page(lesson: Path) -> str:
     return f"# llmforge.{name}\n\nThe lesson: {link}.\n\n{fenced(directive, '{eval-rst}')}"
 
 
+def _write_module(source: Source, path: Path) -> None:
+    require("torch", "local")
+    write_page(source, f"api/{module_of(path)}.md", _module_page(path))
+
+
 def _modules(paths: list[Path]) -> str:
     "A list of modules, each with its promise."
     return "\n".join(f"- [llmforge.{module_of(p)}]({module_of(p)}.md): {title_of(p)[1]}" for p in paths)
@@ -268,11 +273,10 @@ def write_api(
     source: Source,
 ) -> None:
     "A page for each module; they are imported, so the packages of `local` must be there."
-    require("torch", "local")
     parts = []
     for wing, paths in lessons_by_wing().items():
         for path in paths:
-            write_page(source, f"api/{module_of(path)}.md", _module_page(path))
+            source.put_off(partial(_write_module, path=path), fingerprint(path.name, title_of(path)))
         parts.append(f"## {WINGS[wing][0]}\n\n{_modules(paths)}")
     source.parts["modules"] = "\n\n".join([*parts, toctree(map(module_of, lessons()))])
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -55,11 +55,15 @@ def _oldest_schema(store: Store, id: str, result: Mapping) -> int:
     return max(schemas, default=min(READABLE))
 
 
+@cache
+def _later(table: sa.Table) -> tuple[str, ...]:
+    "The columns that came after schema 1."
+    return tuple(c.name for c in data_columns(table) if schema_of(table, c.name) > min(READABLE))
+
+
 def _with_later(values: Mapping, table: sa.Table) -> dict:
-    "Values with the columns that came after schema 1, empty where the values lack them."
-    oldest = min(READABLE)
-    later = [c.name for c in data_columns(table) if schema_of(table, c.name) > oldest]
-    return {**dict.fromkeys(later), **values}
+    "Values with the columns that came later, empty where the values lack them."
+    return {**dict.fromkeys(_later(table)), **values}
 
 # %% ../nbs/17_exports.ipynb #exports-write
 _FILES = ("config.yaml", "runs.jsonl", "result.json")
