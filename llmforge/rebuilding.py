@@ -7,7 +7,6 @@ __all__ = ['programs_digest', 'SiteCache', 'site_cache', 'mirror', 'mend_index']
 
 # %% ../nbs/78_rebuilding.ipynb #rebuilding-imports
 import filecmp
-import hashlib
 import json
 import secrets
 import shutil
@@ -19,17 +18,22 @@ from importlib.metadata import distributions
 from importlib.resources import files
 from pathlib import Path
 
+from .contents import files_digest
 from .core import fingerprint
 from .files import cache_dir, is_file, project_root
 
 # %% ../nbs/78_rebuilding.ipynb #rebuilding-programs
+def _names(folder: Path) -> set[Path]:
+    "The files below a folder, relative."
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+
+
 def programs_digest() -> str:
     "A digest of what makes pages of the sources: this package's files, and the versions of all packages."
     package = Path(str(files("llmforge")))
-    own = [p for p in sorted(package.rglob("*")) if p.is_file() and "__pycache__" not in p.parts]
-    lines = [f"{p.relative_to(package)} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in own]
+    own = [name.as_posix() for name in _names(package) if "__pycache__" not in name.parts]
     installed = sorted(f"{d.name} {d.version}" for d in distributions())
-    return hashlib.sha256("\n".join([sys.version, *lines, *installed]).encode()).hexdigest()
+    return fingerprint(sys.version, files_digest(package, own), installed, n=64)
 
 # %% ../nbs/78_rebuilding.ipynb #rebuilding-cache
 @dataclass(frozen=True)
@@ -104,11 +108,6 @@ def site_cache(
         (folder / "whole").write_text(f"{cache.programs} {cache.token}")
 
 # %% ../nbs/78_rebuilding.ipynb #rebuilding-mirror
-def _names(folder: Path) -> set[Path]:
-    "The files below a folder, relative."
-    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
-
-
 def mirror(
     folder: Path,
     target: Path,  # made if missing
