@@ -37,6 +37,7 @@ setup(
     install_requires=cfg["requirements"].split(), extras_require=extras,
     entry_points={
         "console_scripts": cfg["console_scripts"].split("\n"), "nbdev": ["llmforge=llmforge._modidx:d"],
+        "papermill.engine": ["llmforge=llmforge.launching:QuietEngine"],
         "papermill.io": ["llmforge://=llmforge.launching:handler"],  # completes the papermill command, see nbs/70_launching.ipynb
     },
 )

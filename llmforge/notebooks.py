@@ -24,6 +24,7 @@ import psutil
 import llmforge.core
 from .core import LlmForgeError, error_line, redact, without_secrets
 from .files import build_aside, here_or_shipped, project_root, remedy
+from .launching import QUIET
 from .text import visible
 
 # %% ../nbs/70_notebooks.ipynb #44658fe5
@@ -146,7 +147,7 @@ def _kernel_ended(name: str, error: Exception) -> LlmForgeError:
 _QUIETLY: dict[str, Any] = {
     "progress_bar": False,
     "kernel_name": "python3",
-    "extra_arguments": ["--log-level=ERROR"],  # it warns of its transport, which stays on this machine
+    "extra_arguments": QUIET,
 }
 
 # %% ../nbs/70_notebooks.ipynb #notebooks-execute

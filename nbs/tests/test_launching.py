@@ -94,7 +94,8 @@ def test_it_runs(how, changes, project, kernels):
     "All of it, on a few questions: on a terminal with the embedded model."
     given = ["-p", "config", "rag_hybrid.yaml", "-p", "overrides", f"dataset.limit=2 {changes}"]
     command = ["papermill", "nbs/run_experiment.ipynb", *given]
-    nb = check(project, *called(how, command))
+    nb = check(project, *(told := called(how, command)))
+    assert "WARNING" not in told[1]  # of a connection without encryption, on this machine
     assert any("recall@1" in json.dumps(cell.get("outputs", [])) for cell in nb["cells"])
     if changes:
         check(project, *called(how, command))  # a second time it writes over what it wrote
@@ -136,6 +137,19 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(project, monkeypatch):
     code, shown = called("stdin-piped", ["papermill", "nbs/run_experiment.ipynb", "--prepare-only"])
     assert code == 2 and shown.startswith("error: the folder ") and "Traceback" not in shown
     assert (project / "nbs" / SOURCE.name).read_text() == SOURCE.read_text()
+
+
+@pytest.mark.slow
+def test_the_folder_of_an_output_is_made(project):
+    "Where it can be; what is filled in or lies elsewhere is papermill's to open."
+    command = ["papermill", "nbs/run_experiment.ipynb", "new/below/a.ipynb", "--prepare-only"]
+    assert called("piped", command)[0] == 0 and (project / "new" / "below" / "a.ipynb").is_file()
+    command[2] = "new/below/a.ipynb/b.ipynb"
+    code, shown = called("piped", command)
+    assert code == 2 and shown.startswith("error: the folder new/below/a.ipynb of the output cannot be made")
+    completed([str(SOURCE), "made_{config}/a.ipynb"])
+    completed([str(SOURCE), "s3://bucket/a.ipynb"])
+    assert not {"made_{config}", "s3:"} & set(os.listdir(project))
 
 
 @pytest.mark.slow
