@@ -311,6 +311,7 @@ def test_one_error_is_told_and_forgiven():
     )
 
 
+@pytest.mark.slow
 def test_bad_tools_cost_one_observation_each():
     @tool
     def raises(x: str) -> str:
@@ -415,6 +416,7 @@ def test_content_free_prompts_follow_the_same_tools():
     )
 
 
+@pytest.mark.slow
 def test_the_oracle_follows_the_data():
     for e in almanac().examples[:40]:
         _, trace, _ = run(None, config(choice="oracle"), example=e, engine=weigh())
@@ -479,6 +481,7 @@ def test_configs():
 # experiments
 
 
+@pytest.mark.slow
 def test_an_experiment_with_agents(outputs):
     c, store = config("dataset.limit=12"), Store()
     id = run_experiment(

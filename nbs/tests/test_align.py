@@ -154,6 +154,7 @@ def test_a_prompt_is_on_one_side_only():
     assert split_pairs(pairs[::-1], "mine") == whole
 
 
+@pytest.mark.slow
 def test_fewer_pairs_are_the_beginning_of_more():
     few, many = (load_pairs(config(alignment={"pairs": n}).alignment) for n in (50, 200))
     assert many.train[:50] == few.train and many.test == few.test

@@ -175,6 +175,7 @@ def said(*args):
     return result.exit_code, " ".join(result.output.split())
 
 
+@pytest.mark.slow
 def test_exit_codes_tell(path, monkeypatch):
     "0 where something was answered, also beside failures; 1 where nothing was."
     run = ("run", path, "--no-notebook")
@@ -204,6 +205,7 @@ def test_sys_exit_does_not_end_a_run_with_0(where, path, monkeypatch):
     assert code == 1 and ("SystemExit" if where == "method" else "called sys.exit(0)") in text
 
 
+@pytest.mark.slow
 def test_show_and_list_say_what_became_of_a_run_and_what_to_do(path):
     store = Store()
     id = store.create_experiment("few-1f0c", "few", config("few", n=3, kind="fake").model_dump(mode="json"))

@@ -76,6 +76,7 @@ def test_rates_of_a_confusion_table():
     assert m.balanced_accuracy.value == 0.75 and m.f1.value == pytest.approx(18 / 23, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_value_and_repeat():
     rng = np.random.default_rng(3)
     y = rng.random(200) < 0.5
@@ -116,6 +117,7 @@ def test_calibration_bins_count_all():
 # labelled sets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", ["dev", "test"])
 def test_labels_of_the_almanac(half):
     found = labelled_almanac(half)
@@ -173,6 +175,7 @@ def test_every_kind_of_contradiction_is_there():
     )
 
 
+@pytest.mark.slow
 def test_a_word_counter_is_found_out():
     "An overlap scorer fails on claims made only of the passages' words."
 
@@ -195,6 +198,7 @@ def test_a_word_counter_is_found_out():
     )
 
 
+@pytest.mark.slow
 def test_the_worst_claim_labels_an_answer_and_the_threshold_is_strict():
     from llmforge.labelled import Labelled
 
@@ -210,6 +214,7 @@ def test_the_worst_claim_labels_an_answer_and_the_threshold_is_strict():
     assert (m.sensitivity, m.specificity) == ((1, 1), (1, 1))
 
 
+@pytest.mark.slow
 def test_labelled_answers_and_their_metrics():
     found = labelled_answers()
     assert len(found) > 400 and {a.right for a in found} == {True, False}
@@ -269,6 +274,7 @@ def some_card(metric="m<1>", version="1-a/b"):
     )
 
 
+@pytest.mark.slow
 def test_a_card_is_stored_and_found(outputs):
     card = some_card()
     path = save_card(card)
@@ -280,12 +286,14 @@ def test_a_card_is_stored_and_found(outputs):
     )
 
 
+@pytest.mark.slow
 def test_a_damaged_card_is_refused(outputs):
     save_card(some_card()).write_text('{"metric": "m')
     with pytest.raises(DataError, match="damaged"):
         load_card("m<1>", "1-a/b")
 
 
+@pytest.mark.slow
 def test_a_card_speaks_of_its_first_data_set():
     card = some_card()
     assert (
@@ -305,6 +313,7 @@ def test_stored_cards_of_answer_metrics_can_be_measured_again(metric, monkeypatc
     assert stored is not None and make_card(metric).measures[0] == stored.measures[0]
 
 
+@pytest.mark.slow
 def test_a_card_of_ones_own_metric(outputs, monkeypatch):
     "Measured on the same answers as the built-in ones, and found again by its name."
     monkeypatch.delenv("LLMFORGE_DATA", raising=False)

@@ -38,6 +38,7 @@ def three(outputs):
     call("import", *(ROOT / "outputs" / id for id in (NONE, NAIVE, HYBRID)))
 
 
+@pytest.mark.slow
 def test_list_has_three_forms(three):
     "The same experiments, newest first, whichever form is asked for."
     shown = call("list").stdout
@@ -49,6 +50,7 @@ def test_list_has_three_forms(three):
     assert "choose one" in call("list", "--csv", "--json", code=2).stderr
 
 
+@pytest.mark.slow
 def test_show_has_three_forms(three):
     record = json.loads(call("show", NAIVE, "--json").stdout)[0]
     assert record["result"]["accuracy"]["value"] == 0.4 and record["config"]["retrieval"]["name"] == "dense"
@@ -56,6 +58,7 @@ def test_show_has_three_forms(three):
     assert rows[0]["metric"] == "accuracy" and float(rows[0]["value"]) == 0.4 and rows[0]["n"] == "100"
 
 
+@pytest.mark.slow
 def test_compare_has_three_forms(three):
     record = json.loads(call("compare", NONE, NAIVE, "--json").stdout)[0]
     assert (record["value_a"], record["value_b"], record["n"]) == (0.1, 0.4, 100)
@@ -64,6 +67,7 @@ def test_compare_has_three_forms(three):
     assert {r["b"] for r in rows} == {NAIVE, HYBRID} and {r["a"] for r in rows} == {NONE}
 
 
+@pytest.mark.slow
 def test_compare_of_several(three):
     "A table for each, and at the end all of them with p values adjusted for their number."
     shown = call("compare", NONE, NAIVE, HYBRID).stdout
@@ -89,6 +93,7 @@ def test_latest_is_the_newest(three):
     )
 
 
+@pytest.mark.slow
 def test_marks(three):
     "They are shown and taken away, change no result, and the archive is listed on request."
     before = call("show", NAIVE, "--csv").stdout
@@ -109,6 +114,7 @@ def test_marks(three):
     assert "allowed: 2,000" in call("note", NAIVE, "x" * 3000, code=2).stderr
 
 
+@pytest.mark.slow
 def test_delete(three):
     "It asks, says what rests on the experiment, and leaves nothing of it but the export."
     call("import", ROOT / "outputs" / "study-retrieval")
@@ -157,6 +163,7 @@ def test_show_says_what_to_do_about_what_did_not_end(outputs):
     assert "only a completed experiment has results" in call("show", "gone", "--csv", code=1).stderr
 
 
+@pytest.mark.slow
 def test_gates_of_compare(three, tmp_path):
     "Worse is what the interval says; the report has a case for each treatment."
     call("compare", NONE, NAIVE, HYBRID, "--fail-if-worse")
@@ -170,6 +177,7 @@ def test_gates_of_compare(three, tmp_path):
     assert json.loads(r.stdout) and "NOT PASSED" in r.stderr
 
 
+@pytest.mark.slow
 def test_what_is_published_is_imported_at_once(tmp_path, outputs):
     "A folder of exports, and what a shell makes of outputs/*; what is none of them is passed over."
     published = tmp_path / "published"

@@ -224,6 +224,7 @@ def test_ambiguous_name_lists_candidates(tmp_path, monkeypatch):
         load_config("x.yaml")
 
 
+@pytest.mark.slow
 def test_shell_sees_the_exit_code(tmp_path):
     (tmp_path / "bad.yaml").write_text("experiment: {name: t, method: nope}")
     p = subprocess.run(
@@ -410,6 +411,7 @@ def test_the_resolved_config_is_a_config(text):
     assert load_config(read_yaml(to_yaml(config))) == config
 
 
+@pytest.mark.slow
 def test_every_shipped_config_is_read_back():
     for path in sorted((project_root() / "configs").rglob("*.yaml")):
         if path.parent.name != "studies":
@@ -598,6 +600,7 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, monkeypatch, var
         assert "LLMFORGE_OUTPUTS may name another" in result.output and result.output.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_place_that_cannot_be_written_is_one_sentence(outputs, tmp_path):
     (tmp_path / "f").write_text("x")
     store = Store()

@@ -47,6 +47,7 @@ def served(outputs):
         yield server
 
 
+@pytest.mark.slow
 def test_rows_and_tables_say_what_a_run_took(served):
     store = Store()
     e = Experiment(run_experiment(config(served.url), store, show=False), store)
@@ -66,12 +67,14 @@ def test_rows_and_tables_say_what_a_run_took(served):
     assert "5 of 10 replies cut off" in shown and "$0.0008" in shown
 
 
+@pytest.mark.slow
 def test_comparisons_say_how_many_replies_were_cut_off(served):
     store = Store()
     a, b = (Experiment(run_experiment(config(served.url, n), store, show=False), store) for n in "ab")
     assert compare(a, b)._repr_markdown_().count("5 of 10 replies cut off by max") == 2
 
 
+@pytest.mark.slow
 def test_without_a_price_nothing_is_said_of_dollars(served):
     store = Store()
     e = Experiment(run_experiment(config(served.url, price=None), store, show=False), store)

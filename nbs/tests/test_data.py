@@ -155,6 +155,7 @@ def test_public_collections_load(monkeypatch, name, n):
     assert len(data) + len(data.pool) == n and all(e.question for e in data.examples)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED, reason="the shared evaluation data is not here (set LLMFORGE_DATA)")
 def test_public_corpus_loads(monkeypatch):
     monkeypatch.setenv("LLMFORGE_DATA", SHARED)
@@ -377,6 +378,7 @@ def test_numbers_that_are_compared_as_words_are_noted(answers, chosen, noted):
     assert any("metrics.normalization: numeric" in note for note in notes) == noted
 
 
+@pytest.mark.slow
 def test_without_exemplars_all_questions_of_a_file_are_asked(monkeypatch, tmp_path, capsys):
     "A quarter is set aside where some are shown, and that is said once; `own` sets it aside in any case."
     monkeypatch.setenv("LLMFORGE_DATA", str(tmp_path))
@@ -414,6 +416,7 @@ def test_without_exemplars_all_questions_of_a_file_are_asked(monkeypatch, tmp_pa
         load_config({"experiment": {**experiment, "dataset": {"file": "q.jsonl", "exemplars": "null"}}})
 
 
+@pytest.mark.slow
 def test_other_samples(tmp_path, monkeypatch):
     "Another number draws another sample, the same one every time; skip and limit cut one without overlap."
     monkeypatch.setenv("LLMFORGE_DATA", str(tmp_path))

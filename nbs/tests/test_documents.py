@@ -44,6 +44,7 @@ def texts():
     return {p.id: (p.title, p.text) for p in corpus().passages}
 
 
+@pytest.mark.slow
 def test_every_kind_of_file_is_a_passage(docs):
     (docs / "a.txt").write_text("Just words.\n")
     (docs / "b.md").write_text("---\nx: 1\n---\n\n```\n# no heading\n```\n\n## Leave ##\n\nThirty days.\n")

@@ -35,6 +35,7 @@ def own_config(**fields):
     )
 
 
+@pytest.mark.slow
 def test_a_folder_is_an_embedding_model_named_by_its_content(own_model):
     "It is part of the id, and another one as soon as a byte changes, also in a folder of one of its modules."
     config, revision = own_config(), embedding_files("./my-model").revision

@@ -46,6 +46,7 @@ def study(outputs):
     return run_study(load_study(read_yaml(PLAN)), Store(), make, show=False)
 
 
+@pytest.mark.slow
 def test_failures_are_not_identical(study):
     "A question that one side failed on is in the count, and is no identical pair."
     found = equivalence_of(study, "c", "a")
@@ -54,12 +55,14 @@ def test_failures_are_not_identical(study):
     assert found.mark == "changes answers" and found.first == ()
 
 
+@pytest.mark.slow
 def test_an_arm_against_itself(study):
     found = equivalence_of(study, "a", "a")
     assert found.mark == "identical" and found.texts_share.low > 0.9 and found.p < 0.05
     assert "ruled out" in found.sentence() and "cache" not in found.sentence()
 
 
+@pytest.mark.slow
 def test_what_a_cache_repeats_shows_nothing(outputs):
     "The same generations read twice are said to be that."
     plan = PLAN.replace("cache: false", "cache: true").replace("name: same", "name: kept")
@@ -68,6 +71,7 @@ def test_what_a_cache_repeats_shows_nothing(outputs):
     assert found.cached == 90 and "90 pairs from the generation cache, which show nothing" in found.sentence()
 
 
+@pytest.mark.slow
 def test_other_questions_are_refused(study, outputs):
     plan = PLAN.replace("limit: 90", "limit: 90, skip: 90").replace("name: same", "name: other")
     other = run_study(load_study(read_yaml(plan)), study.store, show=False)

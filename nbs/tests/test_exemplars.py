@@ -51,6 +51,7 @@ def same():
     return shown()
 
 
+@pytest.mark.slow
 def test_every_arm_shows_the_same_exemplars(same):
     "The same questions, answers and passages; without retrieval no passages."
     for data in STUDY["datasets"]:
@@ -62,6 +63,7 @@ def test_every_arm_shows_the_same_exemplars(same):
         assert not any(x.passages for x in same["none", data])
 
 
+@pytest.mark.slow
 def test_each_arm_may_choose_its_own():
     "`exemplars: own`: as many passages as the arm reads."
     own = shown(exemplars="own")
@@ -69,6 +71,7 @@ def test_each_arm_may_choose_its_own():
     assert len(own["two", "almanac"][0].passages) > len(own["one", "almanac"][0].passages)
 
 
+@pytest.mark.slow
 def test_an_arm_is_named(same):
     two = shown(exemplars="two")
     assert two["one", "almanac"] == two["two", "almanac"] != same["one", "almanac"]

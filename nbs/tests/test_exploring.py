@@ -46,6 +46,7 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_three_prompts_one_file_one_command(project):
     "Of at most twelve lines; the others are held against the first, as text, as JSON and as CSV."
     assert len(PROMPTS.splitlines()) <= 12
@@ -80,6 +81,7 @@ def test_all_questions_of_a_file_are_asked_unless_an_arm_shows_some(project):
     assert asked(one={"dataset": {"exemplars": "none"}}, two=shown)[0] == {"one": 10, "two": 8}
 
 
+@pytest.mark.slow
 def test_its_notebook(project):
     "The cells of run_study.ipynb show verdicts; here there are none, and each runs all the same."
     cells = json.loads((shipped("nbs") / "run_study.ipynb").read_text())["cells"]
@@ -130,6 +132,7 @@ study:
 """
 
 
+@pytest.mark.slow
 def test_an_imported_arm_is_named_as_it_was_imported(project):
     "A longer name that begins alike does not stand in its way; two of one name do, and are named."
     (project / "theirs.csv").write_text("question,prediction\nWhat is 1 and 1?,2\n")
@@ -145,6 +148,7 @@ def test_an_imported_arm_is_named_as_it_was_imported(project):
     assert "2 completed experiments begin with 'theirs': theirs-" in text and "give one id whole" in text
 
 
+@pytest.mark.slow
 def test_an_imported_run_is_an_arm(project):
     "Compared on the questions that both have, with the same tables; its answers came first: post hoc."
     lines = [f"What is {i} and {i}?,{2 * i}" for i in range(1, 13)]

@@ -377,6 +377,7 @@ def test_an_end_before_the_beginning_is_none(reply, format, method, outputs, mon
     assert [(r["answer"], r["scores"]["exact_match"]) for r in found] == [("Oslo", 1)] * 3
 
 
+@pytest.mark.slow
 def test_the_next_question_is_no_answer(outputs, monkeypatch):
     "A model that says nothing and goes on with another question has abstained; an answer is asked for once."
     found, calls = rows("\nQuestion: and Spain?\nMadrid", "none", outputs, monkeypatch, name="naive")

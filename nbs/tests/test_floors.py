@@ -68,6 +68,7 @@ def test_a_pilot_asks_other_questions():
         pilot(experiments(everything)["one", "all", 0], 5)
 
 
+@pytest.mark.slow
 def test_a_pilot_is_told_in_the_plan_and_the_floor_in_the_verdict(outputs):
     "From the pilot to the verdict, on a model that knows nothing."
     store = Store()
@@ -98,6 +99,7 @@ def test_a_pilot_is_told_in_the_plan_and_the_floor_in_the_verdict(outputs):
     assert plan_table(stored_study("floors", store)).count("hardly any") == 2
 
 
+@pytest.mark.slow
 def test_arms_that_can_differ_have_no_floor(outputs):
     "A model that reads what it is given."
 
@@ -116,6 +118,7 @@ def test_nothing_known_is_said(outputs):
     assert "whether they can differ is not known" in plan_table(opened)
 
 
+@pytest.mark.slow
 def test_other_settings_and_the_same_questions_do_not_count(outputs):
     store = Store()
     run_pilot(study(name="other", base={**STUDY["base"], "seed": 3}), 10, store, knows_nothing, show=False)
@@ -147,6 +150,7 @@ def test_half_of_the_questions_is_the_limit():
     assert not floor_warning(h, {"almanac": 30, "meridia": 31}, known)
 
 
+@pytest.mark.slow
 def test_the_command(outputs, tmp_path):
     "`--pilot 5` asks first, then freezes and runs."
     import yaml

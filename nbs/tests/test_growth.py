@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from llmforge.batching import FakeEngine, Fault
 from llmforge.core import EngineError
 from llmforge.engine import Message, Sampling
@@ -27,10 +29,12 @@ def loaded(code):
     return set(p.stdout.split())
 
 
+@pytest.mark.slow
 def test_the_list_loads_what_it_uses():
     assert loaded("import llmforge.cli, llmforge.listing") == set()
 
 
+@pytest.mark.slow
 def test_results_load_no_pandas_and_plots_nothing_before_one_is_drawn():
     assert loaded("import llmforge.results, llmforge.plots, llmforge.findings") <= {
         "numpy",
@@ -38,6 +42,7 @@ def test_results_load_no_pandas_and_plots_nothing_before_one_is_drawn():
     }
 
 
+@pytest.mark.slow
 def test_intervals_and_tests_load_no_statistics_package():
     code = "from llmforge.paired import paired_difference as p, holm; p([0, .5, 1] * 9, [0, 1, .5] * 9)"
     assert loaded(f"{code}; holm([.1]); assert 'scipy.stats' not in __import__('sys').modules") == {
@@ -54,6 +59,7 @@ def test_a_fault_counts_each_prompt_apart():
     assert [isinstance(g, EngineError) for g in given] == [True] * 6 + [False] * 3
 
 
+@pytest.mark.slow
 def test_the_peak_of_memory_is_the_programs_own():
     "A program that a large one started was given the large one's peak."
     held = b"x" * (400 * 2**20)

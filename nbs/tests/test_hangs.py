@@ -178,6 +178,7 @@ def test_a_closed_engine_says_so():
         within(lambda: asyncio.run(engine.generate("x", Sampling())))
 
 
+@pytest.mark.slow
 def test_a_stuck_engine_ends_the_run_with_a_sentence():
     free = threading.Event()
 
@@ -211,6 +212,7 @@ def test_all_who_wait_for_a_stuck_engine_are_told():
     within(engine.close)  # it waits for nobody
 
 
+@pytest.mark.slow
 def test_a_stuck_thread_keeps_no_process_from_ending():
     p = process("""
         import asyncio, threading
@@ -325,6 +327,7 @@ def test_a_cancellation_from_outside_still_ends_an_example():
     within(lambda: asyncio.run(main()))
 
 
+@pytest.mark.slow
 def test_the_users_interrupt_ends_a_run_and_the_same_call_goes_on(tmp_path):
     code = """
         import os, signal, time
@@ -353,6 +356,7 @@ def test_the_users_interrupt_ends_a_run_and_the_same_call_goes_on(tmp_path):
     assert within(lambda: run_experiment(own, Store(), FakeEngine("ok"), show=False)) == id
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_leaves_an_engine_that_is_stuck():
     "Without a limit in time as well."
     lines = """

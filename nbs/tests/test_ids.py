@@ -59,6 +59,7 @@ def grown(**fields):
     return create_model("Grown", __base__=ExperimentConfig, metrics=(metrics, metrics()))
 
 
+@pytest.mark.slow
 def test_a_field_that_comes_later_changes_no_name():
     "Neither an id nor the resolved config; away from its default it does."
     later = {"ignore_case": (bool, Field(True, description="…", json_schema_extra={"since": "2026-12-01"}))}
@@ -70,6 +71,7 @@ def test_a_field_that_comes_later_changes_no_name():
     assert experiment_id(other, "data") != experiment_id(plain, "data") and "ignore_case" in to_yaml(other)
 
 
+@pytest.mark.slow
 def test_the_test_above_can_fail():
     "The same field without `since` changes every id."
     model = grown(ignore_case=(bool, True))

@@ -201,6 +201,7 @@ def test_every_public_name_of_the_first_version_is_found():
         assert missing == set(GONE.get(Path(path).stem, "").split()), path
 
 
+@pytest.mark.slow
 def test_no_module_of_ours_uses_a_former_name():
     "The layers are those of the import statements: none of them goes through the table."
     for path in Path(llmforge.__file__).parent.glob("*.py"):

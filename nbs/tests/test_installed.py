@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from jsonschema import Draft202012Validator
 from test_imports import MODULES, NEED_TORCH
 
 import llmforge
@@ -63,6 +62,7 @@ assert process_gone(process_tag()) is False and len(machine()) == 8
     assert not any("os.uname" in source for source in sources)  # NumPy needs it here, so it cannot be hidden
 
 
+@pytest.mark.slow
 def test_a_project_is_made_once(tmp_path):
     "A second time nothing is written over; its configs are valid and name the schema."
     first = make_project(tmp_path)
@@ -76,6 +76,7 @@ def test_a_project_is_made_once(tmp_path):
             assert head == SCHEMA_LINE.format("" if place == "." else f"{place}/"), path
 
 
+@pytest.mark.slow
 def test_the_schema_has_the_fields_of_configs():
     "Every shipped config and study keeps to it, as far as names go."
     schema = config_schema()
@@ -88,8 +89,11 @@ def test_the_schema_has_the_fields_of_configs():
                 assert set(body) <= set(definitions[part]["properties"]), path.name
 
 
+@pytest.mark.slow
 def test_editors_take_what_a_config_may_say():
     "Whole shipped files, the short forms, former names; a wrong name or kind of value is marked."
+    from jsonschema import Draft202012Validator  # its import takes seconds
+
     check = Draft202012Validator(config_schema())
     for path in (ROOT / "configs").rglob("*.yaml"):
         assert not list(check.iter_errors(yaml.safe_load(path.read_text()))), path.name

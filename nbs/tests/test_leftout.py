@@ -32,6 +32,7 @@ def checkout(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_what_git_tracks_is_published(checkout):
     "As long as nothing is tracked, all of it; then what is, and a sentence about the rest."
     outputs = checkout / "outputs"
@@ -46,6 +47,7 @@ def test_what_git_tracks_is_published(checkout):
     assert len(published(outputs).experiments) == 2 and len(published(outputs).cards) == cards
 
 
+@pytest.mark.slow
 def test_a_damaged_run_that_is_not_published_stops_nothing(checkout):
     outputs = checkout / "outputs"
     git(checkout, "add", "-f", f"outputs/{NAIVE}")
@@ -55,6 +57,7 @@ def test_a_damaged_run_that_is_not_published_stops_nothing(checkout):
         published(outputs, everything=True)
 
 
+@pytest.mark.slow
 def test_a_repository_that_git_cannot_read_is_said(checkout):
     "Rather than that everything is published."
     (checkout / ".git" / "index").write_bytes(b"damaged")

@@ -121,6 +121,7 @@ def test_a_server_that_is_not_there():
         put_under_load(config("http://127.0.0.1:9/v1"), LoadPlan(requests=4, concurrency=4))
 
 
+@pytest.mark.slow
 def test_an_open_loop_waits_for_no_reply():
     "All requests are under way before the first of them is answered."
     at_work, most = 0, 0
@@ -138,6 +139,7 @@ def test_an_open_loop_waits_for_no_reply():
     assert all(a.sent >= a.due for a in run.asked)
 
 
+@pytest.mark.slow
 def test_a_slow_client_is_seen():
     "What blocks the event loop shows as the client's own lag."
 

@@ -106,6 +106,7 @@ def reads(text, sampling):
     return "Verdict: " + ("yes" if any(r in answer for r in right) else "no")
 
 
+@pytest.mark.slow
 def test_a_card(tmp_path, monkeypatch):
     judge = ModelJudge(ASKED, FakeEngine(reads))
     cases = labelled_answers()[:90]
@@ -158,6 +159,7 @@ def run(c, script=None):
     return Experiment(run_experiment(c, store, engine=engine, show=False), store)
 
 
+@pytest.mark.slow
 def test_a_run_that_a_server_judges(server, tmp_path, monkeypatch):
     monkeypatch.setenv("LLMFORGE_OUTPUTS", str(tmp_path))
     e = run(config(at(server)))
@@ -176,6 +178,7 @@ def test_a_run_that_a_server_judges(server, tmp_path, monkeypatch):
     assert again.id == e.id and len(server.bodies) == 60
 
 
+@pytest.mark.slow
 def test_its_card_is_shown_once_it_is_measured(server, tmp_path, monkeypatch):
     monkeypatch.setenv("LLMFORGE_OUTPUTS", str(tmp_path))
     c = config(at(server))
@@ -184,6 +187,7 @@ def test_its_card_is_shown_once_it_is_measured(server, tmp_path, monkeypatch):
     assert "balanced accuracy" in results_table(run(c))
 
 
+@pytest.mark.slow
 def test_two_runs_are_compared_by_one_judge_only(server, tmp_path, monkeypatch):
     monkeypatch.setenv("LLMFORGE_OUTPUTS", str(tmp_path))
     a = run(config(at(server), name="a"))
@@ -205,6 +209,7 @@ def test_check_tries_the_judge_and_says_what_it_costs(server, tmp_path, monkeypa
     assert len(server.bodies) == 10 and Store().experiments().empty
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_what_the_judge_will_cost(server, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LLMFORGE_OUTPUTS", str(tmp_path))
     run_experiment(config(at(server)), Store(), engine=FakeEngine(" Paris"))

@@ -90,6 +90,7 @@ def test_the_content_is_part_of_the_id(project):
     assert prepare(load_config({"experiment": EXPERIMENT})).id != first.id
 
 
+@pytest.mark.slow
 def test_it_is_run_shown_and_compared_without_the_code(project):
     (project / "mine.yaml").write_text(f"experiment: {EXPERIMENT}")
     assert "mine-" in said("run", "mine.yaml", "--no-notebook")
@@ -107,6 +108,7 @@ def test_it_is_run_shown_and_compared_without_the_code(project):
     assert "mine.py, line 1: SystemExit: read, not run" in told
 
 
+@pytest.mark.slow
 def test_a_study_and_a_worker_load_them(project):
     arms = {"plain": {"method": "naive"}, "loud": {"method": "shout"}}
     study = {"name": "s", "question": "?", "base": EXPERIMENT, "arms": arms}

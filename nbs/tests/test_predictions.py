@@ -49,6 +49,7 @@ def said(*args, code=0):
     return " ".join(result.output.split())
 
 
+@pytest.mark.slow
 def test_from_two_files_to_a_verdict(folder):
     text = said("compare", "a.csv", "b.csv", "--gold", "gold.jsonl", "--claim", "b > a by 0.05")
     assert "15 improved, 0 regressed, 5 both wrong, 20 both right" in text
@@ -84,6 +85,7 @@ def test_the_verdict_is_that_of_a_study(folder):
         assert ours.verdict == wanted
 
 
+@pytest.mark.slow
 def test_an_import_is_an_experiment(folder):
     first, second = (said("import", f"{name}.csv", "--gold", "gold.jsonl", "--name", name) for name in "ab")
     assert first.startswith("a-") and said("import", "a.csv", "--gold", "gold.jsonl", "--name", "a") == first
@@ -100,6 +102,7 @@ def test_an_import_is_not_stale(folder, monkeypatch):
         assert "Stale" not in said("show", said("import", file, "--gold", gold))
 
 
+@pytest.mark.slow
 def test_claims_by_name(folder):
     "Files and experiments by what they are called; a name that is another's letter is refused."
     (folder / "base.v1.csv").write_text((folder / "a.csv").read_text())

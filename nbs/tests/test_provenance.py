@@ -84,6 +84,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field, change", CHANGES.values(), ids=CHANGES)
 def test_what_changed_since_is_another_experiment_and_stale(home, capsys, field, change):
     "Said by run, show, list and the tables of the page; gone when the former content is back."
@@ -230,6 +231,7 @@ def mixed(home):
     return run(c), one, two
 
 
+@pytest.mark.slow
 def test_rows_of_two_commits_are_said(mixed, home):
     id, one, two = mixed
     e = Experiment(id, Store())
@@ -240,6 +242,7 @@ def test_rows_of_two_commits_are_said(mixed, home):
     assert f"**Rows of different code**: 8 by commit {two}, 4 by commit {one}." in command("show", id)
 
 
+@pytest.mark.slow
 def test_it_travels(mixed, tmp_path):
     id, one, two = mixed
     export_experiment(Store(), id, tmp_path / id)

@@ -494,6 +494,7 @@ def test_a_conversation_with_calls():
     assert sent[1]["content"] is None and json.loads(sent[1]["tool_calls"][1]["function"]["arguments"])
 
 
+@pytest.mark.slow
 def test_a_connection_that_the_server_has_dropped_is_not_used_again(monkeypatch):
     "Nor where this process was too busy to see it dropped: a measurement has one attempt."
     monkeypatch.setattr("llmforge.client._IDLE", 0.1)
@@ -553,6 +554,7 @@ def test_waits_that_servers_ask_for():
     assert requested_wait({"Retry-After": "soon"}) is None
 
 
+@pytest.mark.slow
 def test_one_gate_for_all():
     "After a 429 nobody asks until the time is over, though only one was refused."
 
@@ -618,6 +620,7 @@ def test_failures_in_passing_have_an_end(status):
     assert fails(EngineError, answer, f"gave up after 3 attempts: {status}", attempts=3).transient
 
 
+@pytest.mark.slow
 def test_a_server_that_hangs():
     async def answer(request, body):
         await asyncio.sleep(5)
@@ -963,6 +966,7 @@ def test_unknown_token_counts_stay_unknown(outputs):
     assert "unknown number of tokens" in cost_line(e) and "6 attempted" in results_table(e)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", [True, False])
 def test_a_run_that_was_ended_goes_on(outputs, cache):
     "Credit runs out at the fourth question: three answers are kept, and asked for by nobody again."
@@ -1043,6 +1047,7 @@ def test_check_tries_stop_strings(outputs, end, words):
     assert lines[5] == "6 questions × 100 tokens in, 10 out at an unknown price"
 
 
+@pytest.mark.slow
 def test_what_a_run_will_cost_stands_before_it(outputs, tmp_path):
     "After five questions, whose rows are rows of the run; without a price nothing is said."
     with in_a_thread(Scripted(echo)) as server:

@@ -71,6 +71,7 @@ def test_attempts_at_one_question_are_not_independent(questions):
     assert widths[1] == pytest.approx(widths[0], rel=0.15)
 
 
+@pytest.mark.slow
 def test_compared_over_questions(questions):
     store = Store()
     a = ran(config("a"), store)

@@ -265,6 +265,7 @@ def test_a_trace(capfd):
 # every payload
 
 
+@pytest.mark.slow
 def test_every_payload_in_a_trace_and_in_a_table(capfd):
     for text in PAYLOADS:
         with span("tool", text, [text, {"role": text, "content": text}], **{text: {text: text}}) as s:
@@ -273,6 +274,7 @@ def test_every_payload_in_a_trace_and_in_a_table(capfd):
         displayed(Dataset(text, (Example(text, text, (text,), kind=text),)), capfd)
 
 
+@pytest.mark.slow
 def test_every_payload_in_experiments_a_comparison_and_a_study(store, config, capfd, monkeypatch):
     "A row for each; the names, claims and metrics are some of them."
     made = []

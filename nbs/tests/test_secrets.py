@@ -141,6 +141,7 @@ def echo():
         server.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [f"{KEY}\n", "plan\nted/key", "planted/kéy-x"])
 @pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
 def test_qdrants_key(echo, monkeypatch, key):

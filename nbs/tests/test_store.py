@@ -306,6 +306,7 @@ def test_a_live_lease_is_respected(store):
     assert store.experiment("naive-1").fence == 1
 
 
+@pytest.mark.slow
 def test_an_expired_lease_is_taken_over_and_the_old_owner_fenced_off(store):
     old = store.claim(make(store), owner="elsewhere:1:ab", ttl=0.05)
     store.add_rows(old, [a_row(0)])
@@ -333,6 +334,7 @@ def test_an_expired_lease_that_nobody_took_still_holds(store):
     assert store.done("naive-1") == {"q0"}
 
 
+@pytest.mark.slow
 def test_every_write_and_heartbeat_renews(store):
     lease = store.claim(make(store), owner="elsewhere:1:ab", ttl=0.6)
     for _ in range(4):
@@ -366,6 +368,7 @@ def test_a_renewal_between_look_and_claim_wins(store, monkeypatch):
     assert len(looks) == 2
 
 
+@pytest.mark.slow
 def test_dead_owners_on_this_machine_are_known():
     child = subprocess.Popen(
         [sys.executable, "-c", "from llmforge.leases import new_owner; print(new_owner()); input()"],
@@ -642,6 +645,7 @@ def test_a_failed_row_and_awkward_text(store):
     assert traced["trace"]["output"].replace("\0", "\ufffd") == text["output_text"]
 
 
+@pytest.mark.slow
 def test_an_experiment_runs_into_every_store(store, tmp_path):
     "The runner's own rows, not rows that a test wrote by hand: right, wrong, abstained and failed."
     from llmforge.batching import FakeEngine, Fault
@@ -1304,6 +1308,7 @@ def test_every_schema_ever_exported_can_be_imported(store, tmp_path, schema):
     assert again == files(folder)
 
 
+@pytest.mark.slow
 def test_a_column_that_comes_later_is_one_entry(tmp_path):
     "With one more entry in the list, old exports stay as they are, and new ones say the new schema."
     code = f"""
@@ -1590,6 +1595,7 @@ EXPERIMENT = {
 }
 
 
+@pytest.mark.slow
 def test_a_lock_that_is_held_for_longer_than_the_busy_timeout_is_waited_for(tmp_path):
     url = f"sqlite:///{tmp_path}/store.db"
     store = Store(url)

@@ -46,6 +46,7 @@ def said(*args, code=0):
     return " ".join(result.output.split())
 
 
+@pytest.mark.slow
 def test_it_is_listed_shown_and_compared(gone):
     naive, debate = gone
     text = said("list")
@@ -55,6 +56,7 @@ def test_it_is_listed_shown_and_compared(gone):
     assert "the configs differ in: method" in said("compare", naive, debate)
 
 
+@pytest.mark.slow
 def test_it_is_published(gone, tmp_path):
     for id in gone:
         export_experiment(Store(), id, tmp_path / id)
@@ -64,6 +66,7 @@ def test_it_is_published(gone, tmp_path):
         assert results_table(e) and "name: " + e.config.method.name in to_yaml(e.config)
 
 
+@pytest.mark.slow
 def test_it_cannot_be_run(gone):
     "Also not after a stored one was read: the milder rule ends with the reading."
     e = Experiment(gone[1], Store())
@@ -73,6 +76,7 @@ def test_it_cannot_be_run(gone):
             wrong()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "section, value, what",
     [

@@ -95,6 +95,7 @@ def test_the_rules_can_fail():
     assert not faults("c", 'class A(Exception):\n    "a"\nclass B(Exception):\n    "b"')
 
 
+@pytest.mark.slow
 def test_lint():
     tool("ruff", "check", "nbs", "llmforge")
 
@@ -105,6 +106,7 @@ def test_types():
     tool("mypy")
 
 
+@pytest.mark.slow
 def test_layout():
     "`ruff format nbs` changes nothing."
     tool("ruff", "format", "--check", "nbs")

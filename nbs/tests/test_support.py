@@ -84,6 +84,7 @@ def test_without_runs_there_are_none(outputs):
         labelled_own("train")
 
 
+@pytest.mark.slow
 def test_what_needs_no_judge_stands_beside_it():
     from llmforge.cards import judge_scorer
     from llmforge.scorer import Scorer

@@ -335,6 +335,7 @@ OF_STUDIES = {
 }
 
 
+@pytest.mark.slow
 def test_a_sealed_study_is_sound(sealed):
     code, lines = verified()
     assert code == 0 and "FAILED" not in lines and "ok: chain: seal 1, " in lines
@@ -379,6 +380,7 @@ def test_the_card_of_a_judge(outputs):
     assert code == 1 and sentence in lines
 
 
+@pytest.mark.slow
 def test_a_study_without_a_seal_says_so(sealed):
     (sealed / STUDY / "chain.json").unlink()
     code, lines = verified()

@@ -295,6 +295,7 @@ def test_hostile_expressions_are_refused_or_bounded(expression):
         assert abs(Fraction(r.text)) < 2**1024 and not set(r.text) - set("0123456789.-e")
 
 
+@pytest.mark.slow
 def test_most_hostile_expressions_are_refused():
     assert len(set(HOSTILE)) >= 200
     bounded = [e for e in HOSTILE if not call("calculator", {"expression": e}).failed]
@@ -747,6 +748,7 @@ print(asyncio.run(call_tool("stuck", {}, timeout=0.1)).text)
     assert p.stdout == "error: stuck gave no result within 0.1 s\n" and not p.stderr
 
 
+@pytest.mark.slow
 def test_a_late_result_disturbs_nobody(capfd):
     @tool
     def slow() -> str:
@@ -910,6 +912,7 @@ def test_without_a_corpus_it_fails():
     )
 
 
+@pytest.mark.slow
 def test_titles_are_indexed_once(monkeypatch):
     monkeypatch.setattr(lookup, "_titles", {})
     big = Corpus("big", tuple(Passage(str(i), f"Title {i}", "x") for i in range(50_000)))

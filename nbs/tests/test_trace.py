@@ -319,6 +319,7 @@ def test_a_text_of_a_megabyte():
     assert otel_spans({"example_id": "q", "trace": to_dict(s)}, "e")[0].attributes["output.value"] == long
 
 
+@pytest.mark.slow
 def test_deep_and_wide():
     "A chain of 200 spans and a fan of 5,000: drawn in part, which is said, and exported whole."
     deep = span_("llm", "leaf", 0, 1, tokens_in=1, tokens_out=1)
@@ -531,6 +532,7 @@ def invoke(*args, code=0):
     return r.output
 
 
+@pytest.mark.slow
 def test_trace_command(experiment):
     "By id, by position, by a beginning; unknown and ambiguous ones are errors with ids that are near."
     from llmforge.store import Store
@@ -550,6 +552,7 @@ def test_trace_command(experiment):
     assert "4 examples" in invoke("trace", experiment, first[:4], code=1)
 
 
+@pytest.mark.slow
 def test_export_traces_command(experiment, tmp_path):
     assert f"{experiment}: 4 traces with 8 spans, in " in invoke(
         "export-traces", experiment, "--file", str(tmp_path / "t.jsonl")
@@ -762,6 +765,7 @@ def test_an_endpoint_that_refuses(phoenix, headers, monkeypatch, capfd, caplog):
     assert "geheim" not in str(e.value) + caplog.text + "".join(capfd.readouterr())
 
 
+@pytest.mark.slow
 def test_headers_reach_the_endpoint(monkeypatch):
     "The token from OTEL_EXPORTER_OTLP_HEADERS is sent, one request a trace."
     import http.server
@@ -792,6 +796,7 @@ def test_headers_reach_the_endpoint(monkeypatch):
     assert [g[:2] for g in got] == [("/v1/traces", "Bearer geheim")] * 2 and min(g[2] for g in got) > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("headers", ["authorization=Bearer%20geheim", "Authorization: Bearer geheim"])
 def test_a_collector_that_refuses(headers, monkeypatch, capfd, caplog):
     "As with Phoenix above, from a server of two lines: the reason is in the error, the headers are nowhere."
@@ -850,6 +855,7 @@ def test_prompts_of_all_kinds_come_back(rng=random.Random(0)):
     assert whole_prompts(None) is short_prompts(None) is None
 
 
+@pytest.mark.slow
 def test_stored_prompts_are_read_whole(tmp_path, monkeypatch):
     "By every reader; the file holds them once. A secret in the first of them shifts nothing."
     monkeypatch.setenv("PLANTED_KEY", "planted-secret-value")

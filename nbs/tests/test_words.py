@@ -67,6 +67,7 @@ def test_words_of_ascii_are_what_they_were():
     assert terms(text) == ["panic", "u", "3", "5", "million", "e", "mail_address", "said", "2003"]
 
 
+@pytest.mark.slow
 def test_an_index_of_other_words_has_another_name():
     "The version of the words is part of the key: an index from before is not opened as one of today."
     corpus, config = Corpus("c", (Passage("p", "t", "x"),)), RetrievalConfig(name="sparse")
