@@ -77,6 +77,7 @@ def test_the_fingerprint_is_of_contents(docs, tmp_path):
     assert load_corpus(CorpusConfig(name="elsewhere/")).fingerprint != before
 
 
+@pytest.mark.slow
 def test_whatever_cannot_be_read_is_named(docs):
     (docs / "good.txt").write_text("x")
     (docs / "latin.txt").write_bytes("Zürich".encode("latin-1"))

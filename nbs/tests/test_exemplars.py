@@ -116,6 +116,7 @@ def test_exemplars_need_the_documents_that_they_are_shown_with():
     assert load_config({"experiment": {**data, "dataset": "almanac"}}).corpus.name == "almanac"
 
 
+@pytest.mark.slow
 def test_a_plan_says_who_chooses(outputs):
     "The plan names the arm, or says that the arms differ in their exemplars."
     study = load_study({"study": STUDY})

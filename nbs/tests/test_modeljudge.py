@@ -287,6 +287,7 @@ def test_the_model_that_answers_can_judge_itself(tmp_path, monkeypatch):
     assert e.estimate("judge_score").value == 1
 
 
+@pytest.mark.slow
 def test_at_equal_length():
     "What longer answers gain is taken out: planted, and found again."
     rng = np.random.default_rng(0)

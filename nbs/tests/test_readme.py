@@ -2,10 +2,13 @@
 
 import re
 
+import pytest
+
 from llmforge.files import project_root
 from llmforge.notebooks import readme_text
 
 
+@pytest.mark.slow  # the import of nbformat
 def test_readme_is_current():
     current = (project_root() / "README.md").read_text() == readme_text()
     mend = "python -c 'from llmforge.notebooks import write_readme; write_readme()'"

@@ -647,10 +647,11 @@ SAID = {
     "long": "error: RuntimeError: xxx",
     "failed": "no luck",
 }
+MARKS = {"long": pytest.mark.slow}
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-@pytest.mark.parametrize("how", SAID)
+@pytest.mark.parametrize("how", [pytest.param(how, marks=MARKS.get(how, ())) for how in SAID])
 def test_a_failure_is_an_observation(how, kind):
     define(kind)
     with span("chain", "x") as s:
