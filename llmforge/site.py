@@ -27,6 +27,7 @@ from .docs import lessons, write_api, write_design, write_learn, write_variables
 from .experimentpages import copy_exported, write_experiments
 from .files import aside_of, build_aside, is_file, outputs_dir, project_root
 from .findingpages import write_findings
+from .notebooks import import_nbformat
 from .otherpages import write_cards, write_others
 from llmforge.pages import (
     Source,
@@ -204,6 +205,8 @@ def run_sphinx(
 
     from sphinx.application import Sphinx
     from sphinx.util.docutils import docutils_namespace, patch_docutils
+
+    import_nbformat()  # myst_nb imports it, too
 
     mirror(source.folder, cache.pages)
     places, warned = (cache.pages, None, cache.html, cache.doctrees), StringIO()

@@ -51,6 +51,20 @@ def test_intervals_and_tests_load_no_statistics_package():
     }
 
 
+@pytest.mark.slow
+def test_notebooks_are_read_without_the_parsers_of_addresses():
+    "They take longer to build than all else; whoever wants them later has them."
+    code = """
+import importlib.util, sys
+from llmforge.notebooks import import_nbformat
+nbformat = import_nbformat()
+nbformat.validate(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")]))
+assert "jsonschema" in sys.modules and "rfc3987_syntax" not in sys.modules
+assert importlib.util.find_spec("rfc3987_syntax")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_a_fault_counts_each_prompt_apart():
     "The count of a prompt's calls is kept, not made again from all calls."
     engine = FakeEngine("yes", faults=[Fault("hard", times=2)])
