@@ -10,6 +10,7 @@ __all__ = ['read_yaml', 'read_config', 'plain_values', 'find_config', 'merge', '
 import os
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
+from yaml.composer import Composer
+from yaml.constructor import SafeConstructor
+from yaml.resolver import Resolver
 
 from .core import ConfigError, closest, error_line, field_marks, redact, secrets, without_secrets
 from .files import DAMAGED, is_file, project_root, shipped
@@ -47,7 +51,12 @@ def _torn(text: str) -> str:
     return f"{ascii(text):.80} has half of a character in it, as a cut through an emoji leaves it"
 
 # %% ../nbs/04_configfiles.ipynb #077ed093
-class _Loader(yaml.SafeLoader):
+class _Checked(Composer, SafeConstructor):
+    "What is refused beyond YAML's own rules."
+
+    check_event: Any  # of the parser
+    peek_event: Any
+
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             line = self.peek_event().start_mark.line + 1
@@ -70,14 +79,42 @@ class _Loader(yaml.SafeLoader):
             seen.add(name)
         return super().construct_mapping(node, deep)
 
+# %% ../nbs/04_configfiles.ipynb #configfiles-loaders
+class _Loader(_Checked, yaml.SafeLoader):
+    "Says what is wrong, and shows the line."
+
+
+_LOADERS: list[Any] = [_Loader]  # the quickest first
+if yaml.__with_libyaml__:
+    from yaml.cyaml import CParser  # type: ignore[attr-defined]
+
+    class _Quick(_Checked, CParser, Resolver):  # type: ignore[misc]
+        "Reads in a seventh of the time."
+
+        def __init__(self, stream: str):
+            CParser.__init__(self, stream)
+            for part in (Composer, SafeConstructor, Resolver):
+                part.__init__(self)
+
+    _LOADERS.insert(0, _Quick)
+
 # %% ../nbs/04_configfiles.ipynb #configfiles-read-yaml
+def _values(text: str) -> Any:
+    "What is written; the last loader says what is wrong."
+    *quick, last = _LOADERS
+    for loader in quick:
+        with suppress(yaml.YAMLError, *DAMAGED):
+            return yaml.load(text, Loader=loader)
+    return yaml.load(text, Loader=last)
+
+
 def read_yaml(
     text: str,  # YAML
     where: str = "config",  # what it is, for error messages
 ) -> Any:  # plain values
     "Parse YAML into plain values; raises `ConfigError`."
     try:
-        return yaml.load(text, Loader=_Loader)
+        return _values(text)
     except RecursionError:
         raise ConfigError(f"{where}: nested too deeply") from None
     except yaml.YAMLError as e:
