@@ -177,6 +177,7 @@ class BatchedEngine(RequestQueue):
         self._worker.close(wait=not self._stuck)
 
     def _flush(self) -> None:
+        self._queue = [r for r in self._queue if not r.future.done()]  # for others nobody waits any more
         if self._task or not self._queue:
             return
         waiting = {r.example for r in self._queue}

@@ -143,7 +143,9 @@ def _contained(loop: asyncio.AbstractEventLoop, coroutine: Any, **more: Any) -> 
         except (SystemExit, KeyboardInterrupt) as e:
             raise LlmForgeError(f"a task raised {type(e).__name__}: {error_text(e)}") from e
 
-    return asyncio.Task(work(), loop=loop, **more)
+    task = asyncio.Task(work(), loop=loop, **more)
+    task.add_done_callback(lambda _: coroutine.close())  # cancelled before it began, it was never entered
+    return task
 
 
 def _run_contained(coroutine: Coroutine[Any, Any, None]) -> None:

@@ -48,8 +48,7 @@ def project(tmp_path, monkeypatch, kernels):
 def call(project, *args, code=0, forked=True, before=None):
     """What the real command prints; it never shows a traceback, and an error is its last line.
 
-    A forked one does not tidy up at its end, as an interpreter that is started does. Where a run ends
-    early, Python may tell at exit of a batch that was never begun: no part of the error."""
+    A forked one does not tidy up at its end, as an interpreter that is started does."""
     args = [str(arg) for arg in args]
     if not forked:
         started = [sys.executable, "-c", "from llmforge.cli import main; main()", *args]
@@ -57,8 +56,7 @@ def call(project, *args, code=0, forked=True, before=None):
     else:
         p = command("llmforge", *args, cwd=project)
     assert p.returncode == code and "Traceback" not in p.stderr + p.stdout, p.stdout + p.stderr
-    said = [line for line in p.stderr.strip().splitlines() if "was never awaited" not in line]
-    return (said or [""])[-1] if code else p.stdout
+    return (p.stderr.strip().splitlines() or [""])[-1] if code else p.stdout
 
 
 def run(project, *more, **options):

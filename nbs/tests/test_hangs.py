@@ -1,6 +1,7 @@
 """What would leave somebody waiting for ever has an end: each of these runs has a hard limit in time."""
 
 import asyncio
+import gc
 import re
 import subprocess
 import sys
@@ -390,3 +391,36 @@ def test_the_loop_passes_errors_on():
 
     with pytest.raises(ValueError, match="plain"):
         within(lambda: run_loop(fails(), threading.Event()))
+
+
+def test_a_task_that_never_began_is_not_told_of(recwarn):
+    "A run that ends the moment it begins a batch: nothing but its own error is said."
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.call_soon(lambda: loop.create_task(asyncio.sleep(1)))  # made as the loop stops
+        raise ValueError("over")
+
+    with pytest.raises(ValueError, match="over"):
+        run_loop(main(), threading.Event())
+    gc.collect()
+    assert not [w for w in recwarn if "never awaited" in str(w.message)]
+
+
+def test_no_batch_begins_for_those_who_were_cancelled():
+    "While a run ends, its loop still turns."
+
+    async def main():
+        engine = FakeEngine("yes", batch_size=2)
+        with engine.running():
+            asked = [asyncio.create_task(engine.generate(f"{i}?", Sampling())) for i in range(2)]
+            while len(engine._queue) < 2:
+                await asyncio.sleep(0)
+            for task in asked:
+                task.cancel()
+            engine._flush()
+            assert engine._task is None and not engine._queue
+        await asyncio.gather(*asked, return_exceptions=True)
+        return engine.batches
+
+    assert asyncio.run(main()) == []
