@@ -267,6 +267,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'llmforge.batching.RequestQueue': ('batching.html#requestqueue', 'llmforge/batching.py'),
                                    'llmforge.batching.RequestQueue.__init__': ( 'batching.html#requestqueue.__init__',
                                                                                 'llmforge/batching.py'),
+                                   'llmforge.batching.RequestQueue._awaited': ( 'batching.html#requestqueue._awaited',
+                                                                                'llmforge/batching.py'),
                                    'llmforge.batching.RequestQueue._flush': ('batching.html#requestqueue._flush', 'llmforge/batching.py'),
                                    'llmforge.batching.RequestQueue.generate': ( 'batching.html#requestqueue.generate',
                                                                                 'llmforge/batching.py'),

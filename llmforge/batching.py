@@ -143,6 +143,11 @@ class RequestQueue:
             loop.call_soon(self._flush)
             raise
 
+    def _awaited(self) -> list[_Request]:
+        "The requests that somebody waits for; the others, which were cancelled, leave the queue."
+        self._queue = [r for r in self._queue if not r.future.done()]
+        return self._queue
+
     def _flush(self) -> None:
         "Begin a batch, where it is time for one."
         raise NotImplementedError
@@ -177,8 +182,7 @@ class BatchedEngine(RequestQueue):
         self._worker.close(wait=not self._stuck)
 
     def _flush(self) -> None:
-        self._queue = [r for r in self._queue if not r.future.done()]  # for others nobody waits any more
-        if self._task or not self._queue:
+        if self._task or not self._awaited():
             return
         waiting = {r.example for r in self._queue}
         if len(self._queue) < self.batch_size and not self._examples <= waiting:
