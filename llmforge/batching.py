@@ -138,8 +138,6 @@ class RequestQueue:
         try:
             return await request.future
         except asyncio.CancelledError:
-            if request in self._queue:
-                self._queue.remove(request)
             loop.call_soon(self._flush)
             raise
 

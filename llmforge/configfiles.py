@@ -84,7 +84,7 @@ class _Loader(_Checked, yaml.SafeLoader):
     "Says what is wrong, and shows the line."
 
 
-_LOADERS: list[Any] = [_Loader]  # the quickest first
+_QUICKEST: Any = _Loader
 if yaml.__with_libyaml__:
     from yaml.cyaml import CParser  # type: ignore[attr-defined]
 
@@ -96,16 +96,14 @@ if yaml.__with_libyaml__:
             for part in (Composer, SafeConstructor, Resolver):
                 part.__init__(self)
 
-    _LOADERS.insert(0, _Quick)
+    _QUICKEST = _Quick
 
 # %% ../nbs/04_configfiles.ipynb #configfiles-read-yaml
 def _values(text: str) -> Any:
-    "What is written; the last loader says what is wrong."
-    *quick, last = _LOADERS
-    for loader in quick:
-        with suppress(yaml.YAMLError, *DAMAGED):
-            return yaml.load(text, Loader=loader)
-    return yaml.load(text, Loader=last)
+    "What is written."
+    with suppress(yaml.YAMLError, *DAMAGED):
+        return yaml.load(text, Loader=_QUICKEST)
+    return yaml.load(text, Loader=_Loader)  # says what is wrong
 
 
 def read_yaml(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VARIABLES', 'LARGEST_FILE', 'DAMAGED', 'PAUSES', 'Variable', 'project_root', 'shipped', 'here_or_shipped',
-           'outputs_dir', 'cache_dir', 'is_file', 'regular', 'find_file', 'marked_encoding', 'remedy',
+           'make_folder', 'outputs_dir', 'cache_dir', 'is_file', 'regular', 'find_file', 'marked_encoding', 'remedy',
            'remove_leftovers', 'aside_of', 'temporary_aside', 'build_aside', 'build_once', 'is_locked', 'use_wal']
 
 # %% ../nbs/02_files.ipynb #files-imports
@@ -118,22 +118,24 @@ def here_or_shipped(
 _NO_PATH = (OSError, ValueError, RuntimeError)  # no right to it, a name too long, a NUL, links in a circle
 
 
-def _made(folder: Path, variable: str) -> Path:
+def make_folder(
+    folder: Path,
+    remedy: str,  # what to do where it cannot be made
+    of: str = "",  # what it is the folder of, for the message
+) -> Path:  # the same
     "A folder, made if missing; raises `ConfigError` where it cannot be."
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except _NO_PATH as e:
-        raise ConfigError(
-            f"the folder {folder} cannot be made: {getattr(e, 'strerror', None) or e};"
-            f" the variable {variable} may name another one"
-        ) from None
+        why = getattr(e, "strerror", None) or e
+        raise ConfigError(f"the folder {folder}{of} cannot be made: {why}; {remedy}") from None
     return folder
 
-
+# %% ../nbs/02_files.ipynb #files-outputs
 def outputs_dir() -> Path:
     "The folder of results: `LLMFORGE_OUTPUTS`, else `outputs/` in the project. Made if missing."
     folder = Path(os.environ.get("LLMFORGE_OUTPUTS") or project_root() / "outputs")
-    return _made(folder, "LLMFORGE_OUTPUTS")
+    return make_folder(folder, "the variable LLMFORGE_OUTPUTS may name another one")
 
 # %% ../nbs/02_files.ipynb #files-cache
 def cache_dir(
@@ -141,7 +143,7 @@ def cache_dir(
 ) -> Path:
     "The folder for what can be made again: `LLMFORGE_CACHE`, else `~/.cache/llmforge`. Made if missing."
     folder = Path(os.environ.get("LLMFORGE_CACHE") or Path.home() / ".cache" / "llmforge") / kind
-    return _made(folder, "LLMFORGE_CACHE")
+    return make_folder(folder, "the variable LLMFORGE_CACHE may name another one")
 
 # %% ../nbs/02_files.ipynb #82e50c9d
 def _data_roots() -> list[Path]:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['handler', 'QUIET', 'Arguments', 'read_arguments', 'given_parameters', 'source_code', 'default_output', 'completed',
-           'complete_command', 'Handler', 'QuietEngine']
+           'error_class', 'complete_command', 'Handler', 'QuietEngine']
 
 # %% ../nbs/70_launching.ipynb #launching-imports
 import base64
@@ -23,7 +23,7 @@ import yaml
 
 import llmforge.core
 from .core import ConfigError, LlmForgeError, redact
-from .files import DAMAGED, outputs_dir
+from .files import DAMAGED, make_folder, outputs_dir
 
 # %% ../nbs/70_launching.ipynb #launching-arity
 _PAIRS = ("-p", "--parameters", "-r", "--parameters_raw")
@@ -146,13 +146,8 @@ def _check_output(path: str) -> None:
 
 def _make_folder(path: str) -> None:
     "Make the folder of an output; raises `ConfigError` where that fails."
-    folder = Path(path).parent
-    if "{" in path or "://" in path:
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise ConfigError(f"the folder {folder} of the output cannot be made: {e.strerror}") from None
+    if "{" not in path and "://" not in path:
+        make_folder(Path(path).parent, "name another output", " of the output")
 
 
 def _engine() -> list[str]:
@@ -183,10 +178,17 @@ def completed(
     return [*given, _shown(output).replace("{", "{{").replace("}", "}}")], said
 
 # %% ../nbs/70_launching.ipynb #launching-tell
+def error_class(
+    name: str,  # of an error that a cell raised
+) -> type[LlmForgeError] | None:
+    "The class of that name, where it is an error of ours."
+    kind = getattr(llmforge.core, name, None)
+    return kind if isinstance(kind, type) and issubclass(kind, LlmForgeError) else None
+
+
 def _tell(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     "Print the sentence of an error that a cell raised, where it is ours; else what Python prints."
-    ours = getattr(llmforge.core, getattr(error, "ename", ""), None)
-    if isinstance(ours, type) and issubclass(ours, LlmForgeError):
+    if error_class(getattr(error, "ename", "")):
         print(f"error: {redact(str(getattr(error, 'evalue', error)))}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)

@@ -21,10 +21,9 @@ from urllib.parse import quote
 
 import psutil
 
-import llmforge.core
 from .core import LlmForgeError, error_line, redact, without_secrets
 from .files import build_aside, here_or_shipped, project_root, remedy
-from .launching import QUIET
+from .launching import QUIET, error_class
 from .text import visible
 
 # %% ../nbs/70_notebooks.ipynb #44658fe5
@@ -75,23 +74,15 @@ def normalise(
     return nb
 
 # %% ../nbs/70_notebooks.ipynb #notebooks-nbformat
-@contextmanager
-def _as_if_missing(module: str) -> Iterator[None]:
-    "Within it a module that was not imported cannot be."
-    known = module in sys.modules
-    if not known:
-        sys.modules[module] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        if not known:
-            del sys.modules[module]
-
-
 def import_nbformat() -> Any:
     "nbformat, without the seconds that the import of `rfc3987_syntax` takes."
-    with _as_if_missing("rfc3987_syntax"):
+    slow = "rfc3987_syntax"
+    sys.modules.setdefault(slow, None)  # type: ignore[arg-type]  # as if it were not installed
+    try:
         import nbformat
+    finally:
+        if sys.modules[slow] is None:
+            del sys.modules[slow]
     return nbformat
 
 # %% ../nbs/70_notebooks.ipynb #a23d14fc
@@ -99,9 +90,8 @@ def _our_error(name: str, text: str) -> LlmForgeError:
     "The error of a failed cell, as the class it had in the kernel."
     if number := re.match(r"\[Errno (\d+)\]", text):
         text += remedy(OSError(int(number[1]), ""))
-    kind = getattr(llmforge.core, name, None)
-    known = isinstance(kind, type) and issubclass(kind, LlmForgeError)
-    return kind(redact(text)) if known else LlmForgeError(redact(f"{name}: {text}"))
+    kind = error_class(name)
+    return kind(redact(text)) if kind else LlmForgeError(redact(f"{name}: {text}"))
 
 
 class _Passed:
@@ -297,7 +287,7 @@ def with_colab(
 # %% ../nbs/70_notebooks.ipynb #notebooks-write-colab
 def write_colab() -> None:
     "Write badge and install cell into every notebook that people open."
-    import nbformat
+    nbformat = import_nbformat()
 
     for path in [*tutorials(), *executable()]:
         nbformat.write(with_colab(nbformat.read(path, as_version=4), path), path)
@@ -308,6 +298,7 @@ FIGURES = "nbs/readme"  # where the README's pictures go
 
 def _readme() -> tuple[str, dict[str, bytes]]:
     "README text, and its pictures by path."
+    import_nbformat()  # nbconvert imports it, too
     from nbconvert import MarkdownExporter
 
     exporter = MarkdownExporter(exclude_input=True)
