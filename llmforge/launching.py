@@ -105,16 +105,23 @@ def _tags(nb: dict) -> set[str]:
     return {tag for cell in nb["cells"] for tag in cell["metadata"].get("tags", [])}
 
 
+def _was_executed(path: str, nb: dict) -> bool:
+    "By papermill, or it lies among the results and holds some: a published page has lost its metadata."
+    if "papermill" in nb["metadata"] or "injected-parameters" in _tags(nb):
+        return True
+    shown = any(cell.get("outputs") for cell in nb["cells"])
+    return shown and Path(path).resolve().is_relative_to(outputs_dir().resolve())
+
+
 def source_code(
     path: str,  # of anything
 ) -> str | None:  # None where it is no such notebook
-    "The code of a notebook that uses LlmForge and was not executed by papermill."
+    "The code of a notebook that uses LlmForge and is a source, not a result."
     with suppress(*DAMAGED):
         nb = json.loads(_file(path))
         code = "\n".join(_code(nb))
         if re.search(r"^(from|import) llmforge\b", code, re.M):
-            executed = "papermill" in nb["metadata"] or "injected-parameters" in _tags(nb)
-            return None if executed else code
+            return None if _was_executed(path, nb) else code
     return None
 
 # %% ../nbs/70_launching.ipynb #launching-output

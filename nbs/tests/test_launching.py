@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from llmforge.core import ConfigError
 from llmforge.files import project_root
 from llmforge.launching import _FLAGS, _PAIRS, completed, given_parameters, read_arguments, source_code
 
@@ -117,6 +118,21 @@ def test_a_source_in_the_place_of_the_output_stays(project, outputs):
     code, shown = called("piped", ["papermill", "nbs/run_experiment.ipynb", "--prepare-only"])
     assert code == 2 and "which would be lost" in shown
     assert (outputs / "rag_hybrid.ipynb").read_text() == SOURCE.read_text()
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "outputs").glob("*/*.ipynb")), ids=lambda page: page.stem)
+def test_a_published_page_may_be_executed_again(page, outputs):
+    "Its notebook says with which command, though the page has been cleaned since."
+    (outputs / page.parent.name).mkdir(parents=True)
+    copy = outputs / page.parent.name / page.name
+    copy.write_text(page.read_text())
+    completed([str(SOURCE), str(copy)])
+    nb = json.loads(page.read_text())
+    for cell in nb["cells"]:
+        cell |= {"metadata": {}, "outputs": []}
+    copy.write_text(json.dumps(nb | {"metadata": {}}))
+    with pytest.raises(ConfigError, match="is a notebook's source"):
+        completed([str(SOURCE), str(copy)])
 
 
 @pytest.mark.slow
