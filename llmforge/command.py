@@ -26,7 +26,7 @@ from llmforge.core import (
     LlmForgeError,
     MissingExtra,
 )
-from .files import aside_of, outputs_dir, remedy
+from .files import aside_of, make_folder, outputs_dir, remedy
 from .terminal import log_to_terminal, say, tell, tell_data
 
 # %% ../nbs/90_command.ipynb #cli-app
@@ -121,8 +121,21 @@ Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print what is be
 Id = Annotated[str, typer.Argument(help="The experiment's id, the beginning of one, or latest.")]
 Json = Annotated[bool, typer.Option("--json", help="Print it as JSON, with all digits.")]
 Csv = Annotated[bool, typer.Option("--csv", help="Print it as comma-separated values.")]
+
+# %% ../nbs/90_command.ipynb #cli-demands
+def _writable(report: Path | None) -> Path | None:
+    "The file of a report, its folder made before any work is done."
+    with sentences():
+        if report and report.is_dir():
+            raise ConfigError(f"--junit {report}: is a folder; name a file in it")
+        if report:
+            make_folder(report.parent, "name another file", " of the report")
+    return report
+
+
 Junit = Annotated[
-    Path | None, typer.Option("--junit", metavar="FILE", help="Write the demands as a JUnit report.")
+    Path | None,
+    typer.Option("--junit", metavar="FILE", callback=_writable, help="Write the demands as a JUnit report."),
 ]
 Minima = Annotated[
     list[str] | None,
@@ -269,12 +282,15 @@ def run(
 ):
     "Run an experiment, or go on with one that was interrupted. A completed one is only shown."
     log_to_terminal(verbose)
+    from llmforge.config import load_config
     from llmforge.experiment import Experiment
-    from llmforge.gates import minimum_gates, read_minima
+    from llmforge.gates import check_minima, minimum_gates, read_minima
     from llmforge.store import Store
 
     with sentences():
         least = read_minima(minima or [])
+        if least:
+            check_minima(least, load_config(config, override or []))
         id = _ran(config, override or [], notebook)
         if not _tell_result(id):
             raise typer.Exit(1)

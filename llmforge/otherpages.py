@@ -44,4 +44,5 @@ def write_others(
     listed = [path for path in notebooks if not _measures_cards(path)]
     items = [executed_item(path, "cards/") for path in listed]
     text = "\n".join(items) or "None is published."
-    source.parts["benchmarks"] = f"{text}\n\n{toctree(f'cards/{path.stem}' for path in listed)}"
+    below = toctree(f"{path.stem} <cards/{path.stem}>" for path in listed)
+    source.parts["benchmarks"] = f"{text}\n\n{below}"

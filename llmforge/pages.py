@@ -291,10 +291,11 @@ def executed_item(
     path: Path,  # an executed notebook
     folder: str = "",  # of its page, from the page that has the list, e.g. "cards/"
 ) -> str:  # Markdown
-    "A stranger's notebook as an item of a list: its title, and the promise below it."
+    "A stranger's notebook as an item of a list: its title, its name, and the promise below the title."
     title, cells = _foreign(path)
     promise = re.match(r"> (.+)", cells[0]["source"]) if cells else None
-    return f"- [{cell(title)}]({folder}{path.name})" + (f": {cell(promise[1], 300)}" if promise else "")
+    about = f": {cell(promise[1], 300)}" if promise else ""
+    return f"- [{cell(title)}]({folder}{path.name}) ({cell(path.stem)}){about}"
 
 # %% ../nbs/73_pages.ipynb #pages-executed-below
 def executed_page(

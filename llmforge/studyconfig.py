@@ -340,7 +340,7 @@ def _not_judged(metric: str, e: ExperimentConfig) -> str:
     if e.retrieval.name == "none" or not judge:
         return (
             f"{metric} needs retrieval and metrics.judge; "
-            f"the arm has retrieval {e.retrieval.name}, metrics.judge {judge}"
+            f"retrieval is {e.retrieval.name}, metrics.judge is {judge}"
         )
     score = judge if judge in JUDGED else "faithfulness"  # any other name is an NLI model's
     rate = JUDGED[score]
@@ -351,7 +351,7 @@ def _not_judged(metric: str, e: ExperimentConfig) -> str:
 # %% ../nbs/18_studyconfig.ipynb #studyconfig-not-retrieved-2
 def _not_retrieved(metric: str, k: str | None, e: ExperimentConfig) -> str:
     if e.retrieval.name == "none":
-        return f"{metric} needs retrieval; the arm has none"
+        return f"{metric} needs retrieval; there is none"
     top_k = e.retrieval.top_k
     if k and int(k) not in (1, top_k):
         return f"{metric} is not measured where top_k is {top_k}; allowed: @1 and @{top_k}"
@@ -367,10 +367,10 @@ def unmeasured(
         return ""
     if method := _OF_METHOD.get(metric):
         alike = e.method.name == method
-        return "" if alike else f"{metric} needs method {method}; the arm has method {e.method.name}"
+        return "" if alike else f"{metric} needs method {method}; the method is {e.method.name}"
     if metric in JUDGE_SCORES:
         named = e.metrics.model_judge is not None
-        return "" if named else f"{metric} needs metrics.model_judge, a model with a rubric; the arm has none"
+        return "" if named else f"{metric} needs metrics.model_judge, a model with a rubric; there is none"
     if metric in JUDGEMENTS:
         return _not_judged(metric, e)
     if at := _AT.fullmatch(metric):
@@ -378,7 +378,7 @@ def unmeasured(
     return (
         f"unknown metric {metric!r}; allowed: {', '.join(KNOWN)}, mrr, recall@k, has_answer@k"
         f"{closest(metric, [*KNOWN, *e.metrics.extra])}; "
-        "a metric of your own: add it to the arm's metrics.extra"
+        "a metric of your own: add it to metrics.extra"
     )
 
 # %% ../nbs/18_studyconfig.ipynb #studyconfig-check-study-metrics

@@ -229,10 +229,30 @@ def test_run_ends_with_the_scores_and_holds_its_gates(outputs, tmp_path):
     assert "| accuracy (exact match) |" in p.stdout and ": COMPLETED, see " in p.stdout
     assert "passed: naive: accuracy of at least 0 (" in p.stdout and "NOT PASSED: naive: f1 of at" in p.stdout
     assert ElementTree.parse(report).getroot().attrib["failures"] == "1"
-    wrong = command("llmforge", "run", "naive.yaml", *few, "--min", "acuracy=0", cwd=ROOT)
-    assert "has no such metric (did you mean 'accuracy'?)" in wrong.stderr
 
 
-def test_a_wrong_minimum_is_said_before_anything_runs(outputs):
-    assert "allowed: METRIC=NUMBER" in call("run", "naive.yaml", "--min", "accuracy>0.4", code=2).stderr
+def test_a_report_has_its_place_before_anything_runs(outputs, tmp_path):
+    run = ("run", "naive.yaml", "-o", "engine=fake", "-o", "dataset.limit=2", "--no-notebook", "--junit")
+    assert "is a folder; name a file in it" in call(*run, str(tmp_path), code=2).stderr
+    (tmp_path / "file").write_text("")
+    said = call(*run, str(tmp_path / "file" / "report.xml"), code=2).stderr
+    assert "cannot be made" in said and "name another file" in said
+    assert "No experiments yet." in call("list").stdout
+    call(*run, str(tmp_path / "new" / "report.xml"))
+    assert (tmp_path / "new" / "report.xml").exists()
+
+
+@pytest.mark.parametrize(
+    "minimum, said",
+    [
+        ("accuracy>0.4", "allowed: METRIC=NUMBER"),
+        ("accuracy = much", "allowed: METRIC=NUMBER"),
+        ("acuracy=0", "unknown metric 'acuracy'; allowed: accuracy, "),
+        ("recall@5=0.5", "recall@5 needs retrieval; there is none"),
+        ("pass@5=0.5", "unknown metric 'pass@5'"),
+        ("latency=100", "a run has no aggregate of that name; allowed: accuracy, exact_match, "),
+    ],
+)
+def test_a_wrong_minimum_is_said_before_anything_runs(minimum, said, outputs):
+    assert said in call("run", "naive.yaml", "--min", minimum, code=2).stderr
     assert "No experiments yet." in call("list").stdout

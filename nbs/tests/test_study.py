@@ -251,7 +251,7 @@ BAD = {
                 {"id": "H", "claim": "c", "treatment": "one", "control": "none", "metric": "first_words"}
             ]
         },
-        ["study.hypotheses.0.metric", "unknown metric 'first_words'", "add it to the arm's metrics.extra"],
+        ["study.hypotheses.0.metric", "unknown metric 'first_words'", "add it to metrics.extra"],
     ),
     "own_metric_of_one": (
         {
@@ -280,7 +280,7 @@ BAD = {
                 {"id": "H", "claim": "c", "treatment": "one", "control": "three", "metric": "tool_calls"}
             ]
         },
-        ["study.hypotheses.0.metric", "needs method react; the arm has method naive"],
+        ["study.hypotheses.0.metric", "needs method react; the method is naive"],
     ),
     "nobody_has_it": (
         {"exploratory": ["f1", "first_tool"]},
