@@ -24,6 +24,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, cached_property, lru_cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -110,6 +111,9 @@ def round_robin(
     return [q[i] for i in range(longest) for q in queues if i < len(q)]
 
 # %% ../nbs/00_core.ipynb #3d3b82f5
+_entry_points = cache(entry_points)  # of all packages and groups: to read them takes a while
+
+
 class Registry:
     "Names that a config may use, each for a function; built-in ones are imported at first use."
 
@@ -124,10 +128,8 @@ class Registry:
     @cached_property
     def installed(self) -> dict[str, Any]:  # name -> entry point
         "What installed packages offer under entry points such as `llmforge.methods`."
-        from importlib.metadata import entry_points
-
         plural = "corpora" if self.kind == "corpus" else f"{self.kind}s"
-        return {e.name: e for e in entry_points(group=f"llmforge.{plural}")}
+        return {e.name: e for e in _entry_points().select(group=f"llmforge.{plural}")}
 
     def names(self) -> list[str]:
         "All known names, sorted."

@@ -9,7 +9,7 @@ from llmforge.api import config_of
 from llmforge.board import new_page
 from llmforge.cli import app
 from llmforge.config import load_config
-from llmforge.core import ConfigError, methods
+from llmforge.core import ConfigError, _entry_points, methods
 from llmforge.experiment import Experiment, results_table
 from llmforge.jobs import request_run, run_job
 from llmforge.plugins import _LOADED, _REGISTRIES
@@ -199,6 +199,11 @@ def test_two_plugins_do_not_share_a_name(project):
     assert "shout" not in methods
 
 
+def forget_installed():
+    _entry_points.cache_clear()
+    vars(methods).pop("installed", None)
+
+
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     "An installed package with a method that works, one that cannot be imported, and one called naive."
@@ -210,9 +215,9 @@ def package(tmp_path, monkeypatch):
     (about / "entry_points.txt").write_text(f"[llmforge.methods]\n{points}\n")
     (site / "shouting.py").write_text("async def loud(question, context):\n    return 'A'\n")
     monkeypatch.syspath_prepend(site)
-    vars(methods).pop("installed", None)
+    forget_installed()
     yield about
-    vars(methods).pop("installed", None)
+    forget_installed()
     methods._entries.pop("loud", None)
 
 
@@ -225,7 +230,7 @@ def test_a_package_brings_names(package):
     assert e.record.provenance_json["code"] == {"method loud": "shouting 1.2"} == first.code
     assert methods.get("naive").__module__ == "llmforge.methods"
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: shouting\nVersion: 1.3\n")
-    vars(methods).pop("installed", None)
+    forget_installed()
     assert prepare(config).id != first.id
     with pytest.raises(ConfigError, match="method 'broken' of the package shouting 1.3 cannot be loaded"):
         methods.get("broken")
