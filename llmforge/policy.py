@@ -31,7 +31,8 @@ def policy(
 def marked(
     template: str,  # of the theme, in Jinja
 ) -> str:
-    "The template with the nonce at its scripts and the policy in its head."
+    "The template with the nonce at its scripts and the policy in its head; without the search's index."
+    template = re.sub(r"\{% if pagename == 'search' %\}.*?\{% endif %\}", "", template, flags=re.S)
     template = re.sub(r"<script(?=[\s>])", '<script nonce="{{ page_nonce }}"', template)
     template = template.replace('as="script"', 'as="script" nonce="{{ page_nonce }}"')
     meta = '<meta http-equiv="Content-Security-Policy" content="{{ page_policy }}" />'

@@ -296,7 +296,9 @@ def test_search_finds(words, address, visit):
 
 
 def test_search_by_keys_from_any_page(visit):
+    "The index, megabytes of it, is loaded by the page that shows the results, and by no other."
     page = visit("limitations.html")
+    assert page.evaluate("typeof Search") == "undefined"
     page.keyboard.press("Control+k")
     page.keyboard.type("groundedness")
     page.keyboard.press("Enter")
