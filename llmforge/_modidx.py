@@ -2001,6 +2001,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'llmforge.pages.executed_cells': ('pages.html#executed_cells', 'llmforge/pages.py'),
                                 'llmforge.pages.executed_item': ('pages.html#executed_item', 'llmforge/pages.py'),
                                 'llmforge.pages.executed_page': ('pages.html#executed_page', 'llmforge/pages.py'),
+                                'llmforge.pages.executed_title': ('pages.html#executed_title', 'llmforge/pages.py'),
                                 'llmforge.pages.page_scripts': ('pages.html#page_scripts', 'llmforge/pages.py'),
                                 'llmforge.pages.picture': ('pages.html#picture', 'llmforge/pages.py'),
                                 'llmforge.pages.readable_cells': ('pages.html#readable_cells', 'llmforge/pages.py'),

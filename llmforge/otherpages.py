@@ -6,10 +6,18 @@
 __all__ = ['write_cards', 'write_others']
 
 # %% ../nbs/78_otherpages.ipynb #otherpages-imports
+from collections import Counter
 from pathlib import Path
 
 from .card import read_card
-from .pages import Source, executed_cells, executed_item, toctree, write_notebook
+from llmforge.pages import (
+    Source,
+    executed_cells,
+    executed_item,
+    executed_title,
+    toctree,
+    write_notebook,
+)
 from .text import cell
 
 # %% ../nbs/78_otherpages.ipynb #otherpages-cards
@@ -38,11 +46,12 @@ def write_others(
     source: Source,
 ) -> None:
     "The executed notebooks that are no experiment's and no study's, and the list of those about no card."
-    notebooks = source.published.others
-    for path in notebooks:
-        write_notebook(source, f"cards/{path.name}", executed_cells(path), wide=True)
-    listed = [path for path in notebooks if not _measures_cards(path)]
-    items = [executed_item(path, "cards/") for path in listed]
+    titles = {path: executed_title(path) for path in source.published.others}
+    repeated = {title for title, n in Counter(titles.values()).items() if n > 1}
+    titles = {path: f"{t} ({path.stem})" if t in repeated else t for path, t in titles.items()}
+    for path, title in titles.items():
+        write_notebook(source, f"cards/{path.name}", executed_cells(path, title), wide=True)
+    listed = [path for path in titles if not _measures_cards(path)]
+    items = [executed_item(path, "cards/", titles[path]) for path in listed]
     text = "\n".join(items) or "None is published."
-    below = toctree(f"{path.stem} <cards/{path.stem}>" for path in listed)
-    source.parts["benchmarks"] = f"{text}\n\n{below}"
+    source.parts["benchmarks"] = f"{text}\n\n{toctree(f'cards/{path.stem}' for path in listed)}"

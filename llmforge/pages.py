@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PutOff', 'Source', 'write_page', 'picture', 'toctree', 'write_data', 'page_scripts', 'with_parts', 'readable_cells',
-           'rendered_output', 'write_notebook', 'executed_cells', 'executed_item', 'executed_page']
+           'rendered_output', 'write_notebook', 'executed_title', 'executed_cells', 'executed_item', 'executed_page']
 
 # %% ../nbs/73_pages.ipynb #pages-imports
 import base64
@@ -272,13 +272,21 @@ def _foreign(path: Path) -> tuple[str, list[dict]]:
     cells[0]["source"] = cells[0]["source"][heading.end() :]
     return heading[1], cells
 
+# %% ../nbs/73_pages.ipynb #pages-executed-title
+def executed_title(
+    path: Path,  # an executed notebook
+) -> str:
+    "The title of a stranger's notebook; raises `DataError` where it is no notebook."
+    return _foreign(path)[0]
+
 # %% ../nbs/73_pages.ipynb #pages-executed-all
 def executed_cells(
     path: Path,  # an executed notebook
+    title: str = "",  # default: its own
 ) -> list[dict]:
     "The cells of an executed notebook, for the site; raises `DataError` where it is no notebook."
-    title, cells = _foreign(path)
-    kept = [{"cell_type": "markdown", "metadata": {}, "source": f"# {cell(title, 200)}"}]
+    own, cells = _foreign(path)
+    kept = [{"cell_type": "markdown", "metadata": {}, "source": f"# {cell(title or own, 200)}"}]
     for c in cells:
         if c["cell_type"] == "code":
             kept.append(c)
@@ -290,12 +298,13 @@ def executed_cells(
 def executed_item(
     path: Path,  # an executed notebook
     folder: str = "",  # of its page, from the page that has the list, e.g. "cards/"
+    title: str = "",  # default: its own
 ) -> str:  # Markdown
-    "A stranger's notebook as an item of a list: its title, its name, and the promise below the title."
-    title, cells = _foreign(path)
+    "A stranger's notebook as an item of a list: its title, and the promise below it."
+    own, cells = _foreign(path)
     promise = re.match(r"> (.+)", cells[0]["source"]) if cells else None
-    about = f": {cell(promise[1], 300)}" if promise else ""
-    return f"- [{cell(title)}]({folder}{path.name}) ({cell(path.stem)}){about}"
+    about = f": {cell(promise[1].replace('`', ''), 300)}" if promise else ""
+    return f"- [{cell(title or own)}]({folder}{path.name}){about}"
 
 # %% ../nbs/73_pages.ipynb #pages-executed-below
 def executed_page(
