@@ -11,7 +11,7 @@ from functools import partial
 from .comparison import measures_of
 from .contrasts import scorer_of
 from .experiment import Experiment, counts_line
-from .experimentpages import answer_of, by_questions, made_of, questions_of, setting
+from .experimentpages import answer_of, by_questions, questions_of, setting
 from .metrics import COSTS, right, unit_of, value_of
 from .pages import Source, page_scripts, write_data
 from .pooling import groups_of
@@ -80,7 +80,7 @@ def write_compare(
 ) -> None:
     "The data of the page that compares, and its scripts."
     for e in source.published.experiments.values():
-        source.put_off(partial(_write_data, e=e), made_of(source.published, e))
+        source.put_off(partial(_write_data, e=e), source.published.made_of[e.id])
     groups = by_questions(source.published).values()
     write_data(source, "index", [_choice(group) for group in groups])
     scripts = ("data/index.js", "_static/load.js", "_static/paired.js", "_static/compare.js")

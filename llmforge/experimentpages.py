@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OUTCOMES', 'outcome', 'answer_of', 'instructive', 'number_text', 'has_trace', 'rows_table', 'traces', 'reproduce',
-           'data_name', 'setting', 'exported_files', 'copy_exported', 'made_of', 'write_experiment', 'by_questions',
+           'data_name', 'setting', 'exported_files', 'copy_exported', 'write_experiment', 'by_questions',
            'questions_of', 'leaderboard', 'experiments_table', 'write_experiments']
 
 # %% ../nbs/76_experimentpages.ipynb #experimentpages-imports
@@ -15,8 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from .config import to_yaml
-from .contents import folder_digest
-from .core import fingerprint, round_robin
+from .core import round_robin
 from .experiment import Experiment, counts_line, results_table
 from .listing import method_line
 from .markup import anchor, fenced, fill_template, linked, raw
@@ -258,15 +257,6 @@ def _top(source: Source, e: Experiment, executed: bool) -> list[str]:
         notebook if executed else "",
     ]
 
-# %% ../nbs/76_experimentpages.ipynb #experimentpages-made-of
-def made_of(
-    p: Published,
-    e: Experiment,
-) -> str:
-    "A digest of all that the pages of an experiment show."
-    files = folder_digest(p.folders[e.id])
-    return fingerprint(e.id, p.folders[e.id].name, files, e.stale, e.store.overlapping(e.record))
-
 # %% ../nbs/76_experimentpages.ipynb #7d782320
 def write_experiment(
     source: Source,
@@ -396,7 +386,7 @@ def write_experiments(
     "A page for each experiment; the list of them, and the leaderboards."
     published = source.published
     for e in published.experiments.values():
-        source.put_off(partial(write_experiment, e=e), made_of(published, e))
+        source.put_off(partial(write_experiment, e=e), published.made_of[e.id])
     groups = list(by_questions(published).values())
     boards = [f"## {cell(questions_of(group))}\n\n{leaderboard(group)}" for group in groups]
     listed = raw(experiments_table(groups)) if groups else "None is published here yet."

@@ -15,7 +15,7 @@ from .contents import folder_digest
 from .contrasts import arm_lines, arms_of
 from .core import fingerprint
 from .experiment import Experiment, agent_of
-from .experimentpages import exported_files, made_of, number_text, reproduce
+from .experimentpages import exported_files, number_text, reproduce
 from .files import project_root
 from .findings import Verdict, arms_table, exploratory_table, verdict_table
 from .interaction import interaction
@@ -391,7 +391,7 @@ def _entries(p: Published) -> list[str]:
 def _made_of(p: Published, name: str) -> str:
     "A digest of all that the pages of a study show."
     study, folder = p.studies[name], p.folders[name]
-    arms = [made_of(p, e) for e in arms_of(study).values()]
+    arms = [p.made_of[e.id] for e in arms_of(study).values()]
     history = git_says(folder, "log", "--format=%H", "--", "plan.json")
     around = [study_json(study.config), study.tampered, p.replaced.get(name), _command(p, name), history]
     return fingerprint(name, folder_digest(folder), arms, around)

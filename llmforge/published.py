@@ -18,8 +18,9 @@ from itertools import product
 from pathlib import Path
 from urllib.parse import quote
 
+from .contents import folder_digest
 from .contrasts import arms_of
-from .core import ConfigError, DataError, closest
+from .core import ConfigError, DataError, closest, fingerprint
 from .experiment import Experiment
 from .exports import import_experiment, import_plan
 from .files import outputs_dir
@@ -75,6 +76,17 @@ class Published:
         "Studies whose verdicts no longer count, each with the study that was run in its place."
         later = {study.config.replaces: name for name, study in self.studies.items()}
         return {name: later[name] for name in self.studies if name in later}
+
+    @cached_property
+    def made_of(self) -> dict[str, str]:
+        "For each experiment, by id, a digest of all that its pages show."
+        digests = {}
+        for id, e in self.experiments.items():
+            files = folder_digest(self.folders[id])
+            digests[id] = fingerprint(
+                id, self.folders[id].name, files, e.stale, e.store.overlapping(e.record)
+            )
+        return digests
 
 # %% ../nbs/72_published.ipynb #published-folders
 Kept = Callable[[Path], bool]  # whether a file is to be shown

@@ -22,7 +22,8 @@ from pathlib import Path
 
 from .architecture import write_architecture
 from .comparepage import write_compare
-from .core import DataError, keep_former_names, require
+from .contents import files_digest, folder_digest
+from .core import DataError, fingerprint, keep_former_names, require
 from .docs import lessons, write_api, write_design, write_learn, write_variables
 from .experimentpages import copy_exported, write_experiments
 from .files import aside_of, build_aside, is_file, outputs_dir, project_root
@@ -294,33 +295,22 @@ def _read_of(p: Published) -> Iterator[Path]:
 
 def _inputs(p: Published) -> str:
     "A digest of all that the pages are made from."
-    digest = hashlib.sha256(programs_digest().encode())
-    digest.update(git_says(project_root(), "rev-parse", "HEAD").encode())
-    digest.update(repr([(e.id, e.stale) for e in p.experiments.values()]).encode())
-    for path in sorted({path for path in _read_of(p) if path.is_file()}):
-        digest.update(f"{path} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()
+    files = files_digest(Path(), {str(path) for path in _read_of(p) if path.is_file()})
+    stale = [(e.id, e.stale) for e in p.experiments.values()]
+    return fingerprint(programs_digest(), git_says(project_root(), "rev-parse", "HEAD"), stale, files)
 
 # %% ../nbs/79_site.ipynb #site-made-of
-_MADE_OF = ".made-of"
-
-
-def _content(site: Path) -> str:
-    "A digest of the files of a site."
-    digest = hashlib.sha256()
-    for path in sorted(p for p in site.rglob("*") if p.is_file() and p.name != _MADE_OF):
-        digest.update(f"{path.relative_to(site)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()
+_MADE_OF = ".made-of"  # hidden, so no part of the content
 
 
 def _is_made_of(site: Path, inputs: str) -> bool:
     "Whether a site is there, untouched, that was made from the same."
     note = site / _MADE_OF
-    return is_file(note) and note.read_text().split() == [inputs, _content(site)]
+    return is_file(note) and note.read_text().split() == [inputs, folder_digest(site)]
 
 
 def _note(site: Path, inputs: str) -> None:
-    (site / _MADE_OF).write_text(f"{inputs} {_content(site)}\n")
+    (site / _MADE_OF).write_text(f"{inputs} {folder_digest(site)}\n")
 
 # %% ../nbs/79_site.ipynb #site-place
 def _check_place(site: Path) -> None:

@@ -9,7 +9,7 @@ __all__ = ['Lines', 'drawn_span', 'trace_data', 'write_traces']
 from functools import partial
 
 from .experiment import Experiment
-from .experimentpages import answer_of, has_trace, made_of, outcome
+from .experimentpages import answer_of, has_trace, outcome
 from .pages import Source, page_scripts, write_data
 from .results import expected
 from .text import visible
@@ -81,6 +81,6 @@ def write_traces(
 ) -> None:
     "The data of the page that shows a trace, and its scripts."
     for e in source.published.experiments.values():
-        source.put_off(partial(_write_traces, e=e), made_of(source.published, e))
+        source.put_off(partial(_write_traces, e=e), source.published.made_of[e.id])
     scripts = ("data/index.js", "_static/load.js", "_static/trace.js")
     source.parts["trace-scripts"] = page_scripts(source, *scripts)
