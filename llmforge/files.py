@@ -70,7 +70,7 @@ VARIABLES: tuple[Variable, ...] = (
 # %% ../nbs/02_files.ipynb #files-variables-server
 VARIABLES += (  # of the server and its workers
     Variable("LLMFORGE_REDIS", "none", "the URL of the Redis that carries jobs to workers"),
-    Variable("LLMFORGE_TOKEN", "a new one at each start", "what a request to `llmforge serve` must know"),
+    Variable("LLMFORGE_TOKEN", "a new one at each start", "what a request to the server must know"),
     Variable("LLMFORGE_HOSTS", "none", "further names of that server, with commas between them"),
     Variable(
         "LLMFORGE_SERVERS",
