@@ -176,8 +176,10 @@ _SQLITE: Any = {**_JSON, "connect_args": {"timeout": 30, "check_same_thread": Fa
 
 
 def _sqlite(url: sa.URL) -> sa.Engine:
-    in_memory = url.database in (None, "", ":memory:")  # one connection, one store
-    engine = sa.create_engine(url, **_SQLITE, poolclass=sa.StaticPool if in_memory else sa.QueuePool)
+    in_memory = url.database in (None, "", ":memory:")
+    # in memory the connection is the store, and threads wait for it
+    connections = {"pool_size": 1, "max_overflow": 0} if in_memory else {}
+    engine = sa.create_engine(url, **_SQLITE, poolclass=sa.QueuePool, **connections)
 
     @sa.event.listens_for(engine, "connect")
     def _settings(connection: sqlite3.Connection, _: object) -> None:
@@ -186,7 +188,7 @@ def _sqlite(url: sa.URL) -> sa.Engine:
 
     return engine
 
-
+# %% ../nbs/14_tables.ipynb #tables-backends
 def _postgresql(url: sa.URL) -> sa.Engine:
     require("psycopg", "postgres")
     return sa.create_engine(url.set(drivername="postgresql+psycopg"), **_JSON, pool_pre_ping=True)

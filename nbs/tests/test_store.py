@@ -939,11 +939,16 @@ def test_a_new_store_and_one_in_memory_are_not_copied(url, tmp_path, caplog):
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
 def test_a_store_in_memory_is_one_for_all_threads(url):
-    "A notebook may show in one thread what another one stored."
-    s = Store(url)
-    s.create_experiment("one", "one", {})
-    with ThreadPoolExecutor(4) as threads:
-        assert {e["id"] for found in threads.map(lambda _: s.listing(), range(8)) for e in found} == {"one"}
+    "A notebook may show in one thread what another one stores: none ends another's transaction."
+    s, ids = Store(url), {f"one-{i}" for i in range(40)}
+
+    def store_and_show(id):
+        s.create_experiment(id, "one", {})
+        return id in {e["id"] for e in s.listing()}
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(store_and_show, sorted(ids)))
+    assert {e["id"] for e in s.listing()} == ids
 
 
 def test_a_new_store_and_an_old_one_end_the_same(old, tmp_path):
