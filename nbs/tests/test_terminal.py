@@ -176,3 +176,16 @@ logging.getLogger("bm25s").debug("Building index from tokens")
 """
     p = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert p.stderr == "warning: has no answers\n/else/where.py:7: UserWarning: old\n"
+
+
+def test_an_interrupted_command_says_that_it_goes_on():
+    code = """
+import sys
+from llmforge import cli, project
+def interrupted(): raise KeyboardInterrupt
+project.config_schema = interrupted
+sys.argv[1:] = ["schema"]
+cli.main()
+"""
+    p = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert p.returncode == 130 and p.stderr.endswith("interrupted; the same command goes on from here\n")
