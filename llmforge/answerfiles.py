@@ -37,6 +37,20 @@ def _same_ids(a: Experiment, b: Experiment, names: Sequence[str]) -> None:
                 " (with --gold, a question without an answer counts as failed)"
             )
 
+# %% ../nbs/91_answerfiles.ipynb #answerfiles-checked
+def _check_files(names: Sequence[str]) -> None:
+    "Raise our errors where one of several names is no file that can be read."
+    for name in names:
+        if not is_answer_file(name) and not Path(name).is_file():
+            raise ConfigError(
+                f"{name}: experiments and files cannot be compared with each other;"
+                " import the file first: llmforge import"
+            )
+        if not is_answer_file(name):
+            raise DataError(f"{name}: its kind is not known; allowed: {', '.join(FILE_ENDINGS)}")
+        if not Path(name).is_file():
+            raise DataError(f"{name}: does not exist, or is no file")
+
 # %% ../nbs/91_answerfiles.ipynb #answerfiles-opened
 def compared_experiments(
     names: Sequence[str],  # ids, or files of answers
@@ -48,12 +62,7 @@ def compared_experiments(
         raise ConfigError("--gold: is for files of answers; experiments know their questions")
     if not any(files):
         return [find_experiment(name) for name in names]
-    if not all(files):
-        raise ConfigError(
-            "experiments and files cannot be compared with each other; import the file first: llmforge import"
-        )
-    if missing := [name for name in [*names, *([str(gold)] if gold else [])] if not Path(name).is_file()]:
-        raise DataError(f"{missing[0]}: does not exist, or is no file")
+    _check_files([*names, *([str(gold)] if gold else [])])
     store = Store("sqlite://")
     experiments = [Experiment(import_predictions(store, Path(name), gold), store) for name in names]
     for name, e in zip(names[1:], experiments[1:]):
@@ -71,12 +80,13 @@ def _named(experiments: Sequence[Experiment], names: Sequence[str]) -> dict[str,
     letters = {chr(ord("a") + i): e for i, e in enumerate(experiments)}
     short = [_short(name) for name in names]
     own = {name: e for name, e in zip(short, experiments) if short.count(name) == 1}
+    files = {Path(name).name: e for name, e in zip(names, experiments) if is_answer_file(name)}
     if crossed := [name for name in own if letters.get(name, own[name]) is not own[name]]:
         raise ConfigError(
             f"--claim: {crossed[0]!r} is the letter of one and the name of another: the first is called a,"
             " the second b; give them in that order, or under other names"
         )
-    return letters | own
+    return letters | own | files
 
 # %% ../nbs/91_answerfiles.ipynb #answerfiles-claims
 def claim_lines(

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+from .configfiles import check_section
 from .contrasts import contrast
 from .core import ConfigError, closest
 from .experiment import Experiment
@@ -29,7 +30,7 @@ def parse_claim(
     "A claim as a hypothesis; raises `ConfigError` where it cannot be read."
     if not (found := _CLAIM.fullmatch(text.strip())):
         raise ConfigError(
-            f'claim {text!r}: cannot be read; write it as "b > a", "b > a by 0.05" or "b < a by 0.05 on f1"'
+            f'claim {text!r}: cannot be read; write it as "b > a by 0.05" or "b < a by 0.05 on f1"'
         )
     treatment, sign, control, least, metric = found.groups()
     for name in (treatment, control):
@@ -39,15 +40,10 @@ def parse_claim(
             )
     if treatment == control:
         raise ConfigError(f"claim {text!r}: compares {control!r} with itself")
-    return Hypothesis(
-        id="claim",
-        claim=text,
-        treatment=treatment,
-        control=control,
-        direction="higher" if sign == ">" else "lower",
-        min_effect=float(least or 0),
-        metric=metric or "accuracy",
-    )
+    fields = {"id": "claim", "claim": text, "treatment": treatment, "control": control}
+    fields |= {"direction": "higher" if sign == ">" else "lower", "metric": metric or "accuracy"}
+    fields["min_effect"] = float(least or 0)
+    return check_section(Hypothesis, fields, f"claim {text!r}", "claim")
 
 # %% ../nbs/69_claimed.ipynb #claimed-verdict
 def verdict_on(

@@ -429,7 +429,9 @@ def main() -> None:
     guard_terminal()
     try:
         app()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as e:
+        if isinstance(e, SystemExit) and e.code != 130:  # as which Typer ends at an interrupt, without a word
+            raise
         tell("interrupted; the same command goes on from here", err=True)
         sys.exit(130)
 

@@ -234,7 +234,8 @@ class Client:
             problem = f"{self.server.url} cannot be reached: {type(e).__name__}: {e}"
             raise Busy(hide(problem)) from None
         except (ValueError, RecursionError) as e:
-            raise Busy(f"{self.server.url} sent no JSON ({type(e).__name__})") from None
+            said = hide(str(getattr(e, "doc", "") or type(e).__name__), 100)
+            raise Busy(f"{self.server.url} sent no JSON but {said!r}") from None
         except EngineError as e:
             if isinstance(e, (Busy, EngineFatal)) or not e.transient:
                 raise

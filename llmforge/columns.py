@@ -206,7 +206,8 @@ def _chosen(record: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, s
         field, name = missing[0]
         there = ", ".join(map(str, record))
         raise DataError(
-            f"dataset.fields.{field}: no column {name!r}; there are: {there}{closest(name, record)}"
+            f"dataset.fields.{field}: no column {name!r}; there are, without empty cells: {there}"
+            f"{closest(name, record)}"
         )
     taken = set(fields.values())
     rest = {k: v for k, v in record.items() if k not in taken}
@@ -221,8 +222,8 @@ def _needed(chosen: Mapping[str, str], record: Mapping[str, Any]) -> None:
             there = ", ".join(map(str, record))
             usual = ", ".join(NAMES[field][:5])
             raise DataError(
-                f"no {field}; usual names: {usual}; received: {there or 'nothing'};"
-                f" a column of another name is given as dataset.fields.{field}"
+                f"no {field}; usual names: {usual}; received, without empty cells: {there or 'nothing'};"
+                f" rename a column, or name it in the config as dataset.fields.{field}"
             )
 
 # %% ../nbs/07_columns.ipynb #columns-record
@@ -288,12 +289,23 @@ def _number(complaint: str) -> int:
     return int(digits) if digits.isdigit() else 0
 
 
+def _gathered(wrong: Sequence[str]) -> list[str]:
+    "What several lines have in common is said once, of the first of them."
+    places: dict[str, list[str]] = {}
+    for place, _, said in (complaint.partition(": ") for complaint in wrong):
+        places.setdefault(said, []).append(place)
+    more = {
+        said: f", and {len(those) - 1:,} more" if len(those) > 1 else "" for said, those in places.items()
+    }
+    return [f"{those[0]}{more[said]}: {said}" for said, those in places.items()]
+
+
 def complaints_error(
     file: str,
     wrong: Sequence[str],  # at least one
 ) -> DataError:
-    "The error that has a line for each complaint about a file, the first twenty."
-    wrong = sorted(wrong, key=_number)
+    "The error that has a line for each different complaint about a file, the first twenty."
+    wrong = _gathered(sorted(wrong, key=_number))
     more = [f"… and {len(wrong) - 20} more"] if len(wrong) > 20 else []
     if len(wrong) == 1:
         return DataError(f"{file} {wrong[0]}")

@@ -28,6 +28,7 @@ from llmforge.core import (
 )
 from .files import aside_of, make_folder, outputs_dir, remedy
 from .terminal import log_to_terminal, say, tell, tell_data
+from .text import clip
 
 # %% ../nbs/90_command.ipynb #cli-app
 app = typer.Typer(
@@ -222,8 +223,9 @@ def all_failed(
     if result["failed"] < result["n"]:
         return False
     errors = ", ".join(f"{n} {name}" for name, n in result["summary"]["errors"].items())
-    hint = "mend that, and run it under another name (-o name=…)"
-    tell(f"error: all {result['n']} questions of {id} failed ({errors}); {hint}", err=True)
+    first = clip(store.rows(id)[0]["error"] or "", 300)
+    hint = f"one with: {first}; mend that, and run it under another name (-o name=…)"
+    tell(f"error: all {result['n']} questions of {id} failed ({errors}), {hint}", err=True)
     return True
 
 # %% ../nbs/90_command.ipynb #command-ran

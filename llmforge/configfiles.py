@@ -130,7 +130,7 @@ def read_config(
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as e:
-        raise ConfigError(f"{path.name}: is not UTF-8 text (byte {e.start})") from None
+        raise ConfigError(f"{path.name}: is not UTF-8 text (byte {e.start}); save it as UTF-8") from None
 
 # %% ../nbs/04_configfiles.ipynb #configfiles-plain
 def _plain(value: Any) -> Any:
@@ -185,6 +185,8 @@ def find_config(
     for direct in [place / name for place in folders]:
         if is_file(direct):
             return direct.resolve()
+    if os.path.isdir(name):
+        raise ConfigError(f"config {name!r} is a folder; name a file in it")
     listed = _listed()
     matching = [p for p in listed if _means(name, p)]
     if len(matching) == 1:
@@ -227,7 +229,7 @@ def experiment_document(
         received = "nothing (the file is empty)" if doc is None else type(doc).__name__
         raise ConfigError(f"{where}: must be a mapping with the key 'experiment'; received {received}")
     if "study" in doc:
-        raise ConfigError(f"{where}: is a study, not an experiment; run it with: llmforge study {where}")
+        raise ConfigError(f"{where}: is a study, not an experiment; run it with llmforge study")
     allowed = ["experiment", "extends"]
     if unknown := sorted(set(map(str, doc)) - set(allowed)):
         raise ConfigError(
@@ -318,6 +320,7 @@ def _quoted(e: ErrorDetails) -> str:
 
 
 _SECTION = ("model_type", "model_attributes_type")
+_NAME = re.compile(r"\[A-Za-z0-9([^][]+)\]\{0,(\d+)\}")
 
 
 def _expected(e: ErrorDetails, model: type[Section]) -> str:
@@ -327,6 +330,8 @@ def _expected(e: ErrorDetails, model: type[Section]) -> str:
         return f"must be a mapping with {keys}"
     if e["type"] in ("tuple_type", "list_type"):
         return "must be a list, e.g. [a, b]"
+    if found := _NAME.search(e.get("ctx", {}).get("pattern", "")):
+        return f"must be at most {int(found[2]) + 1} letters (A to Z), digits or any of {found[1]}"
     return e["msg"][0].lower() + e["msg"][1:]
 
 # %% ../nbs/04_configfiles.ipynb #1784443c

@@ -6,6 +6,7 @@
 __all__ = ['FILE_READERS', 'short_reason', 'read_document', 'skipped_text', 'read_folder']
 
 # %% ../nbs/07_converters.ipynb #documents-imports
+import logging
 import os
 import re
 import warnings
@@ -96,6 +97,9 @@ def _html(path: Path) -> tuple[str, str]:
 # %% ../nbs/07_converters.ipynb #4aa60c38
 def _pdf(path: Path) -> tuple[str, str]:
     "No title, and the text of a PDF's pages."
+    logging.getLogger("pypdf").setLevel(
+        logging.CRITICAL
+    )  # it names no file; what cannot be read is said here
     pages = require("pypdf", "documents").PdfReader(path).pages
     return "", "\n\n".join(filter(None, (p.extract_text().strip() for p in pages)))
 

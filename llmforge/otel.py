@@ -435,7 +435,7 @@ def export_traces(
     elif path is not None and endpoint is None:
         _write(traces(), path)
     else:
-        raise ConfigError("where to? give either an endpoint or a file")
+        raise ConfigError("where to? give either an endpoint (--endpoint) or a file (--file)")
     if not counts:
         raise DataError(f"experiment {experiment} has no traces to export")
     return len(counts), sum(counts)

@@ -129,8 +129,11 @@ def _joined(
 def _with_key(found: Rows, gold: Sequence[Example], columns: _Columns) -> list[Sample]:
     "A sample for each question, in the order of the questions."
     if columns.predicted is None:
-        usual = ", ".join(PREDICTED[:6])
-        raise DataError(f"{found.file}: no column with predictions; usual names: {usual}, answer")
+        usual, names = ", ".join(PREDICTED[:6]), {str(key): None for _, r in found.rows for key in r}
+        raise DataError(
+            f"{found.file}: no column with predictions; usual names: {usual}, answer;"
+            f" received: {', '.join(names)}; rename one"
+        )
     try:
         rows = list(_joined(found, columns, gold))
     except DataError as e:

@@ -8,6 +8,7 @@ __all__ = ['SCHEMA_LINE', 'config_schema', 'schema_', 'make_project', 'init']
 # %% ../nbs/90_project.ipynb #project-imports
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -162,5 +163,5 @@ def init(folder: Annotated[Path, typer.Argument(help="Where; made if missing.")]
     with sentences():
         written, kept = make_project(folder)
     there = f", {kept:,} were there and stay" if kept else ""
-    change = "" if folder.resolve() == Path.cwd() else f"cd {folder}; "
+    change = "" if folder.resolve() == Path.cwd() else f"cd {shlex.quote(str(folder))}; "
     tell(f"{written:,} files written{there}; now: {change}llmforge run own.yaml")

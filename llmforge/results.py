@@ -200,6 +200,12 @@ def provenance_table(
     rows.append(("completed", f"{e.record.completed_at[:19].replace('T', ' ')} UTC"))
     return table(["", ""], [(name, cell(value, 400)) for name, value in rows])
 
+# %% ../nbs/63_results.ipynb #results-newest
+def _newest(ids: list[str]) -> str:
+    "Ids as a list for a message, the ten newest of many."
+    more = f" and {len(ids) - 10:,} older ones (llmforge list)" if len(ids) > 10 else ""
+    return (", ".join(ids[:-11:-1]) or "none yet") + more
+
 # %% ../nbs/63_results.ipynb #results-find
 def find_experiment(
     prefix: str,  # an id, the beginning of one, or "latest"
@@ -214,10 +220,7 @@ def find_experiment(
     candidates = that_begin_with(prefix, known)
     if len(candidates) == 1:
         return Experiment(candidates[0], store)
-    those = ": " + ", ".join(candidates) if candidates else ""
-    near = "" if candidates else closest(prefix, known)
     which = "completed experiments" if completed else "experiments"
-    raise StoreError(
-        f"{len(candidates) or 'no'} {which} begin with {prefix!r}{those}; "
-        f"known: {', '.join(known) or 'none yet'}{near}"
-    )
+    if candidates:
+        raise StoreError(f"{len(candidates)} {which} begin with {prefix!r}: {_newest(candidates)}; say which")
+    raise StoreError(f"no {which} begin with {prefix!r}; known: {_newest(known)}{closest(prefix, known)}")

@@ -8,6 +8,7 @@ __all__ = ['Whole', 'Count', 'Real', 'Share', 'Text', 'Address', 'RetrieverName'
            'DatasetConfig', 'CorpusConfig']
 
 # %% ../nbs/03_sections.ipynb #sections-imports
+import os
 import warnings
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -325,6 +326,8 @@ _QUESTIONS = (*_JSONL, ".json", ".csv", ".tsv", ".parquet")
 def _known(value: str, registry: Registry, endings: tuple[str, ...], otherwise: str) -> str:
     if value.endswith(endings) or is_known(value, registry):
         return value
+    if os.path.isdir(value):
+        raise ValueError(f"{value!r} is a folder; allowed: {otherwise}")
     raise ValueError(f"{registry.unknown(value)}, or {otherwise}")
 
 # %% ../nbs/03_sections.ipynb #sections-fields

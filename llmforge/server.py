@@ -121,7 +121,8 @@ def server_message(
     try:
         data = json.loads(body)
     except (ValueError, RecursionError):
-        return body
+        is_page = re.match(r"\s*<(!doctype|html)", body, re.IGNORECASE)
+        return re.sub(r"(?is)<(style|script)\b.*?</\1>|<[^>]*>", " ", body) if is_page else body
     for name in ("error", "message", "detail"):
         value = data.get(name) if isinstance(data, dict) else None
         if isinstance(value, dict) and isinstance(value.get("message"), str):

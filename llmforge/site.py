@@ -201,7 +201,6 @@ def run_sphinx(
     jobs: int = 2,  # processes
 ) -> None:
     "Render what changed of the sources; raises `DataError` with what Sphinx warns of."
-    _require_all()
     from io import StringIO
 
     from sphinx.application import Sphinx
@@ -263,6 +262,7 @@ TEACHERS: list[Callable[[Source], None]] = [
 
 
 def _write_all(source: Source, jobs: int, kept: Path) -> None:
+    _require_all()
     source.folder.mkdir()
     source.extra.mkdir()
     teachers = TEACHERS if lessons() else []

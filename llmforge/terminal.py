@@ -13,6 +13,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import TracebackType
 
 import typer
@@ -75,6 +76,7 @@ def log_to_terminal(
     "Log to stderr."
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogLine("%(message)s"))
+    handler.addFilter(lambda r: r.levelno >= logging.WARNING or r.name.startswith("llmforge"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("llmforge").setLevel(logging.INFO if verbose else logging.WARNING)
 
@@ -83,8 +85,10 @@ def guard_terminal() -> None:
     "From now on Python's own warnings and tracebacks are printed as `tell` prints."
     plain = warnings.formatwarning
 
-    def _warning(*args, **kwargs) -> str:
-        return visible(redact(plain(*args, **kwargs)))
+    def _warning(message, category, filename, *args, **kwargs) -> str:
+        ours = Path(filename).parent == Path(__file__).parent  # a sentence that needs no line of code
+        told = f"warning: {message}\n" if ours else plain(message, category, filename, *args, **kwargs)
+        return visible(redact(told))
 
     def _bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         tell("".join(traceback.format_exception(kind, error, trace)).rstrip(), err=True)

@@ -7,6 +7,7 @@ __all__ = ['in_future', 'in_own_thread', 'Worker', 'TimedWorker', 'run_loop', 'o
 
 # %% ../nbs/20_workers.ipynb #workers-imports
 import asyncio
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
@@ -165,6 +166,9 @@ def run_loop(
         wait([future])
     except KeyboardInterrupt:
         stop.set()
+        print(
+            "\ninterrupted: what is being answered is finished; a second time ends at once", file=sys.stderr
+        )
         wait([future])
         raise
     finally:

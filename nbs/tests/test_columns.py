@@ -223,9 +223,25 @@ def test_all_complaints_at_once_in_the_order_of_lines(tmp_path):
 
 
 def test_many_complaints_are_cut(tmp_path):
-    (tmp_path / "q.jsonl").write_text("[]\n" * 50)
+    (tmp_path / "q.csv").write_text(
+        "id,question,answer\n" + "".join(f"{i},?,x\n{i},?,x\n" for i in range(50))
+    )
     with pytest.raises(DataError, match=r"50 problems\n(.*\n){20}  … and 30 more"):
-        read_questions(tmp_path / "q.jsonl")
+        read_questions(tmp_path / "q.csv")
+
+
+def test_what_many_lines_lack_is_said_once(tmp_path):
+    "A column of another name is one problem, not five hundred; an empty cell is no column that is not there."
+    (tmp_path / "q.csv").write_text("Frage,answer\n" + "?,x\n" * 500)
+    with pytest.raises(
+        DataError, match=r"^q.csv line 2, and 499 more: no question; .* Frage, answer; rename"
+    ):
+        read_questions(tmp_path / "q.csv")
+    (tmp_path / "q.csv").write_text("question,answer\n?,\n?,x\n?,\n")
+    with pytest.raises(
+        DataError, match=r"^q.csv line 2, and 1 more: no answers; .*without empty cells: question;"
+    ):
+        read_questions(tmp_path / "q.csv")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from llmforge.cli import app
 from llmforge.files import project_root
 from llmforge.marks import marks_of
+from llmforge.results import _newest
 from llmforge.store import Store
 from llmforge.tables import RESULTS, RUNS
 from llmforge.tabular import as_boxes
@@ -82,6 +83,14 @@ def test_a_program_that_reads_no_further_is_no_error(three):
     code = f"from llmforge.cli import main; import sys; sys.argv[1:] = ['show', {NAIVE!r}]; main()"
     p = subprocess.run(f'{sys.executable} -c "{code}" | head -1', shell=True, capture_output=True, text=True)
     assert p.returncode == 0 and NAIVE in p.stdout and p.stderr == ""
+
+
+def test_a_beginning_of_many_ids_lists_them_once(three):
+    "And of many that are known only the newest."
+    text = call("show", "r", code=1).stderr
+    assert text.count(NAIVE) == 1 and text.endswith("say which\n") and "known" not in text
+    known = _newest([str(i) for i in range(12)])
+    assert known == "11, 10, 9, 8, 7, 6, 5, 4, 3, 2 and 2 older ones (llmforge list)"
 
 
 def test_latest_is_the_newest(three):

@@ -13,7 +13,7 @@ from llmforge.aggregate import summarise
 from llmforge.batching import FakeEngine
 from llmforge.cli import app
 from llmforge.config import ExperimentConfig, experiment_id, load_config, to_yaml
-from llmforge.configfiles import read_yaml, refuse_secrets, section_of
+from llmforge.configfiles import find_config, read_yaml, refuse_secrets, section_of
 from llmforge.core import ConfigError
 from llmforge.data import load_corpus, load_dataset
 from llmforge.experiment import Experiment
@@ -670,3 +670,22 @@ def test_a_study_is_a_mapping(tmp_path, text, received):
     (tmp_path / "s.yaml").write_text(text)
     with pytest.raises(ConfigError, match=f"the one key 'study', a mapping; received {received}"):
         load_study(tmp_path / "s.yaml")
+
+
+def test_a_folder_where_a_file_is_meant_is_called_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").mkdir()
+    with pytest.raises(ConfigError, match="config 'docs' is a folder; name a file in it"):
+        find_config("docs")
+    for field, words in (("corpus", "or of a folder of documents, which ends with /"), ("dataset", "csv")):
+        with pytest.raises(
+            ConfigError, match=f"{field}.name: 'docs' is a folder; allowed: the path of .*{words}"
+        ):
+            load_config({"experiment": {"name": "x", field: "docs"}})
+
+
+def test_a_name_that_cannot_be_is_refused_in_words():
+    with pytest.raises(
+        ConfigError, match=r"name: must be at most 64 letters \(A to Z\), digits or any of _-;.*'a b'"
+    ):
+        load_config({"experiment": {"name": "a b"}})

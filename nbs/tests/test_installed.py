@@ -13,12 +13,15 @@ from pathlib import Path
 import pytest
 import yaml
 from test_imports import MODULES, NEED_TORCH
+from typer.testing import CliRunner
 
 import llmforge
+from llmforge.cli import app
 from llmforge.config import load_config
 from llmforge.core import MissingExtra, require
 from llmforge.files import project_root
 from llmforge.project import SCHEMA_LINE, config_schema, make_project
+from llmforge.site import build_site
 
 ROOT = project_root()
 UNIX = ("resource", "fcntl", "pwd", "grp", "termios", "pty", "tty", "syslog")
@@ -60,6 +63,21 @@ assert process_gone(process_tag()) is False and len(machine()) == 8
     assert p.returncode == 0, p.stderr
     sources = [path.read_text() for path in Path(llmforge.__file__).parent.glob("*.py")]
     assert not any("os.uname" in source for source in sources)  # NumPy needs it here, so it cannot be hidden
+
+
+def test_a_site_says_what_it_needs_before_a_page_is_written(tmp_path, monkeypatch):
+    "The first page needs Jinja's markupsafe, which an installation without extras has not."
+    monkeypatch.setitem(sys.modules, "sphinx_book_theme", None)
+    with pytest.raises(MissingExtra, match=r"\[site\]"):
+        build_site(tmp_path / "site", tmp_path)
+
+
+def test_the_next_command_can_be_typed(tmp_path, monkeypatch):
+    "Where the folder's name has a space, too."
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("llmforge.project.make_project", lambda folder: (1, 0))
+    said = CliRunner().invoke(app, ["init", "my work"]).stdout
+    assert said == "1 files written; now: cd 'my work'; llmforge run own.yaml\n"
 
 
 @pytest.mark.slow

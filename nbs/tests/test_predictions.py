@@ -125,6 +125,14 @@ def test_a_wrong_claim_is_said_before_anything_is_shown(folder):
     assert "no 'c'; allowed: a, b" in text and "improved" not in text and "exact match" not in text
 
 
+def test_a_claim_may_name_whole_files_and_a_file_of_no_known_kind_is_named(folder):
+    files = ("a.csv", "b.csv", "--gold", "gold.jsonl")
+    assert "b.csv − a.csv, accuracy: " in said("compare", *files, "--claim", "b.csv > a.csv by 0.05")
+    (folder / "c.txt").write_text("1")
+    assert "c.txt: its kind is not known; allowed: .jsonl" in said("compare", "a.csv", "c.txt", code=2)
+    assert "own: experiments and files cannot be" in said("compare", "a.csv", "own", code=2)
+
+
 def test_a_question_without_a_prediction_failed_and_an_empty_one_is_wrong(folder):
     lines = (folder / "a.csv").read_text().splitlines()
     (folder / "a.csv").write_text("\n".join([*lines[:-2], "38,", ""]))
@@ -214,7 +222,10 @@ def test_a_prediction_that_is_no_text_is_refused_with_its_line(folder, value):
         ("id,prediction\n0,1\n99,2\n", "line 3: id '99' is no question's"),
         ("id,prediction\n0,1\n0,2\n", "line 3: id '0' occurs twice; first: line 2"),
         ("id,prediction\n77,1\n0,1\n0,2\n", "p.csv: 2 problems\n  line 2.*\n  line 4"),
-        ("id,note\n0,1\n", "p.csv: no column with predictions; usual names: prediction"),
+        (
+            "id,note\n0,1\n",
+            "p.csv: no column with predictions; usual names: prediction.* received: id, note; rename one",
+        ),
         ("row,prediction\n0,1\n", "p.csv: has neither an id nor the question"),
         ("id,prediction\n", "p.csv: there is nothing in it"),
     ],
@@ -248,6 +259,8 @@ def test_wrong_files_without_questions(folder, text, words):
         ("c > a", "no 'c'; allowed: a, b"),
         ("a > a", "compares 'a' with itself"),
         ("b > a by much", "cannot be read"),
+        ("b > a by 5", "accuracy is a share, so that 5 points are 0.05; received 5"),
+        ("b > a by 9" + "9" * 400, "1 problem"),
     ],
 )
 def test_a_claim_that_cannot_be_read(claim, words):

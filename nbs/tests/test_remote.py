@@ -444,7 +444,16 @@ def test_a_page_of_a_proxy_is_no_answer():
     async def answer(request, body):
         return web.Response(text="<html>sign in</html>", content_type="text/html")
 
-    fails(EngineError, answer, "gave up after 2 attempts.*sent no JSON", attempts=2)
+    fails(
+        EngineError, answer, "gave up after 2 attempts.*sent no JSON but '<html>sign in</html>'", attempts=2
+    )
+
+
+def test_an_error_page_is_told_by_its_words():
+    page = "<!DOCTYPE html><html><style>h1 {color: red}</style><body><h1>502</h1><hr>nginx</body></html>"
+    server = Server("http://x.org/v1", "chat", "m")
+    assert str(refusal(server, 502, page)) == f"502 from {server.url}: 502 nginx"
+    assert "a < b and c > d" in str(refusal(server, 502, "a < b and c > d"))
 
 
 # --- tools ---

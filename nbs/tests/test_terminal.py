@@ -160,3 +160,32 @@ def test_the_gate_is_the_only_one():
     source = "".join((ROOT / "llmforge" / f"{room}.py").read_text() for room in ("command", "cli"))
     assert re.findall(r"typer\.echo\(|\bprint\(|sys\.std\w+\.write", source) == ["typer.echo("]  # --version
     assert visible(visible(HOSTILE)) == visible(HOSTILE)
+
+
+def test_a_warning_of_ours_is_a_sentence_without_a_line_of_code():
+    "In a process of its own: what is printed of warnings is the process's."
+    code = """
+import logging, warnings
+from llmforge import terminal
+terminal.guard_terminal()
+terminal.log_to_terminal(False)
+warnings.warn_explicit("has no answers", UserWarning, terminal.__file__, 7)
+warnings.warn_explicit("old", UserWarning, "/else/where.py", 7)
+logging.getLogger("bm25s").setLevel(logging.DEBUG)
+logging.getLogger("bm25s").debug("Building index from tokens")
+"""
+    p = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert p.stderr == "warning: has no answers\n/else/where.py:7: UserWarning: old\n"
+
+
+def test_an_interrupted_command_says_that_it_goes_on():
+    code = """
+import sys
+from llmforge import cli, project
+def interrupted(): raise KeyboardInterrupt
+project.config_schema = interrupted
+sys.argv[1:] = ["schema"]
+cli.main()
+"""
+    p = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert p.returncode == 130 and p.stderr.endswith("interrupted; the same command goes on from here\n")
