@@ -97,9 +97,8 @@ def _html(path: Path) -> tuple[str, str]:
 # %% ../nbs/07_converters.ipynb #4aa60c38
 def _pdf(path: Path) -> tuple[str, str]:
     "No title, and the text of a PDF's pages."
-    logging.getLogger("pypdf").setLevel(
-        logging.CRITICAL
-    )  # it names no file; what cannot be read is said here
+    # it names no file; what cannot be read is said below
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)
     pages = require("pypdf", "documents").PdfReader(path).pages
     return "", "\n\n".join(filter(None, (p.extract_text().strip() for p in pages)))
 

@@ -12,10 +12,11 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from .core import EngineError, LlmForgeError, error_text, require
+from .core import EngineFatal, LlmForgeError, error_text, require
 
 # %% ../nbs/20_workers.ipynb #core-in-future
 _T = TypeVar("_T")
@@ -71,9 +72,9 @@ class Worker:
         f: Callable[..., Any],
         *args: Any,
     ) -> Future:
-        "Have a function called in the thread; raises `EngineError` after `close`."
+        "Have a function called in the thread; raises `EngineFatal` after `close`."
         if self._closed:
-            raise EngineError(f"{self._thread.name} is closed and does no more work")
+            raise EngineFatal(f"{self._thread.name} is closed and does no more work")
         if self._thread.ident is None:
             self._thread.start()
             if self._first:
@@ -149,27 +150,45 @@ def _contained(loop: asyncio.AbstractEventLoop, coroutine: Any, **more: Any) -> 
     return task
 
 
-def _run_contained(coroutine: Coroutine[Any, Any, None]) -> None:
+def _run_contained(coroutine: Coroutine[Any, Any, None], begun: Future[asyncio.AbstractEventLoop]) -> None:
     with asyncio.Runner() as runner:
         runner.get_loop().set_task_factory(_contained)
+        begun.set_result(runner.get_loop())
         runner.run(coroutine)
+
+# %% ../nbs/20_workers.ipynb #workers-cancel
+def _cancel(loop: asyncio.AbstractEventLoop) -> None:
+    "Cancel all that a loop does; it may have ended."
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
+
+
+def _wait_or_cancel(future: Future, loop: asyncio.AbstractEventLoop) -> None:
+    "Wait for the end of a loop; after an interrupt only until it is cancelled, or seems to be stuck."
+    try:
+        wait([future])
+    except KeyboardInterrupt:
+        _cancel(loop)
+        wait([future], timeout=5)
+        raise
 
 # %% ../nbs/20_workers.ipynb #workers-loop
 def run_loop(
     coroutine: Coroutine[Any, Any, None],
     stop: threading.Event,  # set at an interrupt
 ) -> None:
-    "Run a coroutine to its end, also where an event loop is running; an interrupt sets `stop` and waits."
-    worker = Worker("llmforge-loop")
-    future = worker.submit(_run_contained, coroutine)
+    """Run a coroutine to its end, also where an event loop is running.
+
+    An interrupt sets `stop` and waits for the end; another one cancels what is at work."""
+    worker, begun = Worker("llmforge-loop"), Future[asyncio.AbstractEventLoop]()
+    future = worker.submit(_run_contained, coroutine, begun)
     try:
         wait([future])
     except KeyboardInterrupt:
         stop.set()
-        print(
-            "\ninterrupted: what is being answered is finished; a second time ends at once", file=sys.stderr
-        )
-        wait([future])
+        how = "answers that have begun are finished and stored; interrupt again to drop them"
+        print(f"\ninterrupted: {how}", file=sys.stderr)
+        _wait_or_cancel(future, begun.result())
         raise
     finally:
         worker.close(wait=False)

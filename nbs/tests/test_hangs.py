@@ -329,7 +329,9 @@ def test_a_cancellation_from_outside_still_ends_an_example():
 
 
 @pytest.mark.slow
-def test_the_users_interrupt_ends_a_run_and_the_same_call_goes_on(tmp_path):
+@pytest.mark.parametrize("interrupts, at_work, stored", [(1, 2, {4}), (2, 2, {2}), (2, 4, {2, 3, 4})])
+def test_the_users_interrupt_ends_a_run_and_the_same_call_goes_on(interrupts, at_work, stored, tmp_path):
+    "The first waits for the questions at work, the second drops them: they have no rows, so are asked again."
     code = """
         import os, signal, time
         from llmforge.batching import FakeEngine
@@ -340,21 +342,24 @@ def test_the_users_interrupt_ends_a_run_and_the_same_call_goes_on(tmp_path):
         class Interrupted(FakeEngine):
             def generate_batch(self, requests):
                 if len(self.batches) == 1:
-                    os.kill(os.getpid(), signal.SIGINT)
-                    time.sleep(0.2)
+                    for _ in range(INTERRUPTS):
+                        os.kill(os.getpid(), signal.SIGINT)
+                        time.sleep(0.2)
                 return super().generate_batch(requests)
 
-        names = {"name": "hangs", "engine": {"name": "fake", "concurrency": 2},
+        names = {"name": "hangs", "engine": {"name": "fake", "concurrency": AT_WORK},
                  "dataset": {"name": "meridia", "limit": 6}, "method": {"shots": 0}}
         run_experiment(load_config({"experiment": names}), engine=Interrupted("ok", batch_size=2), show=False)
     """
-    p = process(code)
+    p = process(code.replace("INTERRUPTS", str(interrupts)).replace("AT_WORK", str(at_work)))
     assert p.returncode != 0 and "KeyboardInterrupt" in p.stderr, p.stderr
+    assert "interrupt again to drop them" in p.stderr
     (id,) = Store().experiments().id
     assert str(Store().experiment(id).status) not in ("FAILED", "COMPLETED")
-    assert [r["error_type"] for r in Store().rows(id)] == [None] * 4
-    own = config(concurrency=2)
+    assert len(rows := Store().rows(id)) in stored and {r["error_type"] for r in rows} == {None}
+    own = config(concurrency=at_work)
     assert within(lambda: run_experiment(own, Store(), FakeEngine("ok"), show=False)) == id
+    assert [r["error_type"] for r in Store().rows(id)] == [None] * 6
 
 
 @pytest.mark.slow
