@@ -1542,6 +1542,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'llmforge.launching._tell': ('launching.html#_tell', 'llmforge/launching.py'),
                                     'llmforge.launching._values': ('launching.html#_values', 'llmforge/launching.py'),
                                     'llmforge.launching._was_executed': ('launching.html#_was_executed', 'llmforge/launching.py'),
+                                    'llmforge.launching.check_parameters': ('launching.html#check_parameters', 'llmforge/launching.py'),
                                     'llmforge.launching.complete_command': ('launching.html#complete_command', 'llmforge/launching.py'),
                                     'llmforge.launching.completed': ('launching.html#completed', 'llmforge/launching.py'),
                                     'llmforge.launching.default_output': ('launching.html#default_output', 'llmforge/launching.py'),

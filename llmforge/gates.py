@@ -7,7 +7,7 @@ __all__ = ['Gate', 'read_minima', 'check_minima', 'minimum_gates', 'worse_gate',
 
 # %% ../nbs/88_gates.ipynb #gates-imports
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
@@ -15,7 +15,7 @@ from .comparison import Comparison
 from .config import ExperimentConfig
 from .core import ConfigError, closest
 from .experiment import Experiment
-from .metrics import SCORES
+from .metrics import SCORES, unit_of
 from .studyconfig import unmeasured
 from .wording import words
 
@@ -62,17 +62,18 @@ _PER_ROW = ("latency", "latency_ms", "tokens", "failed", "abstained")  # what a 
 
 
 def check_minima(
-    minima: Iterable[str],  # metrics
+    minima: Mapping[str, float],  # metric -> the least that it may be
     config: ExperimentConfig,  # what is to run
 ) -> None:
-    "Raise `ConfigError`, before anything runs, for a metric that the experiment will not have."
+    "Raise `ConfigError`, before anything runs, for what no result of the experiment can meet."
     known = {*_MEASURED, f"pass@{config.sampling.repeats}"}
-    for metric in minima:
+    for metric, least in minima.items():
         why = "" if metric in known else unmeasured(metric, config)
         if metric in _PER_ROW:
-            why = (
-                f"a run has no aggregate of that name; allowed: accuracy, {', '.join((*SCORES, *_MEASURED))}"
-            )
+            allowed = ", ".join(("accuracy", *SCORES, *_MEASURED))
+            why = f"a run has no aggregate of that name; allowed: {allowed}"
+        elif least > 1 and metric not in _MEASURED and unit_of(metric) == "points":
+            why = f"is never more than 1; received {least:g}, and {least:g}% are written {least / 100:g}"
         if why:
             raise ConfigError(f"--min {metric}: {why}")
 

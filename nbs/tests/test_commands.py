@@ -228,7 +228,7 @@ def test_run_ends_with_the_scores_and_holds_its_gates(outputs, tmp_path):
         "--min",
         "accuracy=0.0",
         "--min",
-        "f1=1.1",
+        "f1=1",
         "--junit",
         str(report),
         cwd=ROOT,
@@ -259,6 +259,7 @@ def test_a_report_has_its_place_before_anything_runs(outputs, tmp_path):
         ("acuracy=0", "unknown metric 'acuracy'; allowed: accuracy, "),
         ("recall@5=0.5", "recall@5 needs retrieval; there is none"),
         ("pass@5=0.5", "unknown metric 'pass@5'"),
+        ("accuracy=40", "never more than 1; received 40, and 40% are written 0.4"),
         ("latency=100", "a run has no aggregate of that name; allowed: accuracy, exact_match, "),
     ],
 )

@@ -120,6 +120,15 @@ def test_a_source_in_the_place_of_the_output_stays(project, outputs):
     assert (outputs / "rag_hybrid.ipynb").read_text() == SOURCE.read_text()
 
 
+@pytest.mark.parametrize("output", [[], ["out.ipynb"]], ids=["no output", "output"])
+@pytest.mark.parametrize("how", [["-p", "confg", "x"], ["-r", "confg", "x"], ["-y", "confg: x"]])
+def test_a_parameter_that_there_is_not_is_said_before_anything_runs(how, output, outputs):
+    with pytest.raises(
+        ConfigError, match=r"no parameter 'confg' \(did you mean 'config'\?\); allowed: config, ov"
+    ):
+        completed([str(SOURCE), *output, *how])
+
+
 @pytest.mark.parametrize("page", sorted((ROOT / "outputs").glob("*/*.ipynb")), ids=lambda page: page.stem)
 def test_a_published_page_may_be_executed_again(page, outputs):
     "Its notebook says with which command, though the page has been cleaned since."
