@@ -24,7 +24,7 @@ from .align import alignment_fingerprint, training_summary
 from .alone import ask_alone
 from .answer import answer_one, example_seed
 from .caching import OneTransaction, make_engine
-from .checks import check_embeddings, check_metrics
+from .checks import check_embeddings, check_installed, check_metrics
 from .choices import choices_of
 from .config import CorpusConfig, DatasetConfig, ExperimentConfig, experiment_id, registered_names
 from .contents import local_contents, weights_of
@@ -432,6 +432,7 @@ def run_experiment(
     for note in former_notes(config, prepared.id, store) if show else ():
         print(note, file=sys.stderr, flush=True)
     if patiently(store.experiment, id).status != Status.COMPLETED:
+        check_installed(config, make=engine is None)
         _run(replace(prepared, id=id), store, engine, show)
     patiently(keep_exported, store, id)
     return id

@@ -1,6 +1,7 @@
 """The package as those have it who never saw the checkout: the wheel in an environment of its own, in an
 empty folder; and modules on systems that lack what Unix has."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -16,12 +17,15 @@ from test_imports import MODULES, NEED_TORCH
 from typer.testing import CliRunner
 
 import llmforge
+from llmforge.batching import FakeEngine
 from llmforge.cli import app
 from llmforge.config import load_config
 from llmforge.core import MissingExtra, require
 from llmforge.files import project_root
 from llmforge.project import SCHEMA_LINE, config_schema, make_project
+from llmforge.runner import run_experiment
 from llmforge.site import build_site
+from llmforge.store import Store
 
 ROOT = project_root()
 UNIX = ("resource", "fcntl", "pwd", "grp", "termios", "pty", "tty", "syslog")
@@ -70,6 +74,30 @@ def test_a_site_says_what_it_needs_before_a_page_is_written(tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "sphinx_book_theme", None)
     with pytest.raises(MissingExtra, match=r"\[site\]"):
         build_site(tmp_path / "site", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config, lacking, extras",
+    [
+        ("rag_hybrid.yaml", ["torch", "bm25s", "Stemmer"], "local,retrieval"),
+        ("naive.yaml", ["transformers"], "local"),
+        ("hf_api.yaml", ["aiohttp"], "remote"),
+    ],
+)
+def test_all_that_is_missing_is_said_at_once(config, lacking, extras, outputs, monkeypatch):
+    "In one line that installs it, before a run has begun, and not where the run is only shown."
+    monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
+    config = load_config(config, ["dataset.limit=2"])
+    plain = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in lacking else plain(name))
+    said = rf"needs {', '.join(lacking)}, not installed; run: pip install 'llmforge-lab\[{extras}\]'"
+    store = Store()
+    with pytest.raises(MissingExtra, match=said):
+        run_experiment(config, store, show=False)
+    assert {e["status"] for e in store.listing()} == {"PENDING"}
+    if extras != "local,retrieval":
+        shown = run_experiment(config, store, FakeEngine("an answer"), show=False)
+        assert run_experiment(config, store, show=False) == shown
 
 
 def test_the_next_command_can_be_typed(tmp_path, monkeypatch):

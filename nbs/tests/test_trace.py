@@ -485,7 +485,7 @@ def test_without_content_no_text_is_left(tmp_path):
 
 
 def test_errors_say_what_to_do(tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match="either an endpoint or a file"):
+    with pytest.raises(ConfigError, match="either an endpoint .* or a file"):
         export_traces(ROWS, EXPERIMENT)
     with pytest.raises(DataError, match="no traces"):
         export_traces(ROWS[1:2], EXPERIMENT, path=tmp_path / "t.jsonl")
