@@ -10,6 +10,7 @@ import ast
 import json
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,16 @@ def _within(text: str, bracket: str) -> str | None:
     close, more = _CLOSE[bracket], "\n" in text
     return None if more else text.rpartition(close)[0] or text
 
+
+def _object(text: str) -> Mapping | None:
+    "The object that a text begins with, in JSON or as Python writes it; None where it is neither."
+    with suppress(ValueError, RecursionError):
+        return json.JSONDecoder().raw_decode(text)[0]
+    with suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        value = ast.literal_eval(text[:10_000].rpartition("}")[0] + "}")
+        return value if isinstance(value, Mapping) else None
+    return None
+
 # %% ../nbs/44_actions.ipynb #actions-quoted
 _QUOTED = re.compile(r"\s*(?:\"((?:[^\"\\]|\\.)*+)\"|'((?:[^'\\]|\\.)*+)'|“([^”]*+)”)\s*")
 _KEYWORD = re.compile(r"\s*[A-Za-z_]\w*\s*=\s*[\"'\d\[{TFN-]")
@@ -79,17 +90,15 @@ def _arguments(inside: str, bracket: str) -> tuple[Any, str]:
     "What stands behind an opening bracket, or behind a label where there is none; and what is wrong with it."
     inside = inside.lstrip()
     if inside.startswith("{"):
-        try:
-            return json.JSONDecoder().raw_decode(inside)[0], ""
-        except (ValueError, RecursionError):
-            return inside, no_json(inside)
+        found = _object(inside)
+        return (inside, no_json(inside)) if found is None else (found, "")
     if not bracket:
         return _unquoted(inside.strip("` \n")), ""
     if (quoted := _QUOTED.match(inside)) and inside[quoted.end() :].startswith(_CLOSE[bracket]):
         return _unquoted(quoted[0]), ""
     if (argument := _within(inside, bracket)) is None:
         return inside, f"no {_CLOSE[bracket]} ends the argument; received {clip(inside, 60)!r}"
-    return _keywords(argument) or _unquoted(argument), ""
+    return _keywords(argument) or _unquoted(argument.strip()), ""
 
 # %% ../nbs/44_actions.ipynb #actions-call
 _NAME = r"[*`\"' ]*+(?:[a-z]+\.)?([A-Za-z_][\w-]{0,59}+(?: [A-Z][A-Za-z]{0,29})?)[*`\"']*+"
@@ -98,7 +107,8 @@ _VERB = (
 )
 _CALL = re.compile(rf"{_VERB}{_NAME}[ \t]*(?:([\[(（［【])|(?=\{{))")
 _INPUT = re.compile(
-    rf"{_NAME}[ \t]*\n[\s>*_-]{{0,12}}+(?i:(?:Action )?Input)[*_]{{0,2}}[ \t]*[:：][*_\s]*+(?:```\w*)?[` ]*"
+    rf"\[?{_NAME}\]?[ \t]*\n[\s>*_-]{{0,12}}+(?i:(?:Action )?Input(?: ?\d{{1,2}})?)"
+    rf"[*_]{{0,2}}[ \t]*[:：][*_\s]*+(?:```\w*)?[` ]*"
 )
 _NAMES = ("action", "tool", "name", "tool_name", "function")
 _INPUTS = ("action_input", "arguments", "args", "input", "parameters", "tool_input")
@@ -153,6 +163,9 @@ _LINE = re.compile(
 _LABEL = re.compile(rf"{_START}(?:Thought|Act(?:ion)?|(?:Final )?Answer){_END}", re.M | re.I)
 _OBSERVED = re.compile(rf"{_START}Observation{_END}", re.M | re.I)
 _WITHIN = re.compile(rf"(?<=[.!?] )Action(?: \d{{1,3}})?[:：] *(?={_NAME}[\[(])")
+_BARE = re.compile(
+    r"^[ \t]*(?:```\w*\s*)?(?=\{\s*[\"'](?:action|tool|name|tool_name|function)[\"']\s*:)", re.M
+)
 _NO_ACTION = re.compile(r"[*_`]*(?:none|no (?:further )?action|nothing|n/a)\b[^\[(\n]*$", re.M | re.I)
 
 # %% ../nbs/44_actions.ipynb #actions-parse-step
@@ -169,6 +182,6 @@ def parse_step(
         step = step or _action(text, text[line.end() :], names)
         if not _NO_ACTION.match(text, line.end()):
             return step
-    if step is None and (line := _WITHIN.search(text)):
+    if step is None and (line := _WITHIN.search(text) or _BARE.search(text)):
         return _action(text, text[line.end() :], names)
     return step or Step(text, problem="no line begins with Action: or Answer:")

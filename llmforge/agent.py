@@ -10,7 +10,7 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 from .actions import Step, no_json, parse_step
@@ -184,9 +184,21 @@ class TextEpisode(ChoosingEpisode):
 
 # %% ../nbs/45_agent.ipynb #7d3733fe
 _BROKEN = re.compile(
-    r"</?tool_calls?>|<function=|\[TOOL_CALLS\]|<\|?(?:python_tag|tool_call|function_call)\w*\|?>"
-    r"|\A\s*\{\s*[\"'](?:name|function|tool)[\"']"
+    r"</?tool_calls?>|<function=|<invoke name=|\[TOOL_CALLS\]|functools\[|✿FUNCTION✿|\bto=functions\."
+    r"|<[|｜]?(?:python_tag|tool[_▁]call|function_call|start_function_call)[\w▁]*[|｜]?>"
+    r"|```tool_(?:code|call)|^\W*Action Input:"
+    r"|\A\s*(?:```\w*\s*)?\[?\s*\{\s*[\"'](?:name|function|tool)[\"']"
+    r"|\A\s*\{\s*[\"']type[\"']\s*:\s*[\"']function[\"']",
+    re.M,
 )
+
+
+def _broken(said: str, names: Iterable[str]) -> re.Match | None:
+    "A call in a form that was not read, of a tool by name too, as code has it."
+    called = "|".join(map(re.escape, names))
+    return _BROKEN.search(said) or re.match(
+        rf"\W*(?:tool_code\s+|\w+\.)?(?:{called})\((?:\w+\s*=|[\"'])", said
+    )
 
 
 def _schema(name: str) -> str:
@@ -216,7 +228,7 @@ class Conversation(Episode):
             problem = "" if isinstance(call.arguments, dict) else no_json(call.arguments)
             steps.append(Step("" if steps else reply.text, call.name, call.arguments, problem=problem))
         said = after_thinking(reply.text)
-        if broken := _BROKEN.search(said):
+        if broken := _broken(said, self.agent.tools):
             problem = f"a call of a tool could not be read; received {clip(said[broken.start() :], 60)!r}"
             steps.append(Step("" if steps else reply.text, problem=problem))
         return steps or [Step(reply.text, answer=after_reasoning(reply.text))]

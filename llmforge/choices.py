@@ -73,6 +73,8 @@ def _found(record: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[str]]
     "Label and text of each choice, and the columns that they come from; nothing where a row has none."
     for column in _COLUMNS:
         pairs = _pairs(opened(record.get(column)))
+        if len(pairs) > 1 and all(isinstance(text, (int, float)) for _, text in pairs):
+            raise DataError(f"{column} must be texts; received {pairs[0][1]!r}; put each in quotes")
         if len(pairs) > 1 and all(isinstance(text, str) and text.strip() for _, text in pairs):
             return pairs, [column]
     columns = _lettered(record)
@@ -88,8 +90,8 @@ _KEYS += ("correct_answer", "correct", "correct_index", "target", "label", "gold
 def _right(key: Any, pairs: Sequence[tuple[str, str]]) -> str:
     "The text of the right choice; raises `DataError`."
     texts, by_label = [text for _, text in pairs], dict(pairs)
-    place = key if isinstance(key, int) and not isinstance(key, bool) else None
     name = str(key).strip()
+    place = key if isinstance(key, int) and not isinstance(key, bool) and name not in by_label else None
     if place is None:
         if name in by_label or name in texts:
             return by_label.get(name, name)
@@ -112,6 +114,16 @@ def _right_ones(key: Any, pairs: Sequence[tuple[str, str]]) -> list[str]:
     return [_right(key, pairs)]
 
 # %% ../nbs/07_choices.ipynb #choices-unfolded
+def _refuse_numbered(record: Mapping[str, Any], key: str | None) -> None:
+    "Raise `DataError` where the answer is the number of one of the columns option1, option2, …"
+    numbered = [str(k) for k in record if re.fullmatch(r"(option|choice|ending|sol)[ _]?\d", str(k), re.I)]
+    if len(numbered) > 1 and key and re.fullmatch(r"\s*\d\s*", str(record[key])):
+        raise DataError(
+            f"choices in {', '.join(numbered)} are not read: the right one, {record[key]!r}, may be counted"
+            " from 0 or from 1; give them as a list in a column 'choices', and the right one as its text"
+        )
+
+
 def _unfolded(record: Mapping[str, Any]) -> Mapping[str, Any]:
     "A row whose question is an object with stem and choices, as ARC and CommonsenseQA are distributed."
     asked = record.get("question")
@@ -129,6 +141,7 @@ def with_choices(
     pairs, columns = _found(record)
     key = answers or next((k for k in _KEYS if k in record and k not in columns), None)
     if not pairs or key is None:
+        _refuse_numbered(record, key)
         return dict(record)
     if len(pairs) > len(LETTERS) or len({text for _, text in pairs}) < len(pairs):
         raise DataError(f"choices must be different texts, at most {len(LETTERS)}; received {len(pairs)}")

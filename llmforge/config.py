@@ -294,7 +294,11 @@ def experiment_mapping(
 _NAMES = ("id", "name", "retrieval.name", "exemplar_retrieval.name", "alignment.name", "dataset.exemplars")
 _NONE_IS_A_NAME = tuple(f"experiment.{path}" for path in _NAMES)
 _NOTHING = re.compile(r"none|null|nil|~", re.IGNORECASE)
-_BREAK = re.compile(r"\\[nrt](?![a-z])")  # other than \neq, \text and the like
+_LATEX = (  # what begins with \n there, behind the n
+    "abla|atural|cong|e|earrow|eg|eq|ew[a-z]+|exists|geq[a-z]*|gtr|i|left[a-z]*|leq[a-z]*|less|mid|o[a-z]+"
+    "|parallel|prec[a-z]*|right[a-z]*|short[a-z]*|sim|su[bcp][a-z]*|tri[a-z]*|u|um|v[a-z]+|warrow"
+)
+_BREAK = re.compile(rf"\\(?:[nrt](?![a-z])|n(?!(?:{_LATEX})(?![a-z])))")  # no \text either
 _BREAK_IN_STOP = re.compile(r"\\[nrt]")
 
 

@@ -83,9 +83,9 @@ def _html(path: Path) -> tuple[str, str]:
         soup = bs4.BeautifulSoup(_decoded(data, _declared(data)), "html.parser")
     heading = soup.find(["h1", "h2", "h3"]) or soup.title
     title = " ".join(heading.get_text(" ").split()) if heading else ""
-    for tag in soup.find_all(["title", "script", "style", "template", "noscript"]):
+    for tag in soup.find_all(["title", "script", "style", "template", "noscript", "iframe"]):
         tag.decompose()
-    for tag in soup.find_all(["td", "th"]):
+    for tag in soup.find_all(["td", "th", "button"]):
         tag.insert_before(" ")
         tag.append(" ")
     for tag in soup.find_all(_BLOCKS):

@@ -16,7 +16,10 @@ from .text import plain_text
 _CHANNEL = re.compile(
     r"<\|channel\|>(?:(final)|[a-z]+)[^<]*<\|message\|>|\Aanalysis(?=[A-Z'\"]).*assistant(final)", re.S
 )
-_BEGINS = re.compile(r"\A\s*(?:<\|begin_of_solution\|>|<\|im_start\|>assistant)")
+_BEGINS = re.compile(
+    r"\A\s*(?:(?:<\|begin_of_solution\|>|<\|(?:im_)?start\|>assistant|<\|assistant\|>|<s>|\[/INST\]"
+    r"|<\|start_header_id\|>assistant<\|end_header_id\|>|<start_of_turn>model)\s*)+"
+)
 _ENDS = re.compile(
     r"<\|(?:im_end|im_start|eot_id|eom_id|end_of_text|endoftext|end_of_solution|end|return|start)\|>"
     r"|<(?:end_of_turn|eos)>|</s>\s*\Z"
@@ -84,7 +87,8 @@ def _without_tex(answer: str) -> str:
 # %% ../nbs/40_extraction.ipynb #methods-clean-answer
 _IS = (
     r"(?:is|was|equals|comes (?:out )?to|to be|(?:turns out|seems|appears|has) to be"
-    r"|(?:would|should|must|will|might|could|may) be)\b(?: (?:therefore|thus|then|hence|simply|just)\b)?"
+    r"|(?:would|should|must|will|might|could|may)(?: (?:then|thus|have to))? be)\b"
+    r"(?: (?:therefore|thus|then|hence|simply|just)\b)?"
 )
 _LEAD = re.compile(
     rf"^(?:(?:the |my )?(?:final |short |correct )?answer\s*+(?:{_IS})?\s*+[:：\-–—]\s*+|a:\s*+"
@@ -93,7 +97,7 @@ _LEAD = re.compile(
 )
 _MARKUP = "*_` "
 _SIGNS = re.compile(r"(?:[*_`\s]|#{2,}|[>#]+(?=\s))*+")
-_FULL_STOP = re.compile(r"(?<![\W_][A-Z])(?<!\.[A-Za-z])\.$")
+_FULL_STOP = re.compile(r"(?<![\W_][A-Z])(?<!\.[A-Za-z])\.$|[。｡]$")
 _FORMULA = re.compile(r"(\$\$?)([^$]+)\1|\\\((.*)\\\)|\\\[(.*)\\\]")
 _QUOTES = ('""', "''", "“”", "‘’", "«»", "「」", "„“")
 
@@ -111,14 +115,22 @@ def clean_answer(
     return _FULL_STOP.sub("", text[1:-1].strip()) if quoted else text
 
 # %% ../nbs/40_extraction.ipynb #methods-first-line
-_RULE = re.compile(r"\s*(?:[-*_=~#`] ?){3,}\s*")  # a line across the page
+_RULE = re.compile(r"\s*(?:[-*_=~#`] ?){3,}\s*|\s*(?:```|~~~)\w*\s*|[\s.:…•\u200b\ufeff]+")  # no words in it
+_PREAMBLE = re.compile(r"(?:sure|certainly|of course)?\W*(?:here(?:['’]s| is)|the answer)\b[^:]*:\W*", re.I)
+_TAGGED = re.compile(r"[<\[](?:final_)?answer[>\]](.*?)(?:[<\[]/(?:final_)?answer[>\]]|\Z)", re.I | re.S)
 
 
 def first_line(
     text: str,  # what a model wrote
 ) -> str:
     "The first line that holds an answer, as a bare answer; an empty text where none does."
-    lines = (line for line in after_thinking(text).splitlines() if not _RULE.fullmatch(line))
+    text = after_thinking(text)
+    if tagged := _TAGGED.search(text):
+        text = tagged[1]
+    if re.match(r"\s*(?:```\w*\s*)?\{", text) and (fields := [answer for _, answer in _fields(text)]):
+        return fields[0]
+    lines = [line for line in text.splitlines() if line.strip() and not _RULE.fullmatch(line)]
+    lines = lines[1:] if len(lines) > 1 and _PREAMBLE.fullmatch(lines[0].strip()) else lines
     answer = next(filter(None, map(clean_answer, lines)), "")
     boxes = _boxes(answer)
     return clean_answer(_without_tex(boxes[-1][1])) if boxes else answer
@@ -128,11 +140,12 @@ _SHORT = "St Mr Ms Mrs Dr Jr Sr No Mt Ft Co Inc Ltd Gen Col Capt Prof Rev Vol Op
 _NO_ABBREVIATION = r"(?<!\b[A-Z])" + "".join(rf"(?<!\b{word})" for word in _SHORT)
 _END = re.compile(
     rf"{_NO_ABBREVIATION}[.!?][)\"'”’*_]{{0,3}}\s+(?=[\"'“‘(*_]{{0,3}}[A-Z])|(?<=[\w*_”\"')]),? because\b"
+    r"|(?<=[\w*_”\"')]), (?:which|who) (?:is|was|are|were)\b|。"
     r"|(?:(?<=\b[Yy]es)|(?<=\b[Nn]o)),? (?:since|as)\b"
-    r"|(?<=\b[A-Z]\.)\s+(?=(?:It|This|That|He|She|They|There|The) [a-z])"  # Washington, D.C. It lies …
+    r"|(?<=\b[A-Z]\.)\s+(?=(?:It|This|That|He|She|They|There|The|Because|Since|We) [a-z])"  # D.C. It lies …
 )
 _BARE = re.compile(r"\s*(?:(?:```|~~~)\w*|\$\$|\\\[|[-*_#>=:`]*)\s*")  # a line that holds nothing but signs
-_CLOSED = re.compile(r"</(?:final_)?answer>", re.I)
+_CLOSED = re.compile(r"[<\[]/(?:final_)?answer[>\]]", re.I)
 
 
 def _named(text: str) -> str:
@@ -150,13 +163,19 @@ _SAID = (
     rf"(?:answer(?:, (?:then|therefore|thus|hence),)?{_OF_WHAT}|(?:correct|right) (?:option|choice))"
     rf"[*_` ]{{0,6}}+(?:{_IS}\s{{0,4}}+:?|[:=：])"
 )
-_MARKER = re.compile(rf"({_LINE}|####|<(?:final_)?answer>)|{_SAID}", re.I | re.M)
+_ABROAD = (
+    r"\b(?:die (?:richtige |korrekte )?antwort (?:ist|lautet)|la (?:respuesta|solución)(?: correcta)? es"
+    r"|la (?:bonne )?réponse est|la risposta(?: corretta)? è|a resposta(?: correta)? é|ответ ?[:—–-])"
+    r"|(?:正确)?答案(?:应该|應該)?(?:是|为|為|[:：])|答えは|정답은"
+)
+_MARKER = re.compile(rf"({_LINE}|####|[<\[](?:final_)?answer[>\]])|{_SAID}|{_ABROAD}", re.I | re.M)
 _PROSE = re.compile(r"(?!(?:the|an?) +[A-Z0-9])[a-z]\S* +\S")  # of a sentence about the answer
 
 # %% ../nbs/40_extraction.ipynb #extraction-fields
 _FIELD = re.compile(
-    r"[\"'](?:final[_ ]?)?answer[\"']\s*+:\s*+"
-    r"(?:(\"(?:[^\"\\]|\\.)*+\")|'((?:[^'\\]|\\.)*+)'|(-?\d[\d.]*+|true|false)|null|none)",
+    r"[\"'](?:final[_ ]?)?answer[\"']\s*+:\s*+(?P<list>\[\s*+)?"
+    r"(?:(\"(?:[^\"\\]|\\.)*+\")|'((?:[^'\\]|\\.)*+)'|(-?\d[\d.]*+|true|false)|null|none)"
+    r"(?(list)\s*+\])",
     re.I,
 )
 
@@ -165,9 +184,9 @@ def _fields(text: str) -> Iterator[tuple[int, str]]:
     "Place and content of each field of a JSON object that is called answer."
     for m in _FIELD.finditer(text):
         try:
-            answer = json.loads(m[1], strict=False) if m[1] else m[2] or m[3] or ""
+            answer = json.loads(m[2], strict=False) if m[2] else m[3] or m[4] or ""
         except ValueError:  # an escape that JSON does not know
-            answer = m[1].strip('"')
+            answer = m[2].strip('"')
         yield m.start(), answer.strip()
 
 # %% ../nbs/40_extraction.ipynb #methods-answers
@@ -293,13 +312,23 @@ _NOTHING = [
 # %% ../nbs/40_extraction.ipynb #extraction-silent
 _SAYS = r"(?:says?|gives?|makes?|states?|provides?|mentions?|contains?|offers?|includes?|answers?|tells?)\b"
 _SILENT = [
+    rf"(?:the|these|this|those) (?:\w+ )?{_TEXT} (?:never {_SAYS}|(?:is|are) silent\b)",
     rf"(?:the|these|this|those) (?:\w+ )?{_TEXT} {_SAYS} (?:nothing|no \w+)\b",
+    r"(?:it|this|that) (?:is|was) never (?:mentioned|stated|specified)\b"
+    r"|nothing (?:is|was) (?:mentioned|stated|said) (?:about|of|on|in)\b",
     rf"(?:nothing|nowhere) in (?:\w+ ){{0,3}}{_TEXT} {_SAYS}",
     rf"no (?:\w+ )?{_TEXT} {_SAYS}",
-    r"no (?:\w+ )?(?:data|evidence|records?)(?: (?:is|are|was|were))? (?:available|given|found|provided)\b",
+    r"no (?:\w+ )?(?:data|evidence|records?)(?: (?:is|are|was|were))? (?:available|given|found|provided)\b"
+    r"(?! (?:against|that|of)\b)|no data\W*$",
+    rf"no (?:relevant|related|matching) {_TEXT}\b",
     rf"the (?:author|writer|narrator) (?:does not|doesn'?t) {_TELL}",
     r"(?:it(?:'s| is) )?(?:undetermined|indeterminate)\W*$|beats me\W*$",
 ]
+_SILENT.append(
+    r"(?:je ne sais pas|no (?:lo )?sé|(?:das |ich )?weiß ich nicht|ich weiß (?:es |das )?nicht|não sei"
+    r"|non lo so|(?:я )?не знаю|我?不知道|无法(?:确定|回答|得知|判断)|わかりません|分かりません"
+    r"|모르겠습니다|알 수 없습니다)\W*$"
+)
 
 # %% ../nbs/40_extraction.ipynb #methods-abstain-polite
 _POLITE = (

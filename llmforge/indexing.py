@@ -20,7 +20,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from unicodedata import category
+from unicodedata import category, normalize
 
 import numpy as np
 
@@ -144,6 +144,17 @@ class ServerVectors:
         "Close the connection."
         self.client.close()
 
+# %% ../nbs/33_indexing.ipynb #indexing-points
+_POINTS = "\u0591-\u05bd\u05bf-\u05c7\u064b-\u0652\u0670"  # vowels of Hebrew and Arabic, mostly left out
+_OPTIONAL = re.compile(
+    f"[{_POINTS}]|(?<=[\u0370-\u03ff])[\u0300-\u0345]+"
+)  # and what Greek capitals go without
+
+
+def _unpointed(text: str) -> str:
+    "A text without the marks that are written or left out at will."
+    return text if text.isascii() else normalize("NFC", _OPTIONAL.sub("", normalize("NFD", text)))
+
 # %% ../nbs/33_indexing.ipynb #5ee8b9ed
 class _Letters(dict):
     "What `str.translate` makes of a character: itself where it is part of a word, else a blank."
@@ -163,7 +174,7 @@ _HAN = re.compile(f"[{HAN}]")
 def _words(text: str) -> list[str]:
     "Runs of letters, digits and their marks; of Asian scripts the pairs of signs, and each Han sign."
     words = []
-    for run in re.finditer(_RUN, plain_lower(text).casefold().translate(_LETTERS)):
+    for run in re.finditer(_RUN, _unpointed(plain_lower(text).casefold()).translate(_LETTERS)):
         if signs := run[1]:
             pairs = [signs[i : i + 2] for i in range(len(signs) - 1)]
             words += [*_HAN.findall(signs), *pairs] or [signs]
@@ -261,14 +272,23 @@ _REWORDED = re.compile(
 )  # in words that are other ones since format 3
 
 
+_POINTED = re.compile(f"[{_POINTS}Ά-Ώΐά-ΰϊ-ώ\u1f00-\u1fff]|[\u0370-\u03ff][\u0300-\u0345]")
+
+
+def _format(text: str) -> int:
+    "2: words of scripts without blanks; 3: of Korean, İ is i, ß is ss; 4: without points."
+    if _POINTED.search(text):
+        return 4
+    return 3 if _REWORDED.search(text) else 2
+
+
 def index_key(
     corpus: Corpus,
     config: RetrievalConfig,
 ) -> dict:
     "Everything that determines an index's content."
-    reworded = any(_REWORDED.search(p.text + p.title) for p in corpus.passages)
     return {
-        "format": 3 if reworded else 2,  # 2: words of scripts without blanks; 3: of Korean, İ is i, ß is ss
+        "format": max((_format(p.title + p.text) for p in corpus.passages), default=2),
         "corpus": corpus.fingerprint,
         "chunk_tokens": config.chunk_tokens,
         "chunk_overlap": config.chunk_overlap,

@@ -93,6 +93,13 @@ def _tokens(sample: Mapping, model: str) -> tuple[int | None, int | None]:
     used = (sample.get("model_usage") or {}).get(model) or {}
     return used.get("input_tokens"), used.get("output_tokens")
 
+# %% ../nbs/55_inspectlogs.ipynb #inspectlogs-answer
+def _answer(scores: Mapping[str, Mapping], metric: str | None) -> str | None:
+    "What a scorer took for the answer: the one that counts, else the first that names any."
+    counts = [s for name, s in scores.items() if metric and f"{metric}.".startswith(f"{name}.")]
+    answers = [score.get("answer") for score in counts or scores.values()]
+    return next((a for a in answers if isinstance(a, str)), None)
+
 # %% ../nbs/55_inspectlogs.ipynb #inspectlogs-sample
 def _expected(target: Any) -> tuple[str, ...]:
     "The accepted answers; a number is written as a text."
@@ -107,21 +114,20 @@ def _id(sample: Mapping) -> int | str:
     return id
 
 # %% ../nbs/55_inspectlogs.ipynb #inspectlogs-sample-read
-def _sample(sample: Mapping, model: str) -> Sample:
+def _sample(sample: Mapping, model: str, metric: str | None) -> Sample:
     "A sample of a log, read."
     attachments = sample.get("attachments") or {}
     scores, failure = sample.get("scores") or {}, (sample.get("error") or {}).get("message", "")
     values, target, choices = _values(scores), sample["target"], sample.get("choices")
     question, output = _question(sample, attachments), _output(sample, attachments)
-    answers = [score.get("answer") for score in scores.values()]
-    answer = next((a for a in answers if isinstance(a, str)), output)
+    answer = _answer(scores, metric)
     return Sample(
         doc_id=_id(sample),
         filter="none",
         question=question,
         prompt=_prompt(sample, attachments),
         output=output,
-        answer=answer,
+        answer=output if answer is None else answer,
         expected=_expected(target),
         scores={k: float(v) for k, v in sorted(values.items()) if isinstance(v, (int, float)) and v == v},
         is_text=not choices,
@@ -132,9 +138,22 @@ def _sample(sample: Mapping, model: str) -> Sample:
         error=failure if not scores else "",
     )
 
+# %% ../nbs/55_inspectlogs.ipynb #inspectlogs-repeated
+def _refuse_repeated(path: Path, samples: list[Mapping]) -> None:
+    "Raise `DataError` where a question is there more than once."
+    if len({s.get("epoch") for s in samples}) > 1:
+        raise DataError(
+            f"{path.name}: has several epochs of each question; a log of one epoch can be imported"
+        )
+    ids = [str(s["id"]) for s in samples]
+    if len(set(ids)) < len(ids):
+        twice = next(id for id in ids if ids.count(id) > 1)
+        raise DataError(f"{path.name}: id {twice!r:.60} is there twice; each sample needs its own")
+
 # %% ../nbs/55_inspectlogs.ipynb #inspectlogs-samples
 def read_inspect_samples(
     path: Path,  # a log
+    metric: str | None = None,  # the scorer whose answers are meant; default: the first that names one
 ) -> tuple[list[Sample], str, str]:  # samples, model, task
     "Read a log of Inspect; raises `DataError`."
     log = _read(path)
@@ -144,17 +163,10 @@ def read_inspect_samples(
         raise DataError(f"{path.name}: has no samples; Inspect writes them unless log_samples is false")
     try:
         model, task = log["eval"]["model"], log["eval"]["task"]
-        samples = [_sample(s, model) for s in log["samples"]]
+        samples = [_sample(s, model, metric) for s in log["samples"]]
     except DAMAGED as e:
         raise DataError(f"{path.name}: not as Inspect writes it: {error_line(e)}") from None
-    if len({s.get("epoch") for s in log["samples"]}) > 1:
-        raise DataError(
-            f"{path.name}: has several epochs of each question; a log of one epoch can be imported"
-        )
-    ids = [str(s.doc_id) for s in samples]
-    if len(set(ids)) < len(ids):
-        twice = next(id for id in ids if ids.count(id) > 1)
-        raise DataError(f"{path.name}: id {twice!r:.60} is there twice; each sample needs its own")
+    _refuse_repeated(path, log["samples"])
     return samples, model, task
 
 # %% ../nbs/55_inspectlogs.ipynb #inspectlogs-import
@@ -167,7 +179,7 @@ def import_inspect(
 ) -> str:  # its id
     "Import a log of Inspect as a COMPLETED experiment; raises `DataError`, writing nothing."
     path = Path(path)
-    samples, model, task = read_inspect_samples(path)
+    samples, model, task = read_inspect_samples(path, metric)
     names = {name for s in samples for name in s.metrics}
     only = next(iter(names)) if len(names) == 1 else None
     log = Log("inspect", {"name": "inspect_ai", "model": model, "task": task, "filter": "none"}, path.name)

@@ -88,7 +88,7 @@ def _likelihoods(responses: object) -> list[float] | None:
     "The log-likelihoods of a multiple choice; None where the responses are texts."
     if not isinstance(responses, list) or not responses:
         return None
-    if not all(isinstance(r, list) and len(r) == 2 and str(r[1]) in ("True", "False") for r in responses):
+    if not all(isinstance(r, list) and len(r) > 1 and str(r[1]) in ("True", "False") for r in responses):
         return None
     try:
         return [float(r[0]) for r in responses]

@@ -246,7 +246,7 @@ def to_example(
         record["question"],
         _texts(record["answers"], "answers", where),
         kind=_given(record, ("kind", "type"), "", where),
-        gold=_texts(_given(record, (gold,), [], where), gold, where),
+        gold=tuple(filter(str.strip, _texts(_given(record, (gold,), [], where), gold, where))),
         rationale=_given(record, ("rationale",), "", where),
         meta={**_given(record, ("meta",), {}, where), **others},
     )

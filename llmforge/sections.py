@@ -195,7 +195,7 @@ def _with_defaults(data: dict[str, Any]) -> dict[str, Any]:
         return data
     defaults = PROMPTS.get((name, format), PROMPTS.get(("naive", format), {}))
     out = {**data, "prompt": {**defaults, **prompt}}
-    if name == "react" and not data.get("agent"):
+    if name == "react" and data.get("agent") is None:
         out["agent"] = {}
     return out
 

@@ -222,6 +222,12 @@ WRITTEN = [
     ("## Final Answer\nLima", "", None, "Lima"),
     ("Final Answer is Lima.", "", None, "Lima"),
     ("Answer: \\boxed{42}", "", None, "42"),
+    ("Action: [retrieval]\nAction Input: Lima", "retrieval", "Lima", None),
+    ("Action 1: retrieval\nAction Input 1: Lima", "retrieval", "Lima", None),
+    ("Action: retrieval[ Lima ]", "retrieval", "Lima", None),
+    ("Action: retrieval\nAction Input: {'query': 'Lima'}", "retrieval", {"query": "Lima"}, None),
+    ('```json\n{"action": "retrieval", "action_input": "Lima"}\n```', "retrieval", "Lima", None),
+    ('Answer: {"name": "Lima"}', "", None, '{"name": "Lima"}'),
 ]
 
 
@@ -692,6 +698,14 @@ BROKEN = [
     '[TOOL_CALLS][{"name": "calculator"]',
     "<|python_tag|>calculator.call(2 + 3)",
     '{"name": "calculator", "parameters": {"expression": "2 + 3"}}',
+    '```json\n{"name": "calculator", "arguments": {"expression": "2 + 3"}}\n```',
+    '[{"name": "calculator", "arguments": {"expression": "2 + 3"}}]',
+    '<invoke name="calculator"><parameter name="expression">2 + 3</parameter></invoke>',
+    "<｜tool▁calls▁begin｜>function<｜tool▁sep｜>calculator",
+    "<start_function_call>call:calculator{expression:2 + 3}",
+    "✿FUNCTION✿: calculator",
+    'calculator(expression="2 + 3")',
+    "```tool_code\ncalculator('2 + 3')\n```",
 ]
 
 

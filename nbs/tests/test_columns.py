@@ -175,6 +175,13 @@ def beir(tmp_path, monkeypatch):
     return tmp_path / "beir"
 
 
+@pytest.mark.parametrize("gold", ["", [""], [" "]])
+def test_an_empty_cell_is_no_gold_passage(gold, tmp_path):
+    (tmp_path / "q.jsonl").write_text(jsonl({"question": "?", "answer": "x", "passage": gold}))
+    (e,) = read_questions(tmp_path / "q.jsonl", {"gold": "passage"})
+    assert e.gold == (), "else its recall would be 0"
+
+
 def test_beir_with_its_judgements(beir):
     "Only judged questions, each with its relevant passages; that there are no answers is said."
     with pytest.warns(UserWarning, match="queries.jsonl: has no answers"):

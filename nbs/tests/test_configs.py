@@ -518,6 +518,17 @@ def test_a_backslash_and_a_letter_are_no_line_break(tmp_path, stop):
         load_config(written(tmp_path, in_template))
 
 
+@pytest.mark.parametrize("template", ["q: {question}\\na:", "Be brief.\\nanswer {question}"])
+def test_a_line_break_before_a_small_letter(tmp_path, template):
+    with pytest.raises(ConfigError, match="experiment.method.prompt.template: .*in double quotes"):
+        load_config(written(tmp_path, f"  method: {{prompt: {{template: '{template}'}}}}\n"))
+
+
+def test_no_agent_is_not_the_usual_agent(tmp_path):
+    with pytest.raises(ConfigError, match="experiment.method.agent: must be a mapping"):
+        load_config(written(tmp_path, "  method: {name: react, agent: no}\n"))
+
+
 def test_backslashes_that_are_meant(tmp_path):
     lines = "  method: {prompt: {system: 'Write \\boxed{}, \\neq or \\text{}.', stop: [\"\\n\", '\\end']}}\n"
     prompt = load_config(written(tmp_path, lines)).method.prompt

@@ -360,6 +360,7 @@ def test_line_breaks_of_any_system(docs):
         ("<html><head><title>T</title><body><p>text", "text"),
         ("<head><title>T</title><style>p{}</style><p>text", "text"),
         ("<title>T</title><meta charset=utf-8><p>text", "text"),
+        ("<p>one<p><button>two</button><button>three</button><iframe>four</iframe>", "one\ntwo three"),
         ("<p>H<sub>2</sub>O and <b>18</b>64", "H2O and 1864"),
     ],
 )

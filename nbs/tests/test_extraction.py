@@ -105,6 +105,21 @@ REASONED = [
     # none named
     ("It lies in Norway. It is Oslo.", "It is Oslo"),
     ("", ""),
+    # other ways to name it
+    ("The answer would then be 5.", "5"),
+    ("The answer would have to be Oslo.", "Oslo"),
+    ("The answer is Oslo, which is the capital of Norway.", "Oslo"),
+    ("The answer is a man who was king.", "a man who was king"),
+    ("Answer: B. Because it is.", "B"),
+    ("The answer is B. Traven. He wrote it.", "B. Traven"),
+    ("Thus [ANSWER]Oslo[/ANSWER]", "Oslo"),
+    ('{"answer": ["Oslo"]}', "Oslo"),
+    ('{"answer": ["Oslo", "Rome"]}', '{"answer": ["Oslo", "Rome"]}'),
+    ("所以答案是：奥斯陆。因为它在挪威。", "奥斯陆"),
+    ("答案不是奥斯陆。", "答案不是奥斯陆"),
+    ("Die Antwort lautet 42.", "42"),
+    ("La réponse est 42.", "42"),
+    ("La respuesta no es 42.", "La respuesta no es 42"),
 ]
 
 
@@ -258,6 +273,14 @@ NONE_GIVEN = [
     "—",
     "",
     "  ",
+    "The text is silent on this.",
+    "The article never mentions it.",
+    "It is never mentioned.",
+    "Nothing is said about it.",
+    "No relevant passages.",
+    "No data",
+    "Je ne sais pas.",
+    "我不知道。",
 ]
 GIVEN = [
     "No Text Messages",
@@ -310,6 +333,11 @@ GIVEN = [
     "The answer is Oslo; no information contradicts it",
     "Oslo, although the passage does not say so",
     "Oslo (not stated in the passage)",
+    "No evidence was found against him",
+    "It was never found",
+    "Nothing was said",
+    "No data centre",
+    "我不知道的事",
 ]
 
 LINES = [
@@ -331,6 +359,16 @@ LINES = [
     ("> Oslo", "Oslo"),
     (">5", ">5"),
     ("```\nOslo\n```", "Oslo"),
+    ("```text\nOslo\n```", "Oslo"),
+    ("<answer>Oslo</answer>", "Oslo"),
+    ("It is cold there. <answer>\nOslo\n</answer>", "Oslo"),
+    ('{"answer": "Oslo"}', "Oslo"),
+    ('{"city": "Oslo"}', '{"city": "Oslo"}'),
+    ("<|assistant|>Oslo", "Oslo"),
+    ("<|start_header_id|>assistant<|end_header_id|>\n\nOslo", "Oslo"),
+    ("…\nOslo", "Oslo"),
+    ("Sure! Here is the answer:\nOslo", "Oslo"),
+    ("Star Wars:\nEpisode IV", "Star Wars:"),
 ]
 
 

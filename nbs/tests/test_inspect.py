@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from llmforge.cli import app
 from llmforge.core import DataError, MissingExtra
 from llmforge.experiment import Experiment, results_table
-from llmforge.inspectlogs import import_inspect, inspect_logs
+from llmforge.inspectlogs import _answer, import_inspect, inspect_logs
 from llmforge.results import cost_line, provenance_table, worst_examples
 from llmforge.store import Store
 
@@ -85,6 +85,9 @@ def test_of_several_scorers_one_is_asked_for(store):
         store.result(import_inspect(store, TWO, metric=m))["accuracy"] for m in ("includes", "match")
     ]
     assert accuracies == [0.75, 0.5]
+    assert _answer({"a": {"answer": "x"}, "b": {"answer": "y"}}, "b") == "y", "of the scorer that counts"
+    assert _answer({"a": {"answer": "x"}, "b.c": {"answer": "y"}}, "b.c.d") == "y"
+    assert _answer({"a": {"answer": None}, "b": {"answer": "y"}}, None) == "y"
     with pytest.raises(DataError, match="metric 'mach' is missing.*those that are: includes, match.*'match'"):
         import_inspect(store, TWO, metric="mach")
 

@@ -596,6 +596,8 @@ def test_a_likelihood_that_is_no_number_is_not_chosen(tmp_path):
     line = chosen(0, 1)
     line["filtered_resps"][0][0] = "nan"
     assert read_samples(log(tmp_path, [line]))[0].answer == "green"
+    line["filtered_resps"] = [[*pair, 3] for pair in line["filtered_resps"]]  # with a length besides
+    assert read_samples(log(tmp_path, [line]))[0].answer == "green"
 
 
 def test_what_a_log_does_not_know_is_unknown(store, tmp_path):

@@ -102,6 +102,28 @@ def test_a_wrong_key_is_refused_with_its_line(key, tmp_path, monkeypatch):
         load_dataset(DatasetConfig(name="q.jsonl"))
 
 
+@pytest.mark.parametrize(
+    "columns", [("option1", "option2"), ("Choice 1", "Choice 2"), ("ending0", "ending1")]
+)
+def test_choices_in_numbered_columns_are_refused(columns):
+    "2 of option1 and option2 is the second in one collection, and none in another."
+    row = {"question": "?", **dict(zip(columns, TEXTS)), "answer": "2"}
+    with pytest.raises(DataError, match=f"choices in {columns[0]}, {columns[1]} are not read.*as a list"):
+        with_choices(row)
+    assert with_choices({**row, "answer": "four"})["answer"] == "four"
+
+
+def test_choices_that_are_numbers_are_refused():
+    with pytest.raises(DataError, match="choices must be texts; received 1; put each in quotes"):
+        with_choices({"question": "?", "choices": [1, 2, 3], "answer": 1})
+
+
+def test_a_label_comes_before_a_place():
+    choices = {"text": ["x", "y"], "label": ["1", "2"]}
+    assert with_choices({"choices": choices, "answerKey": 1})["answers"] == ["x"]
+    assert with_choices({"choices": choices, "answerKey": "2"})["answers"] == ["y"]
+
+
 def test_a_number_may_be_a_text_or_a_place():
     "Choices that are numbers: the text comes before the place, but a whole number is a place."
     assert with_choices({"choices": ["2", "4", "8"], "answer": "2"})["answers"] == ["2"]

@@ -36,6 +36,9 @@ SEARCHES = {
     "turkish": ("istanbul", "İSTANBUL bir şehirdir.", ["Ankara başkenttir.", "Kediler uyur."]),
     "german": ("strasse", "Die STRAẞE ist lang, eine Straße eben.", ["Ein Weg.", "Katzen schlafen."]),
     "greek": ("ΣΟΦΟΣ", "ένας σοφος μιλά", ["η γάτα κοιμάται", "βρέχει"]),
+    "greek accents": ("Αθήνα", "Η ΑΘΗΝΑ είναι πόλη", ["η γάτα κοιμάται", "βρέχει"]),
+    "hebrew points": ("שלום", "שָׁלוֹם עולם", ["חתול ישן", "גשם יורד"]),
+    "arabic points": ("محمد", "مُحَمَّد هنا", ["القطة تنام", "المطر يهطل"]),
     "stretched": ("كتاب", "هذا كـتـاب جديد", ["القطة تنام", "المطر يهطل"]),
     "invisible": ("Par\u00adis\u200b", "Paris is a city.", ["Bern is a city.", "Cats sleep."]),
 }
@@ -54,6 +57,10 @@ def test_every_script_is_searched(query, answer, others, form):
 @pytest.mark.parametrize("text", [t for q, a, _ in SEARCHES.values() for t in (q, a)])
 def test_the_normal_form_does_not_count(text):
     assert len({tuple(terms(unicodedata.normalize(f, text))) for f in ("NFC", "NFD", "NFKC", "NFKD")}) == 1
+
+
+def test_marks_that_make_another_letter_stay():
+    assert terms("й ё ü が") == terms("Й Ё Ü が") != terms("и е u か")
 
 
 def test_a_text_without_the_words_is_no_hit():
@@ -76,3 +83,4 @@ def test_an_index_of_other_words_has_another_name():
     for word in ("Straße", "서울은"):
         reworded = Corpus("c", (Passage("p", "t", word),))
         assert index_key(reworded, config)["format"] == 3, "only where a word became another one"
+    assert index_key(Corpus("c", (Passage("p", "t", "Αθήνα"),)), config)["format"] == 4
