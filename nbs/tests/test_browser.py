@@ -303,7 +303,11 @@ def test_search_by_keys_from_any_page(visit):
     page.keyboard.type("groundedness")
     page.keyboard.press("Enter")
     page.wait_for_url("**/search.html?q=groundedness*")
-    expect(page.locator("#search-results li a").first).to_be_visible()
+    page.locator("#search-results li a").first.click()
+    marked = page.locator("article span.highlighted")
+    expect(marked.first).to_be_visible()
+    page.get_by_text("Hide Search Matches").click()
+    expect(marked).to_have_count(0)
 
 
 # Comparing, by keys alone
