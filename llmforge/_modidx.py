@@ -473,6 +473,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'llmforge.check._verdict_line': ('check.html#_verdict_line', 'llmforge/check.py'),
                                 'llmforge.check.checks': ('check.html#checks', 'llmforge/check.py')},
             'llmforge.checks': { 'llmforge.checks._needs': ('checks.html#_needs', 'llmforge/checks.py'),
+                                 'llmforge.checks._searches_with': ('checks.html#_searches_with', 'llmforge/checks.py'),
                                  'llmforge.checks.check_embeddings': ('checks.html#check_embeddings', 'llmforge/checks.py'),
                                  'llmforge.checks.check_installed': ('checks.html#check_installed', 'llmforge/checks.py'),
                                  'llmforge.checks.check_metrics': ('checks.html#check_metrics', 'llmforge/checks.py')},

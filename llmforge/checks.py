@@ -15,6 +15,7 @@ from .core import ConfigError, LlmForgeError, MissingExtra, closest, engines, me
 from .embedding import model_in_folder
 from .metrics import SCORES, registered_score
 from .records import Dataset
+from .sections import RetrievalConfig
 
 # %% ../nbs/51_checks.ipynb #a1665452
 def check_metrics(
@@ -45,12 +46,16 @@ def check_embeddings(config: ExperimentConfig) -> None:
             model_in_folder(chosen.embedding)
 
 # %% ../nbs/51_checks.ipynb #checks-needs
-_OF_ENGINES = {
-    "local": [("local", "torch"), ("local", "transformers")],
-    "openvino": [("local", "torch"), ("local", "transformers"), ("openvino", "openvino_genai")],
-    "fake": [],
-}
-_SEARCH = {"dense": ["qdrant_edge", "sentence_transformers"], "sparse": ["bm25s", "Stemmer"]}
+_MODEL = [("local", "torch"), ("local", "transformers")]
+_OF_ENGINES = {"local": _MODEL, "openvino": [*_MODEL, ("openvino", "openvino_genai")], "fake": []}
+
+
+def _searches_with(c: RetrievalConfig) -> Iterator[tuple[str, str]]:
+    if c.name != "sparse":
+        yield "retrieval", "qdrant_client" if c.url else "qdrant_edge"
+        yield "retrieval", "sentence_transformers"
+    if c.name != "dense":
+        yield from (("retrieval", module) for module in ("bm25s", "Stemmer"))
 
 
 def _needs(config: ExperimentConfig, make: bool) -> Iterator[tuple[str, str]]:
@@ -62,8 +67,9 @@ def _needs(config: ExperimentConfig, make: bool) -> Iterator[tuple[str, str]]:
             yield from _OF_ENGINES.get(name, [("remote", "aiohttp")])
     for chosen in (config.retrieval, config.chooser):
         if chosen and chosen.name in retrievers.builtin:
-            kinds = _SEARCH.get(chosen.name) or [m for modules in _SEARCH.values() for m in modules]
-            yield from (("retrieval", module) for module in kinds)
+            yield from _searches_with(chosen)
+    if config.metrics.judge and config.retrieval.name != "none":
+        yield from _MODEL
 
 # %% ../nbs/51_checks.ipynb #checks-installed
 def check_installed(
