@@ -11,6 +11,7 @@ import secrets
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from .api import create_api
@@ -52,6 +53,15 @@ def _listening(address: str, port: int) -> socket.socket:
     return listening
 
 
+_OPTIONS: dict = {
+    "log_level": "warning",
+    "access_log": False,
+    "server_header": False,
+    "proxy_headers": False,
+    "timeout_graceful_shutdown": 2,  # seconds
+}
+
+
 def _end(*_: object) -> None:
     raise SystemExit(0)
 
@@ -69,9 +79,9 @@ def serve(
     with _listening(address, port) as listening, Background(store) as background:
         port = listening.getsockname()[1]
         app = Readable(Guard(create(store, background.wake), token, allowed_hosts(address), port))
-        options: dict = {"log_level": "warning", "access_log": False, "server_header": False}
-        config = uvicorn.Config(app, timeout_graceful_shutdown=2, proxy_headers=False, **options)
+        config = uvicorn.Config(app, **_OPTIONS)
         place = f"http://{f'[{address}]' if ':' in address else address}:{port}/"
         chosen = "LLMFORGE_TOKEN" in os.environ
         tell(f"{place} with the token in LLMFORGE_TOKEN" if chosen else f"{place}?token={token}")
-        uvicorn.Server(config).run(sockets=[listening])
+        with suppress(KeyboardInterrupt):  # as which uvicorn passes on what ended it
+            uvicorn.Server(config).run(sockets=[listening])

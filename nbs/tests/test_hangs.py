@@ -390,6 +390,23 @@ def test_a_second_interrupt_leaves_an_engine_that_is_stuck():
     assert (p.returncode, p.stdout) == (0, "left True\n"), p.stderr
 
 
+@pytest.mark.slow
+def test_an_interrupt_leaves_a_measurement_behind():
+    "It runs in a thread of its own, as it does where a notebook has an event loop."
+    lines = """
+        import asyncio, os, signal, threading
+        from llmforge.workers import in_own_thread
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        try:
+            in_own_thread(asyncio.run, asyncio.sleep(3600))
+        except KeyboardInterrupt:
+            print("left")
+    """
+    p = process(lines)
+    assert (p.returncode, p.stdout) == (0, "left\n"), p.stderr
+
+
 def test_the_loop_passes_errors_on():
     async def fails():
         raise ValueError("plain")
