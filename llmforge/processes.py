@@ -9,6 +9,7 @@ __all__ = ['machine', 'process_tag', 'process_gone', 'in_processes']
 import multiprocessing
 import os
 import platform
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -82,6 +83,12 @@ _T = TypeVar("_T")
 _TASKS: list[Callable[[], object]] = []  # of a forked process: what its parent shares out
 
 
+def _begin(tasks: Sequence[Callable[[], Any]]) -> None:
+    "What a process does first: an interrupt is for the one that waits, which ends this one."
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _TASKS.extend(tasks)
+
+
 def _nth(i: int) -> Any:
     return _TASKS[i]()
 
@@ -94,5 +101,5 @@ def in_processes(
     if jobs < 2 or len(tasks) < 2 or sys.platform in ("win32", "darwin"):
         return [task() for task in tasks]
     fork = multiprocessing.get_context("fork")
-    with fork.Pool(min(jobs, len(tasks)), _TASKS.extend, (tasks,)) as pool:
+    with fork.Pool(min(jobs, len(tasks)), _begin, (tasks,)) as pool:
         return pool.map(_nth, range(len(tasks)), chunksize=1)
