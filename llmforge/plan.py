@@ -348,10 +348,12 @@ def _notes(study: StudyRows) -> list[str]:
     unknown = study.config.hypotheses and "known" in study.frozen.plan_json and not _known(study)
     notes = [f"- {_UNKNOWN}"] if unknown else []
     notes += [f"- tampered: {cell(change, 200)}" for change in study.tampered]
+    if study.tampered:
+        notes.append("- a plan that is to be another needs another name: `study.name`")
     late = "had begun before the plan was frozen: what rests on it is post hoc"
     return notes + [f"- {id} {late}" for id in study.late]
 
-
+# %% ../nbs/19_plan.ipynb #plan-speed-row
 def _speed_row(c: SpeedClaim) -> tuple[object, ...]:
     "A claim about speed as a row of the plan."
     arms = f"{c.treatment} ÷ {c.control}"
