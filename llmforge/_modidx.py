@@ -838,6 +838,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'llmforge.core.field_marks': ('core.html#field_marks', 'llmforge/core.py'),
                                'llmforge.core.fingerprint': ('core.html#fingerprint', 'llmforge/core.py'),
                                'llmforge.core.former_names': ('core.html#former_names', 'llmforge/core.py'),
+                               'llmforge.core.install_line': ('core.html#install_line', 'llmforge/core.py'),
                                'llmforge.core.keep_former_names': ('core.html#keep_former_names', 'llmforge/core.py'),
                                'llmforge.core.later_at_default': ('core.html#later_at_default', 'llmforge/core.py'),
                                'llmforge.core.redact': ('core.html#redact', 'llmforge/core.py'),

@@ -9,9 +9,17 @@ __all__ = ['check_metrics', 'check_embeddings', 'check_installed']
 import importlib.util
 from collections.abc import Iterator
 
-import llmforge
 from .config import ExperimentConfig
-from .core import ConfigError, LlmForgeError, MissingExtra, closest, engines, metrics, retrievers
+from llmforge.core import (
+    ConfigError,
+    LlmForgeError,
+    MissingExtra,
+    closest,
+    engines,
+    install_line,
+    metrics,
+    retrievers,
+)
 from .embedding import model_in_folder
 from .metrics import SCORES, registered_score
 from .records import Dataset
@@ -79,6 +87,5 @@ def check_installed(
     "Raise `MissingExtra`, with one line that installs everything, where packages are missing."
     lacking = {need: None for need in _needs(config, make) if importlib.util.find_spec(need[1]) is None}
     if lacking:
-        modules, extras = ", ".join(m for _, m in lacking), ",".join(sorted({e for e, _ in lacking}))
-        line = f"pip install '{llmforge.__distribution__}[{extras}]'"
+        modules, line = ", ".join(m for _, m in lacking), install_line(*sorted({e for e, _ in lacking}))
         raise MissingExtra(f"this experiment needs {modules}, not installed; run: {line}")

@@ -6,8 +6,9 @@
 __all__ = ['engines', 'methods', 'retrievers', 'tools', 'metrics', 'datasets', 'corpora', 'SHORTEST_SECRET', 'LlmForgeError',
            'ConfigError', 'DataError', 'MissingExtra', 'RetrievalError', 'StoreError', 'StoreBusy', 'AlreadyRunning',
            'LeaseLost', 'EngineError', 'EngineFatal', 'EngineStuck', 'BreakerOpen', 'closest', 'round_robin',
-           'Registry', 'require', 'canonical', 'fingerprint', 'field_marks', 'later_at_default', 'secrets',
-           'without_secrets', 'redact', 'error_text', 'error_line', 'ends_the_run', 'former_names', 'keep_former_names']
+           'Registry', 'install_line', 'require', 'canonical', 'fingerprint', 'field_marks', 'later_at_default',
+           'secrets', 'without_secrets', 'redact', 'error_text', 'error_line', 'ends_the_run', 'former_names',
+           'keep_former_names']
 
 # %% ../nbs/00_core.ipynb #4f23840c
 import asyncio
@@ -247,6 +248,11 @@ corpora = Registry(
     },
 )
 
+# %% ../nbs/00_core.ipynb #core-install-line
+def install_line(*extras: str) -> str:
+    "The command that installs extras of settings.ini, of the distribution as pip calls it."
+    return f"pip install '{importlib.import_module('llmforge').__distribution__}[{','.join(extras)}]'"
+
 # %% ../nbs/00_core.ipynb #d070c2d8
 def require(
     module: str,  # the module to import, e.g. "torch"
@@ -256,11 +262,9 @@ def require(
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as e:
-        name = importlib.import_module("llmforge").__distribution__  # what pip calls it
         if not f"{module}.".startswith(f"{e.name}."):
             raise
-        text = f"{module} is not installed; run: pip install '{name}[{extra}]'"
-        raise MissingExtra(text, name=e.name) from e
+        raise MissingExtra(f"{module} is not installed; run: {install_line(extra)}", name=e.name) from e
 
 # %% ../nbs/00_core.ipynb #36d280fe
 def _plain(obj: Any) -> object:

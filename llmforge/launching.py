@@ -124,7 +124,7 @@ def source_code(
             return None if _was_executed(path, nb) else code
     return None
 
-# %% ../nbs/70_launching.ipynb #3afd91e1
+# %% ../nbs/70_launching.ipynb #launching-check-parameters
 _ASSIGNED = re.compile(r"^(\w+)[^=\n]*=", re.M)
 
 
