@@ -2838,6 +2838,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'llmforge.store': { 'llmforge.store.FrozenPlan': ('store.html#frozenplan', 'llmforge/store.py'),
                                 'llmforge.store.FrozenPlan._repr_markdown_': ('store.html#frozenplan._repr_markdown_', 'llmforge/store.py'),
                                 'llmforge.store.FrozenPlan.intact': ('store.html#frozenplan.intact', 'llmforge/store.py'),
+                                'llmforge.store.FrozenPlan.question': ('store.html#frozenplan.question', 'llmforge/store.py'),
                                 'llmforge.store.PlanStore': ('store.html#planstore', 'llmforge/store.py'),
                                 'llmforge.store.PlanStore.freeze_plan': ('store.html#planstore.freeze_plan', 'llmforge/store.py'),
                                 'llmforge.store.PlanStore.frozen_plan': ('store.html#planstore.frozen_plan', 'llmforge/store.py'),

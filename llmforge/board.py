@@ -254,8 +254,9 @@ def new_page(
 def studies_page(
     store: Store,
 ) -> str:  # HTML
-    "The names of all studies."
-    return fill_template("board_studies", title="Studies", names=store.plan_names())
+    "All studies, each with its question."
+    plans = [store.frozen_plan(name) for name in store.plan_names()]
+    return fill_template("board_studies", title="Studies", plans=plans)
 
 
 def _said(study: Any) -> tuple[list[str], str]:

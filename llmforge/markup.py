@@ -56,16 +56,19 @@ def slug(
     return re.sub(r"[^A-Za-z0-9]+", "-", str(text)).strip("-").lower()
 
 # %% ../nbs/71_markup.ipynb #markup-anchor
+_BREAKS = re.compile(r" (?=\[)|(?<=→) |(?<=at least) |(?<=at most) ")
+
+
 def anchor(
     url: str,  # from the site's root
     text: str,  # HTML or Markdown, safe already
     kind: str = "bound",  # a CSS class
 ) -> str:  # HTML, to be placed by `write_page`
-    "A link whose address is given from the site's root."
+    "A link, given from the site's root; in a narrow column its interval goes to a line of its own."
     from markupsafe import Markup
 
     macros: Any = _environment().get_template("macros.html.j2").module
-    return str(macros.link(url, Markup(text), kind))
+    return str(macros.link(url, Markup(_BREAKS.sub(" <wbr>", text)), kind))
 
 # %% ../nbs/71_markup.ipynb #markup-fenced
 def fenced(

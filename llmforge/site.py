@@ -127,6 +127,7 @@ def sphinx_settings(
         myst_enable_extensions=["colon_fence"],
         suppress_warnings=["misc.highlighting_failure", "mystnb.unknown_mime_type"],
         autodoc_typehints="signature",
+        toc_object_entries_show_parents="hide",
         default_role="literal",
     )
 

@@ -251,6 +251,12 @@ class FrozenPlan:
         "Whether the plan stored is the one that was hashed."
         return fingerprint(self.plan_json) == self.plan_hash
 
+    @property
+    def question(self) -> str:
+        "What the study asks; empty where the plan does not say."
+        study = self.plan_json.get("study")
+        return str(study.get("question", "")) if isinstance(study, dict) else ""
+
     def _repr_markdown_(self) -> str:
         changed = "" if self.intact else ", **changed since**"
         return f"**{cell(self.name)}** plan {self.plan_hash}, frozen {self.frozen_at}{changed}"

@@ -14,7 +14,9 @@ from hostile import PAYLOADS, filled, study_of
 from playwright.sync_api import expect, sync_playwright
 from serving import Model, Served, ended
 
+from llmforge.exports import import_experiment
 from llmforge.files import project_root
+from llmforge.store import Store
 
 pytest.importorskip("fastapi", reason="the extra `server` is not installed: the dashboard is not tested")
 pytestmark = pytest.mark.slow
@@ -182,14 +184,6 @@ def test_what_was_changed_since_the_parent(chrome, served, model, two):
         expect(part.get_by_role("link", name=two[0])).to_be_visible()
 
 
-def test_no_column_is_cut_off(chrome, served, two):
-    "At 1,280 pixels the list shows every column."
-    with browser(chrome, served, viewport={"width": 1280, "height": 800}) as page:
-        page.goto("/?text=run-")
-        wide = page.locator(".wide").first
-        assert wide.evaluate("e => e.scrollWidth <= e.clientWidth")
-
-
 def test_filters_are_in_the_address(chrome, served, two):
     with browser(chrome, served) as page:
         page.get_by_label("Search").fill("run-2")
@@ -206,6 +200,16 @@ def test_filters_are_in_the_address(chrome, served, two):
         page.get_by_label("group by").select_option("dataset")
         page.wait_for_url("**group=dataset**")
         expect(page.locator("h2").first).to_have_text("almanac")
+
+
+def test_no_column_is_cut_off(chrome, served, env):
+    "At 1,280 pixels the list shows every column, also with a long id, a file's name and many tokens."
+    published = project_root() / "outputs" / "alignment_hh-dpo-trivia_qa-01f2eb7c"
+    import_experiment(Store(env["LLMFORGE_STORE"]), published)
+    with browser(chrome, served, viewport={"width": 1280, "height": 800}) as page:
+        page.goto("/?text=alignment_hh")
+        wide = page.locator(".wide").first
+        assert wide.evaluate("e => e.scrollWidth <= e.clientWidth")
 
 
 def test_wrong_configs_are_told_as_typed(chrome, served):
@@ -328,7 +332,6 @@ def hostile(env, tmp_path_factory, served):
     from pathlib import Path
 
     from llmforge.marks import Marks, put_marks
-    from llmforge.store import Store
     from llmforge.votes import Vote, put_votes
 
     work = Path(env["LLMFORGE_DATA"])

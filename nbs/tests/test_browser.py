@@ -232,6 +232,28 @@ def test_no_code_cell_scrolls_sideways(contexts, built):
     page.close()
 
 
+CUT = """what => [...document.querySelectorAll(what)].filter(e => {
+  let box = e;
+  while (getComputedStyle(box).overflowX === 'visible') box = box.parentElement;
+  const inner = box.getBoundingClientRect().left + box.clientWidth;
+  return e.getBoundingClientRect().right > inner + 1;
+}).map(e => e.outerHTML.slice(0, 160))"""
+
+
+@pytest.mark.parametrize(
+    "url, what",
+    [
+        ("leaderboard.html", "article table"),
+        ("api/config.html", ".page-toc a"),
+        ("api/comparison.html", ".page-toc a"),
+    ],
+)
+def test_seen_whole_on_a_small_laptop(url, what, visit):
+    "Leaderboards, and the names beside the API: nothing is cut at 1280 pixels."
+    page = visit(url)
+    assert page.locator(what).count() and not page.evaluate(CUT, what)
+
+
 def test_code_has_room_for_110_characters(contexts, built):
     "A line as long as the formatter allows is not broken; a longer one is."
     page = contexts["wide"].new_page()
@@ -483,8 +505,9 @@ def reach_the_command(page):
 @pytest.mark.parametrize("study", STUDIES)
 def test_two_clicks_to_the_row_and_one_to_the_command(study, visit):
     """Every number in the tables of verdicts and of arms is a link, and so is every claim; the last of each
-    kind is followed, to two arms side by side and to the rows of one."""
+    kind is followed, to two arms side by side and to the rows of one. No verdict is cut at 1280 pixels."""
     page = visit(f"findings/{study}.html")
+    assert not page.evaluate(CUT, "#verdicts table")
     start = page.url
     for labels, part in ((4, "verdicts"), (2, "arms")):
         for t in page.locator(f"#{part} table").all():

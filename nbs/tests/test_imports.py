@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -209,6 +210,23 @@ def test_no_module_of_ours_uses_a_former_name():
             if isinstance(node, ast.ImportFrom) and node.level:
                 used = {f"llmforge.{node.module}.{a.name}" for a in node.names}
                 assert not used & former_names().keys(), path.name
+
+
+def prose(path):
+    "The text of a page, or of a notebook without its code."
+    text = path.read_text()
+    if path.suffix == ".md":
+        return text
+    return "\n".join("".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "markdown")
+
+
+def test_no_page_names_what_has_moved():
+    "What lessons, tutorials and pages call by its full name is found there."
+    folder = Path(__file__).parents[1]
+    pages = [*folder.glob("*.ipynb"), *folder.glob("tutorials/*.ipynb"), *folder.glob("site/**/*.md")]
+    named = {path.name: set(re.findall(r"llmforge(?:\.[A-Za-z_]\w*)+", prose(path))) for path in pages}
+    moved = {page: found for page, names in named.items() if (found := names & former_names().keys())}
+    assert any(named.values()) and not moved
 
 
 def test_an_unknown_name_is_an_attribute_error():
