@@ -501,6 +501,11 @@ def test_none_is_no_name_in_an_arm_of_a_study():
         load_study({"study": {"name": "x", "question": "?", "base": {"engine": "fake"}, "arms": arms}})
 
 
+def test_none_is_no_metric():
+    with pytest.raises(ConfigError, match=r"metrics.extra.0: is the text 'none'; .* write \[\] or leave"):
+        load_config({"experiment": {"name": "x", "metrics": {"extra": ["none"]}}})
+
+
 def test_where_none_is_a_name_it_stays():
     config = load_config({"experiment": {"name": "none", "id": "none", "retrieval": "none"}})
     assert (config.name, config.id, config.retrieval.name) == ("none", "none", "none")
@@ -681,6 +686,24 @@ def test_a_study_is_a_mapping(tmp_path, text, received):
     (tmp_path / "s.yaml").write_text(text)
     with pytest.raises(ConfigError, match=f"the one key 'study', a mapping; received {received}"):
         load_study(tmp_path / "s.yaml")
+
+
+@pytest.mark.parametrize("text", ["experiment: {name: x}\n", "extends: naive\n"])
+def test_an_experiment_is_no_study(tmp_path, text):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="x.yaml: is an experiment, not a study; run it with llmforge run"):
+        load_study(tmp_path / "x.yaml")
+    (tmp_path / "s.yaml").write_text("study: {name: s}\n")
+    with pytest.raises(
+        ConfigError, match="s.yaml: is a study, not an experiment; run it with llmforge study"
+    ):
+        load_config(tmp_path / "s.yaml")
+
+
+def test_a_mapping_extends_nothing():
+    "It was left out without a word."
+    with pytest.raises(ConfigError, match="config: extends: is for files"):
+        load_config({"extends": "cot", "experiment": {"name": "x"}})
 
 
 def test_a_folder_where_a_file_is_meant_is_called_one(tmp_path, monkeypatch):
