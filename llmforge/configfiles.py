@@ -337,7 +337,7 @@ def _quoted(e: ErrorDetails) -> str:
 
 
 _SECTION = ("model_type", "model_attributes_type")
-_NAME = re.compile(r"\[A-Za-z0-9([^][]+)\]\{0,(\d+)\}")
+_NAME = re.compile(r"\[(?:A-Za-z|a-z)0-9([^][]+)\]\{0,(\d+)\}")
 
 
 def _expected(e: ErrorDetails, model: type[Section]) -> str:
@@ -345,11 +345,29 @@ def _expected(e: ErrorDetails, model: type[Section]) -> str:
     if e["type"] in _SECTION:
         keys = ", ".join(_fields_at(model, [p for p in e["loc"] if p != "[key]"])) or "its fields"
         return f"must be a mapping with {keys}"
-    if e["type"] in ("tuple_type", "list_type"):
-        return "must be a list, e.g. [a, b]"
+    if e["type"] in _WORDS:
+        return _WORDS[e["type"]].format_map(e.get("ctx", {}))
     if found := _NAME.search(e.get("ctx", {}).get("pattern", "")):
-        return f"must be at most {int(found[2]) + 1} letters (A to Z), digits or any of {found[1]}"
+        case = "A to Z" if "A" in found[0] else "a to z"
+        return f"must be at most {int(found[2]) + 1} letters ({case}), digits or any of {found[1]}"
     return e["msg"][0].lower() + e["msg"][1:]
+
+# %% ../nbs/04_configfiles.ipynb #configfiles-words
+_WORDS = {  # pydantic's kinds of error, in words of ours
+    **dict.fromkeys(("tuple_type", "list_type"), "must be a list, e.g. [a, b]"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+    "dict_type": "must be a mapping",
+    "string_type": "must be a text",
+    "string_too_short": "must not be empty",
+    "finite_number": "must be a finite number",
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be above {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be below {lt}",
+    "too_short": "must have at least {min_length} entries, and has {actual_length}",
+}
 
 # %% ../nbs/04_configfiles.ipynb #1784443c
 def _problem(e: ErrorDetails, model: type[Section], root: str) -> str:

@@ -552,9 +552,7 @@ def test_what_was_run_with_such_values_is_still_shown(outputs):
 
 @pytest.mark.parametrize("value, received", [("yes", "True"), ("12", "12"), ("2026-01-01", "datetime.date")])
 def test_what_yaml_takes_for_no_text_is_to_be_quoted(tmp_path, value, received):
-    message = (
-        f"experiment.model.revision: input should be a valid string; received {received}.*; put it in quotes"
-    )
+    message = f"experiment.model.revision: must be a text; received {received}.*; put it in quotes"
     with pytest.raises(ConfigError, match=message):
         load_config(written(tmp_path, f"  model: {{name: a/b, revision: {value}}}\n"))
 
@@ -658,7 +656,7 @@ def test_a_secret_is_found_whatever_stands_around_it(monkeypatch, secret, around
         ("sampling: greedy", "sampling: must be a mapping with temperature, top_p, .*; received 'greedy'$"),
         ("dataset: [almanac]", r"dataset: must be a mapping with name, .*; received \['almanac'\]$"),
         ("retrieval: off", "retrieval: must be a mapping with name, .*; received False; YAML reads yes, no"),
-        ("retrieval: {name: sparse, weights: 3}", "retrieval.weights: input should be a valid dictionary"),
+        ("retrieval: {name: sparse, weights: 3}", "retrieval.weights: must be a mapping; received 3"),
         ("dataset: {name: almanac, kinds: single}", "dataset.kinds: must be a list, e.g. .*'single'$"),
     ],
 )
@@ -666,6 +664,35 @@ def test_a_value_in_the_place_of_another_says_what_belongs_there(tmp_path, line,
     (tmp_path / "x.yaml").write_text(f"experiment:\n  name: t\n  {line}\n")
     with pytest.raises(ConfigError, match=rf"x.yaml: 1 problem\n  experiment.{words}"):
         load_config(tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("retrieval.top_k=0", "must be at least 1; received 0"),
+        ("sampling.top_p=0", "must be above 0; received 0"),
+        ("sampling.temperature=9", "must be at most 5.0; received 9"),
+        ("metrics.confidence=1", "must be below 1.0; received 1"),
+        ("sampling.temperature=.inf", "must be a finite number; received inf"),
+        ("sampling.max_tokens=1e3", "must be a whole number; received '1e3'"),
+        ("seed=1.5", "must be a whole number; received 1.5"),
+        ("retrieval.weights={dense: x}", "must be a number; received 'x'"),
+        ("engine.cache=2", "must be true or false; received 2"),
+        ("engine.cache=maybe", "must be true or false; received 'maybe'"),
+        ("model.name=''", "must not be empty; received ''"),
+        ("metrics.extra=[A]", "must be at most 40 letters (a to z), digits or any of _; received 'A'"),
+    ],
+)
+def test_what_a_field_must_be_is_said_in_words(override, words):
+    "None of pydantic's: a valid dictionary, greater than or equal to, unable to parse string."
+    with pytest.raises(ConfigError, match=f": {re.escape(words)}$"):
+        load_config({"experiment": {"name": "x"}}, [override])
+
+
+def test_a_study_of_one_arm_says_what_is_missing():
+    study = {"name": "s", "question": "q", "base": {}, "arms": {"a": {}}}
+    with pytest.raises(ConfigError, match="study.arms: must have at least 2 entries, and has 1; received"):
+        load_study({"study": study})
 
 
 @pytest.mark.parametrize("field", ["min_effect", "margin"])
