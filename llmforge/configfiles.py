@@ -337,20 +337,6 @@ def _quoted(e: ErrorDetails) -> str:
 
 
 _SECTION = ("model_type", "model_attributes_type")
-_NAME = re.compile(r"\[(?:A-Za-z|a-z)0-9([^][]+)\]\{0,(\d+)\}")
-
-
-def _expected(e: ErrorDetails, model: type[Section]) -> str:
-    "What a field must be."
-    if e["type"] in _SECTION:
-        keys = ", ".join(_fields_at(model, [p for p in e["loc"] if p != "[key]"])) or "its fields"
-        return f"must be a mapping with {keys}"
-    if e["type"] in _WORDS:
-        return _WORDS[e["type"]].format_map(e.get("ctx", {}))
-    if found := _NAME.search(e.get("ctx", {}).get("pattern", "")):
-        case = "A to Z" if "A" in found[0] else "a to z"
-        return f"must be at most {int(found[2]) + 1} letters ({case}), digits or any of {found[1]}"
-    return e["msg"][0].lower() + e["msg"][1:]
 
 # %% ../nbs/04_configfiles.ipynb #configfiles-words
 _WORDS = {  # pydantic's kinds of error, in words of ours
@@ -368,6 +354,22 @@ _WORDS = {  # pydantic's kinds of error, in words of ours
     "less_than": "must be below {lt}",
     "too_short": "must have at least {min_length} entries, and has {actual_length}",
 }
+
+# %% ../nbs/04_configfiles.ipynb #configfiles-expected
+_NAME = re.compile(r"\[(?:A-Za-z|a-z)0-9([^][]+)\]\{0,(\d+)\}")
+
+
+def _expected(e: ErrorDetails, model: type[Section]) -> str:
+    "What a field must be."
+    if e["type"] in _SECTION:
+        keys = ", ".join(_fields_at(model, [p for p in e["loc"] if p != "[key]"])) or "its fields"
+        return f"must be a mapping with {keys}"
+    if e["type"] in _WORDS:
+        return _WORDS[e["type"]].format_map(e.get("ctx", {}))
+    if found := _NAME.search(e.get("ctx", {}).get("pattern", "")):
+        case = "A to Z" if "A" in found[0] else "a to z"
+        return f"must be at most {int(found[2]) + 1} letters ({case}), digits or any of {found[1]}"
+    return e["msg"][0].lower() + e["msg"][1:]
 
 # %% ../nbs/04_configfiles.ipynb #1784443c
 def _problem(e: ErrorDetails, model: type[Section], root: str) -> str:
