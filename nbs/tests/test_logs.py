@@ -17,7 +17,7 @@ from llmforge.experiment import Experiment, results_table
 from llmforge.exports import export_experiment, import_experiment
 from llmforge.listing import experiments_table
 from llmforge.logs import import_lm_eval, read_samples, sample_logs
-from llmforge.results import cost_line, kinds_table, provenance_table, worst_examples
+from llmforge.results import cost_line, kinds_table, provenance_table, retrieval_table, worst_examples
 from llmforge.store import Store
 from llmforge.tables import Status
 
@@ -161,6 +161,17 @@ def test_two_models_on_a_multiple_choice_are_paired(store, tmp_path):
     assert row["latency_ms"] is row["tokens_in"] is row["tokens_out"] is None and row["cached"]
 
 
+def test_what_is_not_known_of_imported_answers_is_not_claimed(store, tmp_path):
+    'They had no retrieval, no seed, Python "not logged", and configs that were equal.'
+    lines = [generated(i, "x", 0.0) for i in range(5)]
+    a, b = (Experiment(import_lm_eval(store, log(tmp_path, lines, model="a"), n), store) for n in "ab")
+    assert "not known" in retrieval_table(a) and "memory" not in retrieval_table(a)
+    made = provenance_table(a)
+    assert "| imported |" in made and "lm-evaluation-harness" in made
+    assert not {w for w in ("None", "not logged", "unknown", "seed", "packages") if w in made}
+    assert compare(a, b).notes[0].startswith("model and task are equal but for the name; more is not known")
+
+
 def test_logs_of_other_questions_are_not_paired(store, tmp_path):
     base = [generated(i, "x", 0.0) for i in range(5)]
     a = Experiment(import_lm_eval(store, log(tmp_path, base, model="a")), store)
@@ -171,7 +182,7 @@ def test_logs_of_other_questions_are_not_paired(store, tmp_path):
         [*base[:4], {**base[4], "doc_id": 5}],
     ]
     for i, lines in enumerate(others):
-        with pytest.raises(StoreError, match="cannot be paired"):
+        with pytest.raises(StoreError, match="cannot be paired: .*; import answers to the same questions"):
             compare(a, Experiment(import_lm_eval(store, log(tmp_path, lines, model=f"b{i}")), store))
     other_prompt = [
         {
