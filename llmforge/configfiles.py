@@ -25,7 +25,7 @@ from yaml.constructor import SafeConstructor
 from yaml.resolver import Resolver
 
 from .core import ConfigError, closest, error_line, field_marks, redact, secrets, without_secrets
-from .files import DAMAGED, is_file, project_root, shipped
+from .files import DAMAGED, is_file, of_this_project, project_root, shipped
 from .sections import Section
 
 _S = TypeVar("_S", bound=Section)
@@ -185,7 +185,7 @@ def find_config(
     folders = [folder or Path.cwd(), *_config_folders()[:1], project_root(), *_config_folders()[1:]]
     for direct in [place / name for place in folders]:
         if is_file(direct):
-            return direct.resolve()
+            return direct.resolve() if folder else of_this_project(direct.resolve())
     if os.path.isdir(name):
         raise ConfigError(f"config {name!r} is a folder; name a file in it")
     listed = _listed()

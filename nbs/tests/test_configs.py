@@ -17,7 +17,7 @@ from llmforge.configfiles import find_config, read_yaml, refuse_secrets, section
 from llmforge.core import ConfigError
 from llmforge.data import load_corpus, load_dataset
 from llmforge.experiment import Experiment
-from llmforge.files import project_root
+from llmforge.files import project_root, shipped
 from llmforge.metrics import ALIASES, UNITS
 from llmforge.runner import run_experiment
 from llmforge.sections import DatasetConfig, RetrievalConfig
@@ -750,3 +750,25 @@ def test_a_name_that_cannot_be_is_refused_in_words():
         ConfigError, match=r"name: must be at most 64 letters \(A to Z\), digits or any of _-;.*'a b'"
     ):
         load_config({"experiment": {"name": "a b"}})
+
+
+def test_a_config_of_another_project_is_run_there(tmp_path, monkeypatch):
+    "Its questions would be looked for here: `../b/configs/own.yaml` was run on the questions of a."
+    monkeypatch.delenv("LLMFORGE_HOME", raising=False)
+    for name in ("a", "b"):
+        (tmp_path / name / "configs").mkdir(parents=True)
+        (tmp_path / name / "llmforge-project.txt").write_text("")
+        (tmp_path / name / "configs" / "own.yaml").write_text(f"experiment: {{name: {name}}}\n")
+        (tmp_path / name / "configs" / "s.yaml").write_text("study: {name: s}\n")
+    (tmp_path / "loose.yaml").write_text("experiment: {name: loose}\n")
+    for here, load in ((tmp_path / "a", load_config), (tmp_path, load_study)):
+        monkeypatch.chdir(here)
+        file = "own" if load is load_config else "s"
+        with pytest.raises(ConfigError, match=f"{file}.yaml: belongs to the project .*b, .*: cd .*b$"):
+            load(tmp_path / "b" / "configs" / f"{file}.yaml")
+    monkeypatch.chdir(tmp_path / "a")
+    assert load_config("own.yaml").name == load_config(tmp_path / "a" / "configs" / "own.yaml").name == "a"
+    assert load_config("../loose.yaml").name == "loose"
+    assert load_config(shipped("configs") / "reasoning" / "naive.yaml").name
+    monkeypatch.setenv("LLMFORGE_HOME", str(tmp_path / "a"))  # whoever chose it means it
+    assert load_config("../b/configs/own.yaml").name == "b"
