@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from .complaints import section_of
 from llmforge.configfiles import (
     check_section,
     experiment_document,
@@ -29,7 +30,6 @@ from llmforge.configfiles import (
     read_chain,
     read_override,
     refuse_secrets,
-    section_of,
 )
 from llmforge.core import (
     ConfigError,

@@ -4,27 +4,31 @@
 
 # %% auto #0
 __all__ = ['read_yaml', 'read_config', 'plain_values', 'find_config', 'merge', 'experiment_document', 'study_document',
-           'read_chain', 'read_override', 'section_of', 'problems_error', 'check_section', 'as_before',
-           'refuse_secrets']
+           'read_chain', 'read_override', 'problems_error', 'check_section', 'as_before', 'refuse_secrets']
 
 # %% ../nbs/04_configfiles.ipynb #configfiles-imports
 import os
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 from yaml.composer import Composer
 from yaml.constructor import SafeConstructor
 from yaml.resolver import Resolver
 
-from .core import ConfigError, closest, error_line, field_marks, redact, secrets, without_secrets
+from .complaints import problem_line
+from llmforge.core import (
+    ConfigError,
+    closest,
+    error_line,
+    field_marks,
+    keep_former_names,
+    secrets,
+)
 from .files import DAMAGED, is_file, of_this_project, project_root, shipped
 from .sections import Section
 
@@ -303,96 +307,6 @@ def read_override(
         nested = {part: nested}
     return nested
 
-# %% ../nbs/04_configfiles.ipynb #configfiles-section
-def section_of(
-    field: FieldInfo,  # of a pydantic model
-) -> type[Section] | None:
-    "The section that a field holds, alone, in a list or a mapping, or as an alternative to None."
-    note = getattr(field, "annotation", None)
-    kinds = [note, *getattr(note, "__args__", ())]
-    return next((k for k in kinds if isinstance(k, type) and issubclass(k, Section)), None)
-
-
-def _fields_at(model: type[Section], path: Sequence[int | str]) -> list[str]:
-    "The keys allowed in the section at `path` of a model; none where there is no section."
-    for part in path:
-        if part not in model.model_fields:
-            continue  # an item of a list or a mapping, whose section was found with its field
-        if not (section := section_of(model.model_fields[str(part)])):
-            return []
-        model = section
-    return list(model.model_fields)
-
-# %% ../nbs/04_configfiles.ipynb #configfiles-quoted
-def _quoted(e: ErrorDetails) -> str:
-    "What to do about a value that YAML took for something else."
-    value = e["input"]
-    if e["type"] == "string_type" and isinstance(value, (bool, int, float, date)):
-        return "; put it in quotes"
-    if e["type"] not in _SECTION or not isinstance(value, (bool, type(None))):
-        return ""
-    if value is None:
-        return "; leave it out for what is usual"
-    return "; YAML reads yes, no, on and off as true or false: put a name in quotes"
-
-
-_SECTION = ("model_type", "model_attributes_type")
-
-# %% ../nbs/04_configfiles.ipynb #configfiles-words
-_WORDS = {  # pydantic's kinds of error, in words of ours
-    **dict.fromkeys(("tuple_type", "list_type"), "must be a list, e.g. [a, b]"),
-    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),
-    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
-    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
-    "dict_type": "must be a mapping",
-    "string_type": "must be a text",
-    "string_too_short": "must not be empty",
-    "finite_number": "must be a finite number",
-    "greater_than_equal": "must be at least {ge}",
-    "greater_than": "must be above {gt}",
-    "less_than_equal": "must be at most {le}",
-    "less_than": "must be below {lt}",
-    "too_short": "must have at least {min_length} entries, and has {actual_length}",
-}
-
-# %% ../nbs/04_configfiles.ipynb #configfiles-expected
-_NAME = re.compile(r"\[(?:A-Za-z|a-z)0-9([^][]+)\]\{0,(\d+)\}")
-
-
-def _expected(e: ErrorDetails, model: type[Section]) -> str:
-    "What a field must be."
-    if e["type"] in _SECTION:
-        keys = ", ".join(_fields_at(model, [p for p in e["loc"] if p != "[key]"])) or "its fields"
-        return f"must be a mapping with {keys}"
-    if e["type"] in _WORDS:
-        return _WORDS[e["type"]].format_map(e.get("ctx", {}))
-    if found := _NAME.search(e.get("ctx", {}).get("pattern", "")):
-        case = "A to Z" if "A" in found[0] else "a to z"
-        return f"must be at most {int(found[2]) + 1} letters ({case}), digits or any of {found[1]}"
-    return e["msg"][0].lower() + e["msg"][1:]
-
-# %% ../nbs/04_configfiles.ipynb #1784443c
-def _problem(e: ErrorDetails, model: type[Section], root: str) -> str:
-    "One pydantic error as `path: what is wrong; received …; allowed …`."
-    loc = [p for p in e["loc"] if p != "[key]"]
-    path = ".".join(filter(None, [root, *map(str, loc)]))
-    received = redact(repr(without_secrets(e["input"])))
-    received = received if len(received) <= 80 else received[:77] + "…"
-    match e["type"]:
-        case "extra_forbidden":
-            allowed = _fields_at(model, loc[:-1])
-            return f"{path}: unknown key; allowed: {', '.join(allowed)}{closest(loc[-1], allowed)}"
-        case "missing":
-            return f"{path}: is missing; it is required"
-        case "literal_error":
-            allowed = re.findall(r"'([^']*)'", e["ctx"]["expected"])
-            guess = closest(e["input"], allowed)
-            return f"{path}: must be one of {', '.join(allowed)}; received {received}{guess}"
-        case "value_error":
-            return f"{path}: {e['ctx']['error']}"
-        case _:
-            return f"{path}: {_expected(e, model)}; received {received}{_quoted(e)}"
-
 # %% ../nbs/04_configfiles.ipynb #configfiles-problems
 def problems_error(
     where: str,  # file name
@@ -415,7 +329,7 @@ def check_section(
     except ConfigError as e:
         raise ConfigError(f"{where}: {e}") from None
     except ValidationError as e:
-        problems = [_problem(p, model, root) for p in e.errors(include_url=False)]
+        problems = [problem_line(p, model, root) for p in e.errors(include_url=False)]
     raise problems_error(where, problems)
 
 # %% ../nbs/04_configfiles.ipynb #configfiles-before
@@ -450,3 +364,6 @@ def refuse_secrets(
                 f"{where}: the value of the environment variable {name} stands in the config, which is stored"
                 " with every result; take it out of the config"
             )
+
+# %% ../nbs/04_configfiles.ipynb #configfiles-former-names
+keep_former_names(__name__)

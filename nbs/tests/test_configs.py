@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from llmforge.aggregate import summarise
 from llmforge.batching import FakeEngine
 from llmforge.cli import app
+from llmforge.complaints import section_of
 from llmforge.config import ExperimentConfig, experiment_id, load_config, to_yaml
-from llmforge.configfiles import find_config, read_yaml, refuse_secrets, section_of
+from llmforge.configfiles import find_config, read_yaml, refuse_secrets
 from llmforge.core import ConfigError
 from llmforge.data import load_corpus, load_dataset
 from llmforge.experiment import Experiment
@@ -772,3 +773,28 @@ def test_a_config_of_another_project_is_run_there(tmp_path, monkeypatch):
     assert load_config(shipped("configs") / "reasoning" / "naive.yaml").name
     monkeypatch.setenv("LLMFORGE_HOME", str(tmp_path / "a"))  # whoever chose it means it
     assert load_config("../b/configs/own.yaml").name == "b"
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        (
+            "temperature=0.5",
+            r"experiment.temperature: unknown key; .* \(there is experiment.sampling.temperature\)",
+        ),
+        ("sampling.seed=3", r"\(there is experiment.seed\)"),
+        ("method.tools=[calculator]", r"\(there is experiment.method.agent.tools\)"),
+        ("limit=5", r"\(there is experiment.dataset.limit or experiment.corpus.limit\)"),
+        ("retrieval.topk=3", r"\(did you mean 'top_k'\?\)"),
+        ("foo=3", "max_consecutive_failures"),
+    ],
+)
+def test_the_right_word_in_the_wrong_place_is_told_where_it_belongs(override, words):
+    with pytest.raises(ConfigError, match=f"{words}$"):
+        load_config({"experiment": {"name": "x"}}, [override])
+
+
+def test_a_key_of_a_claim_beside_the_claims_is_told_where_it_belongs():
+    study = {"name": "s", "question": "q", "base": {}, "arms": {"a": {}, "b": {}}, "control": "a"}
+    with pytest.raises(ConfigError, match=r"study.control: .* \(there is study.*hypotheses.control\)$"):
+        load_study({"study": study})
