@@ -2339,6 +2339,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'llmforge.progress.Progress.note': ('progress.html#progress.note', 'llmforge/progress.py'),
                                    'llmforge.progress._as_words': ('progress.html#_as_words', 'llmforge/progress.py'),
                                    'llmforge.progress._set_aside': ('progress.html#_set_aside', 'llmforge/progress.py'),
+                                   'llmforge.progress._without_gpu': ('progress.html#_without_gpu', 'llmforge/progress.py'),
                                    'llmforge.progress.input_notes': ('progress.html#input_notes', 'llmforge/progress.py')},
             'llmforge.project': { 'llmforge.project._admit_shorthands': ('project.html#_admit_shorthands', 'llmforge/project.py'),
                                   'llmforge.project._copied': ('project.html#_copied', 'llmforge/project.py'),

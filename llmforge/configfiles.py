@@ -198,10 +198,9 @@ def find_config(
         return listed[matching[0]].resolve()
     if matching:
         raise ConfigError(f"config {name!r} is ambiguous; say which: {', '.join(matching)}")
-    raise ConfigError(
-        f"config {name!r} does not exist; allowed: a path, or one of"
-        f" {', '.join(listed) or '(configs/ is empty)'}{closest(name, [Path(p).name for p in listed])}"
-    )
+    near = closest(Path(name).name, [Path(p).name for p in listed])
+    allowed = near or f": {', '.join(listed) or '(there is none)'}"
+    raise ConfigError(f"config {name!r} does not exist; allowed: a path, or a name below configs/{allowed}")
 
 # %% ../nbs/04_configfiles.ipynb #84bc3962
 def merge(

@@ -225,6 +225,15 @@ def test_ambiguous_name_lists_candidates(tmp_path, monkeypatch):
         load_config("x.yaml")
 
 
+def test_a_name_that_is_near_is_all_that_a_missing_config_says(tmp_path, monkeypatch):
+    "It came last, behind the names of all configs."
+    monkeypatch.setenv("LLMFORGE_HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"a name below configs/ \(did you mean 'rag_hybrid.yaml'\?\)$"):
+        find_config("configs/rag_hybird.yml")
+    with pytest.raises(ConfigError, match="a name below configs/: .*naive.yaml"):
+        find_config("xyzxyz")
+
+
 @pytest.mark.slow
 def test_shell_sees_the_exit_code(tmp_path):
     (tmp_path / "bad.yaml").write_text("experiment: {name: t, method: nope}")
