@@ -766,6 +766,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'llmforge.contrasts': { 'llmforge.contrasts.Contrast': ('contrasts.html#contrast', 'llmforge/contrasts.py'),
                                     'llmforge.contrasts.Contrast.effect': ('contrasts.html#contrast.effect', 'llmforge/contrasts.py'),
                                     'llmforge.contrasts._alike': ('contrasts.html#_alike', 'llmforge/contrasts.py'),
+                                    'llmforge.contrasts._all_shared': ('contrasts.html#_all_shared', 'llmforge/contrasts.py'),
                                     'llmforge.contrasts._bounds': ('contrasts.html#_bounds', 'llmforge/contrasts.py'),
                                     'llmforge.contrasts._groups': ('contrasts.html#_groups', 'llmforge/contrasts.py'),
                                     'llmforge.contrasts._groups_for': ('contrasts.html#_groups_for', 'llmforge/contrasts.py'),

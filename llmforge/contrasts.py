@@ -119,6 +119,12 @@ def _alike(a: Experiment, b: Experiment) -> str:
         )
     return "run both on the same dataset section"
 
+# %% ../nbs/64_contrasts.ipynb #contrasts-all-shared
+def _all_shared(a: Experiment, b: Experiment) -> bool:
+    "Whether two that were imported, say a log and a file, hold the same questions, each in its own form."
+    n = a.result["attempted"]
+    return is_imported(a.record) and n == b.result["attempted"] == len(shared_questions(a, b))
+
 # %% ../nbs/64_contrasts.ipynb #contrasts-refusals
 def _same_questions(a: Experiment, b: Experiment) -> None:
     one, other = a.record.dataset_fingerprint, b.record.dataset_fingerprint
@@ -128,7 +134,7 @@ def _same_questions(a: Experiment, b: Experiment) -> None:
                 f"{a.id} and {b.id} have no question in common, by id, text and right answers;"
                 " import the answers with --gold and the file of questions that the other was run on"
             )
-    elif one != other:
+    elif one != other and not _all_shared(a, b):
         raise StoreError(
             f"{a.id} and {b.id} cannot be paired: their questions differ (data set {a.config.dataset.name!r} "
             f"{one} and {b.config.dataset.name!r} {other}); {_alike(a, b)}"

@@ -183,7 +183,8 @@ def test_imported_arms_alone(project):
         f"study: {{name: claim, question: '?', base: {{}}, arms: {arms}, hypotheses: {h}}}"
     )
     shown = said("study", "claim.yaml", "--no-notebook")
-    assert "(post hoc)" in shown and "--pilot" not in shown  # whoever answered cannot be asked
+    assert "(post hoc)" in shown and "SHA-256" in shown
+    assert "--pilot" not in shown and "first run" not in shown  # whoever answered cannot be asked
 
 
 @pytest.mark.parametrize(

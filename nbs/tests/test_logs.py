@@ -1,5 +1,6 @@
 "Sample logs in the format that lm-evaluation-harness writes (EvaluationTracker.save_results_samples)."
 
+import csv
 import gzip
 import hashlib
 import html
@@ -17,7 +18,14 @@ from llmforge.experiment import Experiment, results_table
 from llmforge.exports import export_experiment, import_experiment
 from llmforge.listing import experiments_table
 from llmforge.logs import import_lm_eval, read_samples, sample_logs
-from llmforge.results import cost_line, kinds_table, provenance_table, retrieval_table, worst_examples
+from llmforge.predictions import import_predictions
+from llmforge.results import (
+    cost_line,
+    kinds_table,
+    provenance_table,
+    retrieval_table,
+    worst_examples,
+)
 from llmforge.store import Store
 from llmforge.tables import Status
 
@@ -170,6 +178,24 @@ def test_what_is_not_known_of_imported_answers_is_not_claimed(store, tmp_path):
     assert "| imported |" in made and "lm-evaluation-harness" in made
     assert not {w for w in ("None", "not logged", "unknown", "seed", "packages") if w in made}
     assert compare(a, b).notes[0].startswith("model and task are equal but for the name; more is not known")
+
+
+def test_a_log_and_a_file_of_the_same_questions_are_paired(store, tmp_path):
+    "By id, text and right answers; where one question differs they are not."
+    lines = [generated(i, str(2 * i), 1.0) for i in range(6)]
+    a = Experiment(import_lm_eval(store, log(tmp_path, lines, model="a")), store)
+    asked = [(r["example_id"], r["input_text"], r["trace"]["attributes"]["expected"][0]) for r in a.rows]
+    for name, last in (("same", asked[-1]), ("other", ("5", "Another?", asked[-1][2]))):
+        with open(tmp_path / f"{name}.csv", "w", newline="") as file:
+            rows = [(*row, "?") for row in [*asked[:-1], last]]
+            csv.writer(file).writerows([("id", "question", "answers", "prediction"), *rows])
+    same, other = (
+        Experiment(import_predictions(store, tmp_path / f"{name}.csv"), store) for name in ("same", "other")
+    )
+    d = compare(a, same).differences["exact_match"]
+    assert (d.n, d.wins, d.losses) == (6, 0, 6)
+    with pytest.raises(StoreError, match="cannot be paired"):
+        compare(a, other)
 
 
 def test_logs_of_other_questions_are_not_paired(store, tmp_path):
