@@ -215,10 +215,13 @@ def cost_estimate(
 ) -> str:
     "What all questions will use and cost, if they are like these."
     answered = [r for r in rows if not failed(r)]
-    read, written, cost = (_mean(answered, name) for name in ("tokens_in", "tokens_out", "cost"))
+    paid = [r for r in answered if not r.get("cached")]
+    read, written, cost = _mean(answered, "tokens_in"), _mean(answered, "tokens_out"), _mean(paid, "cost")
     if read is None or written is None:
         return "tokens: the server does not say how many it used; what a run costs is unknown"
     money = "at an unknown price" if cost is None else f"≈ ${questions * cost:,.4f}"
+    if not paid:
+        money = "at a price that these do not tell: they came from the cache"
     return f"{questions:,} questions × {read:,.0f} tokens in, {written:,.0f} out {money}"
 
 # %% ../nbs/51_aggregate.ipynb #aggregate-cost-lines

@@ -6,6 +6,7 @@
 __all__ = ['token_for', 'serve']
 
 # %% ../nbs/91_app.ipynb #app-imports
+import asyncio
 import os
 import secrets
 import signal
@@ -47,14 +48,15 @@ def _listening(address: str, port: int) -> socket.socket:
     try:
         listening = socket.create_server((address, port), family=family)
     except (OSError, OverflowError) as e:
-        reason = getattr(e, "strerror", None) or e
+        reason = str(getattr(e, "strerror", None) or e).partition(" (while")[0]
         raise ConfigError(f"cannot listen at {address}, port {port}: {reason}; try another --port") from e
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
 
-
+# %% ../nbs/91_app.ipynb #app-options
 _OPTIONS: dict = {
     "log_level": "warning",
+    "lifespan": "off",  # there is none, and a second Ctrl-C would print its cancelled task
     "access_log": False,
     "server_header": False,
     "proxy_headers": False,
@@ -64,6 +66,12 @@ _OPTIONS: dict = {
 
 def _end(*_: object) -> None:
     raise SystemExit(0)
+
+
+async def _answer(server: Any, listening: socket.socket, begun: Callable[[], object]) -> None:
+    "Answer requests; whoever reads that it has begun may interrupt at once, and the loop runs by then."
+    begun()
+    await server.serve(sockets=[listening])
 
 # %% ../nbs/91_app.ipynb #app-serve
 def serve(
@@ -82,6 +90,6 @@ def serve(
         config = uvicorn.Config(app, **_OPTIONS)
         place = f"http://{f'[{address}]' if ':' in address else address}:{port}/"
         chosen = "LLMFORGE_TOKEN" in os.environ
-        tell(f"{place} with the token in LLMFORGE_TOKEN" if chosen else f"{place}?token={token}")
+        link = f"{place} with the token in LLMFORGE_TOKEN" if chosen else f"{place}?token={token}"
         with suppress(KeyboardInterrupt):  # as which uvicorn passes on what ended it
-            uvicorn.Server(config).run(sockets=[listening])
+            asyncio.run(_answer(uvicorn.Server(config), listening, lambda: tell(link)))

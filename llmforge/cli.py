@@ -8,6 +8,7 @@ __all__ = ['Gold', 'Claims', 'FailIfWorse', 'Endpoint', 'list_experiments', 'sho
 
 # %% ../nbs/91_cli.ipynb #cli-imports
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -347,7 +348,9 @@ def import_(
             "lm-evaluation-harness, .eval or .json of Inspect, or answers as .csv, .tsv, .parquet."
         ),
     ],
-    name: Annotated[str | None, typer.Option(help="For logs: the experiment's name.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="For logs and files of answers: the experiment's name.")
+    ] = None,
     filter: Annotated[str | None, typer.Option(help="For logs: whose answers, e.g. strict-match.")] = None,
     metric: Annotated[
         str | None, typer.Option(help="For logs: which of its metrics or scorers counts as exact match.")
@@ -368,7 +371,9 @@ def import_(
 def site(
     target: Annotated[Path | None, typer.Argument(help="Where to build it; default: _site.")] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Show it at http://127.0.0.1 afterwards.")] = False,
-    port: Annotated[int, typer.Option(help="The port for --serve; 0 for any that is free.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port for --serve; 0 for any that is free.")
+    ] = 8000,
     everything: Annotated[bool, typer.Option("--all", help="Also runs that git does not track.")] = False,
 ):
     "Build the static site of what git tracks in outputs (all of it where git tracks none of it)."
@@ -390,7 +395,7 @@ def site(
 @app.command()
 def serve(
     address: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port; 0 for any that is free.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 for any that is free.")] = 8000,
 ):
     "Serve the dashboard and the REST API, and run what they ask for."
     from llmforge.app import serve as run_server
@@ -432,6 +437,7 @@ def main() -> None:
     except (KeyboardInterrupt, SystemExit) as e:
         if isinstance(e, SystemExit) and e.code != 130:  # as which Typer ends at an interrupt, without a word
             raise
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # one more ends the process without a word
         tell("interrupted; the same command goes on from here", err=True)
         sys.exit(130)
 

@@ -223,7 +223,7 @@ def _needed(chosen: Mapping[str, str], record: Mapping[str, Any]) -> None:
             usual = ", ".join(NAMES[field][:5])
             raise DataError(
                 f"no {field}; usual names: {usual}; received, without empty cells: {there or 'nothing'};"
-                f" rename a column, or name it in the config as dataset.fields.{field}"
+                f" rename a column; a config may name it instead, as dataset.fields.{field}"
             )
 
 # %% ../nbs/07_columns.ipynb #columns-record

@@ -33,7 +33,7 @@ from .text import clip
 # %% ../nbs/90_command.ipynb #cli-app
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,
     help="Experiments with language models from YAML files: run them, look at them, compare them.",
 )
@@ -171,7 +171,8 @@ def _summary(name: str, override: list[str]) -> str:
             f"{name}: is a study; overrides are for experiments: write another arm, or another study"
         )
     s = load_study(name)
-    return f"study {s.name}: {len(s.arms)} arms on {', '.join(s.datasets)}, {len(s.hypotheses)} hypotheses"
+    claims = "1 hypothesis" if len(s.hypotheses) == 1 else f"{len(s.hypotheses)} hypotheses"
+    return f"study {s.name}: {len(s.arms)} arms on {', '.join(s.datasets)}, {claims}"
 
 # %% ../nbs/90_command.ipynb #cli-validate-command
 @app.command()
@@ -366,11 +367,14 @@ def _print_proof(opened) -> None:
     from llmforge.exports import export_plan, plan_facts
     from llmforge.plan import plan_table
     from llmforge.study import study_folder
+    from llmforge.studyconfig import imported_arms
 
     say(plan_table(opened) + "\n")
     folder = export_plan(opened.store, opened.config.name, study_folder(opened))
     sha256, path = plan_facts(folder)["sha256"], os.path.relpath(folder / "plan.json")
-    tell(f"plan: SHA-256 {sha256}: commit and push {path}, or stamp it, before the first run\n")
+    arms = opened.config.arms.keys() - imported_arms(opened.config).keys()
+    first = f": commit and push {path}, or stamp it, before the first run" if arms else ""
+    tell(f"plan: SHA-256 {sha256}{first}\n")
 
 # %% ../nbs/90_command.ipynb #cli-verified
 def _verified(name: str) -> bool:

@@ -15,6 +15,7 @@ from .experiment import Experiment, arm_line, counts_line, place_in_table
 from .metrics import COSTS, JUDGE_SCORES, JUDGED, OUTCOMES, SCORES, failed, right
 from .paired import PairedDifference, holm
 from .pooling import metric_of
+from .provenance import is_imported
 from .records import question_id
 from .results import expected
 from .stats import Estimate
@@ -68,9 +69,11 @@ def _config_note(a: Experiment, b: Experiment) -> str:
     "The sections in which two configs differ."
     fields = [k for k in type(a.config).model_fields if k not in ("id", "name")]
     changed = [k for k in fields if getattr(a.config, k) != getattr(b.config, k)]
+    unknown = is_imported(a.record) or is_imported(b.record)
+    more = "; more is not known of answers that were imported" if unknown else ""
     if not changed:
-        return "the configs are equal but for the name"
-    return f"the configs differ in: {', '.join(changed)}"
+        return f"{'model and task' if unknown else 'the configs'} are equal but for the name{more}"
+    return f"the configs differ in: {', '.join(changed)}{more}"
 
 # %% ../nbs/65_comparison.ipynb #comparison-all-notes
 def _notes(a: Experiment, b: Experiment, contrasts: Mapping[str, Contrast]) -> Iterator[str]:

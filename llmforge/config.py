@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from .complaints import section_of
 from llmforge.configfiles import (
     check_section,
     experiment_document,
@@ -29,7 +30,6 @@ from llmforge.configfiles import (
     read_chain,
     read_override,
     refuse_secrets,
-    section_of,
 )
 from llmforge.core import (
     ConfigError,
@@ -286,6 +286,8 @@ def experiment_mapping(
     "An experiment as written, `extends` merged, before it is checked."
     if isinstance(source, Mapping):
         doc = experiment_document(plain_values(source), "config")
+        if "extends" in doc:
+            raise ConfigError("config: extends: is for files; give what it names itself, or write a file")
         return "config", spell_out(doc.get("experiment", {}))
     path = find_config(source, folder)
     return path.name, reduce(merge, map(spell_out, read_chain(path)))
@@ -317,8 +319,10 @@ def _texts(section: Section, path: str) -> Iterator[tuple[str, str]]:
 def _slip(path: str, text: str) -> str:
     "The message about a text that is probably a mistake; empty where it is none."
     in_list = path[-1].isdigit()
-    if _NOTHING.fullmatch(text.strip()) and not in_list and path not in _NONE_IS_A_NAME:
-        return f"{path}: is the text {text!r}; where nothing is meant, write null or leave the field out"
+    is_name = path in _NONE_IS_A_NAME or in_list and ".extra." not in path
+    if _NOTHING.fullmatch(text.strip()) and not is_name:
+        nothing = "[]" if in_list else "null"
+        return f"{path}: is the text {text!r}; where nothing is meant, write {nothing} or leave the field out"
     if ".prompt." in path and (_BREAK_IN_STOP if in_list else _BREAK).search(text):
         return f"{path}: {text!r} has a backslash in it; a line break is \\n in double quotes, not in single"
     return ""

@@ -18,6 +18,7 @@ from .metrics import JUDGE_SCORES, JUDGED, OUTCOMES, SCORES, UNITS
 from .paired import PairedDifference, paired_difference
 from .plan import StudyRows
 from .pooling import groups_of, metric_of, scored, with_batches
+from .provenance import is_imported
 from .records import question_id
 from .stats import Estimate
 from .studyconfig import Key
@@ -87,10 +88,6 @@ def scorer_of(
     return (s["name"], s["version"], s["threshold"]) if s else None
 
 # %% ../nbs/64_contrasts.ipynb #contrasts-shared
-def _is_imported(e: Experiment) -> bool:
-    return "log" in (e.record.provenance_json or {}).get("engine", {})
-
-
 def _same_question(x: Mapping, y: Mapping) -> bool:
     "Whether two rows have one text, and one list of right answers where both know it."
     answers = [row["trace"]["attributes"].get("expected", [])[:5] for row in (x, y)]
@@ -112,6 +109,8 @@ def shared_questions(
 # %% ../nbs/64_contrasts.ipynb #contrasts-alike
 def _alike(a: Experiment, b: Experiment) -> str:
     "How two experiments are made to ask the same questions."
+    if is_imported(a.record):
+        return "import answers to the same questions"
     one, other = a.config.dataset, b.config.dataset
     if one.name == other.name and {one.exemplars, other.exemplars} == {None, "none"}:
         id = a.id if one.exemplars else b.id
@@ -120,16 +119,22 @@ def _alike(a: Experiment, b: Experiment) -> str:
         )
     return "run both on the same dataset section"
 
+# %% ../nbs/64_contrasts.ipynb #contrasts-all-shared
+def _all_shared(a: Experiment, b: Experiment) -> bool:
+    "Whether two that were imported, say a log and a file, hold the same questions, each in its own form."
+    n = a.result["attempted"]
+    return is_imported(a.record) and n == b.result["attempted"] == len(shared_questions(a, b))
+
 # %% ../nbs/64_contrasts.ipynb #contrasts-refusals
 def _same_questions(a: Experiment, b: Experiment) -> None:
     one, other = a.record.dataset_fingerprint, b.record.dataset_fingerprint
-    if _is_imported(a) != _is_imported(b):
+    if is_imported(a.record) != is_imported(b.record):
         if not shared_questions(a, b):
             raise StoreError(
                 f"{a.id} and {b.id} have no question in common, by id, text and right answers;"
                 " import the answers with --gold and the file of questions that the other was run on"
             )
-    elif one != other:
+    elif one != other and not _all_shared(a, b):
         raise StoreError(
             f"{a.id} and {b.id} cannot be paired: their questions differ (data set {a.config.dataset.name!r} "
             f"{one} and {b.config.dataset.name!r} {other}); {_alike(a, b)}"

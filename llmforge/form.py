@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
+from .complaints import section_of
 from .config import ExperimentConfig, spell_out
-from .configfiles import merge, read_override, read_yaml, section_of
+from .configfiles import merge, read_override, read_yaml
 from .core import ConfigError, datasets, engines, methods, retrievers
 
 # %% ../nbs/90_form.ipynb #form-fields

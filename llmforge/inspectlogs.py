@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .core import DataError, error_line, fingerprint, require
+from .core import DataError, error_line, fingerprint, redact, require
 from .files import DAMAGED, regular
 from .samples import Log, Sample, import_samples, log_files
 from .store import Store
+from .text import clip
 
 # %% ../nbs/55_inspectlogs.ipynb #inspectlogs-read
 def _read(path: Path) -> dict[str, Any]:
@@ -101,6 +102,12 @@ def _answer(scores: Mapping[str, Mapping], metric: str | None) -> str | None:
     return next((a for a in answers if isinstance(a, str)), None)
 
 # %% ../nbs/55_inspectlogs.ipynb #inspectlogs-sample
+def _why(log: Mapping) -> str:
+    "What ended an evaluation, for a message."
+    said = log["error"].get("message") if isinstance(log.get("error"), Mapping) else None
+    return f": {redact(clip(str(said), 200))}" if said else ""
+
+
 def _expected(target: Any) -> tuple[str, ...]:
     "The accepted answers; a number is written as a text."
     targets = target if isinstance(target, list) else [target]
@@ -158,7 +165,7 @@ def read_inspect_samples(
     "Read a log of Inspect; raises `DataError`."
     log = _read(path)
     if log["status"] != "success":
-        raise DataError(f"{path.name}: the evaluation did not end well (status {log['status']!r})")
+        raise DataError(f"{path.name}: the evaluation did not end well (status {log['status']!r}{_why(log)})")
     if not log.get("samples"):
         raise DataError(f"{path.name}: has no samples; Inspect writes them unless log_samples is false")
     try:

@@ -242,6 +242,8 @@ def sweep(
 
     try:
         queue = redis_queue()
+        if queue is not None:
+            queue.connection.ping()
         for id in waiting(store) if queue is not None else ():
             _enqueue(queue, store, id)
         return True

@@ -50,6 +50,20 @@ def _as_words(config: ExperimentConfig, data: Dataset) -> str:
         "metrics.normalization: numeric compares what they are worth"
     )
 
+# %% ../nbs/51_progress.ipynb #progress-without-gpu
+def _without_gpu(config: ExperimentConfig) -> str:
+    "That a config is for a GPU, where there is none; nothing where it says which device it wants."
+    m = config.model
+    if config.engine.name != "local" or m.device != "auto" or m.dtype not in ("float16", "bfloat16"):
+        return ""
+    from llmforge.model import device_of
+
+    if device_of(m) != "cpu":
+        return ""
+    return (
+        f"warning: model.dtype: {m.dtype} is meant for a GPU; there is none here, and a CPU takes far longer"
+    )
+
 # %% ../nbs/51_progress.ipynb #progress-input-notes
 def input_notes(
     config: ExperimentConfig,
@@ -58,7 +72,8 @@ def input_notes(
 ) -> list[str]:
     "What of the inputs is not asked, not read, or may be meant otherwise."
     skipped = skipped_text(corpus) if corpus else ""
-    notes = (_set_aside(config, data), _as_words(config, data), skipped and f"warning: {skipped}")
+    told = (_set_aside(config, data), _as_words(config, data), _without_gpu(config))
+    notes = (*told, skipped and f"warning: {skipped}")
     return [visible(note) for note in notes if note]
 
 # %% ../nbs/51_progress.ipynb #78390212

@@ -11,14 +11,23 @@ import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from .command import sentences
+from .core import corpora, datasets, engines, methods, retrievers
 from .files import build_aside, shipped
 from .manage import app
 from .terminal import tell
+
+# %% ../nbs/90_project.ipynb #project-schema-name
+def _or_a_name(section: dict, definitions: dict[str, dict]) -> dict:
+    "What a section's schema becomes where its name alone may stand for it."
+    kinds = section.get("anyOf") or [{"$ref": section["$ref"]}]
+    about = definitions[kinds[0]["$ref"].split("/")[-1]]["description"]
+    rest = {key: value for key, value in section.items() if key != "$ref"}
+    return {"description": about, **rest, "anyOf": [{"type": "string"}, *kinds]}
 
 # %% ../nbs/90_project.ipynb #project-schema
 def _admit_shorthands(definitions: dict[str, dict]) -> None:
@@ -28,19 +37,72 @@ def _admit_shorthands(definitions: dict[str, dict]) -> None:
     fields = {name: d.get("properties", {}) for name, d in definitions.items()}
     experiment, metrics = fields["experiment"], fields["MetricsConfig"]
     experiment |= {"repeats": fields["SamplingConfig"]["repeats"], "hyperparameters": experiment["sampling"]}
-    fields["DatasetConfig"]["file"] = {"type": "string"}
+    fields["DatasetConfig"]["file"] = {
+        "type": "string",
+        "description": "a file of questions; the same as name",
+    }
     metrics["judge"] = {
         **metrics["judge"],
         "anyOf": [*metrics["judge"]["anyOf"], *metrics["model_judge"]["anyOf"]],
     }
     for section, names in ((experiment, SECTIONS), (fields["JudgeConfig"], ("model", "engine"))):
-        for name in names:
-            section[name] = {"anyOf": [{"type": "string"}, section[name]]}
-    for name in ("MethodConfig", "PromptConfig"):  # what they lack is filled in
-        definitions[name]["required"] = []
+        section |= {name: _or_a_name(section[name], definitions) for name in names}
     for section in fields.values():
         former = {f["formerly"]: {**f, "deprecated": True} for f in section.values() if "formerly" in f}
         section |= former
+
+# %% ../nbs/90_project.ipynb #project-schema-names
+def _suggest_names(definitions: dict[str, dict]) -> None:
+    "Let editors offer the names that are registered here; others may come from plugins, and are not refused."
+    known = {"engine": engines, "method": methods, "dataset": datasets, "corpus": corpora}
+    names = {section: registry.names() for section, registry in known.items()}
+    names["retrieval"] = ["none", *retrievers.names()]
+    experiment = definitions["experiment"]["properties"]
+    for section, examples in names.items():
+        short, whole, *_ = experiment[section]["anyOf"]
+        short["examples"] = examples
+        definitions[whole["$ref"].split("/")[-1]]["properties"]["name"]["examples"] = examples
+
+# %% ../nbs/90_project.ipynb #project-schema-ways
+_WAYS = {  # of writing arms in short
+    "grid": {
+        "description": "dotted key -> its values, e.g. retrieval.top_k: [1, 3]; an arm for each combination",
+        "type": "object",
+        "minProperties": 1,
+        "additionalProperties": {"type": "array", "minItems": 1},
+    },
+    "prompts": {
+        "description": "label -> a template, or what method.prompt may hold; an arm for each",
+        "type": "object",
+        "additionalProperties": {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/PromptConfig"}]},
+    },
+}
+
+# %% ../nbs/90_project.ipynb #project-schema-study
+def _spell_out_studies(definitions: dict[str, dict]) -> None:
+    "Let the parts of a study be parts of an experiment, its arms also imported ones, a grid or prompts."
+    study, part = definitions["study"]["properties"], {"$ref": "#/$defs/experiment"}
+    told = {"type": "string", "description": "the id of an imported experiment, or its beginning"}
+    imported = {"type": "object", "properties": {"imported": told}, "required": ["imported"]}
+    imported["additionalProperties"] = False
+    study["base"] = {"description": study["base"]["description"], "anyOf": [{"type": "string"}, part]}
+    for field, kinds in (("datasets", [part]), ("arms", [part, imported])):
+        (label,) = study[field]["patternProperties"]
+        study[field] |= {"patternProperties": {label: {"anyOf": kinds}}, "additionalProperties": False}
+    study |= _WAYS
+
+# %% ../nbs/90_project.ipynb #project-schema-definitions
+def _definitions(models: dict[str, Any]) -> dict[str, dict]:
+    "The schemas of models and of all that they are made of."
+    found: dict[str, dict] = {}
+    for name, model in models.items():
+        schema = model.model_json_schema(ref_template="#/$defs/{model}")
+        found |= schema.pop("$defs", {})
+        found[name] = schema
+    for name in found.keys() - {"Hypothesis", "SpeedClaim"}:  # what a part lacks, another file may have
+        found[name].pop("required", None)
+    found["study"]["required"] = ["name", "question", "base"]
+    return found
 
 # %% ../nbs/90_project.ipynb #project-schema-all
 def config_schema() -> dict:
@@ -48,21 +110,22 @@ def config_schema() -> dict:
     from llmforge.config import ExperimentConfig
     from llmforge.studyconfig import StudyConfig
 
-    definitions: dict = {}
-    for name, model in (("experiment", ExperimentConfig), ("study", StudyConfig)):
-        schema = model.model_json_schema(ref_template="#/$defs/{model}")
-        definitions |= schema.pop("$defs", {})
-        definitions[name] = {**schema, "required": []}  # what `extends` names may bring what is required
-    for way in ("grid", "prompts"):  # become arms when the file is read
-        definitions["study"]["properties"][way] = {"type": "object"}
-    _admit_shorthands(definitions)
+    definitions = _definitions({"experiment": ExperimentConfig, "study": StudyConfig})
+    for change in (_admit_shorthands, _suggest_names, _spell_out_studies):
+        change(definitions)
     parts: dict = {name: {"$ref": f"#/$defs/{name}"} for name in ("experiment", "study")}
+    whole = {"required": ["experiment"], "not": {"required": ["extends"]}}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A config of LlmForge",
         "type": "object",
         "properties": {"extends": {"type": "string"}, **parts},
         "additionalProperties": False,
+        "minProperties": 1,
+        "allOf": [
+            {"if": {"required": ["study"]}, "then": {"maxProperties": 1}},
+            {"if": whole, "then": {"properties": {"experiment": {"required": ["name"]}}}},
+        ],
         "$defs": definitions,
     }
 

@@ -15,7 +15,7 @@ from .experiment import Experiment, counts_line
 from .metrics import failed, right
 from .plan import that_begin_with
 from .pooling import interval_settings
-from .provenance import commit_text, rows_by_code
+from .provenance import commit_text, is_imported, rows_by_code
 from .stats import Estimate, estimate
 from .store import Store
 from .tables import Status
@@ -106,6 +106,8 @@ def retrieval_table(
 ) -> str:  # Markdown
     "Retrieval scores, and accuracy with and without the evidence, with their intervals."
     estimates = retrieval_estimates(e)
+    if not estimates and is_imported(e.record):
+        return "The answers were imported: whether passages were retrieved for them is not known."
     if not estimates:
         return "No retrieval: the answers come from the model's own memory."
     rows = [(n, number(s.value, "recall"), interval(s, "recall"), s.n) for n, s in estimates.items()]
@@ -173,6 +175,19 @@ def _pairs(mapping: dict) -> str:
     return ", ".join(f"{name} {value}" for name, value in mapping.items())
 
 
+def _made_by(e: Experiment) -> list[tuple]:
+    "Rows about what answered the questions."
+    p = e.record.provenance_json
+    processor = f" ({p['processor']})" if "processor" in p else ""
+    return [
+        _code(e),
+        ("python", f"{p['python']}, {p['system']}, {p['cpus']} CPUs{processor}"),
+        ("packages", _pairs(p["packages"])),
+        ("engine", _pairs(p["engine"])),
+        ("seed", p["seed"]),
+    ]
+
+
 def _code(e: Experiment) -> tuple[str, str]:
     "The code that made the rows; where there are several, with the rows of each."
     codes = rows_by_code(e.record, e.numbers)
@@ -186,14 +201,7 @@ def provenance_table(
 ) -> str:  # Markdown
     "Versions, commit, fingerprints, machine."
     p = e.record.provenance_json
-    processor = f" ({p['processor']})" if "processor" in p else ""
-    rows = [
-        _code(e),
-        ("python", f"{p['python']}, {p['system']}, {p['cpus']} CPUs{processor}"),
-        ("packages", _pairs(p["packages"])),
-        ("engine", _pairs(p["engine"])),
-        ("seed", p["seed"]),
-    ]
+    rows = [("imported", _pairs(p["engine"]))] if is_imported(e.record) else _made_by(e)
     rows += [(part, _pairs(p[part])) for part in ("dataset", "corpus") if part in p]
     rows += [("index", p["index"])] if "index" in p else []
     rows += [("files skipped", "; ".join(p["skipped"]))] if "skipped" in p else []

@@ -10,6 +10,7 @@ __all__ = ['Whole', 'Count', 'Real', 'Share', 'Text', 'Address', 'RetrieverName'
 # %% ../nbs/03_sections.ipynb #sections-imports
 import os
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -57,6 +58,11 @@ class Section(BaseModel):
     def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         later = later_at_default(self)
         return {name: value for name, value in handler(self).items() if name not in later}
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        "Only what differs from the usual: nobody reads eighty fields."
+        usual = {n: f.get_default(call_default_factory=True) for n, f in type(self).model_fields.items()}
+        return ((n, value) for n, value in super().__repr_args__() if usual.get(n or "") != value)
 
     if not TYPE_CHECKING:  # a checker shall go on finding misspelt fields
 

@@ -31,6 +31,7 @@ from llmforge.configfiles import (
     read_config,
     read_yaml,
     refuse_secrets,
+    study_document,
 )
 from .core import ConfigError, closest, datasets
 from .metrics import AGENT_SCORES, CHOICE_SCORES, JUDGE_SCORES, JUDGED, MEASURES, unit_of
@@ -418,13 +419,7 @@ def _fields(source: str | os.PathLike | Mapping) -> tuple[str, Path | None, dict
     if not isinstance(source, Mapping):
         path = find_config(source)
         where, folder, document = path.name, path.parent, read_yaml(read_config(path), path.name)
-    if not isinstance(document, Mapping):
-        received = type(document).__name__
-    elif set(document) == {"study"} and isinstance(document["study"], dict):
-        return where, folder, dict(document["study"])
-    else:
-        received = ", ".join(f"{key} ({type(value).__name__})" for key, value in document.items())
-    raise ConfigError(f"{where}: must be a mapping with the one key 'study', a mapping; received {received}")
+    return where, folder, study_document(document, where)
 
 # %% ../nbs/18_studyconfig.ipynb #studyconfig-load-study
 def load_study(

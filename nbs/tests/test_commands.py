@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import signal
 import subprocess
 import sys
 from xml.etree import ElementTree
@@ -266,3 +267,29 @@ def test_a_report_has_its_place_before_anything_runs(outputs, tmp_path):
 def test_a_wrong_minimum_is_said_before_anything_runs(minimum, said, outputs):
     assert said in call("run", "naive.yaml", "--min", minimum, code=2).stderr
     assert "No experiments yet." in call("list").stdout
+
+
+def test_help_and_completion_are_where_people_look():
+    for args in (["-h"], ["run", "-h"]):
+        assert "--help" in call(*args).stdout
+    assert {"--install-completion", "--show-completion"} <= set(re.findall(r"--[\w-]+", call("-h").stdout))
+
+
+def test_one_is_called_one(tmp_path, outputs):
+    h = "{id: H1, claim: c, treatment: b, control: a}"
+    head = "study: {name: s, question: q, base: {name: x}, arms: {a: {}, b: {}}, hypotheses: "
+    for claims, said in ((f"[{h}]", "1 hypothesis)"), ("[]", "0 hypotheses)")):
+        (tmp_path / "s.yaml").write_text(f"{head}{claims}}}\n")
+        assert said in call("validate", tmp_path / "s.yaml").stdout
+
+
+def test_a_worker_says_that_redis_does_not_answer(outputs, monkeypatch):
+    "Also where nothing waits: it was a traceback."
+    pytest.importorskip("rq")
+    monkeypatch.setenv("LLMFORGE_REDIS", "redis://127.0.0.1:1/0")
+    former = signal.getsignal(signal.SIGTERM)
+    try:
+        shown = call("worker", code=1).stderr
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert "the Redis that LLMFORGE_REDIS names does not answer" in shown and "Traceback" not in shown

@@ -12,12 +12,13 @@ from typer.testing import CliRunner
 from llmforge.aggregate import summarise
 from llmforge.batching import FakeEngine
 from llmforge.cli import app
+from llmforge.complaints import section_of
 from llmforge.config import ExperimentConfig, experiment_id, load_config, to_yaml
-from llmforge.configfiles import find_config, read_yaml, refuse_secrets, section_of
+from llmforge.configfiles import find_config, read_yaml, refuse_secrets
 from llmforge.core import ConfigError
 from llmforge.data import load_corpus, load_dataset
 from llmforge.experiment import Experiment
-from llmforge.files import project_root
+from llmforge.files import project_root, shipped
 from llmforge.metrics import ALIASES, UNITS
 from llmforge.runner import run_experiment
 from llmforge.sections import DatasetConfig, RetrievalConfig
@@ -222,6 +223,15 @@ def test_ambiguous_name_lists_candidates(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMFORGE_HOME", str(tmp_path))
     with pytest.raises(ConfigError, match="ambiguous.*one/x.yaml, two/x.yaml"):
         load_config("x.yaml")
+
+
+def test_a_name_that_is_near_is_all_that_a_missing_config_says(tmp_path, monkeypatch):
+    "It came last, behind the names of all configs."
+    monkeypatch.setenv("LLMFORGE_HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"a name below configs/ \(did you mean 'rag_hybrid.yaml'\?\)$"):
+        find_config("configs/rag_hybird.yml")
+    with pytest.raises(ConfigError, match="a name below configs/: .*naive.yaml"):
+        find_config("xyzxyz")
 
 
 @pytest.mark.slow
@@ -501,6 +511,11 @@ def test_none_is_no_name_in_an_arm_of_a_study():
         load_study({"study": {"name": "x", "question": "?", "base": {"engine": "fake"}, "arms": arms}})
 
 
+def test_none_is_no_metric():
+    with pytest.raises(ConfigError, match=r"metrics.extra.0: is the text 'none'; .* write \[\] or leave"):
+        load_config({"experiment": {"name": "x", "metrics": {"extra": ["none"]}}})
+
+
 def test_where_none_is_a_name_it_stays():
     config = load_config({"experiment": {"name": "none", "id": "none", "retrieval": "none"}})
     assert (config.name, config.id, config.retrieval.name) == ("none", "none", "none")
@@ -547,9 +562,7 @@ def test_what_was_run_with_such_values_is_still_shown(outputs):
 
 @pytest.mark.parametrize("value, received", [("yes", "True"), ("12", "12"), ("2026-01-01", "datetime.date")])
 def test_what_yaml_takes_for_no_text_is_to_be_quoted(tmp_path, value, received):
-    message = (
-        f"experiment.model.revision: input should be a valid string; received {received}.*; put it in quotes"
-    )
+    message = f"experiment.model.revision: must be a text; received {received}.*; put it in quotes"
     with pytest.raises(ConfigError, match=message):
         load_config(written(tmp_path, f"  model: {{name: a/b, revision: {value}}}\n"))
 
@@ -653,7 +666,7 @@ def test_a_secret_is_found_whatever_stands_around_it(monkeypatch, secret, around
         ("sampling: greedy", "sampling: must be a mapping with temperature, top_p, .*; received 'greedy'$"),
         ("dataset: [almanac]", r"dataset: must be a mapping with name, .*; received \['almanac'\]$"),
         ("retrieval: off", "retrieval: must be a mapping with name, .*; received False; YAML reads yes, no"),
-        ("retrieval: {name: sparse, weights: 3}", "retrieval.weights: input should be a valid dictionary"),
+        ("retrieval: {name: sparse, weights: 3}", "retrieval.weights: must be a mapping; received 3"),
         ("dataset: {name: almanac, kinds: single}", "dataset.kinds: must be a list, e.g. .*'single'$"),
     ],
 )
@@ -661,6 +674,35 @@ def test_a_value_in_the_place_of_another_says_what_belongs_there(tmp_path, line,
     (tmp_path / "x.yaml").write_text(f"experiment:\n  name: t\n  {line}\n")
     with pytest.raises(ConfigError, match=rf"x.yaml: 1 problem\n  experiment.{words}"):
         load_config(tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("retrieval.top_k=0", "must be at least 1; received 0"),
+        ("sampling.top_p=0", "must be above 0; received 0"),
+        ("sampling.temperature=9", "must be at most 5.0; received 9"),
+        ("metrics.confidence=1", "must be below 1.0; received 1"),
+        ("sampling.temperature=.inf", "must be a finite number; received inf"),
+        ("sampling.max_tokens=1e3", "must be a whole number; received '1e3'"),
+        ("seed=1.5", "must be a whole number; received 1.5"),
+        ("retrieval.weights={dense: x}", "must be a number; received 'x'"),
+        ("engine.cache=2", "must be true or false; received 2"),
+        ("engine.cache=maybe", "must be true or false; received 'maybe'"),
+        ("model.name=''", "must not be empty; received ''"),
+        ("metrics.extra=[A]", "must be at most 40 letters (a to z), digits or any of _; received 'A'"),
+    ],
+)
+def test_what_a_field_must_be_is_said_in_words(override, words):
+    "None of pydantic's: a valid dictionary, greater than or equal to, unable to parse string."
+    with pytest.raises(ConfigError, match=f": {re.escape(words)}$"):
+        load_config({"experiment": {"name": "x"}}, [override])
+
+
+def test_a_study_of_one_arm_says_what_is_missing():
+    study = {"name": "s", "question": "q", "base": {}, "arms": {"a": {}}}
+    with pytest.raises(ConfigError, match="study.arms: must have at least 2 entries, and has 1; received"):
+        load_study({"study": study})
 
 
 @pytest.mark.parametrize("field", ["min_effect", "margin"])
@@ -683,6 +725,24 @@ def test_a_study_is_a_mapping(tmp_path, text, received):
         load_study(tmp_path / "s.yaml")
 
 
+@pytest.mark.parametrize("text", ["experiment: {name: x}\n", "extends: naive\n"])
+def test_an_experiment_is_no_study(tmp_path, text):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="x.yaml: is an experiment, not a study; run it with llmforge run"):
+        load_study(tmp_path / "x.yaml")
+    (tmp_path / "s.yaml").write_text("study: {name: s}\n")
+    with pytest.raises(
+        ConfigError, match="s.yaml: is a study, not an experiment; run it with llmforge study"
+    ):
+        load_config(tmp_path / "s.yaml")
+
+
+def test_a_mapping_extends_nothing():
+    "It was left out without a word."
+    with pytest.raises(ConfigError, match="config: extends: is for files"):
+        load_config({"extends": "cot", "experiment": {"name": "x"}})
+
+
 def test_a_folder_where_a_file_is_meant_is_called_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "docs").mkdir()
@@ -700,3 +760,50 @@ def test_a_name_that_cannot_be_is_refused_in_words():
         ConfigError, match=r"name: must be at most 64 letters \(A to Z\), digits or any of _-;.*'a b'"
     ):
         load_config({"experiment": {"name": "a b"}})
+
+
+def test_a_config_of_another_project_is_run_there(tmp_path, monkeypatch):
+    "Its questions would be looked for here: `../b/configs/own.yaml` was run on the questions of a."
+    monkeypatch.delenv("LLMFORGE_HOME", raising=False)
+    for name in ("a", "b"):
+        (tmp_path / name / "configs").mkdir(parents=True)
+        (tmp_path / name / "llmforge-project.txt").write_text("")
+        (tmp_path / name / "configs" / "own.yaml").write_text(f"experiment: {{name: {name}}}\n")
+        (tmp_path / name / "configs" / "s.yaml").write_text("study: {name: s}\n")
+    (tmp_path / "loose.yaml").write_text("experiment: {name: loose}\n")
+    for here, load in ((tmp_path / "a", load_config), (tmp_path, load_study)):
+        monkeypatch.chdir(here)
+        file = "own" if load is load_config else "s"
+        with pytest.raises(ConfigError, match=f"{file}.yaml: belongs to the project .*b, .*: cd .*b$"):
+            load(tmp_path / "b" / "configs" / f"{file}.yaml")
+    monkeypatch.chdir(tmp_path / "a")
+    assert load_config("own.yaml").name == load_config(tmp_path / "a" / "configs" / "own.yaml").name == "a"
+    assert load_config("../loose.yaml").name == "loose"
+    assert load_config(shipped("configs") / "reasoning" / "naive.yaml").name
+    monkeypatch.setenv("LLMFORGE_HOME", str(tmp_path / "a"))  # whoever chose it means it
+    assert load_config("../b/configs/own.yaml").name == "b"
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        (
+            "temperature=0.5",
+            r"experiment.temperature: unknown key; .* \(there is experiment.sampling.temperature\)",
+        ),
+        ("sampling.seed=3", r"\(there is experiment.seed\)"),
+        ("method.tools=[calculator]", r"\(there is experiment.method.agent.tools\)"),
+        ("limit=5", r"\(there is experiment.dataset.limit or experiment.corpus.limit\)"),
+        ("retrieval.topk=3", r"\(did you mean 'top_k'\?\)"),
+        ("foo=3", "max_consecutive_failures"),
+    ],
+)
+def test_the_right_word_in_the_wrong_place_is_told_where_it_belongs(override, words):
+    with pytest.raises(ConfigError, match=f"{words}$"):
+        load_config({"experiment": {"name": "x"}}, [override])
+
+
+def test_a_key_of_a_claim_beside_the_claims_is_told_where_it_belongs():
+    study = {"name": "s", "question": "q", "base": {}, "arms": {"a": {}, "b": {}}, "control": "a"}
+    with pytest.raises(ConfigError, match=r"study.control: .* \(there is study.*hypotheses.control\)$"):
+        load_study({"study": study})

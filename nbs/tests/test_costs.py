@@ -8,6 +8,7 @@ import pytest
 from test_remote import Scripted, delta, events, in_a_thread
 from typer.testing import CliRunner
 
+from llmforge.aggregate import cost_estimate
 from llmforge.cli import app as command
 from llmforge.comparison import compare
 from llmforge.config import load_config
@@ -80,6 +81,15 @@ def test_without_a_price_nothing_is_said_of_dollars(served):
     e = Experiment(run_experiment(config(served.url, price=None), store, show=False), store)
     assert {r["cost"] for r in e.rows} == {None} and "cost" not in e.result
     assert "$" not in results_table(e) + cost_line(e)
+
+
+def test_replies_from_the_cache_have_no_unknown_price():
+    "They cost nothing; what the others cost is told by those that were paid for."
+    row = {"error_type": None, "tokens_in": 100, "tokens_out": 10, "cost": 0.5, "cached": False}
+    cached = row | {"cost": None, "cached": True}
+    assert cost_estimate([row, cached], 6).endswith("6 questions × 100 tokens in, 10 out ≈ $3.0000")
+    assert cost_estimate([cached], 6).endswith("at a price that these do not tell: they came from the cache")
+    assert cost_estimate([row, row | {"cost": None}], 6).endswith("at an unknown price")
 
 
 def test_shares_add_up_to_what_the_process_used():

@@ -178,6 +178,13 @@ def test_imported_arms_alone(project):
     arms = "{one: {imported: one}, two: {imported: two}}"
     (project / "both.yaml").write_text(f"study: {{name: both, question: '?', base: {{}}, arms: {arms}}}")
     assert "two − one" in " ".join(said("study", "both.yaml", "--no-notebook").split())
+    h = "[{id: H1, claim: better, treatment: two, control: one}]"
+    (project / "claim.yaml").write_text(
+        f"study: {{name: claim, question: '?', base: {{}}, arms: {arms}, hypotheses: {h}}}"
+    )
+    shown = said("study", "claim.yaml", "--no-notebook")
+    assert "(post hoc)" in shown and "SHA-256" in shown
+    assert "--pilot" not in shown and "first run" not in shown  # whoever answered cannot be asked
 
 
 @pytest.mark.parametrize(

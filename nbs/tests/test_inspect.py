@@ -155,7 +155,8 @@ def test_texts_in_parts_in_messages_and_in_attachments(store, changed):
     "fields, message",
     [
         ({"status": "cancelled"}, "did not end well .status 'cancelled'"),
-        ({"status": "error"}, "did not end well"),
+        ({"status": "error", "error": {"message": "No key"}}, "did not end well .status 'error': No key"),
+        ({"status": "error", "error": None}, "did not end well .status 'error'.$"),
         ({"samples": None}, "has no samples"),
         ({"samples": []}, "has no samples"),
         ({"samples": {}}, "has no samples"),

@@ -20,12 +20,13 @@ import llmforge
 from llmforge.batching import FakeEngine
 from llmforge.cli import app
 from llmforge.config import load_config
-from llmforge.core import MissingExtra, require
+from llmforge.core import ConfigError, MissingExtra, require
 from llmforge.files import project_root
 from llmforge.project import SCHEMA_LINE, config_schema, make_project
 from llmforge.runner import run_experiment
 from llmforge.site import build_site
 from llmforge.store import Store
+from llmforge.studyconfig import load_study
 
 ROOT = project_root()
 UNIX = ("resource", "fcntl", "pwd", "grp", "termios", "pty", "tty", "syslog")
@@ -157,6 +158,44 @@ def test_editors_take_what_a_config_may_say():
     assert check.is_valid({"experiment": short})
     for wrong in ({"retrievel": "hybrid"}, {"seed": "one"}, {"metrics": {"judge": {"modell": "j"}}}):
         assert not check.is_valid({"experiment": short | wrong}), wrong
+    for config in ({}, {"experiment": {}}, {"extends": "a", "study": {}}, {"extends": ["a"]}):
+        assert not check.is_valid(config), config
+    assert check.is_valid({"extends": "naive"}) and check.is_valid({"extends": "naive", "experiment": {}})
+    names = check.schema["$defs"]["EngineConfig"]["properties"]["name"]
+    assert "local" in names["examples"] and check.is_valid({"experiment": {"name": "x", "engine": "mine"}})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "part, valid",
+    [
+        ({"base": "cot", "arms": {"a": {}, "b": {"retrieval": "hybrid", "dataset": {"limit": 5}}}}, True),
+        ({"arms": {"a": {"imported": "mine"}, "b": {}}}, True),
+        ({"grid": {"retrieval.top_k": [1, 3]}, "datasets": {"d": {"dataset": "almanac"}}}, True),
+        ({"prompts": {"plain": "{question}", "chat": {"format": "chat"}}}, True),
+        ({"arms": {"a": {}, "b": {"retreival": "hybrid"}}}, False),
+        ({"arms": {"a": {}, "b": "hybrid"}}, False),
+        ({"arms": {"a": {}}}, False),
+        ({"base": {"modell": "m"}, "arms": {"a": {}, "b": {}}}, False),
+        ({"base": ["cot"], "arms": {"a": {}, "b": {}}}, False),
+        ({"grid": {"retrieval.top_k": 3}}, False),
+        ({"prompts": {"a": "{question}", "b": {"formt": "chat"}}}, False),
+        ({"arms": {"a": {}, "b": {}}, "datasets": {"d": "almanac"}}, False),
+        ({"arms": {"a": {}, "b": {}}, "question": None}, False),
+    ],
+)
+def test_editors_know_the_parts_of_a_study(part, valid):
+    "What the schema says of a study is what becomes of it when it is read."
+    from jsonschema import Draft202012Validator
+
+    study = {"study": {"name": "s", "question": "q", "base": {}, **part}}
+    assert Draft202012Validator(config_schema()).is_valid(study) == valid
+    try:
+        load_study(study)
+    except ConfigError:
+        assert not valid
+    else:
+        assert valid
 
 
 def test_a_shipped_config_is_found_from_an_empty_folder(tmp_path, monkeypatch):

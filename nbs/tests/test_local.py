@@ -20,12 +20,15 @@ except ModuleNotFoundError:
 from transformers.cache_utils import Cache
 
 from llmforge import model as model_module
+from llmforge.config import load_config
 from llmforge.contents import file_digest
 from llmforge.core import ConfigError, EngineError, MissingExtra
 from llmforge.engine import Message, Sampling, ToolCall, ToolMessage
 from llmforge.local import ActiveRequest, LocalEngine, plain_generate
 from llmforge.model import EMBEDDED, Loaded, common_prefix, embedded_model, encode, load_model, writes_tools
 from llmforge.prefix import KVLayer, PrefixNode, PrefixTree, copy_prefix, new_cache
+from llmforge.progress import input_notes
+from llmforge.records import Dataset
 from llmforge.sections import ModelConfig
 from llmforge.workers import own_threads
 
@@ -789,3 +792,20 @@ def test_a_packaged_model_that_is_not_installed(monkeypatch):
         load_model(ModelConfig(name="gemma-3-270m"))
     with pytest.raises(ConfigError, match="has no meaning for a model from a package"):
         load_model(ModelConfig(name="gemma-3-270m", revision="main"))
+
+
+@pytest.mark.parametrize(
+    "model, engine, noted",
+    [
+        ({"dtype": "float16"}, "local", True),
+        ({"dtype": "bfloat16"}, "local", True),
+        ({"dtype": "float32"}, "local", False),
+        ({"dtype": "float16", "device": "cpu"}, "local", False),  # whoever says so knows
+        ({"dtype": "float16"}, "fake", False),
+    ],
+)
+def test_a_config_for_a_gpu_says_where_there_is_none(model, engine, noted):
+    config = load_config({"experiment": {"name": "x", "engine": engine, "model": {"name": "a/b", **model}}})
+    notes = input_notes(config, Dataset("none", ()), None)
+    here_is_none = model_module.device_of(ModelConfig()) == "cpu"
+    assert any("is meant for a GPU; there is none here" in note for note in notes) == (noted and here_is_none)

@@ -1,5 +1,6 @@
 "Sample logs in the format that lm-evaluation-harness writes (EvaluationTracker.save_results_samples)."
 
+import csv
 import gzip
 import hashlib
 import html
@@ -17,7 +18,14 @@ from llmforge.experiment import Experiment, results_table
 from llmforge.exports import export_experiment, import_experiment
 from llmforge.listing import experiments_table
 from llmforge.logs import import_lm_eval, read_samples, sample_logs
-from llmforge.results import cost_line, kinds_table, provenance_table, worst_examples
+from llmforge.predictions import import_predictions
+from llmforge.results import (
+    cost_line,
+    kinds_table,
+    provenance_table,
+    retrieval_table,
+    worst_examples,
+)
 from llmforge.store import Store
 from llmforge.tables import Status
 
@@ -161,6 +169,35 @@ def test_two_models_on_a_multiple_choice_are_paired(store, tmp_path):
     assert row["latency_ms"] is row["tokens_in"] is row["tokens_out"] is None and row["cached"]
 
 
+def test_what_is_not_known_of_imported_answers_is_not_claimed(store, tmp_path):
+    'They had no retrieval, no seed, Python "not logged", and configs that were equal.'
+    lines = [generated(i, "x", 0.0) for i in range(5)]
+    a, b = (Experiment(import_lm_eval(store, log(tmp_path, lines, model="a"), n), store) for n in "ab")
+    assert "not known" in retrieval_table(a) and "memory" not in retrieval_table(a)
+    made = provenance_table(a)
+    assert "| imported |" in made and "lm-evaluation-harness" in made
+    assert not {w for w in ("None", "not logged", "unknown", "seed", "packages") if w in made}
+    assert compare(a, b).notes[0].startswith("model and task are equal but for the name; more is not known")
+
+
+def test_a_log_and_a_file_of_the_same_questions_are_paired(store, tmp_path):
+    "By id, text and right answers; where one question differs they are not."
+    lines = [generated(i, str(2 * i), 1.0) for i in range(6)]
+    a = Experiment(import_lm_eval(store, log(tmp_path, lines, model="a")), store)
+    asked = [(r["example_id"], r["input_text"], r["trace"]["attributes"]["expected"][0]) for r in a.rows]
+    for name, last in (("same", asked[-1]), ("other", ("5", "Another?", asked[-1][2]))):
+        with open(tmp_path / f"{name}.csv", "w", newline="") as file:
+            rows = [(*row, "?") for row in [*asked[:-1], last]]
+            csv.writer(file).writerows([("id", "question", "answers", "prediction"), *rows])
+    same, other = (
+        Experiment(import_predictions(store, tmp_path / f"{name}.csv"), store) for name in ("same", "other")
+    )
+    d = compare(a, same).differences["exact_match"]
+    assert (d.n, d.wins, d.losses) == (6, 0, 6)
+    with pytest.raises(StoreError, match="cannot be paired"):
+        compare(a, other)
+
+
 def test_logs_of_other_questions_are_not_paired(store, tmp_path):
     base = [generated(i, "x", 0.0) for i in range(5)]
     a = Experiment(import_lm_eval(store, log(tmp_path, base, model="a")), store)
@@ -171,7 +208,7 @@ def test_logs_of_other_questions_are_not_paired(store, tmp_path):
         [*base[:4], {**base[4], "doc_id": 5}],
     ]
     for i, lines in enumerate(others):
-        with pytest.raises(StoreError, match="cannot be paired"):
+        with pytest.raises(StoreError, match="cannot be paired: .*; import answers to the same questions"):
             compare(a, Experiment(import_lm_eval(store, log(tmp_path, lines, model=f"b{i}")), store))
     other_prompt = [
         {

@@ -1,6 +1,8 @@
 "Everything a user meets shows itself in a bare cell, and whatever texts it holds stay texts."
 
+import importlib
 import re
+import subprocess
 import sys
 from html.parser import HTMLParser
 
@@ -9,6 +11,7 @@ from hostile import PAYLOADS
 from IPython.core.formatters import DisplayFormatter
 from markdown_it import MarkdownIt
 
+import llmforge
 from llmforge.aggregate import result_row, summarise
 from llmforge.comparison import compare
 from llmforge.config import load_config
@@ -86,6 +89,25 @@ def displayed(x, capfd):
     for block in re.findall(r"(?:^\|.*\n?)+", data.get("text/markdown", ""), re.M):
         assert len({line.count("|") for line in block.splitlines()}) == 1, block
     return data
+
+
+def test_the_package_offers_what_a_notebook_needs():
+    "By tab, each as its module has it; and to import the package imports nothing more."
+    assert set(llmforge._PUBLIC) == set(llmforge.__all__) <= set(dir(llmforge))
+    for name, module in llmforge._PUBLIC.items():
+        assert getattr(llmforge, name) is getattr(importlib.import_module(f"llmforge.{module}"), name)
+    with pytest.raises(AttributeError, match="'llmforge' has no attribute 'comparee'; it offers .*compare"):
+        _ = llmforge.comparee
+    code = "import llmforge, sys; print(*[m for m in sys.modules if m.startswith('llmforge')])"
+    p = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert p.stdout == "llmforge\n"
+
+
+def test_a_config_shows_what_differs_from_the_usual(config):
+    shown = repr(config.model_copy(update={"seed": 7}))
+    assert "name='shown', engine=EngineConfig(name='fake')" in shown and "seed=7" in shown
+    assert "sampling" not in shown and "temperature" not in shown
+    assert "temperature=0.5" in repr(config.sampling.model_copy(update={"temperature": 0.5}))
 
 
 @pytest.fixture

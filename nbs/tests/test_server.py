@@ -126,7 +126,7 @@ def test_errors_are_the_sentences_of_the_command_line(served):
     answer = served.http.post("/experiments", json=wrong)
     assert answer.status_code == 422 and answer.headers["content-type"] == "application/problem+json"
     paths = {e["path"]: e["detail"] for e in answer.json()["errors"]}
-    assert "greater than or equal to 1; received 0" in paths["experiment.retrieval.top_k"]
+    assert "must be at least 1; received 0" in paths["experiment.retrieval.top_k"]
     assert "did you mean 'seed'" in paths["experiment.sed"]
     missing = served.http.get("/experiments/duplicat-1")
     assert missing.status_code == 404 and "there is no experiment" in missing.json()["detail"]

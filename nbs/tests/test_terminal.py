@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 
@@ -189,3 +190,6 @@ cli.main()
 """
     p = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert p.returncode == 130 and p.stderr.endswith("interrupted; the same command goes on from here\n")
+    again = "import atexit, os, signal; atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+    p = subprocess.run([sys.executable, "-c", again + code], capture_output=True, text=True)
+    assert p.returncode == -signal.SIGINT and p.stderr.endswith("goes on from here\n")
