@@ -10,6 +10,7 @@ __all__ = ['Gold', 'Claims', 'FailIfWorse', 'Endpoint', 'list_experiments', 'sho
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ import typer
 from .benchcommand import bench
 from .command import Csv, Id, Json, Junit, pass_gates, sentences, tell_each
 from .core import AlreadyRunning, ConfigError, DataError, StoreError, closest, keep_former_names
+from .files import project_root
 from .project import app
 from .terminal import guard_terminal, say, tell, tell_data, tell_link
 
@@ -380,14 +382,13 @@ def site(
     from llmforge.published import left_out, left_out_line
     from llmforge.site import build_site, site_server
 
-    with sentences():
-        built = build_site(target, everything=everything)
+    place = (target or project_root() / "_site").resolve()
+    with sentences(), site_server(place, port) if serve else nullcontext() as server:
+        built = build_site(place, everything=everything)
         tell(f"{os.path.relpath(built)}/index.html")
         if not everything and (said := left_out_line(left_out())):
             tell(said)
-        if not serve:
-            return
-        with site_server(built, port) as server:
+        if server:
             tell(f"http://127.0.0.1:{server.server_port}/")
             server.serve_forever()
 

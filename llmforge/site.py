@@ -355,7 +355,7 @@ def build_site(
 
 # %% ../nbs/79_site.ipynb #6b336afc
 def site_server(
-    site: Path,  # a built one
+    site: Path,  # its folder; it may be built afterwards
     port: int,  # 0: any that is free
 ):  # an http.server.ThreadingHTTPServer; use it with `with`
     "A server of the site on the loopback interface; raises `DataError` where the port is taken."

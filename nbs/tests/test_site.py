@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import urllib.request
 from dataclasses import replace
 
@@ -387,6 +388,14 @@ def test_the_command_refuses_in_a_sentence(tmp_path, outputs):
     assert (
         r.exit_code == 1 and "is not an exported experiment" in r.stderr and not (tmp_path / "site").exists()
     )
+
+
+def test_a_port_that_is_taken_is_told_before_the_build(tmp_path, outputs):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        r = CliRunner().invoke(app, ["site", str(tmp_path / "site"), "--serve", "--port", port])
+    assert r.exit_code == 2
+    assert f"port {port} cannot be used" in r.stderr and not (tmp_path / "site").exists()
 
 
 def test_what_measures_no_metric_is_listed_apart(pages):
