@@ -1775,6 +1775,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'llmforge.metrics': { 'llmforge.metrics._Marks': ('metrics.html#_marks', 'llmforge/metrics.py'),
                                   'llmforge.metrics._Marks.__init__': ('metrics.html#_marks.__init__', 'llmforge/metrics.py'),
                                   'llmforge.metrics._Marks.__missing__': ('metrics.html#_marks.__missing__', 'llmforge/metrics.py'),
+                                  'llmforge.metrics._as_written': ('metrics.html#_as_written', 'llmforge/metrics.py'),
                                   'llmforge.metrics._best': ('metrics.html#_best', 'llmforge/metrics.py'),
                                   'llmforge.metrics._contains': ('metrics.html#_contains', 'llmforge/metrics.py'),
                                   'llmforge.metrics._f1': ('metrics.html#_f1', 'llmforge/metrics.py'),

@@ -24,7 +24,7 @@ from unicodedata import category
 
 from .core import ConfigError, DataError, LlmForgeError, closest, ends_the_run, error_text, metrics
 from .quantities import normalize_numeric, same_quantity
-from .text import UNSPACED, plain_lower
+from .text import UNSPACED, plain_lower, plain_text
 
 # %% ../nbs/12_metrics.ipynb #d3618700
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
@@ -87,6 +87,14 @@ def _key(text: str, style: str) -> str:
     return " ".join(plain.translate(_BLANKED).split()) or " ".join(plain.split())
 
 
+_ONLY_ARTICLES = re.compile(r"(?:a|an|the)(?: (?:a|an|the))*")
+
+
+def _as_written(text: str) -> str:
+    "The words of a text without punctuation, in its own capitals."
+    return " ".join(plain_text(text).translate(_BLANKED).split())
+
+
 def _best(
     score: Callable[[str, str], float],
     prediction: str,
@@ -94,11 +102,14 @@ def _best(
     style: str,
 ) -> float:
     "The best score over all aliases; without any, whether nothing is left of the prediction."
-    keys = [_key(a, style) for a in ([answers] if isinstance(answers, str) else answers)]
+    answers = [answers] if isinstance(answers, str) else answers
+    keys = [_key(a, style) for a in answers]
     if not any(keys):
         return float(not normalize_answer(prediction, style))
-    key = _key(prediction, style)
-    return float(max(score(key, k) for k in keys if k))
+    pairs = [(_key(prediction, style), k) for k in keys if k]
+    written = _as_written(prediction)
+    pairs += [(written, _as_written(a)) for a, k in zip(answers, keys) if _ONLY_ARTICLES.fullmatch(k)]
+    return float(max(score(*pair) for pair in pairs))
 
 # %% ../nbs/12_metrics.ipynb #22b03860
 def exact_match(
