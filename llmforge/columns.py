@@ -18,7 +18,7 @@ from typing import Any
 from .choices import with_choices
 from .core import DataError, closest, error_line
 from .files import DAMAGED
-from .records import Example, to_example
+from .records import ANSWERS_UNKNOWN, Example, to_example
 from .rows import Rows, file_text, jsonl_rows, opened, parquet_rows, parsed, table_rows
 
 # %% ../nbs/07_columns.ipynb #columns-json
@@ -330,15 +330,23 @@ def _judgements(path: Path) -> dict[str, list[str]] | None:
     return relevant
 
 # %% ../nbs/07_columns.ipynb #columns-with-judgements
+def _without_answers(record: Mapping[str, Any]) -> dict[str, Any]:
+    "A question of which nobody knows what is right, marked as such."
+    return {**record, "answers": [], "meta": {**(record.get("meta") or {}), **ANSWERS_UNKNOWN}}
+
+
 def _with_judgements(path: Path, found: Rows) -> Rows:
     "Questions with judgements only, with their gold passages and no answers."
     if (relevant := _judgements(path)) is None:
         return found
     judged = [(place, r) for place, r in found.rows if str(r.get("_id")) in relevant]
-    if not any(column_of(r, NAMES["answers"]) for _, r in judged):
+    judged = [(place, {**r, "gold": relevant[str(r["_id"])]}) for place, r in judged]
+    bare = [place for place, r in judged if not column_of(r, NAMES["answers"])]
+    if len(bare) == len(judged):
         warnings.warn(f"{path.name}: has no answers; only what is found can be measured", stacklevel=4)
-    rows = [(place, {"answers": [], **r, "gold": relevant[str(r["_id"])]}) for place, r in judged]
-    return Rows(found.file, rows, found.wrong)
+        return Rows(found.file, [(place, _without_answers(r)) for place, r in judged], found.wrong)
+    told = "has no answers, and other questions have; give it [] where no answer is right"
+    return Rows(found.file, judged, [*found.wrong, *(f"{place}: {told}" for place in bare)])
 
 # %% ../nbs/07_columns.ipynb #columns-read
 def _examples(found: Rows, fields: Mapping[str, str]) -> Iterator[tuple[str, Example | str]]:

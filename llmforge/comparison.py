@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .contrasts import Contrast, check_pair, contrast, scorer_of, shared_questions
 from .core import StoreError, closest
 from .experiment import Experiment, arm_line, counts_line, place_in_table
-from .metrics import COSTS, JUDGE_SCORES, JUDGED, OUTCOMES, SCORES, failed, right
+from .metrics import COSTS, JUDGE_SCORES, JUDGED, OUTCOMES, SCORES, failed, right, unscored
 from .paired import PairedDifference, holm
 from .pooling import metric_of
 from .records import question_id
@@ -177,6 +177,8 @@ def overview(
 ) -> str:  # Markdown
     "Accuracy of several treatments against the control, with p values adjusted for their number."
     metric = compared[0].a.result["accuracy_is"]
+    if unknown := [c.a.id for c in compared if metric not in c.differences]:
+        return f"Accuracy is not measured by {cell(unknown[0], 120)}: what is right is not known."
     found = [c.differences[metric] for c in compared]
     adjusted = holm([d.p for d in found])
     rows = [
@@ -245,7 +247,7 @@ def _outcomes(a: Experiment, b: Experiment, score: str) -> dict[str, list]:
     "The pairs of rows of the questions that both have, by outcome."
     control, shared = {r["example_id"]: r for r in a.rows}, shared_questions(a, b)
     outcomes: dict[str, list] = {"improved": [], "regressed": [], "both wrong": [], "both right": []}
-    for y in (row for row in b.rows if row["example_id"] in shared):
+    for y in (row for row in b.rows if row["example_id"] in shared and not unscored(row)):
         x = control[y["example_id"]]
         outcomes[_outcome(right(x, score), right(y, score))].append((x, y))
     return outcomes

@@ -23,6 +23,7 @@ from llmforge.metrics import (
     spending,
     tokens_of,
     total,
+    unscored,
     value_of,
 )
 from .records import question_id
@@ -61,6 +62,10 @@ def independent_times(
     return alone + len(set(hang_together({batches: batches for batches in together}).values()))
 
 # %% ../nbs/17_derived.ipynb #derived-repeats
+def _measured(rows: Sequence[Mapping]) -> list[Mapping]:
+    return [r for r in rows if not unscored(r)]
+
+
 def best_of(
     rows: Sequence[Mapping],  # of `runs`
     repeats: int,  # how often each question was asked; 1: there is nothing to choose from
@@ -68,12 +73,12 @@ def best_of(
 ) -> dict[str, list[float]]:  # e.g. {"pass@5": [1.0, 0.0]}; {} for 1
     "The best score of each question's attempts."
     best: dict[str, float] = {}
-    for r in rows if repeats > 1 else ():
+    for r in _measured(rows) if repeats > 1 else ():
         question = question_id(r["example_id"], repeats)
         best[question] = max(best.get(question, 0.0), right(r, accuracy))
     return {f"pass@{repeats}": list(best.values())} if best else {}
 
-
+# %% ../nbs/17_derived.ipynb #derived-questions
 def _questions(rows: Sequence[Mapping], metric: str, config: ExperimentConfig) -> list[Hashable] | None:
     "The question of each row that has a value; None where each question was asked once."
     repeats, extra = config.sampling.repeats, config.metrics.extra
@@ -131,7 +136,7 @@ def _right_by_kind(rows: Sequence[Mapping], accuracy: str) -> dict[str, list[flo
     "Kind of question -> the score that counts, of each of its rows."
     scores = {}
     for kind, some in _by_kind(rows).items():
-        scores[kind] = [right(r, accuracy) for r in some]
+        scores[kind] = [right(r, accuracy) for r in _measured(some)]
     return scores
 
 
@@ -141,9 +146,9 @@ def accuracy_by_kind(
 ) -> dict[str, dict[str, Any]]:  # kind of question -> {value, low, high, n, confidence}
     "The accuracy on each kind of question, a failed one being wrong."
     accuracy, estimates = config.metrics.accuracy, {}
-    for kind, some in sorted(_by_kind(rows).items()):
-        questions = _questions(some, accuracy, config)
-        estimates[kind] = _estimate([right(r, accuracy) for r in some], config, groups=questions)
+    for kind, values in sorted(_right_by_kind(rows, accuracy).items()):
+        questions = _questions(_by_kind(rows)[kind], accuracy, config)
+        estimates[kind] = _estimate(values, config, groups=questions)
     return estimates
 
 # %% ../nbs/17_derived.ipynb #derived-stops
@@ -199,9 +204,15 @@ def _right(row: Mapping, accuracy: str) -> tuple[float, ...]:
     return score, float(score >= 1)
 
 
+def _expected(row: Mapping) -> list:
+    return ((row["trace"] or {}).get("attributes") or {}).get("expected") or []
+
+
 def _of_rows(rows: Sequence[Mapping], accuracy: str) -> Iterator[str]:
     "Rows whose flag is not what their scores say."
     for i, row in enumerate(rows, 1):
+        if row["correct"] is None and _expected(row):
+            yield f"runs.jsonl line {i}: correct is missing, its answer is known ({row['example_id']})"
         if row["correct"] is None or (not failed(row) and accuracy not in row["scores"]):
             continue
         if row["correct"] not in (allowed := _right(row, accuracy)):

@@ -14,7 +14,7 @@ from .contrasts import Contrast, arm_lines, arm_of, arms_of, contrast, total_lin
 from .core import keep_former_names
 from .experiment import Experiment, card_line, labelled_rate, own_lines
 from .floors import floor_line
-from .metrics import JUDGED, failed, right, unit_of
+from .metrics import JUDGED, failed, right, unit_of, unscored
 from .paired import benjamini_hochberg, family
 from .plan import StudyRows, changes, exemplars_line, is_late, no_hypotheses
 from .pooling import metric_of, pooled
@@ -271,7 +271,8 @@ _COSTS = ("latency p50 (ms)", "tokens out")
 
 def _best_case(arm: list[Experiment], lost: int) -> float | None:
     "The accuracy of an arm if all failed answers had been right."
-    known = [right(r, e.result["accuracy_is"]) for e in arm for r in e.numbers if not failed(r)]
+    rows = [(e.result["accuracy_is"], r) for e in arm for r in e.numbers if not (failed(r) or unscored(r))]
+    known = [right(r, accuracy) for accuracy, r in rows]
     return bounds(known, lost)[1]
 
 
@@ -300,7 +301,7 @@ def _arm_row(arm: list[Experiment]) -> dict:
     row: dict = dict(zip(counts, (_total(arm, k) for k in counts)))
     lost = row["failed"]
     row["accuracy"] = shown(pooled(arm, "accuracy"))
-    if lost:
+    if lost and row["accuracy"] != "–":
         row["best case"] = f"{_best_case(arm, lost):.3f}"
     row |= _scores(arm)
     latency, tokens = pooled(arm, "latency_ms", "p50"), pooled(arm, "tokens_out")

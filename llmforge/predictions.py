@@ -22,7 +22,7 @@ from llmforge.columns import (
     read_rows,
 )
 from .core import DataError, fingerprint
-from .records import Example, to_example
+from .records import Example, answers_known, to_example
 from .samples import VERDICTS, Log, Sample, import_samples
 from .store import Store
 
@@ -231,6 +231,8 @@ def read_predictions(
     if not found.rows and not found.wrong:
         raise DataError(f"{path.name}: there is nothing in it")
     columns = _columns(found, gold is not None)
+    if gold and not any(map(answers_known, gold)):
+        raise DataError(f"{path.name}: what is right is known of none of the questions, so nothing is scored")
     if gold is not None:
         return _with_key(found, gold, columns)
     if columns.predicted and columns.right and not columns.scored:
