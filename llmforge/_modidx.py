@@ -591,6 +591,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'llmforge.columns.answers_of': ('columns.html#answers_of', 'llmforge/columns.py'),
                                   'llmforge.columns.column_of': ('columns.html#column_of', 'llmforge/columns.py'),
                                   'llmforge.columns.complaints_error': ('columns.html#complaints_error', 'llmforge/columns.py'),
+                                  'llmforge.columns.id_text': ('columns.html#id_text', 'llmforge/columns.py'),
                                   'llmforge.columns.passage_record': ('columns.html#passage_record', 'llmforge/columns.py'),
                                   'llmforge.columns.plain_name': ('columns.html#plain_name', 'llmforge/columns.py'),
                                   'llmforge.columns.question_of': ('columns.html#question_of', 'llmforge/columns.py'),
