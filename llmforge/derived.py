@@ -21,6 +21,7 @@ from llmforge.metrics import (
     right,
     run_values,
     spending,
+    throughput,
     tokens_of,
     total,
     unscored,
@@ -223,7 +224,11 @@ def _of_rows(rows: Sequence[Mapping], accuracy: str) -> Iterator[str]:
 
 # %% ../nbs/17_derived.ipynb #derived-of-columns
 def _of_columns(result: Mapping, rows: Sequence[Mapping], given: Given, accuracy: str) -> Iterator[str]:
-    "Columns of a result that are not what the rows give."
+    "Columns of a result that are not what the rows, or its summary, give."
+    summary = result.get("summary") or {}
+    for name, path in (("throughput", "throughput_tokens_per_s"), ("peak_memory_mb", "peak_memory_mb")):
+        if result.get(name) != summary.get(path):
+            yield f"{name} is stored as {result.get(name)}, summary.{path} as {summary.get(path)}"
     known = {name: value for name, (value, _) in given.items()}
     known |= counts(rows) | {"accuracy": known.get(accuracy), "tokens_used": total(map(tokens_of, rows))}
     for name, stored in result.items():
@@ -258,16 +263,33 @@ def _facts(rows: Sequence[Mapping]) -> dict[str, Any]:
     return counts(rows) | facts | spending(rows)
 
 
-def _of_summary(summary: Mapping, rows: Sequence[Mapping], given: Given) -> Iterator[str]:
+def _of_interval(path: str, stored: Mapping, level: float) -> Iterator[str]:
+    "What in an interval cannot be: another level, or ends that do not hold the value."
+    if stored.get("confidence", level) != level:
+        yield f"{path}.confidence is stored as {stored['confidence']}, its config says {level}"
+    value, low, high = (stored.get(part) for part in ("value", "low", "high"))
+    known = None not in (value, low, high)
+    if known and not (low <= value <= high or _same(value, low) or _same(value, high)):
+        yield f"{path}: {low} to {high} is no interval of {value}"
+
+# %% ../nbs/17_derived.ipynb #derived-of-summary
+def _of_summary(summary: Mapping, rows: Sequence[Mapping], given: Given, level: float) -> Iterator[str]:
     "Parts of a summary that are not what the rows give."
     facts = _facts(rows)
     for name in sorted(facts.keys() & summary.keys()):
         if not _same(summary[name], facts[name]):
             yield _fault(f"summary.{name}", summary[name], facts[name], len(rows))
+    if rate := summary.get("questions_per_s"):
+        speed = throughput(rows, len(rows) / rate)
+        if not _same(summary["throughput_tokens_per_s"], speed):
+            yield _fault(
+                "summary.throughput_tokens_per_s", summary["throughput_tokens_per_s"], speed, len(rows)
+            )
     for path, stored, pair in _estimates(summary, rows, given):
         for part, value in zip(("value", "n"), pair):
             if not _same(stored.get(part), value):
                 yield _fault(f"{path}.{part}", stored.get(part), value, len(rows))
+        yield from _of_interval(path, stored, level)
 
 # %% ../nbs/17_derived.ipynb #derived-result-faults
 def result_faults(
@@ -275,7 +297,7 @@ def result_faults(
     result: Mapping,  # a row of `results`
     config: Mapping,  # the config that ran, as it is stored
 ) -> Iterator[str]:
-    "What in a stored result is not what its rows give, a sentence each; intervals left aside."
+    "What in a stored result is not what its rows give, a sentence each; intervals are only looked at."
     summary, metrics = result.get("summary") or {}, config.get("metrics") or {}
     accuracy = summary.get("accuracy_is", metrics.get("accuracy", "exact_match"))
     if metrics.get("accuracy", accuracy) != accuracy:
@@ -285,7 +307,7 @@ def result_faults(
     given = values_given(rows, metrics.get("extra") or (), repeats, accuracy)
     yield from _of_rows(rows, accuracy)
     yield from _of_columns(result, rows, given, accuracy)
-    yield from _of_summary(summary, rows, given)
+    yield from _of_summary(summary, rows, given, metrics.get("confidence", 0.95))
 
 # %% ../nbs/17_derived.ipynb #derived-interval-faults
 def interval_faults(

@@ -95,20 +95,18 @@ def _as_written(text: str) -> str:
     return " ".join(plain_text(text).translate(_BLANKED).split())
 
 
-def _best(
-    score: Callable[[str, str], float],
-    prediction: str,
-    answers: Collection[str],
-    style: str,
-) -> float:
+def _best(score: Callable[[str, str], float], prediction: str, answers: Collection[str], style: str) -> float:
     "The best score over all aliases; without any, whether nothing is left of the prediction."
     answers = [answers] if isinstance(answers, str) else answers
     keys = [_key(a, style) for a in answers]
     if not any(keys):
         return float(not normalize_answer(prediction, style))
     pairs = [(_key(prediction, style), k) for k in keys if k]
-    written = _as_written(prediction)
-    pairs += [(written, _as_written(a)) for a, k in zip(answers, keys) if _ONLY_ARTICLES.fullmatch(k)]
+    pairs += [
+        (_as_written(prediction), _as_written(a))
+        for a, k in zip(answers, keys)
+        if _ONLY_ARTICLES.fullmatch(k)
+    ]
     return float(max(score(*pair) for pair in pairs))
 
 # %% ../nbs/12_metrics.ipynb #22b03860
@@ -274,7 +272,9 @@ def unscored(
     row: Mapping,  # of a stored run
 ) -> bool:
     "Whether nobody knows what is right, so that a row counts for no score of answers."
-    return row.get("correct", 0) is None and "exact_match" not in (row.get("scores") or {})
+    scores, about = row.get("scores") or {}, (row.get("trace") or {}).get("attributes") or {}
+    unknown = row.get("correct", 0) is None and "exact_match" not in scores
+    return unknown and (not failed(row) or bool(scores) or about.get("expected") == [])
 
 # %% ../nbs/12_metrics.ipynb #metrics-counts
 def counts(
@@ -431,10 +431,8 @@ def value_of(
     extra: Collection[str] = (),  # your own answer scores: the experiment's `metrics.extra`
 ) -> float | None:  # None where the row has no such value
     "The value of one row on a metric."
-    if metric in SCORES and unscored(row):
-        return None
     if metric in SCORES or metric in extra:
-        return right(row, metric)
+        return None if metric in SCORES and unscored(row) else right(row, metric)
     if metric == "failed":
         return float(failed(row))
     if metric in CHOICE_SCORES:
