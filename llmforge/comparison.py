@@ -74,7 +74,7 @@ def _config_note(a: Experiment, b: Experiment) -> str:
 
 # %% ../nbs/65_comparison.ipynb #comparison-all-notes
 def _notes(a: Experiment, b: Experiment, contrasts: Mapping[str, Contrast]) -> Iterator[str]:
-    "Notes for the reader: configs, counts, bounds, scorers."
+    "Notes: configs, counts, bounds, scorers."
     yield _config_note(a, b)
     shared, asked = len(shared_questions(a, b)), [e.result["attempted"] for e in (a, b)]
     if asked != [shared, shared]:
@@ -87,6 +87,8 @@ def _notes(a: Experiment, b: Experiment, contrasts: Mapping[str, Contrast]) -> I
                 f"{words(name)}: b − a lies between {c.bounds[0]:+.3f} and {c.bounds[1]:+.3f}, "
                 "whatever the failed answers would have been"
             )
+        if c.overlapped:
+            yield f"{words(name)}: its runs overlapped, it decides nothing"
         if c.left_out:
             yield f"{words(name)}: {c.left_out} pairs left out, since a side has no value"
     if (scorer_of(a) is None) != (scorer_of(b) is None):
