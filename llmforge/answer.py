@@ -28,7 +28,7 @@ from .extraction import abstains
 from .methods import Context
 from .metrics import SCORES, registered_score, retrieval_scores, score_answer, total
 from .modeljudge import ModelJudge
-from .records import Example
+from .records import Example, answers_known
 from .scorer import Scorer
 from .shapes import bounded, cut_text, trace_fault
 from .tables import storable
@@ -39,7 +39,7 @@ from .workers import TimedWorker
 # %% ../nbs/50_answer.ipynb #answer-passage-scores
 def _counted(example: Example, answer: str) -> str:
     "The answer that metrics see: to a question without an answer any abstention is the empty, right one."
-    return "" if abstains(answer) and not example.answers else answer
+    return "" if abstains(answer) and not example.answers and answers_known(example) else answer
 
 
 _own_metrics = TimedWorker("metric", limit=30.0)
@@ -92,6 +92,8 @@ def all_scores(
     "Every score of one answer, except those of `metrics.extra` and of a judge."
     if context.by_length is not None:
         return _choice_scores(example, answer, context.by_length) | _passage_scores(example, context)
+    if not answers_known(example):
+        return _passage_scores(example, context)
     scores = score_answer(_counted(example, answer), example.answers, context.config.metrics.normalization)
     return scores | _passage_scores(example, context)
 
@@ -155,6 +157,14 @@ def _counts_as_abstention(answer: str, example: Example, scores: Mapping[str, fl
     return abstains(answer) and not rightly_none
 
 
+def _is_right(
+    example: Example, scores: Mapping[str, float], context: Context, error: BaseException | None
+) -> bool | None:  # None where nobody knows
+    if not answers_known(example):
+        return None
+    return error is None and scores[context.config.metrics.accuracy] >= 1
+
+
 def _told(error: BaseException) -> str:
     "What an error says, or its name where it says nothing."
     return redact(cut_text(storable(error_text(error)))) or type(error).__name__
@@ -177,7 +187,7 @@ def row_of(
         "output_text": cut_text(calls[-1].text) if calls else "",
         "answer": answer,
         **_spent(calls, outcome.trace),
-        "correct": error is None and scores[context.config.metrics.accuracy] >= 1,
+        "correct": _is_right(example, scores, context, error),
         "abstained": error is None and _counts_as_abstention(answer, example, scores),
         "error_type": type(error).__name__ if error else None,
         "error": _told(error) if error else None,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .contrasts import Contrast, check_pair, contrast, scorer_of, shared_questions
 from .core import StoreError, closest
 from .experiment import Experiment, arm_line, counts_line, place_in_table
-from .metrics import COSTS, JUDGE_SCORES, JUDGED, OUTCOMES, SCORES, failed, right
+from .metrics import COSTS, JUDGE_SCORES, JUDGED, OUTCOMES, SCORES, failed, right, unscored
 from .paired import PairedDifference, holm
 from .pooling import metric_of
 from .provenance import is_imported
@@ -77,7 +77,7 @@ def _config_note(a: Experiment, b: Experiment) -> str:
 
 # %% ../nbs/65_comparison.ipynb #comparison-all-notes
 def _notes(a: Experiment, b: Experiment, contrasts: Mapping[str, Contrast]) -> Iterator[str]:
-    "Notes for the reader: configs, counts, bounds, scorers."
+    "Notes: configs, counts, bounds, scorers."
     yield _config_note(a, b)
     shared, asked = len(shared_questions(a, b)), [e.result["attempted"] for e in (a, b)]
     if asked != [shared, shared]:
@@ -90,6 +90,8 @@ def _notes(a: Experiment, b: Experiment, contrasts: Mapping[str, Contrast]) -> I
                 f"{words(name)}: b − a lies between {c.bounds[0]:+.3f} and {c.bounds[1]:+.3f}, "
                 "whatever the failed answers would have been"
             )
+        if c.overlapped:
+            yield f"{words(name)}: its runs overlapped, it decides nothing"
         if c.left_out:
             yield f"{words(name)}: {c.left_out} pairs left out, since a side has no value"
     if (scorer_of(a) is None) != (scorer_of(b) is None):
@@ -180,6 +182,8 @@ def overview(
 ) -> str:  # Markdown
     "Accuracy of several treatments against the control, with p values adjusted for their number."
     metric = compared[0].a.result["accuracy_is"]
+    if unknown := [c.a.id for c in compared if metric not in c.differences]:
+        return f"Accuracy is not measured by {cell(unknown[0], 120)}: what is right is not known."
     found = [c.differences[metric] for c in compared]
     adjusted = holm([d.p for d in found])
     rows = [
@@ -248,7 +252,7 @@ def _outcomes(a: Experiment, b: Experiment, score: str) -> dict[str, list]:
     "The pairs of rows of the questions that both have, by outcome."
     control, shared = {r["example_id"]: r for r in a.rows}, shared_questions(a, b)
     outcomes: dict[str, list] = {"improved": [], "regressed": [], "both wrong": [], "both right": []}
-    for y in (row for row in b.rows if row["example_id"] in shared):
+    for y in (row for row in b.rows if row["example_id"] in shared and not unscored(row)):
         x = control[y["example_id"]]
         outcomes[_outcome(right(x, score), right(y, score))].append((x, y))
     return outcomes

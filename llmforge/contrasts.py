@@ -8,13 +8,13 @@ __all__ = ['arm_of', 'Contrast', 'scorer_of', 'shared_questions', 'check_pair', 
 
 # %% ../nbs/64_contrasts.ipynb #4829ade4
 import weakref
-from collections.abc import Collection, Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from .core import StoreError, closest, keep_former_names
 from .experiment import Experiment, arm_line, counts_line
-from .metrics import JUDGE_SCORES, JUDGED, OUTCOMES, SCORES, UNITS
+from .metrics import JUDGE_SCORES, JUDGED, OUTCOMES, SCORES, UNITS, unit_of
 from .paired import PairedDifference, paired_difference
 from .plan import StudyRows
 from .pooling import groups_of, metric_of, scored, with_batches
@@ -50,6 +50,8 @@ class Contrast:
     bounds: tuple[float, float] | None = None
     groups: int = 0  # independent groups of questions
     questions: int = 0  # different questions; fewer than pairs where seeds repeat them
+    # whether it is about latency, and its runs were not alone on the machine: then it decides nothing
+    overlapped: bool = field(default=False, repr=False)
 
     @property
     def effect(self) -> Estimate:
@@ -232,6 +234,10 @@ def pairs_of(
     "The values of two arms where both have one; raises `StoreError` where the arms cannot be paired."
     return _paired(*_scored_of_two(control, treatment, metric, only), _groups_for(control, treatment, metric))
 
+# %% ../nbs/64_contrasts.ipynb #contrasts-overlapped
+def _overlapped(metric: str, es: Iterable[Experiment]) -> bool:
+    return unit_of(metric) == "ms" and any(e.store.overlapping(e.record) for e in es)
+
 # %% ../nbs/64_contrasts.ipynb #contrasts-contrast
 def contrast(
     control: Mapping[tuple, Experiment],  # (data set, seed) -> experiment
@@ -254,6 +260,7 @@ def contrast(
         bounds=_bounds(a, b, name),
         groups=len(set(scores[2])),
         questions=len({(d, question_id(q, first.config.sampling.repeats)) for d, _, q in x}),
+        overlapped=_overlapped(name, [*control.values(), *treatment.values()]),
     )
 
 # %% ../nbs/64_contrasts.ipynb #b0a9877e

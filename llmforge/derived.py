@@ -21,8 +21,10 @@ from llmforge.metrics import (
     right,
     run_values,
     spending,
+    throughput,
     tokens_of,
     total,
+    unscored,
     value_of,
 )
 from .records import question_id
@@ -61,6 +63,10 @@ def independent_times(
     return alone + len(set(hang_together({batches: batches for batches in together}).values()))
 
 # %% ../nbs/17_derived.ipynb #derived-repeats
+def _measured(rows: Sequence[Mapping]) -> list[Mapping]:
+    return [r for r in rows if not unscored(r)]
+
+
 def best_of(
     rows: Sequence[Mapping],  # of `runs`
     repeats: int,  # how often each question was asked; 1: there is nothing to choose from
@@ -68,12 +74,12 @@ def best_of(
 ) -> dict[str, list[float]]:  # e.g. {"pass@5": [1.0, 0.0]}; {} for 1
     "The best score of each question's attempts."
     best: dict[str, float] = {}
-    for r in rows if repeats > 1 else ():
+    for r in _measured(rows) if repeats > 1 else ():
         question = question_id(r["example_id"], repeats)
         best[question] = max(best.get(question, 0.0), right(r, accuracy))
     return {f"pass@{repeats}": list(best.values())} if best else {}
 
-
+# %% ../nbs/17_derived.ipynb #derived-questions
 def _questions(rows: Sequence[Mapping], metric: str, config: ExperimentConfig) -> list[Hashable] | None:
     "The question of each row that has a value; None where each question was asked once."
     repeats, extra = config.sampling.repeats, config.metrics.extra
@@ -131,7 +137,7 @@ def _right_by_kind(rows: Sequence[Mapping], accuracy: str) -> dict[str, list[flo
     "Kind of question -> the score that counts, of each of its rows."
     scores = {}
     for kind, some in _by_kind(rows).items():
-        scores[kind] = [right(r, accuracy) for r in some]
+        scores[kind] = [right(r, accuracy) for r in _measured(some)]
     return scores
 
 
@@ -141,9 +147,9 @@ def accuracy_by_kind(
 ) -> dict[str, dict[str, Any]]:  # kind of question -> {value, low, high, n, confidence}
     "The accuracy on each kind of question, a failed one being wrong."
     accuracy, estimates = config.metrics.accuracy, {}
-    for kind, some in sorted(_by_kind(rows).items()):
-        questions = _questions(some, accuracy, config)
-        estimates[kind] = _estimate([right(r, accuracy) for r in some], config, groups=questions)
+    for kind, values in sorted(_right_by_kind(rows, accuracy).items()):
+        questions = _questions(_by_kind(rows)[kind], accuracy, config)
+        estimates[kind] = _estimate(values, config, groups=questions)
     return estimates
 
 # %% ../nbs/17_derived.ipynb #derived-stops
@@ -199,9 +205,15 @@ def _right(row: Mapping, accuracy: str) -> tuple[float, ...]:
     return score, float(score >= 1)
 
 
+def _expected(row: Mapping) -> list:
+    return ((row["trace"] or {}).get("attributes") or {}).get("expected") or []
+
+
 def _of_rows(rows: Sequence[Mapping], accuracy: str) -> Iterator[str]:
     "Rows whose flag is not what their scores say."
     for i, row in enumerate(rows, 1):
+        if row["correct"] is None and _expected(row):
+            yield f"runs.jsonl line {i}: correct is missing, its answer is known ({row['example_id']})"
         if row["correct"] is None or (not failed(row) and accuracy not in row["scores"]):
             continue
         if row["correct"] not in (allowed := _right(row, accuracy)):
@@ -212,7 +224,11 @@ def _of_rows(rows: Sequence[Mapping], accuracy: str) -> Iterator[str]:
 
 # %% ../nbs/17_derived.ipynb #derived-of-columns
 def _of_columns(result: Mapping, rows: Sequence[Mapping], given: Given, accuracy: str) -> Iterator[str]:
-    "Columns of a result that are not what the rows give."
+    "Columns of a result that are not what the rows, or its summary, give."
+    summary = result.get("summary") or {}
+    for name, path in (("throughput", "throughput_tokens_per_s"), ("peak_memory_mb", "peak_memory_mb")):
+        if path in summary and result.get(name) != summary[path]:
+            yield f"{name} is stored as {result.get(name)}, summary.{path} as {summary[path]}"
     known = {name: value for name, (value, _) in given.items()}
     known |= counts(rows) | {"accuracy": known.get(accuracy), "tokens_used": total(map(tokens_of, rows))}
     for name, stored in result.items():
@@ -247,16 +263,33 @@ def _facts(rows: Sequence[Mapping]) -> dict[str, Any]:
     return counts(rows) | facts | spending(rows)
 
 
-def _of_summary(summary: Mapping, rows: Sequence[Mapping], given: Given) -> Iterator[str]:
+def _of_interval(path: str, stored: Mapping, level: float) -> Iterator[str]:
+    "What in an interval cannot be: another level, or ends that do not hold the value."
+    if stored.get("confidence", level) != level:
+        yield f"{path}.confidence is stored as {stored['confidence']}, its config says {level}"
+    value, low, high = (stored.get(part) for part in ("value", "low", "high"))
+    known = None not in (value, low, high)
+    if known and not (low <= value <= high or _same(value, low) or _same(value, high)):
+        yield f"{path}: {low} to {high} is no interval of {value}"
+
+# %% ../nbs/17_derived.ipynb #derived-of-summary
+def _of_summary(summary: Mapping, rows: Sequence[Mapping], given: Given, level: float) -> Iterator[str]:
     "Parts of a summary that are not what the rows give."
     facts = _facts(rows)
     for name in sorted(facts.keys() & summary.keys()):
         if not _same(summary[name], facts[name]):
             yield _fault(f"summary.{name}", summary[name], facts[name], len(rows))
+    if rate := summary.get("questions_per_s"):
+        speed = throughput(rows, len(rows) / rate)
+        if not _same(summary.get("throughput_tokens_per_s"), speed):
+            yield _fault(
+                "summary.throughput_tokens_per_s", summary.get("throughput_tokens_per_s"), speed, len(rows)
+            )
     for path, stored, pair in _estimates(summary, rows, given):
         for part, value in zip(("value", "n"), pair):
             if not _same(stored.get(part), value):
                 yield _fault(f"{path}.{part}", stored.get(part), value, len(rows))
+        yield from _of_interval(path, stored, level)
 
 # %% ../nbs/17_derived.ipynb #derived-result-faults
 def result_faults(
@@ -264,7 +297,7 @@ def result_faults(
     result: Mapping,  # a row of `results`
     config: Mapping,  # the config that ran, as it is stored
 ) -> Iterator[str]:
-    "What in a stored result is not what its rows give, a sentence each; intervals left aside."
+    "What in a stored result is not what its rows give, a sentence each; intervals are only looked at."
     summary, metrics = result.get("summary") or {}, config.get("metrics") or {}
     accuracy = summary.get("accuracy_is", metrics.get("accuracy", "exact_match"))
     if metrics.get("accuracy", accuracy) != accuracy:
@@ -274,7 +307,7 @@ def result_faults(
     given = values_given(rows, metrics.get("extra") or (), repeats, accuracy)
     yield from _of_rows(rows, accuracy)
     yield from _of_columns(result, rows, given, accuracy)
-    yield from _of_summary(summary, rows, given)
+    yield from _of_summary(summary, rows, given, metrics.get("confidence", 0.95))
 
 # %% ../nbs/17_derived.ipynb #derived-interval-faults
 def interval_faults(

@@ -37,7 +37,7 @@ from .configfiles import read_yaml
 from .core import StoreError, closest, fingerprint
 from .derived import result_faults
 from .files import DAMAGED, build_aside, outputs_dir, regular, temporary_aside
-from .shapes import column_faults, foreign_text, id_fault, provenance_fault, trace_fault
+from .shapes import column_faults, foreign_text, id_fault, provenance_fault, times_fault, trace_fault
 from .store import FrozenPlan, Store
 from .tables import EXPERIMENTS, READABLE, RESULTS, RUNS, Status, data_columns, json_text, schema_of
 from .votes import put_votes, read_votes, write_votes
@@ -200,8 +200,12 @@ def _shape_faults(export: _Export) -> Iterator[str]:
     "What in exported files is of another type than what reads it expects."
     if fault := id_fault(export.experiment["id"]):
         yield fault
+    if export.experiment["config_json"].get("name") not in (None, export.experiment["name"]):
+        yield f"name is {export.experiment['name']!r:.80}, and another one in config.yaml"
     yield from column_faults({**export.experiment, "fence": 0}, EXPERIMENTS)
-    yield from filter(None, [provenance_fault(export.experiment["provenance_json"])])
+    yield from filter(
+        None, [times_fault(export.experiment), provenance_fault(export.experiment["provenance_json"])]
+    )
     yield from column_faults(export.result, RESULTS)
     for i, row in enumerate(export.rows, 1):
         faults = [*column_faults(row, RUNS), trace_fault(row["trace"])]

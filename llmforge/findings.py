@@ -14,7 +14,7 @@ from .contrasts import Contrast, arm_lines, arm_of, arms_of, contrast, total_lin
 from .core import keep_former_names
 from .experiment import Experiment, card_line, labelled_rate, own_lines
 from .floors import floor_line
-from .metrics import JUDGED, failed, right, unit_of
+from .metrics import JUDGED, failed, right, unscored
 from .paired import benjamini_hochberg, family
 from .plan import StudyRows, changes, exemplars_line, is_late, no_hypotheses
 from .pooling import metric_of, pooled
@@ -100,8 +100,15 @@ class Verdict(Stamped):
     correction: str  # how: "holm", "none"
     verdict: str  # "supported", "refuted", "inconclusive" or "tampered"
     post_hoc: bool  # a run had started before the plan was frozen
-    overlapped: bool = False  # it is about latency, and its runs were not alone on the machine
     floor: str = ""  # from `floor_line`: where both arms were too near to 0 or to 1
+
+    def __post_init__(self) -> None:
+        if self.contrast.overlapped and self.verdict != "tampered":
+            object.__setattr__(self, "verdict", "inconclusive")
+
+    @property
+    def overlapped(self) -> bool:
+        return self.contrast.overlapped
 
     @property
     def n(self) -> int:
@@ -166,15 +173,6 @@ def _confidence(h: Hypothesis, level: float) -> float:
     "The confidence of the interval that agrees with a test at this level."
     return 1 - level if h.margin is None else 1 - 2 * level
 
-
-def _decided(effect: Estimate, h: Hypothesis, overlapped: bool) -> str:
-    return "inconclusive" if overlapped else decide(effect, h)
-
-# %% ../nbs/68_findings.ipynb #7dd0d3d6
-def _overlapped(metric: str, es: list[Experiment]) -> bool:
-    "Whether latencies are compared, and the runs did not have the machine to themselves."
-    return unit_of(metric) == "ms" and any(e.store.overlapping(e.record) for e in es)
-
 # %% ../nbs/68_findings.ipynb #findings-verdicts
 def verdicts(
     study: StudyRows,  # all of whose experiments are completed
@@ -191,11 +189,10 @@ def verdicts(
     for h, (a, b), c, p, (q, level) in zip(plan.hypotheses, sides, contrasts, ps, tests):
         es, floor = [*a.values(), *b.values()], floor_line(a, b, h.metric)
         metric = metric_of(es[0], h.metric)
-        overlapped = _overlapped(metric, es)
         c = replace(c, paired=c.paired.at(_confidence(h, level)))
-        verdict = "tampered" if tampered else _decided(c.effect, h, overlapped)
+        verdict = "tampered" if tampered else decide(c.effect, h)
         late = is_late(study, [e.id for e in es])
-        out.append(Verdict(h, c, metric, p, q, plan.correction, verdict, late, overlapped, floor))
+        out.append(Verdict(h, c, metric, p, q, plan.correction, verdict, late, floor))
     return out
 
 # %% ../nbs/68_findings.ipynb #21c30840
@@ -271,7 +268,8 @@ _COSTS = ("latency p50 (ms)", "tokens out")
 
 def _best_case(arm: list[Experiment], lost: int) -> float | None:
     "The accuracy of an arm if all failed answers had been right."
-    known = [right(r, e.result["accuracy_is"]) for e in arm for r in e.numbers if not failed(r)]
+    rows = [(e.result["accuracy_is"], r) for e in arm for r in e.numbers if not (failed(r) or unscored(r))]
+    known = [right(r, accuracy) for accuracy, r in rows]
     return bounds(known, lost)[1]
 
 
@@ -300,7 +298,7 @@ def _arm_row(arm: list[Experiment]) -> dict:
     row: dict = dict(zip(counts, (_total(arm, k) for k in counts)))
     lost = row["failed"]
     row["accuracy"] = shown(pooled(arm, "accuracy"))
-    if lost:
+    if lost and row["accuracy"] != "–":
         row["best case"] = f"{_best_case(arm, lost):.3f}"
     row |= _scores(arm)
     latency, tokens = pooled(arm, "latency_ms", "p50"), pooled(arm, "tokens_out")

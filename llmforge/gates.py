@@ -86,6 +86,8 @@ def minimum_gates(
     gates = []
     for metric, least in minima.items():
         s = e.estimate(metric)
+        if s.value is None and metric in ("accuracy", *e.result["metrics"]):
+            raise ConfigError(f"--min {metric}: is not measured by {e.id}: no row has a value of it")
         if s.value is None:
             known = ["accuracy", *e.result["metrics"]]
             raise ConfigError(
@@ -102,6 +104,8 @@ def worse_gate(
 ) -> Gate:
     "Whether the treatment is worse than the control, by the interval of the paired difference in accuracy."
     metric = comparison.a.result["accuracy_is"]
+    if metric not in comparison.differences:
+        raise ConfigError(f"{comparison.a.id} and {comparison.b.id}: accuracy is not measured by both")
     d = comparison.differences[metric].difference
     name = f"{comparison.b.id} is not worse than {comparison.a.id} on {words(metric)}"
     return Gate(name, d.high is None or d.high >= 0, f"difference {d:+.3f}, n = {d.n}")

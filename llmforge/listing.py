@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from .claims import Record
 from .core import LlmForgeError
 from .marks import Marks, marks_of
+from .stats import or_dash
 from .store import Store
 from .tables import Status
 from .text import cell, table
@@ -73,7 +74,7 @@ def _listed(e: Mapping, state: str, tags: tuple[str, ...]) -> tuple:
     "An experiment in the list, a cell for each column."
     config, scores = e["config_json"], ("–",) * 5
     if e["status"] == Status.COMPLETED:
-        scores = (f"{e['accuracy']:.3f}", *(e[count] for count in ("n", *_LISTED[1:])))
+        scores = (or_dash(e["accuracy"], ".3f"), *(e[count] for count in ("n", *_LISTED[1:])))
     created = e["created_at"][:16].replace("T", " ")
     work = (cell(config["dataset"]["name"]), method_line(config, cell), cell(config["retrieval"]["name"]))
     return e["id"], state, scores[0], *work, *scores[1:], created, cell(", ".join(tags))

@@ -6,9 +6,9 @@
 __all__ = ['NORMALIZERS', 'ANSWER_SCORES', 'ANSWER_VERSION', 'CHOICE_SCORES', 'LEAST_FOR_P99', 'SCORES', 'COSTS', 'JUDGED',
            'JUDGE_SCORES', 'OUTCOMES', 'AGENT_SCORES', 'UNITS', 'MEASURES', 'ALIASES', 'normalize_squad',
            'normalize_trivia_qa', 'normalize_answer', 'exact_match', 'f1', 'contains', 'score_answer',
-           'registered_score', 'recall_at_k', 'reciprocal_rank', 'has_answer', 'retrieval_scores', 'failed', 'counts',
-           'run_values', 'percentiles', 'total', 'throughput', 'spending', 'unit_of', 'right', 'tokens_of', 'value_of',
-           'kind_of']
+           'registered_score', 'recall_at_k', 'reciprocal_rank', 'has_answer', 'retrieval_scores', 'failed', 'unscored',
+           'counts', 'run_values', 'percentiles', 'total', 'throughput', 'spending', 'unit_of', 'right', 'tokens_of',
+           'value_of', 'kind_of']
 
 # %% ../nbs/12_metrics.ipynb #dd989ea1
 import math
@@ -24,7 +24,7 @@ from unicodedata import category
 
 from .core import ConfigError, DataError, LlmForgeError, closest, ends_the_run, error_text, metrics
 from .quantities import normalize_numeric, same_quantity
-from .text import UNSPACED, plain_lower
+from .text import UNSPACED, plain_lower, plain_text
 
 # %% ../nbs/12_metrics.ipynb #d3618700
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
@@ -86,19 +86,28 @@ def _key(text: str, style: str) -> str:
     plain = plain_lower(text).casefold()
     return " ".join(plain.translate(_BLANKED).split()) or " ".join(plain.split())
 
+# %% ../nbs/12_metrics.ipynb #metrics-best
+_ONLY_ARTICLES = re.compile(r"(?:a|an|the)(?: (?:a|an|the))*")
 
-def _best(
-    score: Callable[[str, str], float],
-    prediction: str,
-    answers: Collection[str],
-    style: str,
-) -> float:
+
+def _as_written(text: str) -> str:
+    "The words of a text without punctuation, in its own capitals."
+    return " ".join(plain_text(text).translate(_BLANKED).split())
+
+
+def _best(score: Callable[[str, str], float], prediction: str, answers: Collection[str], style: str) -> float:
     "The best score over all aliases; without any, whether nothing is left of the prediction."
-    keys = [_key(a, style) for a in ([answers] if isinstance(answers, str) else answers)]
+    answers = [answers] if isinstance(answers, str) else answers
+    keys = [_key(a, style) for a in answers]
     if not any(keys):
         return float(not normalize_answer(prediction, style))
-    key = _key(prediction, style)
-    return float(max(score(key, k) for k in keys if k))
+    pairs = [(_key(prediction, style), k) for k in keys if k]
+    pairs += [
+        (_as_written(prediction), _as_written(a))
+        for a, k in zip(answers, keys)
+        if _ONLY_ARTICLES.fullmatch(k)
+    ]
+    return float(max(score(*pair) for pair in pairs))
 
 # %% ../nbs/12_metrics.ipynb #22b03860
 def exact_match(
@@ -258,6 +267,15 @@ def failed(
     "Whether the example ended in an error."
     return _given(row.get("error_type"))
 
+# %% ../nbs/12_metrics.ipynb #metrics-unscored
+def unscored(
+    row: Mapping,  # of a stored run
+) -> bool:
+    "Whether nobody knows what is right, so that a row counts for no score of answers."
+    scores, about = row.get("scores") or {}, (row.get("trace") or {}).get("attributes") or {}
+    unknown = row.get("correct", 0) is None and "exact_match" not in scores
+    return unknown and (not failed(row) or bool(scores) or about.get("expected") == [])
+
 # %% ../nbs/12_metrics.ipynb #metrics-counts
 def counts(
     rows: Collection[Mapping],  # of a stored run
@@ -282,18 +300,24 @@ def _of_choices(done: Collection[Mapping]) -> list[str]:
     return [name for name in CHOICE_SCORES if name in given]
 
 # %% ../nbs/12_metrics.ipynb #f713a87a
+def _of_answers(rows: Collection[Mapping], names: Iterable[str], extra: Collection[str]) -> dict[str, list]:
+    "The values of the scores of answers."
+    values = {}
+    for name in (*names, *extra):
+        some = rows if name in extra else [r for r in rows if not unscored(r)]
+        if all(failed(r) or name in r["scores"] for r in some):  # an older run may lack it
+            values[name] = [0.0 if failed(r) else r["scores"][name] for r in some]
+    return values
+
+# %% ../nbs/12_metrics.ipynb #metrics-run-values
 def run_values(
     rows: Collection[Mapping],  # of a stored run
     extra: Collection[str] = (),  # your own answer scores: the experiment's `metrics.extra`
 ) -> dict[str, list[float]]:  # score or measure -> its values, in the order of the rows
     "The values behind each aggregate of a run."
     done = [r for r in rows if not failed(r)]
-    of_answers = (*ANSWER_SCORES, *_of_choices(done), *extra)
-    others = {name for r in done for name in r["scores"]} - set(of_answers)
-    values = {}
-    for name in of_answers:
-        if all(name in r["scores"] for r in done):  # an older run may lack it
-            values[name] = [0.0 if failed(r) else r["scores"][name] for r in rows]
+    values = _of_answers(rows, (*ANSWER_SCORES, *_of_choices(done)), extra)
+    others = {name for r in done for name in r["scores"]} - {*ANSWER_SCORES, *CHOICE_SCORES, *extra}
     for name in sorted(others):
         values[name] = [r["scores"][name] for r in done if name in r["scores"]]
     for name in ("tokens_in", "tokens_out"):
@@ -390,8 +414,8 @@ def right(
     row: Mapping,  # of a stored run
     accuracy: str,  # the score that counts as accuracy
 ) -> float:
-    "The score of one row; a failed one scores 0."
-    return 0.0 if failed(row) else row["scores"][accuracy]
+    "The score of one row; a failed one scores 0, and so does one that is not measured."
+    return 0.0 if failed(row) or unscored(row) else row["scores"][accuracy]
 
 # %% ../nbs/12_metrics.ipynb #metrics-tokens
 def tokens_of(
@@ -408,7 +432,7 @@ def value_of(
 ) -> float | None:  # None where the row has no such value
     "The value of one row on a metric."
     if metric in SCORES or metric in extra:
-        return right(row, metric)
+        return None if metric in SCORES and unscored(row) else right(row, metric)
     if metric == "failed":
         return float(failed(row))
     if metric in CHOICE_SCORES:

@@ -7,6 +7,8 @@ __all__ = ['PREDICTED', 'SCORED', 'read_predictions', 'import_predictions']
 
 # %% ../nbs/54_predictions.ipynb #predictions-imports
 import math
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +20,12 @@ from llmforge.columns import (
     answers_of,
     column_of,
     complaints_error,
+    id_text,
     read_questions,
     read_rows,
 )
 from .core import DataError, fingerprint
-from .records import Example, to_example
+from .records import Example, answers_known, to_example
 from .samples import VERDICTS, Log, Sample, import_samples
 from .store import Store
 
@@ -100,6 +103,9 @@ def _by_key(gold: Sequence[Example], columns: _Columns) -> tuple[str, dict[str, 
     if columns.id:
         return columns.id, {e.id: e for e in gold}
     if columns.question:
+        asked = Counter(e.question.strip() for e in gold)
+        if twice := [question for question, n in asked.items() if n > 1]:
+            raise DataError(f"needs ids: the question {twice[0]!r:.60} occurs {asked[twice[0]]} times")
         return columns.question, {e.question.strip(): e for e in gold}
     raise DataError(
         "has neither an id nor the question, so it cannot be joined with the questions;"
@@ -114,8 +120,10 @@ def _joined(
     key, questions = _by_key(gold, columns)
     seen: dict[str, str] = {}
     for place, r in found.rows:
-        name = str(r.get(key, "")).strip()
         try:
+            name = id_text(r.get(key)).strip()
+            if name not in questions:  # 7.0 in a table of texts went through one of floats
+                name = re.sub(r"(?<=[0-9])\.0$", "", name)
             if name not in questions:
                 raise DataError(f"{key} {name!r:.60} is no question's")
             if name in seen:
@@ -166,7 +174,7 @@ def _scored_sample(record: Mapping[str, Any], place: str, columns: _Columns) -> 
     if columns.scored is None or column is None or column not in record:
         raise DataError("needs an id or a question, and a score")
     score, text = _score(record.get(columns.scored)), _text(record, columns.predicted)
-    id, question = str(record[column]), str(record.get(columns.question or "", record[column]))
+    id, question = id_text(record[column]), str(record.get(columns.question or "", record[column]))
     more = {"scores": {"score": score}, "metrics": ("score",), "place": place}
     return Sample(
         id, "none", question, question, text, text, (), is_text=False, content=fingerprint(id), **more
@@ -209,12 +217,12 @@ def _own_key(found: Rows, columns: _Columns) -> list[Example]:
         raise DataError(f"{found.file}: needs an id or a question in every row")
     examples, wrong = [], []
     for place, r in found.rows:
-        id = str(r.get(column, ""))
-        asked = {"id": id, "question": str(r.get(columns.question or "", id))}
         try:
-            examples.append(
-                to_example(asked | {"answers": answers_of(r.get(columns.right or "", []))}, place)
-            )
+            id = id_text(r.get(column))
+            if columns.right not in r:
+                raise DataError(f"has no {columns.right}; give it [] where no answer is right")
+            asked = {"id": id, "question": str(r.get(columns.question or "", id))}
+            examples.append(to_example(asked | {"answers": answers_of(r[columns.right])}, place))
         except DataError as e:
             wrong.append(f"{place}: {str(e).removeprefix(f'{place}: ')}")
     if wrong:
@@ -231,6 +239,8 @@ def read_predictions(
     if not found.rows and not found.wrong:
         raise DataError(f"{path.name}: there is nothing in it")
     columns = _columns(found, gold is not None)
+    if gold and not any(map(answers_known, gold)):
+        raise DataError(f"{path.name}: what is right is known of none of the questions, so nothing is scored")
     if gold is not None:
         return _with_key(found, gold, columns)
     if columns.predicted and columns.right and not columns.scored:

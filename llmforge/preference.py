@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations, product
+from itertools import combinations
 
 import sqlalchemy as sa
 
@@ -85,16 +85,16 @@ class Tally:
 def kappa(
     pairs: Sequence[tuple[str, str]],  # what one and the other said of the same question
 ) -> tuple[float, float, float] | None:  # with its 95% interval; None where it is not defined
-    "Cohen's kappa."
-    import numpy as np
-    from statsmodels.stats.inter_rater import cohens_kappa
-
-    kinds = sorted({kind for pair in pairs for kind in pair})
-    counts = Counter(pairs)
-    if len(kinds) < 2:
+    "Cohen's kappa; its interval is Wilson's of the share of agreement, less what chance agrees on."
+    n = len(pairs)
+    if len({kind for pair in pairs for kind in pair}) < 2:
         return None
-    found = cohens_kappa(np.reshape([counts[both] for both in product(kinds, kinds)], (len(kinds), -1)))
-    return tuple(float(x) for x in (found.kappa, max(-1.0, found.kappa_low), min(1.0, found.kappa_upp)))
+    one, other = map(Counter, zip(*pairs))
+    chance = sum(one[kind] * other[kind] for kind in one) / n**2
+    agreed = sum(x == y for x, y in pairs)
+    low, high = wilson(agreed, n)
+    value, low, high = ((share - chance) / (1 - chance) for share in (agreed / n, low, high))
+    return value, max(-1.0, low), high
 
 # %% ../nbs/66_preference.ipynb #preference-class
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@
 __all__ = ['normalize_numeric', 'same_quantity']
 
 # %% ../nbs/11_quantities.ipynb #quantities-imports
+import math
 import re
 from collections.abc import Callable
 from fractions import Fraction
@@ -19,36 +20,65 @@ def _listed(numbers: re.Match) -> str:
     return numbers[0] if whole else numbers[0].replace(",", ", ")
 
 # %% ../nbs/11_quantities.ipynb #quantities-spelling
-_SPELLINGS: list[tuple[str, str | Callable[[re.Match], str]]] = [
-    (r"\\[dt]?frac *([0-9])([0-9])(?![0-9])", r"\\frac{\1}{\2}"),
-    (r"(?<=[\w)}]) {0,3}(?=\\[dt]?frac\b)", " "),
-    (r"\\d?t?frac *\{([^{}]*)\}\{([^{}]*)\}", r"\1/\2"),
+_SIGNS = {"approx": "≈", "circ": "°", "degree": "°", "div": "/", "pm": "±", "times": "×", "cdot": "×"}
+_SIGNS |= {"le": "≤", "leq": "≤", "ge": "≥", "geq": "≥", "pi": "π", "sqrt": "√"}
+_Replacement = str | Callable[[re.Match], str]
+_LATEX: list[tuple[str, _Replacement]] = [
+    (r"\\[cdt]?frac *([0-9])([0-9])(?![0-9])", r"\\frac{\1}{\2}"),
+    (r"(?<=[\w)}]) {0,3}(?=\\[cdt]?frac\b)", " "),
+    (r"\\[cdt]?frac *\{([^{}]*)\}\{([^{}]*)\}", r"\1/\2"),
     (r"\\(?:text|mathrm|mathbf|textbf|mbox|boxed) *(?=\{)", " "),
-    (r"\\[,;:!]|\\left|\\right|\\[()\[\]]", ""),
-    (r"\\(?:times|cdot)", "x"),
-    (r"(?<!\\)\$([^$]*)(?<!\\)\$", r"\1"),
+    (r"\\[,;:!]|\\left(?![a-z])|\\right(?![a-z])|\\[()\[\]]", ""),
+    (rf"\\({'|'.join(_SIGNS)})(?![a-z])", lambda m: _SIGNS[m[1]]),
+    (r"(?<!\\)\$\$?(?! )((?:[^$\\]|\\.)*)(?<! )\$\$?(?![0-9])|(?<![0-9] )(?<!\\)\$ ([^$]*) \$", r"\1\2"),
+    (r"(?<=[0-9])( ?)\*\*\1(?=[-+]?[0-9])", "^"),
     (r"(?<=[0-9]) ?[*x×·] ?10 ?\^ ?\{?(?=[-+]?[0-9])", "e"),
     (r"(?<![\w.,^])10 ?\^ ?\{?(?=[-+]?[0-9])", "1e"),
+    (r"(?<=[0-9]) ?[*×·] ?(?=[0-9])", " × "),
+    (r"(?<=[([{])-?[0-9.]+(?:,-?[0-9.]{1,9})+(?=\\?[)\]}])", _listed),
     (r"[\\{}*`]", ""),
+]
+
+# %% ../nbs/11_quantities.ipynb #quantities-typed
+_TYPED: list[tuple[str, _Replacement]] = [
     (r"×|·", "x"),
+    (r"÷", "/"),
     (r"π", "pi"),
     (r"√", "sqrt"),
-    (r"(?<=[([])-?[0-9.]+(?:,-?[0-9.]{1,9})+(?=[)\]])", _listed),
+    (r"(?<=[0-9]) +pi\b", "pi"),
+    (r"(?:(?<=^)|(?<=[=≈(])) *-(?=[0-9]*[abinxyz]\b|[a-z]\b|[0-9]*sqrt|[0-9]* ?pi\b)", "−"),
+    (r"(?<![\w)])-\(([0-9][0-9./,]*)\)", r"-\1"),
+    (r"(?<![\w)])([0-9][0-9.]*)/-(?=[0-9])", r"-\1/"),
     (r"(?<=[\w)]) ?(?<![0-9]e)\+ ?", " + "),
     (r"\b(?:minus|negative) +(?=[$€£¥₹]?\.?[0-9])", "-"),
+    (r"(?:^|(?<=[=≈])) *(?:about|approximately|approx\.?|around|roughly) +(?=[-$€£¥₹.]*[0-9])", ""),
+    (r"(?<=[0-9%]) (?:to|through) (?=[$€£¥₹]?[0-9])", "-"),
+    (r"(?<=[0-9]) and (?=[0-9]{1,9}/[0-9])", " "),
+    (r"(?<=[0-9]) ?(?:[ap]\. ?m|a\. ?d|b\. ?c(?:\. ?e)?)\b\.?", lambda m: f" {re.sub('[. ]', '', m[0])}"),
+    (r"(?<=[0-9])'s\b", "s"),
+    (r"(?<=[0-9]) ?(?:°|degrees?\b) ?(?=(?:[cf]|celsius|fahrenheit)\b)", " "),
+    (r"(?<=[0-9])\^?°", "°"),
+    (r"\b(km|cm|mm|m|mi|ft|in)\^?([23])\b", lambda m: f"{'sq' if m[2] == '2' else 'cubic'} {m[1]}"),
+]
+
+# %% ../nbs/11_quantities.ipynb #quantities-money
+_MONEY: list[tuple[str, _Replacement]] = [
     (r"\bper ?cent\b", "%"),
-    (r"\bus ?(?=\$)|(?<=[$€£¥₹])[ ]+(?=[0-9])", ""),
+    (r"\bus ?(?=\$)|\b(?:au?|ca?|hk|nz|sg?)(?=\$[0-9])|(?<=[$€£¥₹])[ ]+(?=[0-9])", ""),
     (r"\b(?:usd|us) ?(?=[-.]?[0-9])", "$"),
     (r"([$€£¥₹][0-9][0-9.,]{0,20}) ?(?:m|(b))\b", lambda m: f"{m[1]} {'billion' if m[2] else 'million'}"),
     (r"\beur ?(?=[-.]?[0-9])", "€"),
     (r"\bgbp ?(?=[-.]?[0-9])", "£"),
+    (r"\bjpy ?(?=[-.]?[0-9])", "¥"),
+    (r"\b(?:inr ?|rs[. ] ?)(?=[-.]?[0-9])", "₹"),
+    (r"\b(aud|brl|cad|chf|cny|dkk|hkd|krw|mxn|nok|nzd|pln|sek|sgd|zar) ?(-?[0-9.,']*[0-9])", r"\2 \1"),
 ]
 
 # %% ../nbs/11_quantities.ipynb #quantities-spelled
 def _spelled(text: str) -> str:
     "A text in lower case, as a keyboard would have it, without LaTeX."
     text = plain_lower(text)
-    for pattern, new in _SPELLINGS:
+    for pattern, new in (*_LATEX, *_TYPED, *_MONEY):
         text = re.sub(pattern, new, text)
     return text[max(map(text.rfind, "=≈")) + 1 :]
 
@@ -73,37 +103,58 @@ def _decimal(numeral: str) -> str:
 
 # %% ../nbs/11_quantities.ipynb #quantities-value
 _NUMERAL = r"[0-9]++(?:[.,'_][0-9]++|[ ][0-9]{3}(?![0-9/]))*+|\.[0-9]++"
-_UNITS = "km|cm|mm|m|mi|ft|in|kg|mg|g|lbs?|oz|ml|l|ms|mins?|hrs?|h|am|pm|mph"  # may follow at once
-_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_UNITS = "km|cm|mm|m|mi|ft|in|kg|mg|g|lbs?|oz|ml|l|ms|mins?|hrs?|h|am|pm|mph"
+_UNITS += "|[kmgt]b|k?wh?|v|[kmg]?hz"  # may follow at once
+_SCALES = {
+    "dozen": 12,
+    "hundred": 100,
+    "lakh": 10**5,
+    "crore": 10**7,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+}
 _SCALES |= {"k": 10**3, "mn": 10**6, "bn": 10**9, "tn": 10**12}
 _NUMBER = re.compile(
     rf"(?<![\w.])(?<![0-9]/)([-+]?)([$€£¥₹]?)([-+]?)({_NUMERAL})"
     r"(?:(?:e| ?[x*] ?10 ?\^ ?)([-+]?[0-9]{1,3})(?![0-9]))?"
-    r"(?:(?: ([0-9]{1,9}))? ?/ ?([0-9]{1,9})(?![0-9/]))?"
-    rf"(?: ?({'|'.join(_SCALES)})\b)?"
+    r"(?:(?: ([0-9]{1,9}))? ?/ ?([0-9]{1,9}(?:\.[0-9]{1,9})?)(?![0-9/]))?"
+    rf"((?: ?(?:{'|'.join(_SCALES)})\b){{0,2}})"
     rf"(?=(?:{_UNITS})\b|\W|$)"
 )
 
-
+# %% ../nbs/11_quantities.ipynb #quantities-value-of
 def _value(number: re.Match) -> Fraction | None:
     "What a match is worth; None where it is no number."
-    sign, _, inner, numeral, exponent, top, bottom, scale = number.groups()
+    sign, _, inner, numeral, exponent, top, bottom, scales = number.groups()
     digits = _decimal(numeral)
-    if not digits or (bottom and not int(bottom)):
+    if not digits or (bottom and not Fraction(bottom)):
         return None
-    value = Fraction(digits) * Fraction(10) ** int(exponent or 0) * _SCALES.get(scale, 1)
+    scale = math.prod(_SCALES[word] for word in scales.split())
+    value = Fraction(digits) * Fraction(10) ** int(exponent or 0) * scale
     if bottom:
-        value = value + Fraction(int(top), int(bottom)) if top else value / int(bottom)
+        value = value + int(top) / Fraction(bottom) if top else value / Fraction(bottom)
     return -value if "-" in sign + inner else value
 
 # %% ../nbs/11_quantities.ipynb #quantities-normalise
-_WORD = re.compile(r"[^\W_]+(?:'[^\W\d_]+)*|[%$€£¥₹<>≤≥]|(?<= )\+(?= )")
-_NAMES = {"percent": "%", "dollar": "$", "dollars": "$", "usd": "$", "euro": "€", "euros": "€", "eur": "€"}
+_WORD = re.compile(r"−?[^\W_]+(?:'[^\W\d_]+)*|[%$€£¥₹<>≤≥±°]|(?<= )\+(?= )")
+_ONE_NAME = {  # what stands for a unit, in the singular
+    "%": "percent pct", "$": "dollar usd", "€": "euro eur", "£": "gbp", "¥": "yen jpy",
+    "₹": "rupee inr rs",
+    "°": "degree", "c": "celsius", "f": "fahrenheit", "sq": "square", "km": "kilometer kilometre",
+    "m": "meter metre", "cm": "centimeter centimetre", "mm": "millimeter millimetre", "mi": "mile",
+    "ft": "foot feet", "in": "inch inches", "kg": "kilogram kilo", "g": "gram", "mg": "milligram",
+    "lb": "lbs", "oz": "ounce", "l": "liter litre", "ml": "milliliter millilitre",
+    "h": "hour hr", "min": "minute", "s": "second sec",
+}  # fmt: skip
+_NAMES = {f"{w}{s}": unit for unit, names in _ONE_NAME.items() for w in names.split() for s in ("", "s")}
 _ARTICLES = ("a", "an", "the")
 
-
+# %% ../nbs/11_quantities.ipynb #quantities-normalised
 def _words(text: str) -> list[str]:
-    return [_NAMES.get(w, w) for w in _WORD.findall(text) if w not in _ARTICLES]
+    words = [_NAMES.get(w, w) for w in _WORD.findall(text) if w not in _ARTICLES]
+    return [str(int(w)) if w.isascii() and w.isdigit() and len(w) <= _LONGEST else w for w in words]
 
 
 def normalize_numeric(
@@ -118,7 +169,7 @@ def normalize_numeric(
     return " ".join(filter(None, [*parts, *_words(text[end:])]))
 
 # %% ../nbs/11_quantities.ipynb #quantities-same
-_QUANTITY = re.compile(r"(-?[0-9]{1,2000}(?:/[0-9]{1,2000})?)((?: [^\d\s]+){0,3})")
+_QUANTITY = re.compile(r"(-?[0-9]{1,2000}(?:/[0-9]{1,2000})?)((?: [^\d\s+<>≤≥±−]+){0,3})")
 
 
 def same_quantity(

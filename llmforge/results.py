@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .core import StoreError, closest, round_robin
-from .experiment import Experiment, counts_line
-from .metrics import failed, right
+from .experiment import NOT_MEASURED, Experiment, counts_line
+from .metrics import failed, right, unscored
 from .plan import that_begin_with
 from .pooling import interval_settings
 from .provenance import commit_text, is_imported, rows_by_code
@@ -95,7 +95,8 @@ def retrieval_estimates(
         return {}
     estimates = {n: e.estimate(n) for n in e.result["metrics"] if "@" in n or n == "mrr"}
     for label, wanted in [("accuracy, evidence in the prompt", True), ("accuracy, evidence missing", False)]:
-        values = [right(r, e.result["accuracy_is"]) for r in e.rows if found_gold(r) is wanted]
+        some = [r for r in e.rows if found_gold(r) is wanted and not unscored(r)]
+        values = [right(r, e.result["accuracy_is"]) for r in some]
         if values:
             estimates[label] = estimate(values, **interval_settings(e))
     return estimates
@@ -129,8 +130,8 @@ def worst_examples(
     n: int = 8,  # rows
 ) -> str:  # Markdown
     "The questions answered worst."
-    wrong = [r for r in e.rows if failed(r) or not r["correct"]]
-    wrong.sort(key=lambda r: (not failed(r), r["scores"]["f1"], r["position"]))
+    wrong = [r for r in e.rows if failed(r) or not (r["correct"] or unscored(r))]
+    wrong.sort(key=lambda r: (not failed(r), r["scores"].get("f1", 0), r["position"]))
     rows = [
         (
             cell(r["input_text"], 90),
@@ -140,6 +141,8 @@ def worst_examples(
         )
         for r in wrong[:n]
     ]
+    if not rows and not e.estimate("accuracy").n:
+        return NOT_MEASURED
     return (
         table(["question", "expected", "answered", "evidence found"], rows) if rows else "No wrong answers."
     )

@@ -7,19 +7,21 @@ __all__ = ['OpenStudy', 'open_study', 'run_study', 'run_pilot', 'study_folder']
 
 # %% ../nbs/53_study.ipynb #study-imports
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
 from pathlib import Path
 
 from .config import ExperimentConfig
-from .core import StoreError, closest, keep_former_names
+from .core import ConfigError, StoreError, closest, keep_former_names
 from .data import load_corpus, load_dataset
 from .engine import Engine
 from .exports import export_plan, keep_exported, own_folder, seal_study
+from .metrics import SCORES
 from .pilot import known_means, pilot
 from .plan import BROKEN, Study, completed_ids, differences, plan_of, serving, that_begin_with
+from .records import Dataset, answers_known
 from .runner import Prepared, prepare, run_experiment
 from .store import Store
 from .studyconfig import Key, StudyConfig, experiments, imported_arms
@@ -54,6 +56,37 @@ def _ids(study: StudyConfig, own: dict[Key, str], store: Store) -> dict[Key, str
     keys = product(study.datasets, study.arms, study.seeds)
     return {(arm, data, seed): found.get(arm) or own[arm, data, seed] for data, arm, seed in keys}
 
+# %% ../nbs/53_study.ipynb #study-measured
+def _unknown(metric: str, data: Dataset) -> str:
+    "What a metric needs to be known of some question, and is known of none."
+    if metric in ("accuracy", *SCORES) and not any(map(answers_known, data.examples)):
+        return "right answers"
+    if metric.startswith("has_answer@") and not any(e.answers for e in data.examples):
+        return "right answers"
+    if (metric == "mrr" or metric.startswith("recall@")) and not any(e.gold for e in data.examples):
+        return "gold passages"
+    return ""
+
+# %% ../nbs/53_study.ipynb #study-check-measured
+def _check_measured(study: StudyConfig, prepared: Mapping[Key, Prepared]) -> None:
+    "Raise `ConfigError` where what a hypothesis is about cannot be measured on any of its data sets."
+    for i, h in enumerate(study.hypotheses):
+        asked = {k[1]: p.data for k, p in prepared.items() if k[1] in (h.datasets or study.datasets)}
+        needs = [_unknown(h.metric, data) for data in asked.values()]
+        if needs and all(needs):
+            raise ConfigError(
+                f"study.hypotheses.{i}.metric: {h.metric} needs {needs[0]}, and none of the questions of"
+                f" {', '.join(asked)} has any; name another metric, or give the questions theirs"
+            )
+
+# %% ../nbs/53_study.ipynb #study-prepared
+def _prepared(study: StudyConfig, arms: Mapping[Key, ExperimentConfig]) -> dict[Key, Prepared]:
+    "The experiments of a study, loaded and checked; arms share what they load."
+    once = {"data_of": cache(load_dataset), "corpus_of": cache(load_corpus)}
+    prepared = {key: prepare(config, **once) for key, config in arms.items()}
+    _check_measured(study, prepared)
+    return prepared
+
 # %% ../nbs/53_study.ipynb #study-open-study
 def open_study(
     study: StudyConfig,
@@ -61,9 +94,8 @@ def open_study(
 ) -> OpenStudy:
     "Load a study's data and freeze its plan, or compare it with the one that is frozen; runs nothing."
     store = store or Store()
-    once = {"data_of": cache(load_dataset), "corpus_of": cache(load_corpus)}  # arms share what they load
     arms, imported = experiments(study), imported_arms(study)
-    prepared = {key: prepare(config, **once) for key, config in arms.items()}
+    prepared = _prepared(study, arms)
     ids = _ids(study, {key: p.id for key, p in prepared.items()}, store)
     questions = {data: store.result(id)["n"] for (arm, data, _), id in ids.items() if arm in imported}
     questions |= {data: len(p.data) // p.config.sampling.repeats for (_, data, _), p in prepared.items()}

@@ -22,7 +22,7 @@ from .core import ConfigError, StoreError, closest
 from .experiment import Experiment
 from .leases import owner_gone, shared_clock
 from .marks import Marks, marks_of
-from .metrics import failed, right
+from .metrics import failed, right, unscored
 from .paired import PairedDifference, holm
 from .results import expected
 from .store import Store
@@ -383,7 +383,7 @@ def flips(
     score, control = a.result["accuracy_is"], {r["example_id"]: r for r in a.rows}
     found = []
     for y in b.rows:
-        if x := control.get(y["example_id"]):
+        if (x := control.get(y["example_id"])) and not unscored(y):
             outcome = _became(right(x, score), right(y, score))
             texts = {"question": y["input_text"] or y["example_id"], "expected": ", ".join(expected(y)[:3])}
             answers = {"a": _answered(x), "b": _answered(y)}

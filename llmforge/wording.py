@@ -91,6 +91,8 @@ def interval(
     sign: bool = False,  # show a plus, for a difference
 ) -> str:
     "The interval of an estimate in a column of its own: 0.350 to 0.480."
+    if e.low is None:
+        return "–"
     return f"{number(e.low, metric, sign)} to {number(e.high, metric, sign)}"
 
 # %% ../nbs/60_wording.ipynb #wording-difference

@@ -7,11 +7,25 @@ import warnings
 import pandas as pd
 import pytest
 
+from llmforge.batching import FakeEngine
 from llmforge.columns import read_questions
+from llmforge.comparison import compare, diff_table, overview
 from llmforge.config import load_config
 from llmforge.core import ConfigError, DataError
 from llmforge.data import load_corpus, load_dataset
+from llmforge.derived import result_faults
+from llmforge.experiment import NOT_MEASURED, Experiment, results_table
+from llmforge.gates import minimum_gates, worse_gate
+from llmforge.listing import experiments_table
+from llmforge.metrics import unscored, value_of
+from llmforge.predictions import import_predictions
+from llmforge.records import answers_known
+from llmforge.results import kinds_table, worst_examples
+from llmforge.runner import run_experiment
 from llmforge.sections import CorpusConfig, DatasetConfig
+from llmforge.store import Store
+from llmforge.study import open_study
+from llmforge.studyconfig import load_study
 
 
 def jsonl(*records):
@@ -168,7 +182,7 @@ def beir(tmp_path, monkeypatch):
     (tmp_path / "beir" / "queries.jsonl").write_text(
         jsonl({"_id": "1", "text": "a?"}, {"_id": "2", "text": "b?"})
     )
-    (tmp_path / "beir" / "corpus.jsonl").write_text(jsonl({"_id": "d1", "title": "T", "text": "t"}))
+    (tmp_path / "beir" / "corpus.jsonl").write_text(jsonl({"_id": "d1", "title": "Paris", "text": "capital"}))
     (tmp_path / "beir" / "qrels" / "test.tsv").write_text(
         "query-id\tcorpus-id\tscore\n1\td1\t1\n1\td2\t2\n2\td1\t0\n"
     )
@@ -186,11 +200,69 @@ def test_beir_with_its_judgements(beir):
     "Only judged questions, each with its relevant passages; that there are no answers is said."
     with pytest.warns(UserWarning, match="queries.jsonl: has no answers"):
         (e,) = read_questions(beir / "queries.jsonl")
-    assert (e.id, e.gold, e.answers) == ("1", ("d1", "d2"), ())
+    assert (e.id, e.gold, e.answers) == ("1", ("d1", "d2"), ()) and not answers_known(e)
     assert load_corpus(CorpusConfig(name="beir/corpus.jsonl")).passages[0].id == "d1"
     (beir / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\td1\tyes\n")
     with pytest.raises(DataError, match="qrels/test.tsv line 2: needs"):
         read_questions(beir / "queries.jsonl")
+
+
+def test_judged_questions_have_answers_all_or_none(beir):
+    "An empty list says that none is right; where only some questions have a field, nobody says so."
+    (beir / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\td1\t1\n2\td1\t1\n")
+    first = {"_id": "1", "text": "a?", "answers": []}
+    (beir / "queries.jsonl").write_text(jsonl(first, {"_id": "2", "text": "b?"}))
+    with pytest.raises(DataError, match="line 2: has no answers, and other questions have; give it \\[\\]"):
+        read_questions(beir / "queries.jsonl")
+    (beir / "queries.jsonl").write_text(jsonl(first, {"_id": "2", "text": "b?", "answers": ["B"]}))
+    assert [(e.answers, answers_known(e)) for e in read_questions(beir / "queries.jsonl")] == [
+        ((), True),
+        (("B",), True),
+    ]
+
+
+@pytest.mark.slow
+def test_nothing_is_scored_where_nobody_knows_what_is_right(beir, tmp_path):
+    "No accuracy of 0: none, wherever it is shown, compared, demanded or claimed."
+    base = {
+        "engine": {"name": "fake", "cache": False},
+        "method": {"name": "naive", "shots": 0},
+        "dataset": {"name": "beir/queries.jsonl"},
+        "corpus": {"name": "beir/corpus.jsonl"},
+        "retrieval": {"name": "sparse", "top_k": 1},
+    }
+    store = Store(f"sqlite:///{tmp_path}/s.db")
+    ids = []
+    with pytest.warns(UserWarning, match="has no answers"):
+        for name, reply in (("one", "I don't know"), ("two", "x")):
+            config = load_config({"experiment": {"name": name, "seed": len(ids), **base}})
+            ids.append(run_experiment(config, store, FakeEngine(reply), show=False))
+    a, b = (Experiment(id, store) for id in ids)
+    (row,) = a.rows
+    assert row["correct"] is None and set(row["scores"]) == {"recall@1", "mrr"} and unscored(row)
+    assert value_of(row, "exact_match") is None and a.estimate("accuracy").value is None
+    assert not list(result_faults(a.rows, store.result(a.id), a.record.config_json))
+    assert NOT_MEASURED in results_table(a) and "| – | – | – | 0 |" in kinds_table(a)
+    assert worst_examples(a) == NOT_MEASURED and "COMPLETED | – |" in experiments_table(store)
+    compared = compare(a, b)
+    assert "exact_match" not in compared.differences and "recall@1" in compared.differences
+    assert "not measured" in overview([compared]) and "0 both wrong" in diff_table(a, b)
+    with pytest.raises(ConfigError, match="--min accuracy: is not measured by one-"):
+        minimum_gates(a, {"accuracy": 0.0})
+    with pytest.raises(ConfigError, match="accuracy is not measured"):
+        worse_gate(compared)
+    answers = tmp_path / "p.jsonl"
+    answers.write_text(jsonl({"query_id": "1", "prediction": "x"}))
+    with pytest.warns(UserWarning), pytest.raises(DataError, match="known of none of the questions"):
+        import_predictions(store, answers, beir / "queries.jsonl")
+    arms = {"a": {"retrieval": {"top_k": 1}}, "b": {"retrieval": {"top_k": 2}}}
+    claim = {"id": "H1", "claim": "c", "control": "a", "treatment": "b", "min_effect": 0.1}
+    study = {"name": "s", "question": "q", "base": base, "arms": arms, "hypotheses": [claim]}
+    with (
+        pytest.warns(UserWarning),
+        pytest.raises(ConfigError, match="accuracy needs right answers, and none"),
+    ):
+        open_study(load_study({"study": study}), store)
 
 
 def test_without_judgements_queries_are_no_questions(tmp_path):

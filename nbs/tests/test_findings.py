@@ -16,6 +16,7 @@ import llmforge.contrasts as contrasts
 from llmforge.aggregate import result_row, summarise
 from llmforge.batching import FakeEngine, Fault
 from llmforge.card import Card, Measure
+from llmforge.claimed import verdict_on
 from llmforge.comparison import compare, diff_table, overview, trace_line
 from llmforge.config import load_config
 from llmforge.contrasts import arms_of, groups, values
@@ -287,6 +288,10 @@ def test_latencies_of_runs_that_overlap_decide_nothing(store):
     assert v.verdict == "inconclusive" and v.overlapped and v.effect == alone.effect
     assert "other runs were under way at the same time" in v.sentence()
     assert "another run was under way at the same time" in results_table(study_arm(study, "a"))
+    named = {"a": study_arm(study, "a"), "b": study_arm(study, "b")}
+    claimed = verdict_on("b < a by 1 on latency", named)
+    assert claimed.verdict == "inconclusive" and claimed.overlapped, "so does a claim on the command line"
+    assert any("decides nothing" in note for note in compare(*named.values(), ["latency_ms"]).notes)
     right = replace(study, config=study.config.model_copy(update={"hypotheses": (claim(direction="lower"),)}))
     assert not verdicts(right)[0].overlapped, "what is right does not depend on the clock"
 

@@ -236,6 +236,25 @@ def test_nobody_is_right_by_having_nothing_left(prediction, answers, right, styl
     assert set(score_answer(prediction, answers, style).values()) == {right}
 
 
+@pytest.mark.parametrize("style", NORMALIZERS)
+@pytest.mark.parametrize(
+    "prediction, answers, right",
+    [
+        ("The answer is A.", ["A"], 1),
+        ("Option (A), I think", ["(A)"], 1),
+        ("Paris or A", ["B", "A"], 1),
+        ("This is a cat", ["A"], 0),
+        ("The answer is B", ["A"], 0),
+        ("Bananas", ["A"], 0),
+        ("It is by The The!", ["The The"], 1),
+        ("", ["A"], 0),
+    ],
+)
+def test_an_answer_of_articles_is_found_as_it_is_written(prediction, answers, right, style):
+    assert contains(prediction, answers, style) == right
+    assert (f1(prediction, answers, style) > 0) == right and exact_match(prediction, answers, style) == 0
+
+
 @pytest.mark.parametrize("style", ["squad", "trivia_qa"])
 def test_silence_is_right_where_there_is_no_answer(style):
     assert set(score_answer("", [], style).values()) == {1} and set(
@@ -736,6 +755,61 @@ NUMBERS = [
     ("2\\pi", "2π", 1),
     ("\\sqrt{2}", "√2", 1),
     ("20 °C", "20°C", 1),
+    ("C$20", "20", 1),
+    ("Rs. 500", "₹500", 1),
+    ("CHF 1'000.50", "1000.5 CHF", 1),
+    ("CHF 20", "€20", 0),
+    ("20 GBP", "£20", 1),
+    ("5 hundred thousand", "500,000", 1),
+    ("3 dozen", "36", 1),
+    ("±5", "5", 0),
+    ("\\pm 5", "±5", 1),
+    ("-x", "x", 0),
+    ("-2x", "2x", 0),
+    ("-\\sqrt{2}", "\\sqrt{2}", 0),
+    ("-5m", "-5 m", 1),
+    ("- Paris", "Paris", 1),
+    ("3*4", "34", 0),
+    ("3*4", "3 × 4", 1),
+    ("2\\pi", "2", 0),
+    ("5+", "5", 0),
+    ("{1,2}", "1.2", 0),
+    ("\\{1,2\\}", "{1, 2}", 1),
+    ("\\cfrac{1}{2}", "0.5", 1),
+    ("\\frac{1}{-2}", "-1/2", 1),
+    ("-(1/2)", "-0.5", 1),
+    ("1/2.5", "0.4", 1),
+    ("3 ÷ 4", "3/4", 1),
+    ("2 and 3/4", "2.75", 1),
+    ("10**3", "1000", 1),
+    ("5**2", "52", 0),
+    ("$\\$42$", "42", 1),
+    ("$$42$$", "42", 1),
+    ("$5 and $6", "costs $5 and $6", 0),
+    ("costs \\$5 and \\$6", "costs $5 and $6", 1),
+    ("90\\degree", "90 degrees", 1),
+    ("90 degrees", "90 radians", 0),
+    ("20 °C", "20 degrees Celsius", 1),
+    ("20 °C", "20 °F", 0),
+    ("\\approx 3.14", "3.14", 1),
+    ("about 5 km", "5 kilometres", 1),
+    ("about 5 or 6", "5", 0),
+    ("3 to 5", "3–5", 1),
+    ("3 to 5", "5", 0),
+    ("5 minutes", "5 hours", 0),
+    ("5 feet", "5ft", 1),
+    ("25 m²", "25 square meters", 1),
+    ("25 m²", "25 m", 0),
+    ("25 m^2", "25", 1),
+    ("12V", "12", 1),
+    ("2 GB", "2 MB", 0),
+    ("12 B.C.", "12 BC", 1),
+    ("1:30 p.m.", "1:30 PM", 1),
+    ("1:30 pm", "1:30 am", 0),
+    ("01/02/2020", "1/2/2020", 1),
+    ("01/02/2020", "02/01/2020", 0),
+    ("1990's", "1990s", 1),
+    ("50 pct", "50%", 1),
 ]
 
 

@@ -10,13 +10,14 @@ from typer.testing import CliRunner
 from llmforge.answerfiles import compared_experiments
 from llmforge.claimed import parse_claim, verdict_on
 from llmforge.cli import app
+from llmforge.columns import question_record
 from llmforge.comparison import compare
 from llmforge.core import ConfigError, DataError
 from llmforge.experiment import Experiment
 from llmforge.findings import verdicts
 from llmforge.paired import paired_difference
 from llmforge.predictions import import_predictions, read_predictions
-from llmforge.records import Example
+from llmforge.records import Example, to_example
 from llmforge.store import Store
 from llmforge.studyconfig import StudyConfig
 
@@ -295,3 +296,46 @@ def test_it_imports_nothing_heavy(folder):
     assert p.returncode == 0, p.stderr
     heavy = {"torch", "transformers", "matplotlib", "seaborn", "sphinx", "qdrant_client", "nbconvert"}
     assert not heavy & {*p.stdout.split("\n")[-2].split()}
+
+
+ASKED = [{"id": i, "question": q, "answers": [q.upper()]} for i, q in enumerate("abc", 1)]
+
+
+@pytest.mark.parametrize(
+    "file, text",
+    [
+        ("p.jsonl", '{"id": 1.0, "prediction": "A"}\n{"id": 2.0, "prediction": "x"}\n'),
+        ("p.csv", "id,prediction\n1.0,A\n2.0,x\n"),
+        (
+            "own.jsonl",
+            '{"id": 1.0, "prediction": "A", "answer": "a"}\n{"id": "2", "prediction": "x", "answer": "B"}',
+        ),
+        ("scored.jsonl", '{"id": 1.0, "correct": true}\n{"id": 2, "correct": "False"}\n'),
+    ],
+)
+def test_ids_that_went_through_a_table_of_floats(file, text, tmp_path):
+    (tmp_path / file).write_text(text)
+    gold = [to_example(question_record(r, "line")) for r in ASKED[:2]] if file.startswith("p.") else None
+    assert [s.doc_id for s in read_predictions(tmp_path / file, gold)] == ["1", "2"]
+
+
+@pytest.mark.parametrize("others", [{"correct": True}, {"prediction": "x", "answer": "x"}])
+@pytest.mark.parametrize("id", [None, "", True, [1], {"a": 1}, 1.0])
+def test_what_is_no_id_is_refused_as_in_a_file_of_questions(id, others, tmp_path):
+    "1.0 is 1, which is there twice; the others became questions called None, True and [1]."
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(r | others) + "\n" for r in ({"id": 1}, {"id": id})))
+    with pytest.raises(DataError, match="line 2: (id must be a text or a number|id '1' occurs twice)"):
+        read_predictions(tmp_path / "p.jsonl")
+
+
+def test_an_answer_that_is_missing_in_one_line_is_not_unanswerable(tmp_path):
+    (tmp_path / "p.csv").write_text("id,prediction,answer\n1,x,\n2,y,y\n")
+    with pytest.raises(DataError, match="line 2: has no answer; give it"):
+        read_predictions(tmp_path / "p.csv")
+
+
+def test_questions_that_occur_twice_cannot_join(tmp_path):
+    (tmp_path / "p.csv").write_text("question,prediction\na,A\n")
+    gold = [to_example({"id": i, "question": "a", "answers": [i]}) for i in "12"]
+    with pytest.raises(DataError, match="needs ids: the question 'a' occurs 2 times"):
+        read_predictions(tmp_path / "p.csv", gold)

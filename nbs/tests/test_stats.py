@@ -8,11 +8,13 @@ import sys
 import warnings
 from dataclasses import asdict
 from functools import partial
+from itertools import product
 
 import grouped_intervals
 import numpy as np
 import pytest
 from intervals import GRADED, cases, coverage
+from statsmodels.stats.inter_rater import cohens_kappa
 
 from llmforge.core import ConfigError, DataError
 from llmforge.metrics import percentiles
@@ -28,6 +30,7 @@ from llmforge.paired import (
     smallest_effect,
     spread_of,
 )
+from llmforge.preference import kappa
 from llmforge.stats import Estimate, bootstrap_interval, bounds, estimate, hang_together, wilson
 
 pytestmark = pytest.mark.slow
@@ -990,3 +993,20 @@ def test_p_is_the_same_whichever_side_is_called_the_second(n):
 def test_an_effect_to_plan_for_is_a_number(effect):
     with pytest.raises(ConfigError, match="no number of pairs shows an effect of"):
         pairs_needed(effect)
+
+
+def test_kappa_and_its_interval():
+    "The value is statsmodels'; the interval holds the true one, also where few people's votes all agree."
+    rng = np.random.default_rng(0)
+    shares = np.array([[0.45, 0.05], [0.05, 0.45]])  # kappa 0.8
+    held = defined = 0
+    for n in (8, 20, 50) * 200:
+        counts = rng.multinomial(n, shares.ravel())
+        pairs = [pair for pair, k in zip(product("ab", "ab"), counts) for _ in range(k)]
+        if found := kappa(pairs):
+            value, low, high = found
+            known = cohens_kappa(counts.reshape(2, 2), return_results=False)
+            assert value == pytest.approx(known) and low < high
+            defined, held = defined + 1, held + (low <= 0.8 <= high)
+    assert 0.93 <= held / defined <= 0.97
+    assert kappa([("a", "a")] * 2 + [("b", "b")])[1] < 0.1, "three votes alike show little"

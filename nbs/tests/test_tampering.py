@@ -90,6 +90,10 @@ OF_ROWS = {
         on_row(correct=1.0, scores=lambda row: row["scores"] | {"exact_match": 1.0}),
         r"accuracy is stored as 0\.\d+, its \d+ rows give 0\.\d+",
     ),
+    "a flag that is missing": (
+        on_row(correct=None),
+        r"line \d+: correct is missing, its answer is known",
+    ),
     "an error": (
         on_row(error_type="EngineError", error="x"),
         r"answered is stored as \d+, its \d+ rows give",
@@ -133,6 +137,32 @@ OF_RESULTS = {
         on_result("result", "summary", "errors", value={"EngineError": 1}),
         "summary.errors is stored",
     ),
+    "a level": (
+        on_result(*METRICS, "f1", "confidence", value=0.99),
+        "summary.metrics.f1.confidence is stored as 0.99, its config says 0.95",
+    ),
+    "an interval beside its value": (
+        on_result("result", "summary", "accuracy", "low", value=0.5),
+        r"summary.accuracy: 0.5 to 0.15 is no interval of 0.08",
+    ),
+    "a throughput": (
+        on_result("result", "summary", "throughput_tokens_per_s", value=9000.0),
+        "throughput is stored as .*, summary.throughput_tokens_per_s as 9000.0",
+    ),
+    "a rate of questions": (
+        on_result("result", "summary", "questions_per_s", value=9000.0),
+        "summary.throughput_tokens_per_s is stored as .* rows give",
+    ),
+    "memory": (
+        on_result("result", "peak_memory_mb", value=1.0),
+        "peak_memory_mb is stored as 1.0, summary",
+    ),
+    "a name": (on_result("experiment", "name", value="other"), "name is 'other', and another one in config"),
+    "a time of another zone": (
+        on_result("experiment", "completed_at", value="2026-11-24T12:00:41+02:00"),
+        r"completed_at is '2026-11-24T12:00:41\+02:00', which is no time in UTC",
+    ),
+    "no time": (on_result("experiment", "started_at", value="yesterday"), "started_at is 'yesterday', which"),
     "an id that leads elsewhere": (on_result("experiment", "id", value="../../x"), "cannot name a folder"),
     "an absolute id": (on_result("experiment", "id", value="/tmp/x"), "cannot name a folder"),
     "the config's hash": (on_result("experiment", "config_hash", value="0" * 16), "not the config that ran"),
