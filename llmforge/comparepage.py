@@ -12,7 +12,7 @@ from .comparison import measures_of
 from .contrasts import scorer_of
 from .experiment import Experiment, counts_line
 from .experimentpages import answer_of, by_questions, questions_of, setting
-from .metrics import COSTS, right, unit_of, value_of
+from .metrics import COSTS, right, unit_of, unscored, value_of
 from .pages import Source, page_scripts, write_data
 from .pooling import groups_of
 from .results import expected
@@ -46,7 +46,7 @@ def _texts(e: Experiment) -> dict[str, list]:
         "asked": [row["input_text"] for row in e.rows],
         "expected": [expected(row)[:3] for row in e.rows],
         "answers": [answer_of(row) for row in e.rows],
-        "accuracy": [right(row, accuracy) for row in e.rows],
+        "accuracy": [None if unscored(row) else right(row, accuracy) for row in e.rows],
         "groups": _numbered_groups(e),
     }
 

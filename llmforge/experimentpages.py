@@ -19,7 +19,7 @@ from .core import round_robin
 from .experiment import Experiment, counts_line, results_table
 from .listing import method_line
 from .markup import anchor, fenced, fill_template, linked, raw
-from .metrics import failed, right, value_of
+from .metrics import failed, right, unscored, value_of
 from .pages import Source, executed_page, picture, toctree, write_page
 from .plots import score_plot
 from .provenance import rows_by_code
@@ -30,7 +30,7 @@ from .trace import from_dict
 from .traceview import walk
 
 # %% ../nbs/76_experimentpages.ipynb #6ce7c224
-OUTCOMES = ("failed", "wrong", "partly right", "abstained", "right")
+OUTCOMES = ("failed", "wrong", "partly right", "abstained", "not scored", "right")
 
 
 def outcome(
@@ -45,6 +45,8 @@ def outcome(
         return "right"
     if row["abstained"]:
         return "abstained"
+    if unscored(row):
+        return "not scored"
     return "partly right" if score else "wrong"
 
 # %% ../nbs/76_experimentpages.ipynb #experimentpages-kind

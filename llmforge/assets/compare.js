@@ -119,7 +119,7 @@
 
   // Question by question.
 
-  const change = (before, after) => after > before ? "improved" : after < before ? "regressed" : before >= 1 ? "both right" : "both wrong";
+  const change = (before, after) => before === null || after === null ? "not scored" : after > before ? "improved" : after < before ? "regressed" : before >= 1 ? "both right" : "both wrong";
   let shown = [], rows = [];
 
   function asked() {

@@ -9,12 +9,14 @@ import pytest
 
 from llmforge.batching import FakeEngine
 from llmforge.columns import read_questions
+from llmforge.comparepage import browser_data
 from llmforge.comparison import compare, diff_table, overview
 from llmforge.config import load_config
 from llmforge.core import ConfigError, DataError
 from llmforge.data import load_corpus, load_dataset
 from llmforge.derived import result_faults
 from llmforge.experiment import NOT_MEASURED, Experiment, results_table
+from llmforge.experimentpages import outcome
 from llmforge.gates import minimum_gates, worse_gate
 from llmforge.listing import experiments_table
 from llmforge.metrics import unscored, value_of
@@ -244,6 +246,7 @@ def test_nothing_is_scored_where_nobody_knows_what_is_right(beir, tmp_path):
     assert not list(result_faults(a.rows, store.result(a.id), a.record.config_json))
     assert NOT_MEASURED in results_table(a) and "| – | – | – | 0 |" in kinds_table(a)
     assert worst_examples(a) == NOT_MEASURED and "COMPLETED | – |" in experiments_table(store)
+    assert outcome(b.rows[0], "exact_match") == "not scored" and browser_data(a)["accuracy"] == [None]
     compared = compare(a, b)
     assert "exact_match" not in compared.differences and "recall@1" in compared.differences
     assert "not measured" in overview([compared]) and "0 both wrong" in diff_table(a, b)
