@@ -59,15 +59,6 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers(config):
-    """One process more than there are cores, because a quarter of the time is spent waiting for servers and
-    browsers; the fast lane does not wait."""
-    from xdist.plugin import pytest_xdist_auto_num_workers as cores
-
-    return cores(config) + (config.option.markexpr != "not slow")
-
-
-@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     "The tests of a file, or of a group of files, are run by one process."
     from xdist.scheduler import LoadScopeScheduling
