@@ -30,9 +30,9 @@ from .files import DAMAGED, build_aside
 from .paired import PairedDifference, holm, paired_difference
 from .pairs import Pair, load_pairs
 from .records import read_jsonl
-from .stats import Estimate, group_codes, or_dash, wilson
+from .stats import Estimate, group_codes, wilson
 from .templates import digest
-from .text import cell, table
+from .text import cell, or_dash, table
 
 # %% ../nbs/48_aligned.ipynb #aligned-rows
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from .contents import folder_digest
 from .contrasts import arm_lines, arms_of
 from .core import fingerprint
 from .experiment import Experiment, agent_of
-from .experimentpages import exported_files, number_text, reproduce
+from .experimentpages import exported_files, reproduce
 from .files import project_root
 from .findings import Verdict, arms_table, exploratory_table, verdict_table
 from .interaction import interaction
@@ -31,7 +31,7 @@ from .results import expected
 from .speedpages import speed_parts
 from .speedup import SpeedVerdict
 from .studyconfig import Hypothesis, SpeedClaim
-from .text import cell
+from .text import cell, or_dash
 from .tradeoffs import agent_arms_table, costs_table, trade_off
 from .verification import git_says, verify_study
 from .wording import noun
@@ -70,8 +70,8 @@ def _both(control: Experiment, treatment: Experiment, x: dict, y: dict, metric: 
     before = value_of(x, metric_of(control, metric), control.config.metrics.extra)
     after = value_of(y, metric_of(treatment, metric), treatment.config.metrics.extra)
     return {
-        "control": number_text(before, spec),
-        "treatment": number_text(after, spec),
+        "control": or_dash(before, spec),
+        "treatment": or_dash(after, spec),
         "change": _change(before, after),
     }
 

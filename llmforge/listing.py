@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping
 from .claims import Record
 from .core import LlmForgeError
 from .marks import Marks, marks_of
-from .stats import or_dash
 from .store import Store
 from .tables import Status
-from .text import cell, table
+from .text import cell, or_dash, table
 
 # %% ../nbs/60_listing.ipynb #experiment-method-line
 def method_line(

@@ -18,8 +18,7 @@ import numpy as np
 
 from .core import ConfigError, EngineError, closest
 from .metrics import LEAST_FOR_P99, percentiles, total
-from .stats import or_dash
-from .text import table
+from .text import or_dash, table
 
 # %% ../nbs/57_load.ipynb #load-answered
 @dataclass(frozen=True)

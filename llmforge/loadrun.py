@@ -19,7 +19,7 @@ from .load import Answered, Ask, LoadRun, Objectives, Sweep, closed_loop, load_t
 from .machine import Used, gauged
 from .records import Example
 from .runner import Prepared, Resources, context_for, make_resources, prepare
-from .stats import or_dash
+from .text import or_dash
 from .workers import in_own_thread
 
 # %% ../nbs/57_loadrun.ipynb #loadrun-for-load

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from .core import ConfigError, DataError
-from .stats import Estimate, as_floats, check_confidence, group_codes, or_dash
+from .stats import Estimate, as_floats, check_confidence, group_codes
+from .text import or_dash
 
 # %% ../nbs/11_paired.ipynb #10fb2256
 def _aligned(a: Mapping | Sequence, b: Mapping | Sequence) -> tuple[np.ndarray, np.ndarray]:

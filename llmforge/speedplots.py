@@ -14,8 +14,9 @@ from .plots import COLOURS, arm_estimates, listed, one_axes, panels, pareto, tit
 from .pooling import pooled
 from .rounds import Round
 from .speedup import SpeedUp, controls_of, speed_up
-from .stats import Estimate, or_dash
+from .stats import Estimate
 from .studyconfig import experiments
+from .text import or_dash
 from .tradeoffs import by_data
 from .wording import level_of, metric_name
 

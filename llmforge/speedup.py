@@ -21,9 +21,9 @@ from .paired import family
 from .plan import StudyRows, changes, is_late
 from .pooling import pooled
 from .rounds import ROUNDS, UNDISTURBED, Round, read_rounds, speed_p, speed_ratio
-from .stats import Estimate, or_dash
+from .stats import Estimate
 from .studyconfig import SpeedClaim, experiments
-from .text import cell, table
+from .text import cell, or_dash, table
 from .tradeoffs import level_line
 from .wording import corrected_text, p_text, percent, shown
 

@@ -281,10 +281,10 @@ def rewritten(folder, texts):
     def change(head):
         head["runs_sha256"] = hashlib.sha256(lines.encode()).hexdigest()
         e = head["experiment"]
-        e |= {"name": texts[9], "label": texts[10]}
+        e |= {"label": texts[10]}  # another name than the config's is refused
         e["provenance_json"] = everywhere(e["provenance_json"], iter(texts * 9)) | {texts[20]: texts[21]}
         again = result_row(summarise(rows, config))  # a row has failed now
-        head["result"] |= {name: value for name, value in again.items() if value is not None}
+        head["result"] |= again
         summary = head["result"]["summary"]
         summary[texts[9]] = dict(summary["accuracy"])
 

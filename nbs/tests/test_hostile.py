@@ -23,7 +23,7 @@ KINDS = {  # a page of each kind, by a part of its name -> what it must show as 
     "experiments/hostile-other": MARKUP[0],
     "/experiment.html": HTML[0],
     "compare.html": "",
-    "leaderboard.html": HTML[9],
+    "leaderboard.html": "",
     "cards/index.html": HTML[0],
     "cards/beside.html": HTML[9],
     "benchmarks.html": HTML[9],
@@ -33,7 +33,7 @@ KINDS = {  # a page of each kind, by a part of its name -> what it must show as 
 }
 ALLOWED = set(  # what the theme, the pages and the sanitiser write
     """html head meta title link script noscript style body div span p a b i em strong small sup sub code pre
-    kbd br hr ul ol li dl dt dd table caption thead tbody tfoot tr th td colgroup col h1 h2 h3 h4 h5 h6
+    kbd br wbr hr ul ol li dl dt dd table caption thead tbody tfoot tr th td colgroup col h1 h2 h3 h4 h5 h6
     section article aside nav header footer main form label input select option optgroup output button
     details summary blockquote img svg g path rect text defs marker dialog figure figcaption abbr""".split()
 )
