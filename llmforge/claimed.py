@@ -14,7 +14,7 @@ from .configfiles import check_section
 from .contrasts import contrast
 from .core import ConfigError, closest
 from .experiment import Experiment
-from .findings import Verdict, decide
+from .findings import Verdict, decided
 from .floors import floor_line
 from .pooling import metric_of
 from .studyconfig import Hypothesis
@@ -60,4 +60,4 @@ def verdict_on(
     c = replace(c, paired=c.paired.at(1 - alpha))
     metric, p = metric_of(experiments[h.control], h.metric), c.paired.p
     floor = floor_line(control, treatment, h.metric)
-    return Verdict(h, c, metric, p, p, "none", decide(c.effect, h), post_hoc=True, floor=floor)
+    return Verdict(h, c, metric, p, p, "none", decided(c, h), post_hoc=True, floor=floor)

@@ -19,7 +19,6 @@ import typer
 from .benchcommand import bench
 from .command import Csv, Id, Json, Junit, pass_gates, sentences, tell_each
 from .core import AlreadyRunning, ConfigError, DataError, StoreError, closest, keep_former_names
-from .files import project_root
 from .project import app
 from .terminal import guard_terminal, say, tell, tell_data, tell_link
 
@@ -380,9 +379,9 @@ def site(
 ):
     "Build the static site of what git tracks in outputs (all of it where git tracks none of it)."
     from llmforge.published import left_out, left_out_line
-    from llmforge.site import build_site, site_server
+    from llmforge.site import build_site, site_folder, site_server
 
-    place = (target or project_root() / "_site").resolve()
+    place = site_folder(target)
     with sentences(), site_server(place, port) if serve else nullcontext() as server:
         built = build_site(place, everything=everything)
         tell(f"{os.path.relpath(built)}/index.html")

@@ -272,9 +272,11 @@ def unscored(
     row: Mapping,  # of a stored run
 ) -> bool:
     "Whether nobody knows what is right, so that a row counts for no score of answers."
-    scores, about = row.get("scores") or {}, (row.get("trace") or {}).get("attributes") or {}
-    unknown = row.get("correct", 0) is None and "exact_match" not in scores
-    return unknown and (not failed(row) or bool(scores) or about.get("expected") == [])
+    scores = row.get("scores") or {}
+    if row.get("correct", 0) is not None or "exact_match" in scores:
+        return False
+    about = (row.get("trace") or {}).get("attributes") or {}
+    return not failed(row) or bool(scores) or about.get("expected") == []
 
 # %% ../nbs/12_metrics.ipynb #metrics-counts
 def counts(
@@ -302,9 +304,9 @@ def _of_choices(done: Collection[Mapping]) -> list[str]:
 # %% ../nbs/12_metrics.ipynb #f713a87a
 def _of_answers(rows: Collection[Mapping], names: Iterable[str], extra: Collection[str]) -> dict[str, list]:
     "The values of the scores of answers."
-    values = {}
+    values, scored = {}, [r for r in rows if not unscored(r)]
     for name in (*names, *extra):
-        some = rows if name in extra else [r for r in rows if not unscored(r)]
+        some = rows if name in extra else scored
         if all(failed(r) or name in r["scores"] for r in some):  # an older run may lack it
             values[name] = [0.0 if failed(r) else r["scores"][name] for r in some]
     return values

@@ -17,7 +17,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from .comparison import Comparison, compare
+from .comparison import Comparison, change_of, compare
 from .core import ConfigError, StoreError, closest
 from .experiment import Experiment
 from .leases import owner_gone, shared_clock
@@ -365,12 +365,6 @@ def config_differences(
 OUTCOMES = ("regressed", "improved", "both wrong", "both right")
 
 
-def _became(before: float, after: float) -> str:
-    if after != before:
-        return "improved" if after > before else "regressed"
-    return "both right" if before >= 1 else "both wrong"
-
-
 def _answered(row: dict) -> str:
     return f"✗ {row['error_type']}" if failed(row) else row["answer"] or ""
 
@@ -384,7 +378,7 @@ def flips(
     found = []
     for y in b.rows:
         if (x := control.get(y["example_id"])) and not unscored(y):
-            outcome = _became(right(x, score), right(y, score))
+            outcome = change_of(right(x, score), right(y, score))
             texts = {"question": y["input_text"] or y["example_id"], "expected": ", ".join(expected(y)[:3])}
             answers = {"a": _answered(x), "b": _answered(y)}
             found.append({"outcome": outcome, "example": y["example_id"], **texts, **answers})
