@@ -23,7 +23,7 @@ KINDS = {  # a page of each kind, by a part of its name -> what it must show as 
     "experiments/hostile-other": MARKUP[0],
     "/experiment.html": HTML[0],
     "compare.html": "",
-    "leaderboard.html": "",
+    "leaderboard.html": "<img src=x onerror=alert(203)>",  # a file of questions
     "cards/index.html": HTML[0],
     "cards/beside.html": HTML[9],
     "benchmarks.html": HTML[9],
