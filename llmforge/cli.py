@@ -212,6 +212,7 @@ def trace(
             help="The example's id, the beginning of one, or its position in the data set, from 0."
         ),
     ],
+    json: Json = False,
 ):
     "Print every step of one answer: prompts, replies, tool calls, passages, tokens, times, errors."
     from llmforge.results import find_experiment
@@ -221,7 +222,8 @@ def trace(
         row = find_example(find_experiment(id).rows, example)
         if not row["trace"]:
             raise StoreError(f"{row['example_id']} has no trace")
-        tell(f"{row['example_id']}\n" + render(from_dict(row["trace"]), full=True))
+        if not tell_data(json, False, lambda: [row["trace"]]):
+            tell(f"{row['example_id']}\n" + render(from_dict(row["trace"]), full=True))
 
 # %% ../nbs/91_cli.ipynb #cli-endpoint
 Endpoint = Annotated[
@@ -419,14 +421,15 @@ def worker(
 
 # %% ../nbs/91_cli.ipynb #cli-jobs
 @app.command("jobs")
-def jobs_():
+def jobs_(json: Json = False, csv: Csv = False):
     "List what is requested and has not ended, and where it is carried out."
-    from llmforge.jobs import jobs_table, queue_line
+    from llmforge.jobs import job_records, jobs_table, queue_line
     from llmforge.store import Store
 
     with sentences():
-        say(jobs_table(Store()) + "\n")
-        tell(queue_line())
+        if not tell_data(json, csv, lambda: job_records(Store())):
+            say(jobs_table(job_records(Store())) + "\n")
+            tell(queue_line())
 
 # %% ../nbs/91_cli.ipynb #0a31b8dc
 def main() -> None:

@@ -120,8 +120,20 @@ Overrides = Annotated[
 ]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print what is being done.")]
 Id = Annotated[str, typer.Argument(help="The experiment's id, the beginning of one, or latest.")]
-Json = Annotated[bool, typer.Option("--json", help="Print it as JSON, with all digits.")]
-Csv = Annotated[bool, typer.Option("--csv", help="Print it as comma-separated values.")]
+
+
+def _one_format(context: typer.Context, wanted: bool) -> bool:
+    "Whether a format is wanted; that two are is said before any work is done."
+    with sentences():
+        if wanted and any(context.params.get(other) for other in ("json", "csv")):
+            raise ConfigError("--json and --csv were both given; choose one")
+    return wanted
+
+
+Json = Annotated[
+    bool, typer.Option("--json", callback=_one_format, help="Print it as JSON, with all digits.")
+]
+Csv = Annotated[bool, typer.Option("--csv", callback=_one_format, help="Print it as comma-separated values.")]
 
 # %% ../nbs/90_command.ipynb #cli-demands
 def _writable(report: Path | None) -> Path | None:
@@ -148,20 +160,12 @@ Minima = Annotated[
 ]
 
 # %% ../nbs/90_command.ipynb #cli-summary
-def _is_study(name: str) -> bool:
-    "Whether a config file describes a study."
-    from llmforge.configfiles import find_config, read_config, read_yaml
-
-    path = find_config(name)
-    doc = read_yaml(read_config(path), path.name)
-    return isinstance(doc, dict) and "study" in doc
-
-
 def _summary(name: str, override: list[str]) -> str:
     "A line about a valid config; raises `ConfigError`."
     from llmforge.config import load_config
+    from llmforge.configfiles import is_study
 
-    if not _is_study(name):
+    if not is_study(name):
         c = load_config(name, override)
         return f"{c.name}: {c.model.name}, {c.method.name}, retrieval {c.retrieval.name}, {c.dataset.name}"
     from llmforge.studyconfig import load_study

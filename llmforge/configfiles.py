@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['read_yaml', 'read_config', 'plain_values', 'find_config', 'merge', 'experiment_document', 'study_document',
-           'read_chain', 'read_override', 'problems_error', 'check_section', 'as_before', 'refuse_secrets']
+           'is_study', 'read_chain', 'read_override', 'problems_error', 'check_section', 'as_before', 'refuse_secrets']
 
 # %% ../nbs/04_configfiles.ipynb #configfiles-imports
 import os
@@ -260,6 +260,15 @@ def study_document(
     else:
         received = ", ".join(f"{key} ({type(value).__name__})" for key, value in doc.items())
     raise ConfigError(f"{where}: must be a mapping with the one key 'study', a mapping; received {received}")
+
+# %% ../nbs/04_configfiles.ipynb #configfiles-is-study
+def is_study(
+    name: str,  # of a config: a path, or a name below configs/
+) -> bool:
+    "Whether a config file describes a study."
+    path = find_config(name)
+    doc = read_yaml(read_config(path), path.name)
+    return isinstance(doc, dict) and "study" in doc
 
 # %% ../nbs/04_configfiles.ipynb #317fa06b
 def _parent(name: object, path: Path) -> Path:

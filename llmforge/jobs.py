@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOOK', 'SWEEP', 'request_run', 'withdraw', 'waiting', 'cancel_run', 'run_job', 'LocalWorker', 'redis_queue', 'sweep',
-           'Background', 'work', 'queue_line', 'jobs_table']
+           'Background', 'work', 'queue_line', 'job_records', 'jobs_table']
 
 # %% ../nbs/90_jobs.ipynb #jobs-imports
 import logging
@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -325,11 +326,11 @@ def queue_line() -> str:
         return f"Redis does not answer ({redact(str(e))}); requests wait in the store."
     return f"Redis: {workers} worker{'s' * (workers != 1)}, {jobs} job{'s' * (jobs != 1)} in the queue."
 
-# %% ../nbs/90_jobs.ipynb #jobs-table
-def jobs_table(
+# %% ../nbs/90_jobs.ipynb #jobs-records
+def job_records(
     store: Store,
-) -> str:  # Markdown
-    "Requests that have not ended, the oldest first, with what stopped those that stopped."
+) -> list[dict[str, str | None]]:
+    "A record of each request that has not ended, the oldest first, with what stopped it if it stopped."
     r, e = REQUESTS.c, EXPERIMENTS.c
     some = sa.or_(r.requested_at.is_not(None), r.error.is_not(None))
     query = sa.select(e.id, e.status, r.requested_at, r.error).join(REQUESTS).where(some)
@@ -338,8 +339,23 @@ def jobs_table(
         found = c.execute(
             query.where(e.status != Status.COMPLETED.value).order_by(r.requested_at, e.id)
         ).all()
-    rows = [
-        (cell(id), "waits" if id in waits else str(status), (asked or "–")[:19], cell(error or "", 200))
+    return [
+        {
+            "id": id,
+            "status": "waits" if id in waits else str(status),
+            "requested_at": asked,
+            "error": error,
+        }
         for id, status, asked, error in found
+    ]
+
+# %% ../nbs/90_jobs.ipynb #jobs-table-text
+def jobs_table(
+    jobs: Sequence[Mapping[str, str | None]],  # of `job_records`
+) -> str:  # Markdown
+    "Requests that have not ended."
+    rows = [
+        (cell(j["id"]), j["status"], (j["requested_at"] or "–")[:19], cell(j["error"] or "", 200))
+        for j in jobs
     ]
     return table(["id", "status", "requested (UTC)", "stopped by"], rows) if rows else "Nothing is requested."

@@ -18,7 +18,7 @@ from types import TracebackType
 
 import typer
 
-from .core import ConfigError, redact, without_secrets
+from .core import redact, without_secrets
 from .tabular import as_boxes, as_csv, as_json
 from .text import visible
 
@@ -54,9 +54,7 @@ def tell_data(
     csv: bool,  # whether --csv was given
     records: Callable[[], list[Mapping]],  # makes them
 ) -> bool:  # whether one of the two was given
-    "Print records as JSON or CSV where that is asked for; raises `ConfigError` where both are."
-    if json and csv:
-        raise ConfigError("--json and --csv were both given; choose one")
+    "Print records as JSON or CSV where that is asked for."
     if json or csv:
         values = without_secrets(records())
         tell(as_json(values) if json else as_csv(values))

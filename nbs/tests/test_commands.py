@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from llmforge.cli import app
 from llmforge.files import project_root
+from llmforge.jobs import request_run
 from llmforge.marks import marks_of
 from llmforge.results import _newest
 from llmforge.store import Store
@@ -58,6 +59,20 @@ def test_show_has_three_forms(three):
     assert record["result"]["accuracy"]["value"] == 0.4 and record["config"]["retrieval"]["name"] == "dense"
     rows = list(csv.DictReader(io.StringIO(call("show", NAIVE, "--csv").stdout)))
     assert rows[0]["metric"] == "accuracy" and float(rows[0]["value"]) == 0.4 and rows[0]["n"] == "100"
+
+
+@pytest.mark.slow
+def test_a_trace_as_json(three):
+    record = json.loads(call("trace", NAIVE, "0", "--json").stdout)[0]
+    assert {"retriever", "llm"} <= {child["kind"] for child in record["children"]}
+
+
+def test_what_is_requested_in_three_forms():
+    request_run(Store(), Store().create_experiment("asked-1f0c", "asked", {}))
+    rows = list(csv.DictReader(io.StringIO(call("jobs", "--csv").stdout)))
+    record = json.loads(call("jobs", "--json").stdout)[0]
+    assert rows == [{key: value or "" for key, value in record.items()}] and record["status"] == "waits"
+    assert "asked-1f0c | waits" in call("jobs").stdout
 
 
 @pytest.mark.slow

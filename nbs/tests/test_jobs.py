@@ -12,7 +12,7 @@ from executing import start
 from serving import Model, ended, redis_server
 
 from llmforge.api import create, prepared_of
-from llmforge.jobs import cancel_run, jobs_table, queue_line, redis_queue, request_run, sweep, waiting
+from llmforge.jobs import cancel_run, job_records, queue_line, redis_queue, request_run, sweep, waiting
 from llmforge.store import Store
 
 pytest.importorskip("rq", reason="the extra `jobs` is not installed: the queue is not tested")
@@ -82,7 +82,7 @@ def all_end(store, ids, seconds=180):
         if set(states) == {"COMPLETED"}:
             return
         time.sleep(0.1)
-    raise AssertionError(f"{states}\n{jobs_table(store)}\n{queue_line()}")
+    raise AssertionError(f"{states}\n{job_records(store)}\n{queue_line()}")
 
 
 def rows_are_whole(store, ids, n=N):

@@ -205,5 +205,13 @@ def test_the_command(tmp_path):
     assert said.exit_code == 0, said.output
     for words in ("latency (ms)", "goodput at latency=5000", "CPU seconds", "Other processes used"):
         assert words in said.output
+    found = CliRunner().invoke(
+        command, ["bench", str(written), "--rate", "500", "--requests", "20", "--json"]
+    )
+    record = json.loads(found.stdout)[0]
+    assert (record["rate"], record["requests"], record["failed"], record["good_share"]) == (500, 20, 0, None)
+    assert 0 < record["latency_p50_ms"] <= record["latency_p95_ms"] and record["latency_p99_ms"] is None
+    both = CliRunner().invoke(command, ["bench", "no such config", "--csv", "--json"])
+    assert both.exit_code == 2 and "choose one" in both.output
     wrong = CliRunner().invoke(command, ["bench", str(written), "--slo", "ttft=5"])
     assert wrong.exit_code == 2 and "whole" not in wrong.output and "latency=2000" in wrong.output
