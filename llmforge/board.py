@@ -43,6 +43,7 @@ def _shown(e: dict) -> dict:
         **e,
         **accuracy_shown(e["accuracy"], e["low"], e["high"]),
         "method_line": method_line(method).replace("_", " "),
+        "retrieval": e["retrieval"] or "–",
         "p50": "–" if e["latency_p50"] is None else f"{e['latency_p50']:,.0f}",
         "tokens": "–" if e["tokens_used"] is None else f"{e['tokens_used']:,}",
         "dollars": "–" if e["cost"] is None else f"${e['cost']:.4f}",

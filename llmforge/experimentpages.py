@@ -22,7 +22,7 @@ from .markup import anchor, fenced, fill_template, linked, raw
 from .metrics import failed, right, unscored, value_of
 from .pages import Source, executed_page, picture, toctree, write_page
 from .plots import score_plot
-from .provenance import rows_by_code
+from .provenance import is_imported, rows_by_code
 from .published import Published, experiment_page, trace_page
 from .results import expected, found_gold, provenance_table
 from .text import cell, or_dash, table
@@ -195,6 +195,11 @@ def data_name(
     return e.config.dataset.name.rsplit("/", 1)[-1].split(".")[0]
 
 # %% ../nbs/76_experimentpages.ipynb #experimentpages-setting
+def _method(e: Experiment) -> str:
+    "The method in words; of imported answers it is not known."
+    return "–" if is_imported(e.record) else method_line(e.record.config_json).replace("_", " ")
+
+
 def setting(
     e: Experiment,  # completed
 ) -> str:
@@ -203,9 +208,9 @@ def setting(
     reads = f"{retrieval.name} retrieval, top {retrieval.top_k}"
     if retrieval.name == "none":
         reads = "no retrieval"
-    method = method_line(e.record.config_json).replace("_", " ")
+    how = ("imported answers",) if is_imported(e.record) else (_method(e), reads)
     questions = f"{e.result['attempted']} questions of {data_name(e)}"
-    return ", ".join((e.config.model.name, method, reads, questions))
+    return ", ".join((e.config.model.name, *how, questions))
 
 # %% ../nbs/76_experimentpages.ipynb #d25d6262
 _EXPORTED = ("runs.jsonl", "config.yaml", "result.json", "plan.json", "chain.json")
@@ -315,7 +320,9 @@ _COLUMNS = ("experiment", "method", "retrieval, top k", "accuracy", "answered", 
 
 
 def _retrieval(e: Experiment) -> str:
-    "The retrieval, with the number of passages."
+    "The retrieval, with the number of passages; of imported answers it is not known."
+    if is_imported(e.record):
+        return "–"
     retrieval = e.config.retrieval
     return retrieval.name if retrieval.name == "none" else f"{retrieval.name}, {retrieval.top_k}"
 
@@ -326,7 +333,7 @@ def _standing(e: Experiment) -> list[str]:
     memory = result.get("peak_memory_mb")
     return [
         anchor(experiment_page(e.id, ""), cell(e.record.name), "name"),
-        cell(method_line(e.record.config_json).replace("_", " ")),
+        cell(_method(e)),
         cell(_retrieval(e)),
         f"{e.estimate('accuracy'):.3f}",
         *(f"{result[count]:,}" for count in ("answered", "abstained", "failed")),
@@ -351,7 +358,7 @@ def _entry(e: Experiment, questions: str) -> dict:
         "url": experiment_page(e.id, ""),
         "rows_url": experiment_page(e.id),
         "questions": questions,
-        "method": method_line(e.record.config_json).replace("_", " "),
+        "method": _method(e),
         "retrieval": _retrieval(e),
         "model": e.config.model.name,
         "accuracy": format(e.estimate("accuracy"), ".3f"),

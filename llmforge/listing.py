@@ -70,12 +70,13 @@ def _state(e: Mapping, store: Store) -> str:
 
 
 def _listed(e: Mapping, state: str, tags: tuple[str, ...]) -> tuple:
-    "An experiment in the list, a cell for each column."
+    "A line of the list."
     config, scores = e["config_json"], ("–",) * 5
     if e["status"] == Status.COMPLETED:
         scores = (or_dash(e["accuracy"], ".3f"), *(e[count] for count in ("n", *_LISTED[1:])))
     created = e["created_at"][:16].replace("T", " ")
-    work = (cell(config["dataset"]["name"]), method_line(config, cell), cell(config["retrieval"]["name"]))
+    how = ("–", "–") if e["imported"] else (method_line(config, cell), cell(config["retrieval"]["name"]))
+    work = (cell(config["dataset"]["name"]), *how)
     return e["id"], state, scores[0], *work, *scores[1:], created, cell(", ".join(tags))
 
 # %% ../nbs/60_listing.ipynb #listing-experiments-table

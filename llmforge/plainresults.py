@@ -37,8 +37,9 @@ def listed_records(
             continue
         running = e["status"] == Status.RUNNING
         state = state_name(store.experiment(e["id"]), store) if running else str(e["status"])
-        work = {"dataset": config["dataset"]["name"], "method": config["method"]["name"]}
-        work |= {"retrieval": config["retrieval"]["name"], "model": config["model"]["name"]}
+        work = {"dataset": config["dataset"]["name"]}
+        work |= {part: None if e["imported"] else config[part]["name"] for part in ("method", "retrieval")}
+        work |= {"model": config["model"]["name"]}
         counts = {name: e[name] for name in _LISTED}
         known = {"id": e["id"], "status": state, "stale": is_stale(e)}
         records.append({**known, **work, **counts, "tags": list(mark.tags)})

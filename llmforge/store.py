@@ -22,6 +22,7 @@ from .core import StoreError, closest, fingerprint, keep_former_names, redact, w
 from .leases import Lease, hold_lease
 from llmforge.tables import (
     EXPERIMENTS,
+    IMPORTED,
     RESULTS,
     RUNS,
     STUDIES,
@@ -312,7 +313,7 @@ class Store(ResultStore, PlanStore):
         "All experiments with their configs and main results, the newest last."
         columns: list[Any] = [EXPERIMENTS.c[name] for name in f"{_LISTED} config_json".split()]
         columns += [EXPERIMENTS.c[f"{part}_fingerprint"] for part in ("dataset", "corpus")]
-        columns += [EXPERIMENTS.c.provenance_json["contents"].label("contents")]
+        columns += [EXPERIMENTS.c.provenance_json["contents"].label("contents"), IMPORTED.label("imported")]
         columns += [RESULTS.c[name] for name in f"{_SCORES} tokens_used".split()]
         query = sa.select(*columns).select_from(EXPERIMENTS.outerjoin(RESULTS))
         with self.transaction() as c:

@@ -26,15 +26,22 @@ from .metrics import failed, right, unscored
 from .paired import PairedDifference, holm
 from .results import expected
 from .store import Store
-from .tables import EXPERIMENTS, REQUESTS, RESULTS, RUNS, Status
+from .tables import EXPERIMENTS, IMPORTED, REQUESTS, RESULTS, RUNS, Status
 from .trace import whole_prompts
 
 # %% ../nbs/90_views.ipynb #views-query
 _E, _R, _Q = EXPERIMENTS.c, RESULTS.c, REQUESTS.c
+
+
+def _of_ours(*keys: str) -> sa.ColumnElement:
+    "A text of the config; of imported answers it is not known."
+    return sa.case((IMPORTED, None), else_=_E.config_json[keys].as_string())
+
+
 _NAMES: dict[str, Any] = {
     "model": _E.config_json["model"]["name"].as_string(),
-    "method": _E.config_json["method"]["name"].as_string(),
-    "retrieval": _E.config_json["retrieval"]["name"].as_string(),
+    "method": _of_ours("method", "name"),
+    "retrieval": _of_ours("retrieval", "name"),
     "dataset": _E.config_json["dataset"]["name"].as_string(),
 }
 _LAST = 1e300  # sorts behind every number
@@ -127,7 +134,7 @@ def _cursor_values(cursor: str, kinds: tuple[type, ...]) -> list:
 _COLUMNS = [
     *(_E[n] for n in "id name label status error created_at completed_at lease_owner lease_expires".split()),
     *(column.label(name) for name, column in _NAMES.items()),
-    _E.config_json["method"]["agent"]["choice"].as_string().label("choice"),
+    _of_ours("method", "agent", "choice").label("choice"),
     *(_R[n] for n in "n failed abstained accuracy latency_p50 tokens_used".split()),
     *(_R.summary["accuracy"][end].as_float().label(end) for end in ("low", "high")),
     _R.summary["cost"].as_float().label("cost"),

@@ -18,6 +18,7 @@ from llmforge.experiment import Experiment, results_table
 from llmforge.exports import export_experiment, import_experiment
 from llmforge.listing import experiments_table
 from llmforge.logs import import_lm_eval, read_samples, sample_logs
+from llmforge.plainresults import listed_records
 from llmforge.predictions import import_predictions
 from llmforge.results import (
     cost_line,
@@ -28,6 +29,7 @@ from llmforge.results import (
 )
 from llmforge.store import Store
 from llmforge.tables import Status
+from llmforge.views import Query, browse, choices
 
 
 def as_text(x):
@@ -178,6 +180,8 @@ def test_what_is_not_known_of_imported_answers_is_not_claimed(store, tmp_path):
     assert "| imported |" in made and "lm-evaluation-harness" in made
     assert not {w for w in ("None", "not logged", "unknown", "seed", "packages") if w in made}
     assert compare(a, b).notes[0].startswith("model and task are equal but for the name; more is not known")
+    assert listed_records(store)[0]["method"] is None and "| – | – |" in experiments_table(store)
+    assert browse(store, Query())[0][0]["retrieval"] is None and not choices(store)["method"]
 
 
 def test_a_log_and_a_file_of_the_same_questions_are_paired(store, tmp_path):
