@@ -2957,6 +2957,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'llmforge.studyconfig.grid_arms': ('studyconfig.html#grid_arms', 'llmforge/studyconfig.py'),
                                       'llmforge.studyconfig.imported_arms': ('studyconfig.html#imported_arms', 'llmforge/studyconfig.py'),
                                       'llmforge.studyconfig.load_study': ('studyconfig.html#load_study', 'llmforge/studyconfig.py'),
+                                      'llmforge.studyconfig.run_arms': ('studyconfig.html#run_arms', 'llmforge/studyconfig.py'),
                                       'llmforge.studyconfig.unmeasured': ('studyconfig.html#unmeasured', 'llmforge/studyconfig.py')},
             'llmforge.supervisor': { 'llmforge.supervisor.Supervised': ('supervisor.html#supervised', 'llmforge/supervisor.py'),
                                      'llmforge.supervisor.Supervised.__init__': ( 'supervisor.html#supervised.__init__',

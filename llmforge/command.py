@@ -371,13 +371,12 @@ def _print_proof(opened) -> None:
     from llmforge.exports import export_plan, plan_facts
     from llmforge.plan import plan_table
     from llmforge.study import study_folder
-    from llmforge.studyconfig import imported_arms
+    from llmforge.studyconfig import run_arms
 
     say(plan_table(opened) + "\n")
     folder = export_plan(opened.store, opened.config.name, study_folder(opened))
     sha256, path = plan_facts(folder)["sha256"], os.path.relpath(folder / "plan.json")
-    arms = opened.config.arms.keys() - imported_arms(opened.config).keys()
-    first = f": commit and push {path}, or stamp it, before the first run" if arms else ""
+    first = f": commit and push {path}, or stamp it, before the first run" if run_arms(opened.config) else ""
     tell(f"plan: SHA-256 {sha256}{first}\n")
 
 # %% ../nbs/90_command.ipynb #cli-verified

@@ -23,7 +23,7 @@ from .paired import discordant_sd, smallest_effect
 from .pilot import check_known, floor_warning
 from .shapes import id_fault
 from .store import FrozenPlan, Store
-from .studyconfig import Hypothesis, Key, SpeedClaim, StudyConfig, chooser, experiments, imported_arms
+from .studyconfig import Hypothesis, Key, SpeedClaim, StudyConfig, chooser, experiments, run_arms
 from .tables import Status
 from .text import cell, table
 
@@ -345,8 +345,8 @@ def _known(study: StudyRows) -> Mapping[str, Mapping]:
 
 def _notes(study: StudyRows) -> list[str]:
     "What else is to be said of a plan."
-    own = study.config.arms.keys() - imported_arms(study.config).keys()  # those that can be asked
-    unknown = own and study.config.hypotheses and "known" in study.frozen.plan_json and not _known(study)
+    claims = run_arms(study.config) and study.config.hypotheses
+    unknown = claims and "known" in study.frozen.plan_json and not _known(study)
     notes = [f"- {_UNKNOWN}"] if unknown else []
     notes += [f"- tampered: {cell(change, 200)}" for change in study.tampered]
     if study.tampered:

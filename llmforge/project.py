@@ -101,7 +101,7 @@ def _definitions(models: dict[str, Any]) -> dict[str, dict]:
         found[name] = schema
     for name in found.keys() - {"Hypothesis", "SpeedClaim"}:  # what a part lacks, another file may have
         found[name].pop("required", None)
-    found["study"]["required"] = ["name", "question", "base"]
+    found["study"]["required"] = ["name", "question"]
     return found
 
 # %% ../nbs/90_project.ipynb #project-schema-all

@@ -176,11 +176,11 @@ def test_imported_arms_alone(project):
         (project / f"{name}.csv").write_text("\n".join(["question,prediction", *lines]))
         said("import", f"{name}.csv", "--gold", "questions.csv", "--name", name)
     arms = "{one: {imported: one}, two: {imported: two}}"
-    (project / "both.yaml").write_text(f"study: {{name: both, question: '?', base: {{}}, arms: {arms}}}")
+    (project / "both.yaml").write_text(f"study: {{name: both, question: '?', arms: {arms}}}")
     assert "two − one" in " ".join(said("study", "both.yaml", "--no-notebook").split())
     h = "[{id: H1, claim: better, treatment: two, control: one}]"
     (project / "claim.yaml").write_text(
-        f"study: {{name: claim, question: '?', base: {{}}, arms: {arms}, hypotheses: {h}}}"
+        f"study: {{name: claim, question: '?', arms: {arms}, hypotheses: {h}}}"
     )
     shown = said("study", "claim.yaml", "--no-notebook")
     assert "(post hoc)" in shown and "SHA-256" in shown
@@ -193,11 +193,21 @@ def test_imported_arms_alone(project):
         ({"arms": {"a": {}, "b": {"imported": "x", "seed": 1}}}, "arms.b: an imported arm has the one key"),
         ({"arms": {"a": {}, "b": {"imported": 3}}}, "arms.b: an imported arm has the one key"),
         ({"arms": {"a": {}, "b": {"imported": "x"}}, "seeds": [1, 2]}, "one data set and one seed"),
+        (
+            {"arms": {"a": {}, "b": {"imported": "x"}}, "exemplars": "b"},
+            "exemplars: unknown 'b'; allowed: a, own",
+        ),
     ],
 )
 def test_wrong_imported_arms(fields, message):
     with pytest.raises(ConfigError, match=message):
         load_study({"study": STUDY | fields})
+
+
+def test_what_arms_vary_must_be_given_where_one_is_run():
+    study = {"name": "s", "question": "?", "arms": {"a": {}, "b": {"imported": "x"}}}
+    with pytest.raises(ConfigError, match="base: is missing; it is what the arms vary"):
+        load_study({"study": study})
 
 
 def test_cells_of_csv_are_inert():
