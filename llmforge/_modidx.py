@@ -666,6 +666,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'llmforge.comparison.trace_line': ('comparison.html#trace_line', 'llmforge/comparison.py')},
             'llmforge.complaints': { 'llmforge.complaints._expected': ('complaints.html#_expected', 'llmforge/complaints.py'),
                                      'llmforge.complaints._fields_at': ('complaints.html#_fields_at', 'llmforge/complaints.py'),
+                                     'llmforge.complaints._joined': ('complaints.html#_joined', 'llmforge/complaints.py'),
                                      'llmforge.complaints._places': ('complaints.html#_places', 'llmforge/complaints.py'),
                                      'llmforge.complaints._quoted': ('complaints.html#_quoted', 'llmforge/complaints.py'),
                                      'llmforge.complaints._unknown': ('complaints.html#_unknown', 'llmforge/complaints.py'),

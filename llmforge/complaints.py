@@ -102,6 +102,12 @@ def _expected(e: ErrorDetails, model: type[Section]) -> str:
         return f"must be at most {int(found[2]) + 1} letters ({case}), digits or any of {found[1]}"
     return e["msg"][0].lower() + e["msg"][1:]
 
+
+def _joined(path: str, said: str, fields: Sequence[str]) -> str:
+    "A path and what is said of it, or of one of its fields by name."
+    name = re.split(r"[.:]", said, maxsplit=1)[0]
+    return f"{path}{'.' if path and name in fields else ': '}{said}"
+
 # %% ../nbs/04_complaints.ipynb #1784443c
 def problem_line(
     e: ErrorDetails,  # of pydantic
@@ -123,6 +129,6 @@ def problem_line(
             guess = closest(e["input"], allowed)
             return f"{path}: must be one of {', '.join(allowed)}; received {received}{guess}"
         case "value_error":
-            return f"{path}: {e['ctx']['error']}"
+            return _joined(path, str(e["ctx"]["error"]), _fields_at(model, loc))
         case _:
             return f"{path}: {_expected(e, model)}; received {received}{_quoted(e)}"

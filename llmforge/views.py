@@ -25,8 +25,8 @@ from .marks import Marks, marks_of
 from .metrics import failed, right, unscored
 from .paired import PairedDifference, holm
 from .results import expected
-from .store import Store
-from .tables import EXPERIMENTS, IMPORTED, REQUESTS, RESULTS, RUNS, Status
+from .store import IMPORTED, Store
+from .tables import EXPERIMENTS, REQUESTS, RESULTS, RUNS, Status
 from .trace import whole_prompts
 
 # %% ../nbs/90_views.ipynb #views-query

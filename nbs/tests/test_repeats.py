@@ -102,7 +102,7 @@ def test_the_short_form_and_what_is_refused():
     short = load_config("naive.yaml", ["repeats=5", "sampling.temperature=0.7"])
     long = load_config("naive.yaml", ["sampling.repeats=5", "sampling.temperature=0.7"])
     assert short == long and short.sampling.repeats == 5
-    with pytest.raises(ConfigError, match="sampling: repeats: with temperature 0 all 5 answers"):
+    with pytest.raises(ConfigError, match="sampling.repeats: with temperature 0 all 5 answers"):
         load_config("naive.yaml", ["repeats=5"])
     with pytest.raises(ConfigError, match="another way to write sampling.repeats"):
         load_config({"experiment": {"name": "r", "repeats": 5, "sampling": {"repeats": 5}}})
