@@ -16,7 +16,7 @@ from .experiment import Experiment, card_line, labelled_rate, own_lines
 from .floors import floor_line
 from .metrics import JUDGED, failed, right, unscored
 from .paired import benjamini_hochberg, family
-from .plan import StudyRows, changes, exemplars_line, is_late, no_hypotheses
+from .plan import StudyRows, changes, exemplars_line, explored_metrics, is_late, no_hypotheses
 from .pooling import metric_of, pooled
 from .speedup import Stamped
 from .stats import Estimate, bounds
@@ -358,10 +358,9 @@ def explored(
     "Every arm against the first on the exploratory metrics; where nothing is claimed, on accuracy."
     es, plan = arms_of(study), study.config
     first, *others = arm_lines(es)
-    metrics = plan.exploratory or (() if plan.hypotheses else ("accuracy",))
     compared = [
         (first, arm, m, contrast(arm_of(es, first), arm_of(es, arm), m, 1 - plan.alpha))
-        for m in metrics
+        for m in explored_metrics(plan)
         for arm in others
     ]
     qs = benjamini_hochberg([c.paired.p for *_, c in compared])

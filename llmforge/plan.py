@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BROKEN', 'planned', 'study_json', 'plan_of', 'differences', 'completed_ids', 'that_begin_with', 'serving',
-           'StudyRows', 'changes', 'is_late', 'no_hypotheses', 'exemplars_line', 'Study', 'stored_study', 'plan_table']
+           'StudyRows', 'changes', 'is_late', 'no_hypotheses', 'explored_metrics', 'exemplars_line', 'Study',
+           'stored_study', 'plan_table']
 
 # %% ../nbs/19_plan.ipynb #plan-imports
 import itertools
@@ -203,6 +204,13 @@ def no_hypotheses(
     if study.speed:
         return "No hypotheses about answers: its claims are about speed, and are judged from timed rounds."
     return "No hypotheses: an exploration."
+
+# %% ../nbs/19_plan.ipynb #plan-explored
+def explored_metrics(
+    study: StudyConfig,
+) -> tuple[str, ...]:
+    "The metrics on which every arm is compared with the first; where nothing is claimed, accuracy."
+    return study.exploratory or (() if study.hypotheses else ("accuracy",))
 
 # %% ../nbs/19_plan.ipynb #plan-exemplars
 def exemplars_line(

@@ -7,20 +7,31 @@ __all__ = ['OpenStudy', 'open_study', 'run_study', 'run_pilot', 'study_folder']
 
 # %% ../nbs/53_study.ipynb #study-imports
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from .config import ExperimentConfig
+from .configfiles import problems_error
 from .core import ConfigError, StoreError, closest, keep_former_names
 from .data import load_corpus, load_dataset
 from .engine import Engine
 from .exports import export_plan, keep_exported, own_folder, seal_study
-from .metrics import SCORES
+from .metrics import JUDGED, SCORES
 from .pilot import known_means, pilot
-from .plan import BROKEN, Study, completed_ids, differences, plan_of, serving, that_begin_with
+from llmforge.plan import (
+    BROKEN,
+    Study,
+    completed_ids,
+    differences,
+    explored_metrics,
+    plan_of,
+    serving,
+    that_begin_with,
+)
 from .records import Dataset, answers_known
 from .runner import Prepared, prepare, run_experiment
 from .store import Store
@@ -79,12 +90,60 @@ def _check_measured(study: StudyConfig, prepared: Mapping[Key, Prepared]) -> Non
                 f" {', '.join(asked)} has any; name another metric, or give the questions theirs"
             )
 
+# %% ../nbs/53_study.ipynb #study-compared
+def _compared(study: StudyConfig) -> Iterator[tuple[str, str, str, Collection[str], str]]:
+    "What a study compares: where that is asked for, control, treatment, data sets and metric."
+    for i, h in enumerate(study.hypotheses):
+        yield f"study.hypotheses.{i}", h.control, h.treatment, h.datasets or study.datasets, h.metric
+    for i, claim in enumerate(study.speed):
+        yield f"study.speed.{i}", claim.control, claim.treatment, study.datasets, "accuracy"
+    first, *others = study.arms
+    for metric, other in product(explored_metrics(study), others):
+        yield "study.exploratory", first, other, study.datasets, metric
+
+# %% ../nbs/53_study.ipynb #study-alike
+def _scored_by(config: ExperimentConfig, metric: str) -> dict[str, Any]:
+    "The fields on which a metric's values depend, beside the answers."
+    m, fields = config.metrics, {"sampling.repeats": config.sampling.repeats}
+    if metric in ("accuracy", *SCORES, *m.extra):
+        fields["metrics.normalization"] = m.normalization
+    if metric == "accuracy":
+        fields["metrics.accuracy"] = m.accuracy
+    if metric in (*JUDGED, *JUDGED.values()):
+        fields |= {"metrics.judge": m.judge, "metrics.threshold": m.threshold}
+    return fields
+
+
+def _unlike(a: Prepared, b: Prepared, metric: str) -> str:
+    "Why two arms cannot be compared on a metric; empty where they can."
+    one, other = _scored_by(a.config, metric), _scored_by(b.config, metric)
+    for name in one:
+        if None not in (one[name], other[name]) and one[name] != other[name]:
+            return f"{name} differs ({one[name]} and {other[name]}); give both the same"
+    if a.data.fingerprint == b.data.fingerprint:
+        return ""
+    sizes = f"{len(a.data):,} of {a.data.name} and {len(b.data):,} of {b.data.name}"
+    return f"their questions differ ({sizes}); give both the same dataset section"
+
+# %% ../nbs/53_study.ipynb #study-check-comparable
+def _check_comparable(study: StudyConfig, prepared: Mapping[Key, Prepared]) -> None:
+    "Raise `ConfigError` with every two arms that are to be compared, and cannot be."
+    problems = {}
+    for where, control, treatment, chosen, metric in _compared(study):
+        for data, seed in product(chosen, study.seeds):
+            both = [prepared.get((arm, data, seed)) for arm in (control, treatment)]
+            if all(both) and (why := _unlike(*both, metric)):
+                problems[f"{where}: arms {control!r} and {treatment!r} on {data!r}: {why}"] = None
+    if problems:
+        raise problems_error(f"study {study.name}", list(problems))
+
 # %% ../nbs/53_study.ipynb #study-prepared
 def _prepared(study: StudyConfig, arms: Mapping[Key, ExperimentConfig]) -> dict[Key, Prepared]:
     "The experiments of a study, loaded and checked; arms share what they load."
     once = {"data_of": cache(load_dataset), "corpus_of": cache(load_corpus)}
     prepared = {key: prepare(config, **once) for key, config in arms.items()}
     _check_measured(study, prepared)
+    _check_comparable(study, prepared)
     return prepared
 
 # %% ../nbs/53_study.ipynb #study-open-study

@@ -211,6 +211,7 @@ def test_thirty_per_cent_failures(outputs):
     assert all(word in arms_table(study) for word in ("attempted", "answered", "failed", "best case"))
 
 
+BETTER = {"id": "H", "claim": "c", "treatment": "one", "control": "none"}
 BAD = {
     "one_arm": ({"arms": {"a": {}}}, ["study.arms"]),
     "unknown_key": ({"hypothesis": []}, ["study.hypothesis", "did you mean 'hypotheses'"]),
@@ -301,6 +302,21 @@ BAD = {
     "bad_arm": (
         {"arms": {"a": {}, "b": {"retrieval": "hybird"}}, "hypotheses": []},
         ["arm 'b'", "did you mean 'hybrid'"],
+    ),
+    "other_questions": (
+        {"arms": {"none": {}, "one": {"dataset": {"limit": 7}}}, "hypotheses": [BETTER]},
+        ["hypotheses.0: arms 'none' and 'one' on 'almanac': their questions differ (50 of almanac and 7"],
+    ),
+    "other_questions_explored": (
+        {
+            "arms": {"a": {}, "b": {}, "c": {"sampling": {"temperature": 1, "repeats": 2}}},
+            "hypotheses": [],
+        },
+        ["study.exploratory: arms 'a' and 'c' on 'almanac': sampling.repeats differs (1 and 2)"],
+    ),
+    "other_score": (
+        {"arms": {"none": {}, "one": {"metrics": {"normalization": "numeric"}}}, "hypotheses": [BETTER]},
+        ["'meridia': metrics.normalization differs (squad and numeric); give both the same"],
     ),
     "grid_and_arms": ({"grid": {"seed": [1, 2]}}, ["study.grid", "not both"]),
     "bad_name": ({"name": "../x"}, ["study.name"]),
