@@ -2910,7 +2910,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'llmforge.study._announce': ('study.html#_announce', 'llmforge/study.py'),
                                 'llmforge.study._check_comparable': ('study.html#_check_comparable', 'llmforge/study.py'),
                                 'llmforge.study._check_measured': ('study.html#_check_measured', 'llmforge/study.py'),
-                                'llmforge.study._compared': ('study.html#_compared', 'llmforge/study.py'),
                                 'llmforge.study._ids': ('study.html#_ids', 'llmforge/study.py'),
                                 'llmforge.study._imported': ('study.html#_imported', 'llmforge/study.py'),
                                 'llmforge.study._is_done': ('study.html#_is_done', 'llmforge/study.py'),

@@ -22,7 +22,7 @@ from .interaction import interaction
 from .markup import Link, anchor, fenced, fill_template, linked, raw, slug
 from .metrics import SCORES, unit_of, value_of
 from .pages import Source, executed_page, picture, toctree, write_page
-from .plan import Study, no_hypotheses, plan_table, study_json
+from .plan import Study, explored_metrics, no_hypotheses, plan_table, study_json
 from .plots import ablation_curve, arms_plot, interaction_plot, pareto_plot, verdict_plot
 from .pooling import metric_of
 from .provenance import mixed_line, stale_line
@@ -50,8 +50,8 @@ def pairs(
     for claim in study.config.speed:
         metrics.setdefault((claim.control, claim.treatment), []).extend(_BESIDE_SPEED)
     first, *others = dict.fromkeys(arm for arm, _, _ in study.ids)
-    for arm in others if study.config.exploratory else ():
-        metrics.setdefault((first, arm), []).extend(study.config.exploratory)
+    for arm in others if (explored := explored_metrics(study.config)) else ():
+        metrics.setdefault((first, arm), []).extend(explored)
     return {pair: list(dict.fromkeys(names)) for pair, names in metrics.items()}
 
 # %% ../nbs/77_findingpages.ipynb #findingpages-change
@@ -188,7 +188,7 @@ def _costs(study: Study) -> str:
 def _exploratory(study: Study) -> str:
     "Differences that nobody wrote down beforehand."
     first, *others = dict.fromkeys(arm for arm, _, _ in study.ids)
-    urls = [pair_page(study, first, arm) for _ in study.config.exploratory for arm in others]
+    urls = [pair_page(study, first, arm) for _ in explored_metrics(study.config) for arm in others]
     return linked(exploratory_table(study), urls, 2)
 
 # %% ../nbs/77_findingpages.ipynb #findingpages-experiments

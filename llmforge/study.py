@@ -7,7 +7,7 @@ __all__ = ['OpenStudy', 'open_study', 'run_study', 'run_pilot', 'study_folder']
 
 # %% ../nbs/53_study.ipynb #study-imports
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
@@ -27,7 +27,6 @@ from llmforge.plan import (
     Study,
     completed_ids,
     differences,
-    explored_metrics,
     plan_of,
     serving,
     that_begin_with,
@@ -90,33 +89,18 @@ def _check_measured(study: StudyConfig, prepared: Mapping[Key, Prepared]) -> Non
                 f" {', '.join(asked)} has any; name another metric, or give the questions theirs"
             )
 
-# %% ../nbs/53_study.ipynb #study-compared
-def _compared(study: StudyConfig) -> Iterator[tuple[str, str, str, Collection[str], str]]:
-    "What a study compares: where that is asked for, control, treatment, data sets and metric."
-    for i, h in enumerate(study.hypotheses):
-        yield f"study.hypotheses.{i}", h.control, h.treatment, h.datasets or study.datasets, h.metric
-    for i, claim in enumerate(study.speed):
-        yield f"study.speed.{i}", claim.control, claim.treatment, study.datasets, "accuracy"
-    first, *others = study.arms
-    for metric, other in product(explored_metrics(study), others):
-        yield "study.exploratory", first, other, study.datasets, metric
-
 # %% ../nbs/53_study.ipynb #study-alike
-def _scored_by(config: ExperimentConfig, metric: str) -> dict[str, Any]:
-    "The fields on which a metric's values depend, beside the answers."
-    m, fields = config.metrics, {"sampling.repeats": config.sampling.repeats}
-    if metric in ("accuracy", *SCORES, *m.extra):
-        fields["metrics.normalization"] = m.normalization
-    if metric == "accuracy":
-        fields["metrics.accuracy"] = m.accuracy
-    if metric in (*JUDGED, *JUDGED.values()):
-        fields |= {"metrics.judge": m.judge, "metrics.threshold": m.threshold}
-    return fields
+def _scored_by(config: ExperimentConfig, judged: bool) -> dict[str, Any]:
+    "The fields on which scores depend, beside the answers; `judged`: those of claims, too."
+    m = config.metrics
+    fields = {"sampling.repeats": config.sampling.repeats, "metrics.normalization": m.normalization}
+    fields |= {"metrics.accuracy": m.accuracy}
+    return fields | ({"metrics.judge": m.judge, "metrics.threshold": m.threshold} if judged else {})
 
 
-def _unlike(a: Prepared, b: Prepared, metric: str) -> str:
-    "Why two arms cannot be compared on a metric; empty where they can."
-    one, other = _scored_by(a.config, metric), _scored_by(b.config, metric)
+def _unlike(a: Prepared, b: Prepared, judged: bool) -> str:
+    "Why two arms cannot be compared; empty where they can."
+    one, other = _scored_by(a.config, judged), _scored_by(b.config, judged)
     for name in one:
         if None not in (one[name], other[name]) and one[name] != other[name]:
             return f"{name} differs ({one[name]} and {other[name]}); give both the same"
@@ -127,13 +111,14 @@ def _unlike(a: Prepared, b: Prepared, metric: str) -> str:
 
 # %% ../nbs/53_study.ipynb #study-check-comparable
 def _check_comparable(study: StudyConfig, prepared: Mapping[Key, Prepared]) -> None:
-    "Raise `ConfigError` with every two arms that are to be compared, and cannot be."
-    problems = {}
-    for where, control, treatment, chosen, metric in _compared(study):
-        for data, seed in product(chosen, study.seeds):
-            both = [prepared.get((arm, data, seed)) for arm in (control, treatment)]
-            if all(both) and (why := _unlike(*both, metric)):
-                problems[f"{where}: arms {control!r} and {treatment!r} on {data!r}: {why}"] = None
+    "Raise `ConfigError` with every arm that cannot be compared with the first."
+    metrics, problems = {*study.exploratory, *(h.metric for h in study.hypotheses)}, {}
+    judged = bool(metrics & {*JUDGED, *JUDGED.values()})
+    for data, seed in product(study.datasets, study.seeds):
+        first, *others = [arm for arm in study.arms if (arm, data, seed) in prepared] or [""]
+        for arm in others:
+            if why := _unlike(prepared[first, data, seed], prepared[arm, data, seed], judged):
+                problems[f"study.arms.{arm}: cannot be compared with {first!r} on {data!r}: {why}"] = None
     if problems:
         raise problems_error(f"study {study.name}", list(problems))
 

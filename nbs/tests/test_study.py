@@ -305,14 +305,14 @@ BAD = {
     ),
     "other_questions": (
         {"arms": {"none": {}, "one": {"dataset": {"limit": 7}}}, "hypotheses": [BETTER]},
-        ["hypotheses.0: arms 'none' and 'one' on 'almanac': their questions differ (50 of almanac and 7"],
+        ["study.arms.one: cannot be compared with 'none' on 'almanac'", "(50 of almanac and 7 of almanac)"],
     ),
     "other_questions_explored": (
         {
             "arms": {"a": {}, "b": {}, "c": {"sampling": {"temperature": 1, "repeats": 2}}},
             "hypotheses": [],
         },
-        ["study.exploratory: arms 'a' and 'c' on 'almanac': sampling.repeats differs (1 and 2)"],
+        ["study.arms.c: cannot be compared with 'a' on 'almanac': sampling.repeats differs (1 and 2)"],
     ),
     "other_score": (
         {"arms": {"none": {}, "one": {"metrics": {"normalization": "numeric"}}}, "hypotheses": [BETTER]},
