@@ -2175,6 +2175,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'llmforge.plan._before': ('plan.html#_before', 'llmforge/plan.py'),
                                'llmforge.plan._expected': ('plan.html#_expected', 'llmforge/plan.py'),
                                'llmforge.plan._head': ('plan.html#_head', 'llmforge/plan.py'),
+                               'llmforge.plan._in_order': ('plan.html#_in_order', 'llmforge/plan.py'),
                                'llmforge.plan._key_of': ('plan.html#_key_of', 'llmforge/plan.py'),
                                'llmforge.plan._known': ('plan.html#_known', 'llmforge/plan.py'),
                                'llmforge.plan._leaves': ('plan.html#_leaves', 'llmforge/plan.py'),

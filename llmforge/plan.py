@@ -77,10 +77,11 @@ def plan_of(
     questions: Mapping[str, int],  # label of a data set -> how many it has
     ids: Mapping[Key, str],  # of its experiments
     known: Mapping[str, Mapping] | None = None,  # of its arms, from `known_means`; None: nobody looked
+    order: Sequence[str] | None = None,  # of its arms, as mappings are stored sorted; None: alphabetical
 ) -> dict[str, Any]:  # plain values
     "What is frozen of a study."
-    looked = {} if known is None else {"known": dict(known)}
-    return looked | {
+    later: dict[str, Any] = {"known": known, "order": order}
+    return {name: value for name, value in later.items() if value is not None} | {
         "study": study_json(study),
         "questions": dict(questions),
         "experiments": {_text_of(key): id for key, id in ids.items()},
@@ -277,6 +278,16 @@ def _before(started_at: object, frozen_at: str) -> bool:
     "Whether an experiment had begun then; one that never began has no time."
     return isinstance(started_at, str) and started_at < frozen_at
 
+# %% ../nbs/19_plan.ipynb #plan-in-order
+def _in_order(
+    study: StudyConfig, ids: Mapping[Key, str], order: Sequence[str]
+) -> tuple[StudyConfig, dict[Key, str]]:
+    "A study and its experiments, the arms in the order of the study's file; raises `ValueError`."
+    if sorted(order) != sorted(study.arms):
+        raise ValueError("its order of arms is not one of its arms")
+    ordered = study.model_copy(update={"arms": {arm: study.arms[arm] for arm in order}})
+    return ordered, dict(sorted(ids.items(), key=lambda item: order.index(item[0][0])))
+
 # %% ../nbs/19_plan.ipynb #plan-read
 BROKEN = "the stored plan is not the one that was frozen: its hash differs"
 
@@ -293,7 +304,7 @@ def _read(plan: Mapping) -> tuple[StudyConfig, dict[Key, str]]:
     check_known(plan.get("known", {}))
     if wrong := [id for id in ids.values() if id_fault(id) or "-" not in id]:
         raise ValueError(f"{wrong[0][:80]!r} is no experiment's id")
-    return config, ids
+    return _in_order(config, ids, plan["order"]) if "order" in plan else (config, ids)
 
 # %% ../nbs/19_plan.ipynb #plan-stored-study
 def stored_study(
@@ -302,7 +313,7 @@ def stored_study(
 ) -> Study:
     """A study as the store has it, without its file and its data: to be read, not run.
 
-    Its arms are in the alphabetical order of the frozen JSON, not in that of the file.
+    Its arms are in the order of its file, those of an old plan in alphabetical order.
     Raises `StoreError` where there is no such plan, or it is not the one that was frozen."""
     store = store or Store()
     frozen = store.frozen_plan(name)

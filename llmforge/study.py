@@ -145,7 +145,8 @@ def open_study(
     questions |= {data: len(p.data) // p.config.sampling.repeats for (_, data, _), p in prepared.items()}
     before = store.frozen_plan(study.name)
     known = before.plan_json.get("known") if before else known_means(study, arms, store)
-    plan = plan_of(study, questions, ids, known)
+    order = before.plan_json.get("order") if before else list(study.arms)
+    plan = plan_of(study, questions, ids, known, order)
     frozen = store.freeze_plan(study.name, plan)
     tampered = differences(frozen.plan_json, plan) if frozen.intact else (BROKEN,)
     return OpenStudy(study, store, frozen, ids, tampered, prepared=prepared).placed()

@@ -10,8 +10,11 @@ from llmforge.cli import app
 from llmforge.config import load_config
 from llmforge.core import ConfigError, LlmForgeError
 from llmforge.files import shipped
+from llmforge.findingpages import write_study
 from llmforge.notebooks import execute_notebook
+from llmforge.pages import Source
 from llmforge.project import make_project
+from llmforge.published import published
 from llmforge.runner import prepare
 from llmforge.studyconfig import experiments, load_study
 from llmforge.tabular import as_csv
@@ -61,6 +64,17 @@ def test_three_prompts_one_file_one_command(project):
     ]
     table = list(csv.DictReader(said("study", "prompts.yaml", "--no-notebook", "--csv").splitlines()))
     assert [r["treatment"] for r in table] == ["brief", "chat"]
+
+
+@pytest.mark.slow
+def test_a_study_that_claims_nothing_has_its_page(project, outputs):
+    "What is explored by default leads to the pages of two arms, the first of the file among them."
+    said("study", "prompts.yaml", "--no-notebook")
+    source = Source(project / "pages", project / "extra", published(outputs))
+    write_study(source, "prompts")
+    page = (project / "pages" / "findings" / "prompts.md").read_text()
+    assert "| brief − plain | accuracy |" in page and "findings/prompts/plain--brief.html" in page
+    assert (project / "pages" / "findings" / "prompts" / "plain--brief.md").exists()
 
 
 def test_all_questions_of_a_file_are_asked_unless_an_arm_shows_some(project):
