@@ -15,6 +15,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'llmforge.adapters': { 'llmforge.adapters._from_hub': ('adapters.html#_from_hub', 'llmforge/adapters.py'),
                                    'llmforge.adapters._settings': ('adapters.html#_settings', 'llmforge/adapters.py'),
                                    'llmforge.adapters.adapter_folder': ('adapters.html#adapter_folder', 'llmforge/adapters.py'),
+                                   'llmforge.adapters.aligned_arms': ('adapters.html#aligned_arms', 'llmforge/adapters.py'),
                                    'llmforge.adapters.check_adapter': ('adapters.html#check_adapter', 'llmforge/adapters.py'),
                                    'llmforge.adapters.given_adapter': ('adapters.html#given_adapter', 'llmforge/adapters.py')},
             'llmforge.agent': { 'llmforge.agent.ChoosingEpisode': ('agent.html#choosingepisode', 'llmforge/agent.py'),
