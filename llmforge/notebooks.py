@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EXTRAS', 'MODEL', 'SECRETS', 'NEEDS', 'FIGURES', 'normalise', 'import_nbformat', 'remove_abandoned',
-           'execute_notebook', 'tutorials', 'executable', 'colab_url', 'install_cell', 'badge', 'colab_secrets',
-           'with_colab', 'write_colab', 'readme_text', 'write_readme']
+           'execute_notebook', 'at_least', 'rising', 'tutorials', 'executable', 'colab_url', 'install_cell', 'badge',
+           'colab_secrets', 'with_colab', 'write_colab', 'readme_text', 'write_readme']
 
 # %% ../nbs/70_notebooks.ipynb #de6e9282
 import configparser
@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 import psutil
 
-from .core import LlmForgeError, error_line, redact, without_secrets
+from .core import ConfigError, LlmForgeError, error_line, redact, without_secrets
 from .files import build_aside, here_or_shipped, project_root, remedy
 from .launching import QUIET, error_class
 from .text import visible
@@ -188,6 +188,30 @@ def execute_notebook(
             raise _kernel_ended(name, e) from e
         nbformat.write(normalise(_cleared(half)), half)
     return target
+
+# %% ../nbs/70_notebooks.ipynb #notebooks-at-least
+def at_least(
+    least: int,
+    **parameters: int,  # by name
+) -> None:
+    "Raise `ConfigError` where a parameter is no whole number, or below the least."
+    for name, value in parameters.items():
+        if type(value) is not int or value < least:
+            raise ConfigError(f"{name}: must be a whole number, at least {least}; received {value!r}")
+
+# %% ../nbs/70_notebooks.ipynb #notebooks-rising
+def rising(
+    name: str,  # of a parameter
+    listed: str,  # its value: numbers, separated by blanks
+    fewest: int = 1,  # numbers
+) -> list[int]:
+    "The whole numbers above 0 that a parameter lists; raises `ConfigError`."
+    words = str(listed).split()
+    numbers = [int(word) for word in words if re.fullmatch("[1-9][0-9]{0,9}", word)]
+    if len(numbers) < len(words) or len(numbers) < fewest or numbers != sorted(set(numbers)):
+        some = "a whole number, or rising ones" if fewest == 1 else f"{fewest} rising whole numbers or more"
+        raise ConfigError(f"{name}: must be {some}, e.g. 1000 10000; received {listed!r}")
+    return numbers
 
 # %% ../nbs/70_notebooks.ipynb #41530885
 def tutorials() -> list[Path]:
