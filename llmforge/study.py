@@ -199,6 +199,7 @@ def run_pilot(
     if store.frozen_plan(study.name):
         raise StoreError(f"the plan of {study.name!r} is frozen already: a pilot comes before it")
     arms = {key: config for key, config in experiments(study).items() if key[2] == study.seeds[0]}
+    _prepared(study, arms)  # raises where the study could not be run
     pilots = [pilot(config, n) for config in arms.values()]
     for i, config in enumerate(pilots, 1):
         if show:
