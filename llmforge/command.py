@@ -368,10 +368,10 @@ def _print_verdicts(done, json: bool, csv: bool) -> None:
 # %% ../nbs/90_command.ipynb #cli-print-proof
 def _print_proof(opened) -> None:
     "Print a plan and the hash of its file, by which somebody else can date it before anything runs."
+    from llmforge.arms import run_arms
     from llmforge.exports import export_plan, plan_facts
     from llmforge.plan import plan_table
     from llmforge.study import study_folder
-    from llmforge.studyconfig import run_arms
 
     say(plan_table(opened) + "\n")
     folder = export_plan(opened.store, opened.config.name, study_folder(opened))

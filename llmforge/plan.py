@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
+from .arms import run_arms
 from .config import ExperimentConfig, first_names
 from .configfiles import as_before
 from .core import ConfigError, StoreError, canonical
@@ -24,7 +25,7 @@ from .paired import discordant_sd, smallest_effect
 from .pilot import check_known, floor_warning
 from .shapes import id_fault
 from .store import FrozenPlan, Store
-from .studyconfig import Hypothesis, Key, SpeedClaim, StudyConfig, chooser, experiments, run_arms
+from .studyconfig import Hypothesis, Key, SpeedClaim, StudyConfig, chooser, experiments
 from .tables import Status
 from .text import cell, table
 

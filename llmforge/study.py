@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from .arms import imported_arms
 from .config import ExperimentConfig
 from .configfiles import problems_error
 from .core import ConfigError, StoreError, closest, keep_former_names
@@ -34,7 +35,7 @@ from llmforge.plan import (
 from .records import Dataset, answers_known
 from .runner import Prepared, prepare, run_experiment
 from .store import Store
-from .studyconfig import Key, StudyConfig, experiments, imported_arms
+from .studyconfig import Key, StudyConfig, experiments
 
 # %% ../nbs/53_study.ipynb #26af2b18
 @dataclass(frozen=True, repr=False)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from .arms import imported_arms
 from .chain import plan_faults, read_chain
 from .config import experiment_id
 from .configfiles import as_before, read_yaml
@@ -28,7 +29,7 @@ from .plan import Study, differences, study_json
 from .provenance import rows_by_code
 from .published import written_study
 from .store import FrozenPlan, Store
-from .studyconfig import StudyConfig, imported_arms, load_study
+from .studyconfig import StudyConfig, load_study
 
 # %% ../nbs/72_verification.ipynb #verification-check
 _WORDS = {True: "ok", False: "FAILED", None: "not shown"}
