@@ -17,9 +17,8 @@ from .experiment import Experiment, arm_line, counts_line
 from .metrics import JUDGE_SCORES, JUDGED, OUTCOMES, SCORES, UNITS, unit_of
 from .paired import PairedDifference, paired_difference
 from .plan import StudyRows
-from .pooling import groups_of, metric_of, scored, with_batches
+from .pooling import groups_of, metric_of, questions_of, scored, with_batches
 from .provenance import is_imported
-from .records import question_id
 from .stats import Estimate
 from .studyconfig import Key
 
@@ -250,7 +249,7 @@ def contrast(
     first = next(iter(control.values()))
     a, b = _scored_of_two(control, treatment, metric, only)
     x, y, group = _paired(a, b, _groups_for(control, treatment, metric))
-    name = metric_of(first, metric)
+    name, asked = metric_of(first, metric), questions_of([control])
     scores = tuple(tuple(one.values()) for one in (x, y, group))
     return Contrast(
         metric,
@@ -259,7 +258,7 @@ def contrast(
         failed=(_lost(a), _lost(b)),
         bounds=_bounds(a, b, name),
         groups=len(set(scores[2])),
-        questions=len({(d, question_id(q, first.config.sampling.repeats)) for d, _, q in x}),
+        questions=len({asked[place] for place in x}),
         overlapped=_overlapped(name, [*control.values(), *treatment.values()]),
     )
 

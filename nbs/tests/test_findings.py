@@ -572,6 +572,18 @@ def test_seeds_repeat_questions_and_do_not_multiply_them(store):
     assert "| 160 | 160 |" in arms_table(study)
 
 
+def test_a_question_in_two_data_sets_is_one_question(store):
+    "Asked again with other documents, say; it says no more than once about whether b is better."
+    rows = lambda right: [row(i, float(i < right)) for i in range(60)]
+    es = {(arm, d, 0): stored(store, f"{arm}{d}", rows(n)) for arm, n in [("a", 20), ("b", 33)] for d in "de"}
+    once = study_of(store, {a: es[a, "d", 0] for a in "ab"}, claim())
+    plan = once.config.model_copy(update={"datasets": {"d": {}, "e": {}}})
+    twice = replace(once, config=plan, ids={k: e.id for k, e in es.items()})
+    one, two = verdicts(once)[0], verdicts(twice)[0]
+    assert (two.n, two.contrast.questions, two.contrast.groups) == (120, 60, 60)
+    assert "n = 120, 60 questions" in two.sentence() and two.p == pytest.approx(one.p, abs=0.01)
+
+
 # what cannot be compared
 
 
@@ -1087,10 +1099,10 @@ def test_pooled_and_for_each_data_set(store):
             d: stored(
                 store,
                 f"{name}{d}",
-                [row(i, float(i % 2), failed=d == "y" and i == 3 and name == "b", **more) for i in range(20)],
+                [row(i, float(i % 2), failed=i == 23 and name == "b", **more) for i in asked],
                 data=d,
             )
-            for d in "xy"
+            for d, asked in (("x", range(20)), ("y", range(20, 40)))
         }
 
     es = {"a": arm("a"), "b": arm("b")}
