@@ -30,10 +30,18 @@ def _server_line(server: Server, facts: Mapping[str, Any]) -> str:
     "What a server says about itself, and whether it lists the model."
     version = f" version {server.hide(str(facts['version']), 40)}," if facts["version"] else ""
     models = facts["models"]
+    if models is None:
+        return f"server: {server.base_url} has not said in time which models it has"
     if not models:
         return f"server: {server.base_url} answers,{version} and lists no models"
-    listed = "this one" if server.model in models else f"not this one{closest(server.model, models)}"
-    return f"server: {server.base_url} answers,{version} and lists {len(models):,} models, {listed}"
+    names = {
+        server.model,
+        f"{server.model}:latest",
+        server.model.rpartition(":")[0],
+    }  # Ollama's, Hugging Face's
+    listed = "this one" if names & {*models} else f"not this one{closest(server.model, models)}"
+    many = f"{len(models):,} model{'s' if len(models) > 1 else ''}"
+    return f"server: {server.base_url} answers,{version} and lists {many}, {listed}"
 
 # %% ../nbs/56_check.ipynb #check-question
 async def _ask_few(prepared: Prepared, parts: Resources) -> list[dict[str, Any]]:

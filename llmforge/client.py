@@ -8,15 +8,16 @@ __all__ = ['LONGEST', 'Busy', 'aiohttp_module', 'Sessions', 'Timed', 'beginning'
 # %% ../nbs/28_client.ipynb #client-imports
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 from .core import EngineError, EngineFatal, require
 from .engine import Prompt, Sampling
 from .server import Server, refusal
-from .wire import BrokenOff, EventStream, Reply, request_body, requested_wait
+from .wire import FAILED, BrokenOff, EventStream, Reply, request_body, requested_wait
 
 # %% ../nbs/28_client.ipynb #remote-busy
 LONGEST = 120.0  # seconds: the longest wait that is granted
@@ -35,7 +36,7 @@ def _refused(server: Server, status: int, headers: Mapping[str, str], body: str)
     error = refusal(server, status, body)
     if not error.transient:
         return error
-    wait = requested_wait(headers)
+    wait = requested_wait(headers, status == 429)
     if wait is not None and wait > LONGEST:
         return EngineFatal(
             f"the server asks for a wait of {wait:,.0f} seconds, more than {LONGEST:.0f} ({error});"
@@ -104,7 +105,7 @@ class Timed:
     "A reply, and when the first of it came."
 
     reply: Reply = field(default_factory=Reply)
-    ttft_ms: float | None = None  # of a stream: from the request to the first of its text
+    ttft_ms: float | None = None  # of a stream: from the request to the first that the model wrote
     done: bool = False  # the server said that nothing more comes
 
     def take(
@@ -115,16 +116,26 @@ class Timed:
         "Take in an event; raises `EngineError`."
         if self.done or not event.strip():
             return
-        if event.strip() == b"[DONE]":
+        if event.strip().upper() == b"[DONE]":
             self.done = True
         elif self.reply.add(json.loads(event)) and self.ttft_ms is None:
             self.ttft_ms = 1000 * (time.perf_counter() - start)
 
+    def take_whole(
+        self,
+        data: object,  # a decoded reply
+    ) -> None:
+        "Take in a reply that did not come in pieces; raises `EngineError`."
+        self.reply.add(data)
+        if not self.reply.choices:
+            raise BrokenOff(data)
+        self.done = True
+
     def check(self) -> None:
         "Raise `EngineError` where the reply is not whole."
-        if (reason := self.reply.finish_reason) in ("error", "abort"):
+        if (reason := self.reply.finish_reason) in FAILED:
             raise EngineError(f"the server broke off its reply (finish_reason {reason!r})", transient=True)
-        if not self.reply.finish_reason and not (self.done and self.reply.parts):
+        if not reason and not (self.done and (self.reply.parts or self.reply.calls.names)):
             raise EngineError("the server's reply ended before it was complete", transient=True)
 
 # %% ../nbs/28_client.ipynb #remote-read
@@ -143,18 +154,23 @@ async def _piece(response: Any, timed: Timed) -> bytes:
         return b""
     return b"" if timed.done else piece
 
+# %% ../nbs/28_client.ipynb #remote-read-reply
+_EVENT = re.compile(rb"(\xef\xbb\xbf)?\s*(data|event|id|retry)?:")
+
 
 async def _read(response: Any, start: float) -> Timed:
-    "The reply that a response holds, in pieces or whole."
-    timed = Timed()
-    if response.content_type != "text/event-stream":
-        timed.reply.add(json.loads(await response.read()))
-        timed.done = True
+    "The reply that a response holds, in pieces or whole; how it begins says more than its header."
+    timed, piece = Timed(), b""
+    while len(piece.strip()) < 10 and (more := await response.content.readany()):
+        piece += more
+    if not _EVENT.match(piece):
+        timed.take_whole(json.loads(piece + await response.read()))
         return timed
     events = EventStream()
-    while piece := await _piece(response, timed):
+    while piece:
         for event in events.feed(piece):
             timed.take(event, start)
+        piece = await _piece(response, timed)
     for event in events.end():
         timed.take(event, start)
     return timed
@@ -173,9 +189,11 @@ async def beginning(
     return data[:most].decode(errors="replace")
 
 # %% ../nbs/28_client.ipynb #remote-dialect
-_CHANGES = {  # a word in a refusal -> the field that it is about, and the name to use instead
+_UNKNOWN = "unknown|unrecogni|unsupported|not supported|unexpected|not permitted|extra"
+_CHANGES = {  # what a refusal says -> the field that it is about, and the name to use instead
     "stream_options": ("stream_options", ""),
-    "max_completion_tokens": ("max_tokens", "max_completion_tokens"),
+    rf"({_UNKNOWN}).{{0,80}}\bseed\b|\bseed\b.{{0,80}}({_UNKNOWN})": ("seed", ""),  # Mistral's is random_seed
+    "max_tokens.{0,80}not supported.*max_completion_tokens": ("max_tokens", "max_completion_tokens"),
 }
 
 
@@ -185,15 +203,15 @@ class Dialect:
 
     changes: dict[str, str] = field(default_factory=dict)  # a field -> its name here; "": left out
 
-    def learn(
+    def after(
         self,
         refusal: str,  # the text of a 400
         body: Mapping[str, Any],  # that was refused
-    ) -> bool:  # whether there is another way to ask
-        "Learn from a refusal which fields to rename or leave out."
-        new = {name: other for word, (name, other) in _CHANGES.items() if word in refusal and name in body}
-        self.changes |= new
-        return bool(new)
+    ) -> Self | None:  # None: there is no other way to ask
+        "What a refusal teaches: fields to rename or leave out."
+        found = [change for words, change in _CHANGES.items() if re.search(words, refusal, re.I | re.S)]
+        new = {name: other for name, other in found if name in body}
+        return replace(self, changes=self.changes | new) if new else None
 
     def speak(
         self,
@@ -227,11 +245,10 @@ class Client:
                 timed = await self._ask(body)
             timed.check()
             return timed
-        except TimeoutError as e:
-            problem = f"no reply within {self.timeout:g} seconds (engine.timeout)"
-            raise Busy(f"{problem} from {self.server.url}") from e
         except (self.aiohttp.ClientError, OSError) as e:
             problem = f"{self.server.url} cannot be reached: {type(e).__name__}: {e}"
+            if isinstance(e, TimeoutError) and not isinstance(e, self.aiohttp.ClientError):
+                problem = f"no reply within {self.timeout:g} seconds (engine.timeout) from {self.server.url}"
             raise Busy(hide(problem)) from None
         except (ValueError, RecursionError) as e:
             said = hide(str(getattr(e, "doc", "") or type(e).__name__), 100)
@@ -245,16 +262,19 @@ class Client:
 
     async def _ask(self, body: dict[str, Any]) -> Timed:
         session, server = await self.sessions.get(), self.server
-        while True:
-            sent, start = self.dialect.speak(body), time.perf_counter()
+        dialect: Dialect | None = self.dialect
+        while dialect:
+            sent, start = dialect.speak(body), time.perf_counter()
             async with session.post(
-                server.url, json=sent, headers=server.headers, allow_redirects=False
+                server.url, json=sent, headers=server.headers, allow_redirects=False, proxy=server.proxy
             ) as response:
-                if 200 <= response.status < 300:
+                status, headers = response.status, response.headers
+                if 200 <= status < 300:
                     timed = await _read(response, start)
-                    if provider := response.headers.get("x-inference-provider"):
+                    if provider := headers.get("x-inference-provider"):
                         timed.reply.served["provider"] = provider
+                    self.dialect = replace(self.dialect, changes=self.dialect.changes | dialect.changes)
                     return timed
-                text = await beginning(response)
-            if response.status not in (400, 422) or not self.dialect.learn(text, sent):
-                raise _refused(server, response.status, response.headers, text)
+                text = headers.get("Location", "") if status < 400 else await beginning(response)
+            dialect = dialect.after(text, sent) if status in (400, 422) else None
+        raise _refused(server, status, headers, text)

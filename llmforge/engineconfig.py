@@ -33,6 +33,8 @@ def _server_url(url: str) -> str:
             "a name, a password or a key in the address would be stored with every result;"
             " leave it out, and name an environment variable that holds the key in engine.key_env"
         )
+    if end := re.search("/(chat/)?completions/*$", url):
+        raise ValueError(f"must end before {end[0]!r}, which is added")
     return url.rstrip("/")
 
 # %% ../nbs/04_engineconfig.ipynb #engineconfig-variable

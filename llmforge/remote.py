@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -167,6 +168,8 @@ def _generation(
     if asked[1].choices:
         (text, logprobs), reason = _scored(timed, *asked), "stop"
     tokens_in, tokens_out, cached = token_counts(timed.reply.usage)
+    if timed.reply.parts and not logprobs:
+        tokens_out = tokens_out or None  # who has written something has written tokens
     return Generation(
         server.clean(text),
         tokens_in,
@@ -297,40 +300,48 @@ class RemoteEngine(ServerEngine):
 _LASTING = ("owned_by", "root", "max_model_len")  # of a model's entry
 
 
-async def _get(session: Any, url: str, headers: dict[str, str]) -> dict:
-    "The JSON object at an address; an empty one where there is none."
+_PATIENCE = 10.0  # seconds
+
+
+async def _get(session: Any, url: str, **how: Any) -> dict | None:
+    "The JSON object at an address, a list as its data; empty where there is none, None without an answer."
     try:
-        async with session.get(url, headers=headers, allow_redirects=False) as response:
+        async with session.get(url, allow_redirects=False, **how) as response:
             found = json.loads(await beginning(response, 2**24)) if response.status == 200 else {}
     except aiohttp_module().ClientConnectorError:
         raise
-    except (aiohttp_module().ClientError, TimeoutError, ValueError, RecursionError):
+    except TimeoutError:
+        return None
+    except (aiohttp_module().ClientError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) else {"data": found}
 
 # %% ../nbs/29_remote.ipynb #remote-server-facts
+async def _asked(session: Any, server: Server) -> tuple[dict | None, dict]:
+    "The models that a server lists (None: no answer in time), and what it says of its version."
+    ask, root = partial(_get, session, proxy=server.proxy), server.base_url.removesuffix("/v1")
+    models = await ask(f"{server.base_url}/models", headers=server.headers)
+    if models is None:
+        return None, {}
+    return models, await ask(f"{root}/version") or await ask(f"{root}/api/version") or {}
+
+# %% ../nbs/29_remote.ipynb #remote-facts-of-server
 async def server_facts(
     server: Server,
-) -> dict[str, Any]:  # version, models, and what is known about the model; only what is said
+) -> dict[str, Any]:  # version, models (None: no answer in time), and what is known about each
     "Ask a server about itself; raises `EngineFatal` where none answers."
-    aiohttp, root = aiohttp_module(), server.base_url.removesuffix("/v1")
-    timeout = aiohttp.ClientTimeout(total=10)
+    aiohttp = aiohttp_module()
+    timeout = aiohttp.ClientTimeout(total=_PATIENCE)
     try:
         async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session:
-            models = await _get(session, f"{server.base_url}/models", server.headers)
-            version = await _get(session, f"{root}/version", {}) or await _get(
-                session, f"{root}/api/version", {}
-            )
+            models, version = await _asked(session, server)
     except aiohttp.ClientConnectorError as e:
         problem = server.hide(f"no server answers at {server.base_url} ({e.os_error})")
         raise EngineFatal(f"{problem}; start it, or mend engine.base_url") from None
-    given = models.get("data")
+    given = models and models.get("data")
     listed = [m for m in given if isinstance(m, dict)] if isinstance(given, list) else []
-    return {
-        "models": [str(m.get("id")) for m in listed],
-        "version": version.get("version"),
-        "entries": listed,
-    }
+    names = None if models is None else [str(m.get("id")) for m in listed]
+    return {"models": names, "version": version.get("version"), "entries": listed}
 
 # %% ../nbs/29_remote.ipynb #remote-known
 def identity_facts(

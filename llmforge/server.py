@@ -11,6 +11,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from .config import ExperimentConfig
 from .core import ConfigError, EngineError, EngineFatal, redact, without_secrets
@@ -54,6 +55,14 @@ class Server:
     def url(self) -> str:
         "The address that generates."
         return self.base_url + ("/chat/completions" if self.api == "chat" else "/completions")
+
+    @property
+    def proxy(self) -> str | None:
+        "The proxy that the environment names for the address (HTTPS_PROXY, NO_PROXY); none to this machine."
+        parts = urlsplit(self.base_url)
+        host, proxy = parts.hostname or "", getproxies().get(parts.scheme, "")
+        own = host in ("localhost", "::1") or host.startswith("127.") or proxy_bypass(host)
+        return proxy if proxy.startswith("http") and not own else None
 
     @property
     def headers(self) -> dict[str, str]:
@@ -114,31 +123,75 @@ def check_server(
         server_of(config)
 
 # %% ../nbs/26_server.ipynb #server-error-text
+_PAGE = re.compile(r"\s*(<!--.*?-->\s*)*<(!doctype|html)", re.IGNORECASE | re.DOTALL)
+
+
+def _told(error: dict) -> str:
+    "The message of an error in OpenAI's form, with what OpenRouter adds of the server behind it."
+    message, more = error.get("message"), error.get("metadata")
+    if not isinstance(message, str) or not message:
+        return json.dumps(error)
+    raw = more.get("raw") if isinstance(more, dict) else None
+    return f"{message}: {raw}" if raw else message
+
+# %% ../nbs/26_server.ipynb #server-message
 def server_message(
     body: str,  # of a reply that is an error
 ) -> str:  # "" for an empty one
-    "What a server says went wrong: OpenAI's form, FastAPI's, or the text as it is."
+    "What a server says went wrong: OpenAI's form, FastAPI's, Google's (in a list), or the text as it is."
     try:
         data = json.loads(body)
     except (ValueError, RecursionError):
-        is_page = re.match(r"\s*<(!doctype|html)", body, re.IGNORECASE)
-        return re.sub(r"(?is)<(style|script)\b.*?</\1>|<[^>]*>", " ", body) if is_page else body
+        return re.sub(r"(?is)<(style|script)\b.*?</\1>|<[^>]*>", " ", body) if _PAGE.match(body) else body
+    data = data[0] if isinstance(data, list) and data else data
     for name in ("error", "message", "detail"):
         value = data.get(name) if isinstance(data, dict) else None
-        if isinstance(value, dict) and isinstance(value.get("message"), str):
-            return value["message"]
-        if value:
-            return value if isinstance(value, str) else json.dumps(value)
+        if isinstance(value, (dict, list)) and value:
+            return _told(value) if isinstance(value, dict) else json.dumps(value)
+        if isinstance(value, str) and value:
+            return value
     return body
 
 # %% ../nbs/26_server.ipynb #server-refusal
-_PASSING = (408, 409, 425, 429)
+_PASSING = (
+    408,
+    409,
+    425,
+    429,
+    498,
+    499,
+)  # 498: Groq's for no capacity; 499: a proxy's for a broken connection
 _REMEDIES = {
     401: "the server wants a key, or refuses the one in {key}",
     402: "the account has no credit left",
     403: "the server refuses the key in {key}, or does not allow it this model",
     404: "the server has no such model, or no such address; mend model.name or engine.base_url",
+    **dict.fromkeys((405, 415, 426), "the address takes no such request; mend engine.base_url"),
+    407: "a proxy on the way wants a name and a password",
+    410: "the server no longer has the model; mend model.name",
+    451: "the server may not answer from here",
 }
+
+# %% ../nbs/26_server.ipynb #server-meaning
+_MEANT = (  # a status, what a server says or names as the code, and the status that it means
+    (400, r"(incorrect|invalid) api.key|api key not valid|.*\"code\": ?\"invalid_api_key\"", 401),
+    (
+        400,
+        r"invalid model|model not exist|(the )?(requested )?model .{0,99}(does not exist|not found)"
+        r"|\S+ is not a valid model|.*\"(code|type)\": ?\"(model_not_found|invalid_model)\"",
+        404,
+    ),
+    (403, r".*(flagged|moderation|violates|content.?(filter|policy))", 400),  # one prompt is refused
+    (429, r".*(insufficient_quota|exceeded_current_quota|billing_)", 402),
+)
+
+
+def _meaning(status: int, said: str, body: str) -> int:
+    "The status that a refusal should have had."
+    for given, words, meant in _MEANT:
+        if status == given and any(re.match(words, text, re.I | re.S) for text in (said, body)):
+            return meant
+    return status
 
 # %% ../nbs/26_server.ipynb #server-other-form
 _FORMS = {  # what is asked for -> how a server says that it does not do that; its name; the other form
@@ -147,7 +200,7 @@ _FORMS = {  # what is asked for -> how a server says that it does not do that; i
         "completions",
         "chat",
     ),
-    "chat": ("chat.template", "chats", "completion"),
+    "chat": ("chat.template|template not found|not a chat model|not support chat", "chats", "completion"),
 }
 
 
@@ -167,15 +220,14 @@ def refusal(
     "The error that a status stands for; `EngineFatal` where every request would meet it."
     said = server.hide(server_message(body))
     other = _other_form(server, status, said)
+    meant = _meaning(status, said, body)
     said = f"{status} from {server.url}{': ' if said else ''}{said}"
-    if status == 429 and "insufficient_quota" in body:
-        status = 402
-    if remedy := other or _REMEDIES.get(status):
+    if remedy := other or _REMEDIES.get(meant):
         remedy = remedy.format(key=server.key_env)
-        if status in (401, 403) and not server.key_env:
+        if meant in (401, 403) and not server.key_env:
             remedy = "the server wants a key, and none is sent: name its variable in engine.key_env"
         return EngineFatal(f"{remedy} ({said}); what was answered is kept: mend it and run again")
     if status < 400:
         return EngineFatal(f"the server sends requests elsewhere ({said}); mend engine.base_url")
-    passing = status in _PASSING or (status >= 500 and status not in (501, 505))
+    passing = meant in _PASSING or (status >= 500 and status not in (501, 505))
     return EngineError(said, transient=passing)

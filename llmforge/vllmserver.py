@@ -257,7 +257,7 @@ def _server(config: ExperimentConfig, port: int, key: str) -> Server:
 def _version(server: Server) -> str:
     "The version of a server that has just started; raises `EngineFatal` where another program answers."
     facts = in_own_thread(asyncio.run, server_facts(server))
-    if server.model not in facts["models"]:
+    if server.model not in (facts["models"] or []):
         raise EngineFatal(f"what answers at {server.base_url} is not the vLLM server that was started there")
     return str(facts["version"])
 

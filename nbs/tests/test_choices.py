@@ -116,6 +116,8 @@ def test_a_server_gives_what_the_model_gives(local, prompt, choices):
     [
         ({}, "it does not echo the prompt"),
         ({"logprobs": {"tokens": [" x"], "token_logprobs": [0.0]}}, "it does not echo the prompt"),
+        ({"index": None, "logprobs": [0.0]}, "it does not echo the prompt"),
+        ({"index": "0", "logprobs": "none"}, "it does not echo the prompt"),
         ({"text": "One, two, three, four, five x"}, "it does not echo the prompt"),
     ],
 )

@@ -16,7 +16,7 @@ from aiohttp import web
 from typer.testing import CliRunner
 
 from llmforge.caching import CachedEngine, RetryingEngine, make_engine
-from llmforge.check import checks
+from llmforge.check import _server_line, checks
 from llmforge.cli import app as command
 from llmforge.client import Busy, Client
 from llmforge.config import experiment_id, load_config, to_yaml
@@ -212,7 +212,8 @@ def test_stream_options_are_left_out_after_one_refusal():
         if "stream_options" in body:
             return web.json_response({"detail": "unknown field stream_options"}, status=400)
         if "max_tokens" in body:
-            return web.json_response({"error": "use max_completion_tokens"}, status=400)
+            refused = "'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+            return web.json_response({"error": {"message": refused}}, status=400)
         return await events(request, delta(str(body["max_completion_tokens"]), "stop"))
 
     async def go():
@@ -224,6 +225,44 @@ def test_stream_options_are_left_out_after_one_refusal():
 
     server, replies = asyncio.run(go())
     assert [g.text for g in replies] == ["32"] * 3 and len(server.bodies) == 5
+
+
+def test_a_refusal_teaches_nothing_where_the_other_form_is_refused_too():
+    "vLLM's refusal of a long prompt names max_completion_tokens, which its completions ignore: 16 tokens."
+    long = "'max_tokens' or 'max_completion_tokens' is too large: 32. The maximum context length is 8"
+
+    async def answer(request, body):
+        if asked(body) == "long":
+            said = f"{long} (stream_options: {body.get('stream_options')})"
+            return web.json_response({"error": {"message": said}}, status=400)
+        return await echo(request, body)
+
+    async def go():
+        async with Scripted(answer).running() as server:
+            engine = engine_for(server)
+            with pytest.raises(EngineError, match="maximum context length"):
+                await engine.generate("long", Sampling())
+            await engine.generate("short", Sampling())
+            engine.close()
+            return server.bodies[-1]
+
+    body = asyncio.run(go())
+    assert body["max_tokens"] == 32 and "max_completion_tokens" not in body and body["stream_options"]
+
+
+@pytest.mark.parametrize(
+    "said", ['{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}', 'Unknown name "seed"']
+)
+def test_a_server_that_knows_no_seed(said):
+    "Mistral's, Google's: it is left out, as the server could not be used at all."
+
+    async def answer(request, body):
+        if "seed" in body:
+            return web.Response(text=said, status=422)
+        return await echo(request, body)
+
+    server, g = ask(answer)
+    assert g.text == "hello" and len(server.bodies) == 2
 
 
 # --- streams in crumbs ---
@@ -352,8 +391,15 @@ ODD = {  # a whole reply in another form -> its text, reason to finish and token
     "a count beyond measure": ({"text": "x"}, {"prompt_tokens": 10**400, "completion_tokens": 2}),
     "cut off": ({"text": "x", "finish_reason": "MAX_TOKENS"}, {}),
     "its end": ({"text": "x", "finish_reason": "eos_token"}, {}),
+    "a part alone": ({"message": {"content": {"text": "x"}}}, {}),
+    "another part": ({"message": {"content": [{"type": "output_text", "text": "x"}]}}, {}),
+    "an old call": ({"message": {"function_call": {"name": "f"}}, "finish_reason": "tool_use"}, {}),
+    "no count": ({"text": "x"}, {"prompt_tokens": 0, "completion_tokens": 0}),
 }
-READ = dict(zip(ODD, ("I cannot. stop", " stop", "x stop", "x stop 2", "x length", "x stop")))
+READ = dict(
+    zip(ODD, ("I cannot. stop", " stop", "x stop", "x stop 2", "x length", "x stop", "x stop", "x stop"))
+)
+READ |= {"an old call": " tool_calls", "no count": "x stop"}
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -370,12 +416,99 @@ def test_replies_in_odd_forms(name):
 
 def test_a_reply_without_a_message():
     async def answer(request, body):
-        return web.json_response({"choices": [{"message": "hi", "finish_reason": "stop"}]})
+        return web.json_response({"choices": [{"message": message, "finish_reason": "stop"}]})
 
+    message = "hi"
     fails(EngineError, answer, "has a str in the place of a message")
+    message = {"content": 42}
+    fails(EngineError, answer, "has a int in the place of a text")
 
 
-@pytest.mark.parametrize("reason", ["error", "abort"])
+@pytest.mark.parametrize(
+    "said", [{"message": "loading"}, {"detail": "loading"}, {"choices": [], "is": "loading"}]
+)
+@pytest.mark.parametrize("form", ["whole", "stream", "whole as stream"])
+def test_what_a_server_says_in_place_of_a_reply(said, form):
+    "With the status 200: its sentence is in the error."
+
+    async def answer(request, body):
+        if form == "stream" and "choices" not in said:
+            return await events(request, delta("half"), said)
+        kind = "text/event-stream" if form == "whole as stream" else "application/json"
+        return web.Response(text=json.dumps(said), content_type=kind)
+
+    fails(EngineError, answer, "gave up after 2 attempts: .*loading", attempts=2)
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/json", "application/octet-stream"])
+@pytest.mark.parametrize("start", ["", ": ping\n\n", "event: x\n"])
+def test_a_stream_under_another_name(kind, start):
+    async def answer(request, body):
+        text = f"{start}data: {json.dumps(delta('a'))}\n\ndata: {json.dumps(delta('b', 'stop'))}\n\n"
+        return web.Response(text=text, content_type=kind)
+
+    g = ask(answer)[1]
+    assert (g.text, g.attempts) == ("ab", 1) and g.ttft_ms
+
+
+def test_a_whole_message_behind_its_pieces():
+    async def answer(request, body):
+        last = {"choices": [{"delta": {}, "message": {"content": "ab"}, "finish_reason": "stop"}]}
+        return await events(request, delta("a"), delta("b"), last)
+
+    assert ask(answer)[1].text == "ab"
+
+
+def test_a_character_in_two_pieces():
+    reply = Reply()
+    for half in ("\ud83d", "\ude00 \ud83d"):
+        reply.add(delta(half))
+    assert reply.read(Sampling())[0] == "😀 \ufffd"
+
+
+USED = {"prompt_tokens": 9, "completion_tokens": 5}
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        {"usage": USED | {"prompt_cache_hit_tokens": 4}},
+        {"usage": USED | {"cached_tokens": 4}},
+        {"usage": {"input_tokens": 9, "output_tokens": 5, "input_tokens_details": {"cached_tokens": 4}}},
+        {"choices": [{"delta": {}, "usage": USED | {"cached_tokens": 4}}]},
+        {
+            "choices": [],
+            "x_groq": {"usage": {"prompt_tokens": 9.0, "completion_tokens": 5, "cached_tokens": 4}},
+        },
+    ],
+)
+def test_where_servers_put_their_counts(last):
+    "DeepSeek, Moonshot (also in the choice), another interface, Groq; zeros behind them are none."
+    zeros = {"choices": [], "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}}
+
+    async def answer(request, body):
+        return await events(request, delta("x", "stop"), last, zeros)
+
+    g = ask(answer, price=PriceConfig(input=1, cached_input=0.1, output=2))[1]
+    assert (g.tokens_in, g.tokens_out, g.tokens_cached) == (9, 5, 4)
+    assert g.cost == pytest.approx((5 * 1 + 4 * 0.1 + 5 * 2) / 1e6)
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_the_first_token_may_be_a_thought(name):
+    "vLLM's and DeepSeek's names; what was thought is no part of the text."
+
+    async def answer(request, body):
+        response = await events(request, delta(""), delta(None, **{name: "hm"}), end="")
+        await asyncio.sleep(0.2)
+        await response.write(f"data: {json.dumps(delta('x', 'stop'))}\n\n".encode())
+        return response
+
+    g = ask(answer)[1]
+    assert g.text == "x" and g.ttft_ms < 150 and g.latency_ms > 190
+
+
+@pytest.mark.parametrize("reason", ["error", "abort", "network_error", "insufficient_system_resource"])
 def test_a_reason_to_finish_that_is_a_failure(reason):
     async def answer(request, body):
         return await events(request, delta("half"), delta(None, reason))
@@ -449,6 +582,55 @@ def test_a_page_of_a_proxy_is_no_answer():
     )
 
 
+SAID = [
+    ([{"error": {"message": "too long"}}], "too long"),
+    ({"error": True, "reason": "too long"}, '{"error": true, "reason": "too long"}'),
+    ({"error": 1, "message": "too long"}, "too long"),
+    ({"error": {"message": "", "type": "too_long"}}, '{"message": "", "type": "too_long"}'),
+    ({"error": {"message": "Provider returned error", "metadata": {"raw": "too long"}}}, None),
+]
+
+
+@pytest.mark.parametrize("body, words", SAID)
+def test_errors_in_other_forms(body, words):
+    server = Server("http://x.org/v1", "chat", "m")
+    said = words or "Provider returned error: too long"
+    assert str(refusal(server, 400, json.dumps(body))) == f"400 from {server.url}: {said}"
+
+
+@pytest.mark.parametrize(
+    "status, body, words",
+    [
+        (
+            400,
+            [{"error": {"message": "API key not valid. Please pass a valid API key."}}],
+            "refuses the one in K",
+        ),
+        (400, {"error": "Incorrect API key provided: xa***."}, "refuses the one in K"),
+        (400, {"error": {"message": "foo is not a valid model ID"}}, "no such model"),
+        (400, {"error": {"message": "?", "code": "model_not_found"}}, "no such model"),
+        (400, {"object": "error", "message": "Invalid model: foo"}, "no such model"),
+        (405, {}, "takes no such request"),
+        (410, {"error": "The requested model is deprecated"}, "no longer has the model"),
+        (429, {"error": {"type": "exceeded_current_quota_error"}}, "no credit left"),
+        (403, {"error": {"message": "Your input was flagged for violence"}}, None),
+        (403, {"error": "Content violates usage guidelines."}, None),
+        (400, {"error": {"message": "The prompt asks whether the API key is an invalid model"}}, None),
+    ],
+)
+def test_refusals_that_mean_another_status(status, body, words):
+    "What ends the run, and what is the fault of one prompt."
+    e = refusal(Server("http://x.org/v1", "chat", "m", KEY, "K"), status, json.dumps(body))
+    assert not e.transient and isinstance(e, EngineFatal) == bool(words) and (words or "") in str(e)
+
+
+def test_a_redirect_is_told():
+    async def answer(request, body):
+        return web.Response(status=308, headers={"Location": "https://elsewhere.example/v1/completions"})
+
+    fails(EngineFatal, answer, "elsewhere.*https://elsewhere.example/v1/completions.*mend engine.base_url")
+
+
 def test_an_error_page_is_told_by_its_words():
     page = "<!DOCTYPE html><html><style>h1 {color: red}</style><body><h1>502</h1><hr>nginx</body></html>"
     server = Server("http://x.org/v1", "chat", "m")
@@ -483,6 +665,10 @@ def test_calls_without_an_index_and_calls_in_the_text():
     for name in ("a", "b"):
         reply.add(delta(tool_calls=[{"function": {"name": name, "arguments": {"n": 1}}}]))
     assert reply.read(Sampling())[1] == (ToolCall("a", {"n": 1}), ToolCall("b", {"n": 1}))
+    reply = Reply()
+    for n in (1, 2):  # Google's calls all have the index 0
+        reply.add(delta(tool_calls=[{"index": 0, "function": {"name": "a", "arguments": f'{{"n": {n}}}'}}]))
+    assert reply.read(Sampling())[1] == (ToolCall("a", {"n": 1}), ToolCall("a", {"n": 2}))
     reply = Reply()
     reply.add(delta(str(ToolCall("a", {})), "stop"))
     assert reply.read(Sampling(tools=[{"name": "a"}]))[:2] == ("", (ToolCall("a", {}),))
@@ -560,7 +746,35 @@ def test_waits_that_servers_ask_for():
     both = {"x-ratelimit-reset-requests": "1s", "x-ratelimit-reset-tokens": "6m0s"}
     assert requested_wait(both) == 360
     assert requested_wait(both | {"x-ratelimit-remaining-requests": "0"}) == 1
-    assert requested_wait({"Retry-After": "soon"}) is None
+    assert requested_wait({"Retry-After": "soon"}) is requested_wait({"Retry-After": "-5"}) is None
+    for moment in (time.time() + 30, (time.time() + 30) * 1000):
+        assert 28 < requested_wait({"x-ratelimit-reset": f"{moment:.0f}"}) <= 31
+    date = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 30))
+    assert 28 < requested_wait({"x-ratelimit-reset-requests": date}) <= 30
+    assert requested_wait({"Retry-After": "Sat, 01 Jan 2000 00:00:00"}) == 0
+    spare = {"x-ratelimit-remaining-requests-day": "9", "x-ratelimit-remaining-tokens-minute": "9"}
+    day = {"x-ratelimit-reset-requests-day": "33011.38", "x-ratelimit-reset-tokens-minute": "1.5"}
+    assert requested_wait(day | spare) == 1.5 and requested_wait(both, limited=False) is None
+
+
+def test_limits_are_a_wait_only_where_there_were_too_many_requests():
+    "OpenAI tells them with every reply, a failure among them."
+
+    async def answer(request, body):
+        if len(server.bodies) == 1:
+            return web.json_response({}, status=500, headers={"x-ratelimit-reset-tokens": "6m0s"})
+        return await echo(request, body)
+
+    server = Scripted(answer)
+
+    async def go():
+        async with server.running():
+            engine = engine_for(server)
+            g = await engine.generate("x", Sampling())
+            engine.close()
+            return g
+
+    assert asyncio.run(go()).attempts == 2
 
 
 @pytest.mark.slow
@@ -760,6 +974,10 @@ def test_a_key_is_sent_only_where_it_belongs(monkeypatch):
         ({"name": "openai"}, "experiment.engine.base_url: is missing"),
         ({"name": "openai", "base_url": "ftp://x/v1"}, "experiment.engine.base_url: must be an address"),
         (
+            {"name": "ollama", "base_url": "http://x/v1/chat/completions/"},
+            "must end before '/chat/completions/'",
+        ),
+        (
             {"name": "openai", "base_url": f"https://me:{KEY}@x/v1"},
             "experiment.engine.base_url: a name, a password",
         ),
@@ -879,6 +1097,54 @@ def test_what_a_server_says_about_itself():
         asyncio.run(engine.generate((Message("user", "x"),), Sampling()))
         assert engine.identity == before
         engine.close()
+
+
+@pytest.mark.parametrize("model", ["llama3.2", "org/name:cheapest", "x:1b"])
+def test_a_model_is_listed_under_its_whole_name(model):
+    "Ollama adds a tag, Hugging Face's providers are not in its list; a list alone is Together's."
+
+    async def go():
+        models = [{"id": name} for name in ("llama3.2:latest", "org/name", "x:1b")]
+        async with Scripted(echo).running({"/v1/models": models}) as server:
+            asked = Server(server.url, "chat", model)
+            return _server_line(asked, await server_facts(asked))
+
+    assert asyncio.run(go()).endswith("lists 3 models, this one")
+
+
+def test_a_server_that_does_not_say_its_models(monkeypatch):
+    monkeypatch.setattr("llmforge.remote._PATIENCE", 0.1)
+
+    async def silent(reader, writer):
+        await reader.read()
+        writer.close()
+
+    async def go():
+        listening = await asyncio.start_server(silent, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1"
+        asked = Server(url, "chat", "m")
+        line = _server_line(asked, await server_facts(asked))
+        listening.close()
+        return line
+
+    assert "has not said in time which models it has" in asyncio.run(go())
+
+
+def test_a_proxy_of_the_environment(monkeypatch):
+    "Asked for other machines only, with the whole address."
+    monkeypatch.setenv("no_proxy", "spared.example")
+
+    async def go():
+        async with Scripted(echo).running() as proxy:
+            monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
+            client = Client(Server("http://far.example/v1", "completions", "m"))
+            text = (await client.ask("through", Sampling())).reply.parts
+            client.sessions.close()
+            return text, proxy.headers[0]["Host"]
+
+    assert asyncio.run(go()) == (["through"], "far.example")
+    for url in ("http://localhost:1", "http://127.0.0.1:1", "http://[::1]:1", "http://spared.example"):
+        assert Server(f"{url}/v1", "chat", "m").proxy is None
 
 
 @pytest.mark.parametrize("said", [{"data": 5}, {"data": {"m": 1}}, {"data": ["m", None]}, [1]])
@@ -1017,7 +1283,7 @@ def test_check(outputs, tmp_path):
         assert len(server.bodies) == 7 and not len(Store().experiments())
     assert result.exit_code == 0, result.output
     key, about, answer, stop, scores, cost = result.output.splitlines()
-    assert key == "key: none is sent" and "answers, version 7, and lists 1 models, this one" in about
+    assert key == "key: none is sent" and "answers, version 7, and lists 1 model, this one" in about
     assert stop.startswith("stop strings: the server ignores them; replies are cut here")
     assert scores == "probabilities of choices: none, engine.api is chat"
     assert answer.startswith("answer: ") and cost == "6 questions × 100 tokens in, 10 out ≈ $0.0007"
