@@ -6,12 +6,14 @@
 __all__ = ['Rate', 'Concurrency', 'Sweeping', 'Slo', 'Requests', 'Tokens', 'Seed', 'Rounds', 'bench']
 
 # %% ../nbs/91_benchcommand.ipynb #benchcommand-imports
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from .command import Csv, Json, Overrides, Verbose, sentences
+from .core import ConfigError
 from .terminal import log_to_terminal, say, tell_data
 
 # %% ../nbs/91_benchcommand.ipynb #benchcommand-options
@@ -28,12 +30,29 @@ Slo = Annotated[
     str | None,
     typer.Option(metavar="LIMITS", help="Objectives in ms, e.g. ttft=500,tpot=100 or latency=2000: goodput."),
 ]
-Requests = Annotated[int, typer.Option(help="Requests of each run, after the warm-up.")]
+Requests = Annotated[
+    int | None, typer.Option(help="Requests of each run, after the warm-up; default: 100, of a sweep 250.")
+]
 Tokens = Annotated[int | None, typer.Option(help="End answers at so many tokens, without stops.")]
-Seed = Annotated[int, typer.Option(help="Of the arrivals.")]
-Rounds = Annotated[int, typer.Option(min=1, help="For a study: how often each arm is timed.")]
+Seed = Annotated[int | None, typer.Option(help="Of the arrivals; default: 0.")]
+Rounds = Annotated[
+    int | None, typer.Option(min=1, help="For a study: how often each arm is timed; default: 3.")
+]
 
 # %% ../nbs/91_benchcommand.ipynb #benchcommand-study
+_OF_A_RUN = ("rate", "concurrency", "sweep", "slo", "requests", "tokens", "seed", "override")
+
+
+def _check_given(given: Mapping[str, Any], study: bool) -> None:
+    "Raise `ConfigError` for an option that belongs to the other kind of config."
+    values = {name: given[name] for name in (_OF_A_RUN if study else ("rounds",))}
+    if wrong := [f"--{name}" for name, v in values.items() if not (v is None or v is False or v == [])]:
+        other, config = "an experiment" if study else "a study", given["config"]
+        raise ConfigError(
+            f"{', '.join(wrong)}: for the config of {other}, and {config} is none; leave it out"
+        )
+
+# %% ../nbs/91_benchcommand.ipynb #benchcommand-run
 def _bench_config(config, plan, json: bool, csv: bool) -> None:
     "Put a config under load, and print what was measured."
     from llmforge.loadrun import load_records, put_under_load
@@ -65,16 +84,17 @@ def bench(
     concurrency: Concurrency = None,
     sweep: Sweeping = False,
     slo: Slo = None,
-    requests: Requests = 100,
+    requests: Requests = None,
     tokens: Tokens = None,
-    seed: Seed = 0,
-    rounds: Rounds = 3,
+    seed: Seed = None,
+    rounds: Rounds = None,
     override: Overrides = None,
     json: Json = False,
     csv: Csv = False,
     verbose: Verbose = False,
 ):
     "Put a config under load: throughput, latency, goodput, the knee; of a study, time its arms in rounds."
+    given = locals()
     log_to_terminal(verbose)
     from llmforge.config import load_config
     from llmforge.configfiles import is_study
@@ -82,8 +102,9 @@ def bench(
     from llmforge.loadrun import LoadPlan
 
     with sentences():
-        if is_study(config):
-            return _bench_study(config, rounds, json, csv)
-        objectives = parse_objectives(slo) if slo else None
-        plan = LoadPlan(rate, concurrency, sweep, requests, objectives, seed, tokens)
+        _check_given(given, study := is_study(config))
+        if study:
+            return _bench_study(config, rounds or 3, json, csv)
+        objectives = None if slo is None else parse_objectives(slo)
+        plan = LoadPlan(rate, concurrency, sweep, requests, objectives, seed or 0, tokens)
         _bench_config(load_config(config, override or []), plan, json, csv)

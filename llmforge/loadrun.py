@@ -16,9 +16,22 @@ from typing import Any
 from .answer import answer_one
 from .config import ExperimentConfig
 from .core import ConfigError, EngineError
-from .load import Answered, Ask, LoadRun, Objectives, Sweep, closed_loop, load_table, open_loop, sweep
+from llmforge.load import (
+    LEAST,
+    Answered,
+    Ask,
+    LoadRun,
+    Objectives,
+    Sweep,
+    all_failed,
+    closed_loop,
+    load_table,
+    open_loop,
+    sweep,
+)
 from .machine import Used, gauged
 from .records import Example
+from .remote import ServerEngine
 from .runner import Prepared, Resources, context_for, make_resources, prepare
 from .text import or_dash
 from .workers import in_own_thread
@@ -89,7 +102,7 @@ class LoadPlan:
     rate: float | None = None  # requests a second, in an open loop
     concurrency: int | None = None  # clients of the closed loop, or at the beginning of a sweep
     sweep: bool = False  # look for the rate that can be sustained
-    requests: int = 100  # of each run
+    requests: int | None = None  # of each run (default: 100; of a sweep 250, for a rate within a tenth)
     objectives: Objectives | None = None
     seed: int = 0  # of the arrivals
     tokens: int | None = None  # length of each answer; None: as the config says
@@ -99,10 +112,17 @@ class LoadPlan:
             raise ConfigError("rate is for an open loop, concurrency for a closed one or a sweep; give one")
         if self.rate is not None and not 0 < self.rate < float("inf"):
             raise ConfigError(f"rate: must be above 0 requests a second; received {self.rate}")
-        for name in ("concurrency", "requests", "tokens"):
+        least = {"concurrency": 1, "requests": LEAST if self.sweep else 1, "tokens": 1, "seed": 0}
+        for name, bound in least.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name}: must be at least 1; received {value}")
+            if value is not None and value < bound:
+                why = ", as a sweep tells a queue from chance by them" * (bound > 1)
+                raise ConfigError(f"{name}: must be at least {bound}{why}; received {value}")
+
+    @property
+    def n(self) -> int:
+        "Requests of each run."
+        return self.requests or (250 if self.sweep else 100)
 
 # %% ../nbs/57_loadrun.ipynb #loadrun-measured
 @dataclass(frozen=True)
@@ -137,10 +157,10 @@ class Measured:
 async def _under_load(ask: Ask, plan: LoadPlan, clients: int) -> LoadRun | Sweep:
     "The run or the sweep that a plan asks for."
     if plan.sweep:
-        return await sweep(ask, plan.requests, clients, plan.objectives, plan.seed)
+        return await sweep(ask, plan.n, clients, plan.objectives, plan.seed)
     if plan.rate:
-        return await open_loop(ask, plan.requests, plan.rate, plan.seed)
-    return await closed_loop(ask, plan.requests, clients)
+        return await open_loop(ask, plan.n, plan.rate, plan.seed)
+    return await closed_loop(ask, plan.n, clients)
 
 
 async def _warmed(ask: Ask, clients: int, objectives: Objectives | None) -> None:
@@ -160,6 +180,8 @@ async def measure(
     "Warm up, then put under load."
     examples = prepared.data.examples
     clients = plan.concurrency or prepared.config.engine.batch_size
+    if isinstance(resources.engine, ServerEngine):
+        resources.engine.patience.gate.closes = False  # or a pause for one would be a latency of the others
     warm = asking(prepared, resources, [reversed_words(e) for e in examples])
     await _warmed(warm, clients, plan.objectives)
     with gauged() as used:
@@ -167,7 +189,7 @@ async def measure(
             found = await _under_load(asking(prepared, resources, examples), plan, clients)
         except ExceptionGroup as e:
             raise e.exceptions[0] from e
-    return Measured(found, used, min(len(examples), plan.requests), clients, plan.objectives)
+    return Measured(found, used, min(len(examples), plan.n), clients, plan.objectives)
 
 # %% ../nbs/57_loadrun.ipynb #loadrun-bench
 def put_under_load(
@@ -178,7 +200,11 @@ def put_under_load(
     "Start what a config needs, warm it up, and measure it; nothing is stored."
     prepared = prepare(for_load(config, plan.tokens), engine)
     with closing(make_resources(prepared, engine)) as resources:
-        return in_own_thread(asyncio.run, measure(prepared, resources, plan))
+        measured = in_own_thread(asyncio.run, measure(prepared, resources, plan))
+    run = measured.found
+    if isinstance(run, LoadRun) and not run.good_replies:
+        raise all_failed(run)
+    return measured
 
 # %% ../nbs/57_loadrun.ipynb #loadrun-records
 def _load_record(run: LoadRun, objectives: Objectives | None) -> dict[str, Any]:

@@ -30,6 +30,8 @@ from .workers import in_own_thread
 class Gate:
     "Holds back all requests while a server asks for a pause."
 
+    closes = True  # False: a load generator, which sends when a request is due
+
     def __init__(self) -> None:
         self._until = 0.0  # time.monotonic()
 
@@ -38,7 +40,7 @@ class Gate:
         seconds: float,  # from now
     ) -> None:
         "Stay closed for a time; a longer one that was asked for before still holds."
-        self._until = max(self._until, time.monotonic() + seconds)
+        self._until = max(self._until, time.monotonic() + seconds) if self.closes else 0.0
 
     async def passed(self) -> None:
         "Wait until the gate is open."

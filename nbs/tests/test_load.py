@@ -11,7 +11,16 @@ from typer.testing import CliRunner
 from llmforge.cli import app as command
 from llmforge.config import load_config
 from llmforge.core import ConfigError, EngineError
-from llmforge.load import Answered, Objectives, closed_loop, open_loop, parse_objectives, piles_up
+from llmforge.load import (
+    Answered,
+    Asked,
+    LoadRun,
+    Objectives,
+    closed_loop,
+    open_loop,
+    parse_objectives,
+    piles_up,
+)
 from llmforge.loadrun import LoadPlan, for_load, put_under_load
 
 
@@ -47,7 +56,7 @@ def config(url, **changes):
 def test_the_knee_of_a_known_server():
     "A sweep finds within a tenth what a server does that takes 12.5 ms for each request, and no more."
     with in_a_thread(Scripted(OneAtATime(0.0125))) as server:
-        plan = LoadPlan(sweep=True, requests=250, concurrency=8)
+        plan = LoadPlan(sweep=True, concurrency=8)
         found = put_under_load(config(server.url), plan).found
     assert 72 <= found.rate <= 88, found._repr_markdown_()
     assert found.runs[-1].rate > found.rate and not found.runs[-1].kept_up
@@ -178,10 +187,70 @@ def test_wrong_objectives(text, said):
         parse_objectives(text)
 
 
-@pytest.mark.parametrize("wrong", [{"rate": 0}, {"rate": 1, "sweep": True}, {"requests": 0}, {"tokens": 0}])
+WRONG = [{"rate": 0}, {"rate": 1, "sweep": True}, {"requests": 0}, {"tokens": 0}, {"seed": -1}]
+
+
+@pytest.mark.parametrize("wrong", [*WRONG, {"sweep": True, "requests": 29}])
 def test_wrong_plans(wrong):
+    "A sweep of few requests finds any rate: with one, it found ten times what the server could do."
     with pytest.raises(ConfigError):
         LoadPlan(**wrong)
+
+
+def test_objectives_where_all_failed_or_nothing_is_counted():
+    "Nothing is good where nothing came back; what no reply counts cannot be promised."
+    objectives = Objectives(ttft=500, tpot=100)
+    assert LoadRun((Asked(0, 0, 1, Answered(error="down")),), rate=1).good_share(objectives) == 0
+    with pytest.raises(ConfigError, match="tpot is not known here, as no reply counts its tokens"):
+        LoadRun((Asked(0, 0, 1, Answered(ttft_ms=5)),)).good_share(objectives)
+
+
+def failing(after, every=1, **how):
+    "A server that refuses every so-manieth request behind the first ones."
+
+    async def answer(request, body):
+        n = len(server.bodies)
+        if n > after and n % every == 0:
+            return web.json_response({"error": "down"}, **{"status": 500, **how})
+        return await pieces(0, 0, 2)(request, body)
+
+    server = Scripted(answer)
+    return server
+
+
+def test_failures_are_told():
+    with in_a_thread(failing(4)) as server:
+        with pytest.raises(EngineError, match="all 6 requests failed, one with: .*500 from .*: down"):
+            put_under_load(config(server.url), LoadPlan(requests=6, concurrency=4))
+
+
+def test_a_load_is_not_held_back():
+    "A server that asks for a pause gets the requests when they are due: the pause is no latency."
+    with in_a_thread(failing(4, 2, status=429, headers={"Retry-After": "2"})) as server:
+        measured = put_under_load(config(server.url), LoadPlan(requests=8, concurrency=4))
+    run = measured.found
+    assert run.seconds < 1.5 and len(run.good_replies) == 4
+    assert "4 failed (one with: gave up after 1 attempts: 429 from" in measured._repr_markdown_()
+
+
+@pytest.mark.parametrize(
+    "args, said",
+    [
+        (
+            ["optimisation.yaml", "--rate", "0", "--seed", "0"],
+            "--rate, --seed: for the config of an experiment",
+        ),
+        (
+            ["optimisation.yaml", "--sweep", "-o", "a=1"],
+            "--sweep, --override: for the config of an experiment",
+        ),
+        (["naive.yaml", "--rounds", "3"], "--rounds: for the config of a study"),
+        (["naive.yaml", "--slo", ""], "slo: unknown ''"),
+    ],
+)
+def test_options_of_the_other_kind_are_refused(args, said):
+    found = CliRunner().invoke(command, ["bench", *args])
+    assert found.exit_code == 2 and said in found.output
 
 
 def test_what_is_measured_is_the_engine():
