@@ -356,11 +356,12 @@ def heatmap(
 def pareto(
     points: dict[str, tuple[float, float]],  # label -> (cost, score)
 ) -> list[str]:  # the labels on the line, from cheap to dear
-    "The points that no other beats on both cost and score."
-    best, line = float("-inf"), []
-    for label, (_, score) in sorted(points.items(), key=lambda p: (p[1][0], -p[1][1])):
-        if score > best:
-            best, line = score, [*line, label]
+    "The points that no other beats in cost or score without being worse in the other; of equal ones all."
+    line: list[str] = []
+    for label, (cost, score) in sorted(points.items(), key=lambda p: (p[1][0], -p[1][1])):
+        last = points[line[-1]] if line else (cost, float("-inf"))
+        if score > last[1] or (cost, score) == last:
+            line.append(label)
     return line
 
 # %% ../nbs/69_plots.ipynb #plots-cost-panel

@@ -92,7 +92,7 @@ class SpeedVerdict(Stamped):
 
     def evidence(self) -> str:
         "What was measured, in one sentence."
-        if not self.found.speed.n:
+        if not self.found.speed.n and not self.why:
             return "no rounds were timed"
         why = f"nothing is concluded from {self.why}: " if self.why else ""
         least, tested = f"{self.claim.at_least:g}", ""
@@ -120,6 +120,9 @@ def _judged(found: SpeedUp, claim: SpeedClaim) -> str:
 # %% ../nbs/67_speedup.ipynb #speedup-doubt
 def _doubt(n: int, turns: Iterable[Round]) -> str:
     "Why nothing is concluded from n rounds; empty where something is."
+    turns = list(turns)
+    if lost := sum(r.failed == r.questions for r in turns):
+        return f"rounds with {lost} turn{'s' * (lost > 1)} in which every question failed"
     if 0 < n < FEWEST:
         return f"{n} rounds"
     disturbed = sum(r.others > UNDISTURBED for r in turns) if n else 0

@@ -831,6 +831,7 @@ def test_pictures_of_what_is_missing(store):
     )
     assert verdict_plot(study_of(store, {"a": Experiment("a", store), "b": Experiment("c", store)})) is None
     assert pareto({"a": (1, 0.5), "b": (2, 0.5), "c": (2, 0.7), "d": (1, 0.4), "e": (9, 0.6)}) == ["a", "c"]
+    assert pareto({"a": (2, 0.5), "b": (1, 0.3), "c": (2, 0.5), "d": (2, 0.4)}) == ["b", "a", "c"], "equal"
 
 
 # agents

@@ -80,6 +80,10 @@ def test_a_speed_up_stands_beside_the_answers(timed):
     assert said.startswith("S1: inconclusive. ") and "nothing is concluded from 2 rounds: " in said
     taken = [replace(r, others=0.6) for r in rounds]
     assert "while others had the machine" in judge_speed(study, taken)[0].sentence()
+    fallen = [
+        replace(r, failed=r.questions) if r.number == 0 and r.arm != "sequential" else r for r in rounds
+    ]
+    assert all("1 turn in which every question failed" in v.sentence() for v in judge_speed(study, fallen))
     seconds = {study.ids[key]: 1 if "sequential" in key else 0.25 for key in study.ids}
     rounds = [replace(r, others=0.0, seconds=seconds[r.id] + r.number / 100) for r in rounds]
     assert speed_up(study, rounds, "batch_8", "sequential").speed.value == pytest.approx(4, rel=0.1)
