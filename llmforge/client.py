@@ -189,11 +189,12 @@ async def beginning(
     return data[:most].decode(errors="replace")
 
 # %% ../nbs/28_client.ipynb #remote-dialect
-_UNKNOWN = "unknown|unrecogni|unsupported|not supported|unexpected|not permitted|extra"
+_NO = "(unknown|unrecogni|unsupported|not support|unexpected|not permitted|extra|cannot both)"
+_OPTIONAL = {"seed": "seed", "stop": r"stop(_?sequences)?", "top_p": "top_p"}  # field -> what it is called
 _CHANGES = {  # what a refusal says -> the field that it is about, and the name to use instead
     "stream_options": ("stream_options", ""),
-    rf"({_UNKNOWN}).{{0,80}}\bseed\b|\bseed\b.{{0,80}}({_UNKNOWN})": ("seed", ""),  # Mistral's is random_seed
     "max_tokens.{0,80}not supported.*max_completion_tokens": ("max_tokens", "max_completion_tokens"),
+    **{rf"{_NO}.{{0,80}}\b{s}\b|\b{s}\b.{{0,80}}{_NO}": (field, "") for field, s in _OPTIONAL.items()},
 }
 
 
@@ -210,7 +211,7 @@ class Dialect:
     ) -> Self | None:  # None: there is no other way to ask
         "What a refusal teaches: fields to rename or leave out."
         found = [change for words, change in _CHANGES.items() if re.search(words, refusal, re.I | re.S)]
-        new = {name: other for name, other in found if name in body}
+        new = {name: other for name, other in found if name in body and (name != "top_p" or body[name] == 1)}
         return replace(self, changes=self.changes | new) if new else None
 
     def speak(

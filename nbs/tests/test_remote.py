@@ -265,6 +265,30 @@ def test_a_server_that_knows_no_seed(said):
     assert g.text == "hello" and len(server.bodies) == 2
 
 
+def test_a_model_that_takes_few_settings():
+    "OpenAI's and Anthropic's newest: one refusal for each; what would change the answers is never left out."
+    refused = {
+        "stop": "Unsupported parameter: 'stop' is not supported with this model.",
+        "top_p": "`temperature` and `top_p` cannot both be specified for this model.",
+        "max_tokens": "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens'.",
+    }
+
+    async def answer(request, body):
+        for name, said in refused.items():
+            if name in body:
+                return web.json_response({"error": {"message": said}}, status=400)
+        return await echo(request, body)
+
+    server, g = ask(answer, prompt="a!b", sampling=Sampling(stop="!"))
+    assert g.text == "a" and len(server.bodies) == 4
+    fails(EngineError, answer, "cannot both be specified", sampling=Sampling(top_p=0.5))
+    hot = "Unsupported value: 'temperature' does not support 0.0 with this model."
+    assert (
+        Client(Server("http://x/v1", "chat", "m")).dialect.after(hot, request_body("m", "x", Sampling()))
+        is None
+    )
+
+
 # --- streams in crumbs ---
 
 STREAM = (
