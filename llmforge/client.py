@@ -235,7 +235,7 @@ class Client:
     ):
         self.server, self.timeout, self.stream = server, timeout, stream
         self.sessions, self.dialect = Sessions(limit), Dialect()
-        self.aiohttp = aiohttp_module()
+        self.aiohttp, self.proxy = aiohttp_module(), server.proxy
 
     async def ask(self, prompt: Prompt, sampling: Sampling) -> Timed:
         "A whole reply; raises `EngineError`, never with the key in it."
@@ -267,7 +267,7 @@ class Client:
         while dialect:
             sent, start = dialect.speak(body), time.perf_counter()
             async with session.post(
-                server.url, json=sent, headers=server.headers, allow_redirects=False, proxy=server.proxy
+                server.url, json=sent, headers=server.headers, allow_redirects=False, proxy=self.proxy
             ) as response:
                 status, headers = response.status, response.headers
                 if 200 <= status < 300:

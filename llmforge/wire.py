@@ -154,7 +154,7 @@ def _usage(data: Mapping, choice: Mapping) -> object:
     "What a server says about tokens: where the protocol has it, in the choice (Moonshot), or apart (Groq)."
     groq = data.get("x_groq")
     said = (data.get("usage"), choice.get("usage"), groq.get("usage") if isinstance(groq, dict) else None)
-    return next((usage for usage in said if any(token_counts(usage))), None)
+    return next((usage for usage in said if usage and any(token_counts(usage))), None)
 
 # %% ../nbs/27_wire.ipynb #wire-calls
 def _whole(arguments: str) -> bool:
