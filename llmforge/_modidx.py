@@ -2759,6 +2759,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'llmforge.server.Server.proxy': ('server.html#server.proxy', 'llmforge/server.py'),
                                  'llmforge.server.Server.url': ('server.html#server.url', 'llmforge/server.py'),
                                  'llmforge.server._meaning': ('server.html#_meaning', 'llmforge/server.py'),
+                                 'llmforge.server._not_there': ('server.html#_not_there', 'llmforge/server.py'),
                                  'llmforge.server._other_form': ('server.html#_other_form', 'llmforge/server.py'),
                                  'llmforge.server._told': ('server.html#_told', 'llmforge/server.py'),
                                  'llmforge.server.check_server': ('server.html#check_server', 'llmforge/server.py'),

@@ -153,14 +153,7 @@ def server_message(
     return body
 
 # %% ../nbs/26_server.ipynb #server-refusal
-_PASSING = (
-    408,
-    409,
-    425,
-    429,
-    498,
-    499,
-)  # 498: Groq's for no capacity; 499: a proxy's for a broken connection
+_PASSING = (408, 409, 425, 429, 498, 499)  # 498: Groq has no capacity; 499: a proxy's connection broke
 _REMEDIES = {
     401: "the server wants a key, or refuses the one in {key}",
     402: "the account has no credit left",
@@ -211,6 +204,15 @@ def _other_form(server: Server, status: int, said: str) -> str:
         return ""
     return f"the server takes no {name}, or not for this model: set method.prompt.format: {form}"
 
+# %% ../nbs/26_server.ipynb #server-not-there
+def _not_there(server: Server, said: str) -> str:
+    "What else a 404 may mean that does not speak of a model."
+    if "model" in said.lower():
+        return ""
+    hint = "" if urlsplit(server.base_url).path else " (most addresses end in /v1)"
+    chats = "; a server that takes chats alone wants method.prompt.format: chat"
+    return hint + (chats if server.api == "completions" else "")
+
 # %% ../nbs/26_server.ipynb #server-refusal-error
 def refusal(
     server: Server,
@@ -223,7 +225,7 @@ def refusal(
     meant = _meaning(status, said, body)
     said = f"{status} from {server.url}{': ' if said else ''}{said}"
     if remedy := other or _REMEDIES.get(meant):
-        remedy = remedy.format(key=server.key_env)
+        remedy = remedy.format(key=server.key_env) + (_not_there(server, said) if meant == 404 else "")
         if meant in (401, 403) and not server.key_env:
             remedy = "the server wants a key, and none is sent: name its variable in engine.key_env"
         return EngineFatal(f"{remedy} ({said}); what was answered is kept: mend it and run again")

@@ -648,6 +648,17 @@ def test_refusals_that_mean_another_status(status, body, words):
     assert not e.transient and isinstance(e, EngineFatal) == bool(words) and (words or "") in str(e)
 
 
+def test_an_address_that_is_not_there():
+    "A plain 404: the address may lack /v1, or the server may take chats alone."
+    said = str(refusal(Server("http://x.org", "completions", "m"), 404, "Not Found"))
+    assert (
+        "most addresses end in /v1" in said and "takes chats alone wants method.prompt.format: chat" in said
+    )
+    for url, api in (("http://x.org/v1", "chat"), ("http://x.org", "completions")):
+        server = Server(url, api, "m")
+        assert "model.name or engine.base_url (404" in str(refusal(server, 404, "model m not found"))
+
+
 def test_a_redirect_is_told():
     async def answer(request, body):
         return web.Response(status=308, headers={"Location": "https://elsewhere.example/v1/completions"})
