@@ -574,6 +574,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'llmforge.client.Sessions.__init__': ('client.html#sessions.__init__', 'llmforge/client.py'),
                                  'llmforge.client.Sessions.close': ('client.html#sessions.close', 'llmforge/client.py'),
                                  'llmforge.client.Sessions.get': ('client.html#sessions.get', 'llmforge/client.py'),
+                                 'llmforge.client.Sessions.turn': ('client.html#sessions.turn', 'llmforge/client.py'),
                                  'llmforge.client.Timed': ('client.html#timed', 'llmforge/client.py'),
                                  'llmforge.client.Timed.check': ('client.html#timed.check', 'llmforge/client.py'),
                                  'llmforge.client.Timed.take': ('client.html#timed.take', 'llmforge/client.py'),

@@ -74,15 +74,21 @@ class Sessions:
     ):
         self.limit = limit
         self._open: dict[asyncio.AbstractEventLoop, tuple[Any, Any]] = {}  # loop -> generator, session
+        self._turns: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
 
     async def get(self) -> Any:
         "The session of this loop."
         loop = asyncio.get_running_loop()
         if loop not in self._open:
             self._open = {other: s for other, s in self._open.items() if not other.is_closed()}
+            self._turns = {other: turns for other, turns in self._turns.items() if not other.is_closed()}
             generator = _session(self.limit)
             self._open[loop] = (generator, await anext(generator))
         return self._open[loop][1]
+
+    def turn(self) -> asyncio.Semaphore:
+        "Held by a request while it is under way; as many as there are connections."
+        return self._turns.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self.limit))
 
     def close(self) -> None:
         "Close all, from any thread; the session of the loop that runs here closes when the loop goes on."

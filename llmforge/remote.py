@@ -231,9 +231,10 @@ class ServerEngine:
         for attempt in range(1, most + 1):
             await self.budget.admit()
             try:
-                await self.patience.gate.passed()
-                start = time.perf_counter()
-                timed = await self.client.ask(prompt, sampling)
+                async with self.client.sessions.turn():
+                    await self.patience.gate.passed()
+                    start = time.perf_counter()
+                    timed = await self.client.ask(prompt, sampling)
                 break
             except Busy as e:
                 problem = str(e)

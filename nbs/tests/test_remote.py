@@ -888,6 +888,24 @@ def test_a_server_that_hangs():
     )
 
 
+def test_a_wait_for_a_connection_is_no_part_of_a_request():
+    "Twelve wanted at once over two connections: each is in time, and its latency its own."
+
+    async def answer(request, body):
+        await asyncio.sleep(0.05)
+        return await echo(request, body)
+
+    async def go():
+        async with Scripted(answer).running() as server:
+            engine = engine_for(server, limit=2, timeout=0.2, attempts=1)
+            found = await asyncio.gather(*(engine.generate(str(i), Sampling()) for i in range(12)))
+            engine.close()
+            return found
+
+    found = asyncio.run(go())
+    assert all(g.latency_ms < 200 for g in found) and max(g.queue_ms for g in found) > 200
+
+
 def fault(text, n):
     "What the n-th request about a text meets: by hash, so that every run meets the same."
     if int(fingerprint("poison", text, n=8), 16) % 100 == 0:
