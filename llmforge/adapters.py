@@ -18,13 +18,39 @@ from .files import DAMAGED, find_file
 from .trainingconfig import alignments
 
 # %% ../nbs/22_adapters.ipynb #adapters-settings
-def _settings(folder: Path) -> dict:
-    "The settings of an adapter; raises `ConfigError` where there is none."
+_MATRIX = re.compile(r"(.+)\.lora_(?:embedding_)?([AB])(\.weight)?")
+
+
+def _check_numbers(path: Path) -> None:
+    "Raise `ValueError` where a file of safetensors is not whole, or has not two matrices for each layer."
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path.name}")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length)) if length < size else {}
+    parts = [part for name, part in header.items() if name != "__metadata__"]
+    if 8 + length + max((part["data_offsets"][1] for part in parts), default=0) != size:
+        raise ValueError(f"{path.name} is damaged: fetch it again")
+    two: dict[str, set[str]] = {"A": set(), "B": set()}
+    for found in filter(None, map(_MATRIX.fullmatch, header)):
+        two[found[2]].add(found[1])
+    if not two["A"] or two["A"] != two["B"]:
+        raise ValueError(
+            f"{path.name} has not two matrices, lora_A and lora_B, for each layer that it changes"
+        )
+
+# %% ../nbs/22_adapters.ipynb #adapters-base
+def _base(folder: Path) -> str:
+    "The model that an adapter was trained on; raises `ConfigError` where there is no adapter."
     try:
-        if not (folder / NUMBERS).is_file():
-            raise FileNotFoundError(f"no {NUMBERS}")
+        _check_numbers(folder / NUMBERS)
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        return {"base": str(settings["base_model_name_or_path"]), "r": int(settings["r"])}
+        if not isinstance(settings["r"], int) or settings["r"] < 1:
+            raise ValueError(f"r is {settings['r']!r}")
+        if settings.get("peft_type", "LORA") != "LORA":
+            raise ValueError(f"peft_type is {settings['peft_type']!r}")
+        return str(settings["base_model_name_or_path"] or "")
     except DAMAGED as e:
         raise ConfigError(
             f"the folder {folder} holds no LoRA adapter ({error_line(e)}); allowed: a folder with"
@@ -40,7 +66,7 @@ def check_adapter(
     model: str,  # `model.name` of the config
 ) -> None:
     "Raise `ConfigError` where the folder holds no adapter, or one of another model."
-    base = _settings(folder)["base"]
+    base = _base(folder)
     if base != model and _NAME.fullmatch(base) and not Path(model).is_dir():
         raise ConfigError(
             f"the adapter in {folder} was trained on the model {base!r}, and the config's model is"

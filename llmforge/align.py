@@ -27,7 +27,8 @@ from .config import ExperimentConfig
 from .contents import NUMBERS, SETTINGS, adapter_content, folder_content, model_folder
 from .core import ConfigError, DataError, EngineError, fingerprint, require
 from .files import DAMAGED, build_once, cache_dir
-from .pairs import Pair, PairSet, load_pairs
+from .pairfiles import Pair
+from .pairs import PairSet, load_pairs
 from .trainingconfig import AlignmentConfig, effective_alignment
 from .trainings import TrainingRecord, read_training, steps_of, write_training
 from .vllmarguments import hub_commit

@@ -23,12 +23,13 @@ from .adapters import adapter_folder
 from .align import fit_pairs, reply_tokens
 from .config import ExperimentConfig
 from .contents import adapter_content
-from .core import ConfigError, DataError, error_line, fingerprint, require
+from .core import ConfigError, DataError, error_line, fingerprint
 from .engine import Sampling
 from .extraction import abstains
 from .files import DAMAGED, build_aside
 from .paired import PairedDifference, holm, paired_difference
-from .pairs import Pair, load_pairs
+from .pairfiles import Pair
+from .pairs import load_pairs
 from .records import read_jsonl
 from .stats import Estimate, group_codes, wilson
 from .templates import digest
@@ -93,12 +94,10 @@ class _BothModels:
     "A model with an adapter that can be switched off."
 
     def __init__(self, config: ExperimentConfig, folder: Path):
-        from llmforge.model import load_model, quiet
+        from llmforge.model import load_model, put_on
 
-        peft = require("peft", "align")
         self.loaded = load_model(config.model)
-        with quiet(), warnings.catch_warnings(action="ignore"):
-            self.with_adapter = peft.PeftModel.from_pretrained(self.loaded.model, folder).eval()
+        self.with_adapter = put_on(self.loaded, folder).eval()
 
     @contextmanager
     def as_(self, aligned: bool) -> Iterator[Any]:

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .claimed import verdict_on
-from .columns import FILE_ENDINGS
 from .comparison import diff_table
 from .core import ConfigError, DataError
 from .experiment import Experiment
 from .predictions import import_predictions
 from .results import find_experiment
+from .sections import FILE_ENDINGS
 from .store import Store
 
 # %% ../nbs/91_answerfiles.ipynb #answerfiles-named

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['embedded_gguf', 'quiet', 'packaged_model', 'embedded_model', 'Loaded', 'model_source', 'device_of', 'layer_kinds',
-           'check_attention', 'openvino_is_as_good', 'load_model', 'with_adapter', 'chat_turns', 'writes_tools',
-           'encode', 'common_prefix', 'encode_choices']
+           'check_attention', 'openvino_is_as_good', 'load_model', 'put_on', 'with_adapter', 'chat_turns',
+           'writes_tools', 'encode', 'common_prefix', 'encode_choices']
 
 # %% ../nbs/23_model.ipynb #model-require
 from .core import require
@@ -37,7 +37,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from . import __version__
 from .adapters import check_adapter
 from .config import ExperimentConfig
-from .contents import EMBEDDED, PACKAGED, adapter_content, file_digest, folder_content, model_folder
+from llmforge.contents import (
+    EMBEDDED,
+    NUMBERS,
+    PACKAGED,
+    adapter_content,
+    file_digest,
+    folder_content,
+    model_folder,
+)
 from .core import ConfigError, EngineError, MissingExtra, closest, error_line, fingerprint, require
 from .engine import Message, Prompt, ToolCall
 from .files import build_once, cache_dir
@@ -224,20 +232,42 @@ def load_model(
     return with_adapter(loaded, adapter) if adapter else loaded
 
 # %% ../nbs/23_model.ipynb #model-adapter
-def with_adapter(
+def _check_fits(model: Any, folder: Path) -> None:
+    "Raise `ValueError` where matrices have no place in the model, are missing or no numbers: peft warns."
+    from safetensors.torch import load_file
+
+    peft, given = require("peft", "align"), load_file(folder / NUMBERS)
+    of_model = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
+    if other := sorted(name for name in {*of_model} ^ {*given} if "lora_" in name):
+        raise ValueError(f"{len(other)} of its matrices have no place there, or are missing: {other[0]}")
+    if wrong := next((name for name, v in given.items() if not v.isfinite().all()), None):
+        raise ValueError(f"{wrong} holds what is no number")
+
+# %% ../nbs/23_model.ipynb #model-put-on
+def put_on(
     loaded: Loaded,  # from load_model; its model is changed
     folder: Path,  # with a LoRA adapter
-) -> Loaded:
-    "The model with an adapter merged into it; raises `ConfigError` for one of another model, `EngineError`."
+) -> Any:  # a model of peft
+    "The model with an adapter on it; raises `ConfigError` for one of another model, `EngineError`."
     peft = require("peft", "align")
     check_adapter(folder, loaded.identity["model"])
     try:
         with quiet(), warnings.catch_warnings(action="ignore"):
-            merged = peft.PeftModel.from_pretrained(loaded.model, folder).merge_and_unload()
+            model = peft.PeftModel.from_pretrained(loaded.model, folder)
+            _check_fits(model, folder)
     except Exception as e:
         raise EngineError(
             f"the adapter in {folder} does not fit the model {loaded.identity['model']!r}: {error_line(e)}"
         ) from e
+    return model
+
+# %% ../nbs/23_model.ipynb #model-with-adapter
+def with_adapter(
+    loaded: Loaded,  # from load_model; its model is changed
+    folder: Path,  # with a LoRA adapter
+) -> Loaded:
+    "The model with an adapter merged into it; raises as `put_on`."
+    merged = put_on(loaded, folder).merge_and_unload()
     identity = {**loaded.identity, "adapter": adapter_content(folder)}
     return Loaded(merged.eval(), loaded.tokenizer, identity)
 

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from .core import ConfigError, Registry
 from .engineconfig import PRESETS, EngineConfig
-from .sections import Count, Real, Section, Text, Whole
+from .sections import FILE_ENDINGS, Count, Real, Section, Text, Whole
 
 # %% ../nbs/04_trainingconfig.ipynb #alignmentconfig-names
 preferences = Registry(
@@ -42,7 +42,7 @@ class AlignmentConfig(Section):
         "none", description="dpo: train a LoRA adapter by DPO; adapter: take one that exists"
     )
     data: Text = Field(
-        "almanac_pairs", description="registered preference pairs, or a .jsonl(.gz) file of your own"
+        "almanac_pairs", description="registered preference pairs, or a file of your own, as of questions"
     )
     pairs: Count | None = Field(
         None, description="how many pairs to train on: a stable sample (default: all but those held out)"
@@ -73,9 +73,9 @@ class AlignmentConfig(Section):
     @field_validator("data")
     @classmethod
     def _data(cls, name: str) -> str:
-        if name in preferences or name.endswith((".jsonl", ".jsonl.gz")):
+        if name in preferences or name.endswith(FILE_ENDINGS):
             return name
-        raise ValueError(f"{preferences.unknown(name)}, or the path of a .jsonl or .jsonl.gz file")
+        raise ValueError(f"{preferences.unknown(name)}, or the path of a file: {', '.join(FILE_ENDINGS)}")
 
     @model_validator(mode="after")
     def _adapter_or_training(self) -> "AlignmentConfig":

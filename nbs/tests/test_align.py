@@ -19,13 +19,16 @@ from llmforge.contents import NUMBERS, SETTINGS, adapter_content
 from llmforge.core import ConfigError, DataError, EngineError, engines
 from llmforge.engine import Sampling
 from llmforge.engineconfig import EngineConfig
-from llmforge.pairs import almanac_pairs, load_pairs, split_pairs, to_pair
+from llmforge.pairfiles import to_pair
+from llmforge.pairs import almanac_pairs, load_pairs, split_pairs
 from llmforge.plan import study_json
 from llmforge.studyconfig import experiments, load_study
 from llmforge.trainings import read_training
 from llmforge.verification import verify_study
 
-ASKED = {"role": "user", "content": "Is it late?"}
+ASKED, SYSTEM = {"role": "user", "content": "Is it late?"}, {"role": "system", "content": "Be brief."}
+SAID, NO = {"role": "assistant", "content": "It is."}, {"role": "assistant", "content": "No."}
+TALK = "\n\nHuman: Is it late?\n\nAssistant:"
 
 
 def pair(i=0, **more):
@@ -117,8 +120,40 @@ WRONG = {
     ),
     "unknown role": ([pair(0, prompt=[{"role": "bot", "content": "x"}])], "received 'bot'; allowed: system"),
     "no content": ([pair(0, prompt=[{"role": "user"}])], "must be a message with role and content"),
-    "two turns as reply": ([pair(0, chosen=[ASKED, ASKED])], "must be one turn of the assistant; received 2"),
+    "a question as reply": (
+        [pair(0, chosen=[ASKED, ASKED])],
+        "'chosen' must end with a turn of the assistant",
+    ),
+    "a call of a tool": (
+        [pair(0, chosen=[{**SAID, "tool_calls": [{"name": "clock"}]}])],
+        "'chosen.0.tool_calls': calls of tools cannot be trained on",
+    ),
+    "a result of a tool": ([pair(0, prompt=[{"role": "tool", "content": "5"}])], "received 'tool'; allowed"),
     "half a character": ([pair(0, chosen="a\ud800")], "has half of a character"),
+    "half a character in an id": ([pair(0, id="a\ud800")], "field 'id' has half of a character"),
+    "an id that is a list": ([pair(0, id=[1])], "id must be a text or a number; received [1]"),
+    "invisible": ([pair(0, rejected="\u200b\xa0\ufeff")], "field 'rejected' is empty"),
+    "equal, but for the form": ([pair(0, chosen="caf\u00e9", rejected="cafe\u0301")], "are equal"),
+    "white space asked": ([pair(0, prompt=[SYSTEM, {"role": "user", "content": " "}])], "'prompt' is empty"),
+    "a system prompt beside": ([pair(0, system="Be brief.")], "field 'system' is not read"),
+    "texts without a prompt": ([{"chosen": "a b", "rejected": "a c"}], "field 'prompt' is missing"),
+    "dialogues that part": (
+        [{"chosen": f"{TALK} No.\n\nHuman: So?\n\nAssistant: x", "rejected": f"{TALK} Yes."}],
+        "'chosen' and 'rejected' differ before the last reply",
+    ),
+    "dialogues that end with a question": (
+        [{"chosen": f"{TALK} No.\n\nHuman: So?", "rejected": f"{TALK} Yes."}],
+        "'chosen' must end with a turn of the assistant; its last turn: user",
+    ),
+    "of another prompt": (
+        [{"prompt": "Is it early?", "chosen": [ASKED, SAID], "rejected": [ASKED, NO]}],
+        "'chosen' and 'rejected' are conversations that do not begin with 'prompt'",
+    ),
+    "replies to nothing": ([{"chosen": [SAID], "rejected": [NO]}], "field 'prompt' is missing"),
+    "as NumPy prints them": (
+        [{"chosen": "[{'role': 'user'}\n {'role': 'assistant'}]", "rejected": "x"}],
+        "are messages as NumPy prints them, or cut; write a JSON list",
+    ),
     "twice": ([pair(0), *(pair(i) for i in range(20))], "the pair 'p0' occurs twice"),
     "the same without ids": (
         [{**pair(i % 19), "id": None} for i in range(20)],
@@ -135,6 +170,90 @@ def test_wrong_pairs_are_refused_with_their_line(records, message, project):
     with pytest.raises(DataError) as e:
         load_pairs(config(alignment={"data": "mine.jsonl"}).alignment)
     assert message in str(e.value) and "\n" not in str(e.value)
+
+
+LATE, WITH_SYSTEM = [ASKED], [SYSTEM, ASKED]
+AGAIN = [ASKED, NO, {"role": "user", "content": "Sure?"}]
+WHOLE = {  # as the hub has them: a record, and the turns that are replied to
+    "HH-RLHF": ({"chosen": f"{TALK} It is.", "rejected": f"{TALK} No."}, LATE),
+    "HH-RLHF, stripped": ({"chosen": f"{TALK} It is.".strip(), "rejected": f"{TALK} No.".strip()}, LATE),
+    "HH-RLHF, from Windows": (
+        {"chosen": f"{TALK} It is.".replace("\n", "\r\n"), "rejected": f"{TALK} No.\n"},
+        LATE,
+    ),
+    "HH-RLHF, two turns": (
+        {
+            f: f"{TALK} No.\n\nHuman: Sure?\n\nAssistant: {r['content']}"
+            for f, r in (("chosen", SAID), ("rejected", NO))
+        },
+        AGAIN,
+    ),
+    "with its prompt": ({"prompt": TALK, "chosen": f"{TALK} It is.", "rejected": f"{TALK} No."}, LATE),
+    "TRL's without a prompt": ({"chosen": [ASKED, SAID], "rejected": [ASKED, NO]}, LATE),
+    "the same in cells": ({"chosen": str([ASKED, SAID]), "rejected": json.dumps([ASKED, NO])}, LATE),
+    "a prompt that is null": ({"prompt": None, "chosen": [*AGAIN, SAID], "rejected": [*AGAIN, NO]}, AGAIN),
+    "UltraFeedback": (
+        {"prompt": "Is it late?", "chosen": [ASKED, SAID], "rejected": [ASKED, NO], "score_chosen": 8.0},
+        LATE,
+    ),
+    "its first turn as prompt": (
+        {"prompt": "Is it late?\n", "chosen": [*AGAIN, SAID], "rejected": [*AGAIN, NO]},
+        AGAIN,
+    ),
+    "system only in the replies": (
+        {"prompt": LATE, "chosen": [*WITH_SYSTEM, SAID], "rejected": [*WITH_SYSTEM, NO]},
+        WITH_SYSTEM,
+    ),
+    "system only in the prompt": (
+        {"prompt": WITH_SYSTEM, "chosen": [ASKED, SAID], "rejected": [ASKED, NO], "system": "Be brief."},
+        WITH_SYSTEM,
+    ),
+    "a text and messages": ({"prompt": "Is it late?", "chosen": [SAID], "rejected": [NO]}, LATE),
+    "one of them a text": ({"prompt": LATE, "chosen": "It is.", "rejected": [ASKED, NO]}, LATE),
+}
+
+
+@pytest.mark.parametrize("record, asked", WHOLE.values(), ids=WHOLE)
+def test_whole_conversations_as_replies(record, asked):
+    "What both begin with is the prompt; the replies are their last turns."
+    got = to_pair(record)
+    assert [{"role": m.role, "content": m.content} for m in got.prompt] == asked
+    assert (got.chosen, got.rejected) == ("It is.", "No.")
+    as_usual = to_pair({"prompt": asked, "chosen": [SAID], "rejected": [NO]})
+    assert (got.id, got.group) == (as_usual.id, as_usual.group)
+
+
+@pytest.mark.parametrize("kind", [".csv", ".tsv", ".json", ".parquet", ".jsonl.gz"])
+def test_files_of_pairs_of_every_kind(kind, project):
+    pd = pytest.importorskip("pandas")
+    records = [
+        {"chosen": [ASKED, {**SAID, "content": f"{i}"}], "rejected": [ASKED, NO], "id": i} for i in range(5)
+    ]
+    records += [
+        {"prompt": f"{i}?", "chosen": f"It is {i}.", "rejected": "No.", "id": i} for i in range(5, 20)
+    ]
+    table, path = pd.DataFrame(records), project / f"mine{kind}"
+    for column in ("chosen", "rejected") if kind != ".jsonl.gz" else ():
+        table[column] = [v if isinstance(v, str) else json.dumps(v) for v in table[column]]
+    if kind in (".csv", ".tsv"):
+        table.to_csv(path, index=False, sep="," if kind == ".csv" else "\t")
+    elif kind == ".parquet":
+        pytest.importorskip("pyarrow")
+        table.to_parquet(path)
+    else:
+        table.to_json(path, orient="records", lines=kind == ".jsonl.gz")
+    pairs = load_pairs(config(alignment={"data": path.name}).alignment)
+    assert {(p.id, p.chosen) for part in (pairs.train, pairs.validation, pairs.test) for p in part} == {
+        (str(i), str(i) if i < 5 else f"It is {i}.") for i in range(20)
+    }
+
+
+def test_all_that_is_wrong_in_a_file_is_told_at_once(project):
+    bad = [{"prompt": "a", "chosen": "b"}] * 3
+    write(project / "mine.jsonl", [*(pair(i) for i in range(20)), *bad, pair(1, chosen="Who knows?")])
+    with pytest.raises(DataError) as e:
+        load_pairs(config(alignment={"data": "mine.jsonl"}).alignment)
+    assert "2 problems\n  line 21, and 2 more: field 'rejected'" in str(e.value) and "line 24" in str(e.value)
 
 
 def test_pairs_as_texts_messages_and_transcripts(project):
@@ -332,9 +451,25 @@ def test_a_model_without_chat_template(tiny, project, monkeypatch, tmp_path):
         dpo_adapter(config_of(mute, project))
 
 
+OTHER_ADAPTERS = {  # peft puts all of these on the model, with the values that an untrained adapter has
+    '{"peft_type": "IA3"}': "peft_type is 'IA3'",
+    '{"target_modules": null}': "of its matrices have no place there, or are missing",
+    '{"use_dora": true}': "of its matrices have no place there, or are missing",
+    '{"r": 0}': "r is 0",
+}
+OTHER_MATRICES = {  # and these
+    "none": (lambda kv: ("", kv[1]), "has not two matrices, lora_A and lora_B"),
+    "one of two": (lambda kv: (kv[0] if "lora_A" in kv[0] else "", kv[1]), "has not two matrices"),
+    "of other layers": (lambda kv: (kv[0].replace(".layers.", ".blocks."), kv[1]), "have no place there"),
+    "no numbers": (lambda kv: (kv[0], kv[1] * float("nan")), "holds what is no number"),
+}
+
+
 @pytest.mark.slow
 def test_adapters_that_do_not_belong_to_the_model(tiny, training, tmp_path):
-    "One of another model by its name, one whose sizes do not fit, and a folder that is none."
+    "One of another model by its name, one whose sizes do not fit, one of which not all fits, and none."
+    from safetensors.torch import load_file, save_file
+
     from llmforge.adapters import check_adapter
     from llmforge.model import load_model, with_adapter
     from llmforge.sections import ModelConfig
@@ -346,6 +481,21 @@ def test_adapters_that_do_not_belong_to_the_model(tiny, training, tmp_path):
     wider = small_model(tmp_path / "wider", width=128)
     with pytest.raises(EngineError, match="does not fit the model"):
         with_adapter(load_model(ModelConfig(name=str(wider))), folder)
+    for other, message in OTHER_ADAPTERS.items():
+        (folder / SETTINGS).write_text(json.dumps(settings | json.loads(other)))
+        with pytest.raises((ConfigError, EngineError), match=message):
+            with_adapter(load_model(ModelConfig(name=str(tiny))), folder)
+    (folder / SETTINGS).write_text(json.dumps(settings))
+    for change, message in OTHER_MATRICES.values():
+        whole = load_file(training[1] / NUMBERS)
+        save_file({k: v for k, v in map(change, whole.items()) if k}, folder / NUMBERS)
+        with pytest.raises((ConfigError, EngineError), match=message):
+            with_adapter(load_model(ModelConfig(name=str(tiny))), folder)
+    for size in (0, 5, 100, -10):
+        (folder / NUMBERS).write_bytes((training[1] / NUMBERS).read_bytes()[:size])
+        with pytest.raises(ConfigError, match="adapter_model.safetensors is damaged"):
+            check_adapter(folder, str(tiny))
+    shutil.copy(training[1] / NUMBERS, folder / NUMBERS)
     (folder / SETTINGS).write_text(json.dumps(settings | {"base_model_name_or_path": "org/other"}))
     with pytest.raises(ConfigError, match="was trained on the model 'org/other'"):
         check_adapter(folder, "org/mine")
