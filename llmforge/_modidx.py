@@ -161,6 +161,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'llmforge.almanac.render': ('almanac.html#render', 'llmforge/almanac.py')},
             'llmforge.alone': {'llmforge.alone.ask_alone': ('alone.html#ask_alone', 'llmforge/alone.py')},
             'llmforge.answer': { 'llmforge.answer.Outcome': ('answer.html#outcome', 'llmforge/answer.py'),
+                                 'llmforge.answer._answer': ('answer.html#_answer', 'llmforge/answer.py'),
                                  'llmforge.answer._ask': ('answer.html#_ask', 'llmforge/answer.py'),
                                  'llmforge.answer._bare': ('answer.html#_bare', 'llmforge/answer.py'),
                                  'llmforge.answer._checked': ('answer.html#_checked', 'llmforge/answer.py'),
@@ -3399,6 +3400,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'llmforge.workers._wait_or_cancel': ('workers.html#_wait_or_cancel', 'llmforge/workers.py'),
                                   'llmforge.workers._work': ('workers.html#_work', 'llmforge/workers.py'),
                                   'llmforge.workers.in_future': ('workers.html#in_future', 'llmforge/workers.py'),
+                                  'llmforge.workers.in_own_task': ('workers.html#in_own_task', 'llmforge/workers.py'),
                                   'llmforge.workers.in_own_thread': ('workers.html#in_own_thread', 'llmforge/workers.py'),
                                   'llmforge.workers.own_threads': ('workers.html#own_threads', 'llmforge/workers.py'),
                                   'llmforge.workers.run_loop': ('workers.html#run_loop', 'llmforge/workers.py')}}}

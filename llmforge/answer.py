@@ -34,7 +34,7 @@ from .shapes import bounded, cut_text, trace_fault
 from .tables import storable
 from .trace import Span, short_prompts, span, to_dict
 from .traceview import number, walk
-from .workers import TimedWorker
+from .workers import TimedWorker, in_own_task
 
 # %% ../nbs/50_answer.ipynb #answer-passage-scores
 def _counted(example: Example, answer: str) -> str:
@@ -232,6 +232,10 @@ def _checked(answer: object, method: str) -> str:
     return cut_text(storable(answer))
 
 # %% ../nbs/50_answer.ipynb #answer-ask
+async def _answer(example: Example, context: Context) -> object:
+    return await methods.get(context.config.method.name)(example.question, context)
+
+
 async def _others(
     example: Example, answer: str, context: Context, scorer: Scorer | None, judge: ModelJudge | None
 ) -> dict[str, float]:
@@ -257,7 +261,7 @@ async def _ask(
     }
     with span("chain", name, example.question, **attributes) as root:
         try:
-            answer = _checked(await methods.get(name)(example.question, context), name)
+            answer = _checked(await in_own_task(_answer(example, context)), name)
             root.output = outcome.answer = answer
             outcome.judged = await _others(example, answer, context, scorer, judge)
         except EngineFatal:

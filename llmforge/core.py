@@ -399,7 +399,7 @@ def error_text(
     "What an error says, also where its own `__str__` raises."
     try:
         return str(error)
-    except Exception as e:
+    except BaseException as e:
         return f"(asked for its text, it raised {type(e).__name__})"
 
 # %% ../nbs/00_core.ipynb #core-error-line

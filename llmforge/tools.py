@@ -86,7 +86,7 @@ def _failure(e: BaseException) -> ToolResult:
     "The failed result of an error."
     try:
         message = " ".join(str(e).split())
-    except Exception:
+    except BaseException:  # whatever its text raises
         message = ""
     if not message or not isinstance(e, (ValueError, LlmForgeError)):
         message = ": ".join([type(e).__name__, *filter(None, [message])])

@@ -237,7 +237,34 @@ def test_a_stuck_thread_keeps_no_process_from_ending():
 
 # what is raised by the code of others, and what by the user
 
-BASE = [SystemExit("bye"), KeyboardInterrupt("mine"), asyncio.CancelledError("mine"), StopIteration(), Mute()]
+
+class Leaves(BaseException):
+    def __str__(self):
+        raise SystemExit(3)
+
+
+BASE = [
+    SystemExit("bye"),
+    KeyboardInterrupt("mine"),
+    asyncio.CancelledError("mine"),
+    StopIteration(),
+    Mute(),
+    Leaves(),
+]
+
+
+async def cancels_itself(context):
+    asyncio.current_task().cancel()
+    await asyncio.sleep(0)
+
+
+async def is_cancelled_while_it_asks(context):
+    asyncio.get_running_loop().call_soon(asyncio.current_task().cancel)
+    await context.engine.generate("Is it late?", Sampling())
+
+
+async def cancels_itself_and_answers(context):
+    asyncio.current_task().cancel()
 
 
 def named(error):
@@ -257,6 +284,21 @@ def test_what_a_method_raises_is_its_items_failure(error, monkeypatch):
     failed = [r["error_type"] for r in Store().rows(id)]
     name = "RuntimeError" if isinstance(error, StopIteration) else named(error)  # as Python has it
     assert failed == [name] + [None] * 5
+
+
+@pytest.mark.parametrize("end", [cancels_itself, is_cancelled_while_it_asks, cancels_itself_and_answers])
+def test_a_method_that_cancels_its_own_task_fails_alone(end, monkeypatch):
+    async def method(question, context):
+        if question == first.question:
+            await end(context)
+        return "ok"
+
+    first = load_dataset(config().dataset).examples[0]
+    monkeypatch.setitem(methods._entries, "cancelling", method)
+    id = within(
+        lambda: run_experiment(config("cancelling"), Store(), FakeEngine("ok", delay=0.05), show=False)
+    )
+    assert [r["error_type"] for r in Store().rows(id)] == ["CancelledError"] + [None] * 5
 
 
 @pytest.mark.parametrize("part", ("generations", "hits", "config", "example", "choices"))
