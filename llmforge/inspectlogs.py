@@ -9,6 +9,7 @@ __all__ = ['inspect_logs', 'read_inspect_samples', 'import_inspect']
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,18 @@ def _prompt(sample: Mapping, attachments: Mapping[str, str]) -> str:
     return "\n\n".join(shown)
 
 # %% ../nbs/55_inspectlogs.ipynb #inspectlogs-scores
-_LETTERS = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
+_WORDS = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0, "yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
+
+
+def _worth(value: Any) -> Any:
+    "What a score that is a word, or a number as a text, is worth to Inspect; anything else as it is."
+    if not isinstance(value, str):
+        return value
+    word = value if len(value) == 1 else value.lower()  # of the letters only the capital ones count
+    try:
+        return _WORDS[word] if word in _WORDS else float(value)
+    except ValueError:
+        return value
 
 
 def _values(scores: Mapping[str, Mapping]) -> dict[str, Any]:
@@ -86,13 +98,16 @@ def _values(scores: Mapping[str, Mapping]) -> dict[str, Any]:
         value = score["value"]
         single = {scorer: value} if not isinstance(value, Mapping) else {}
         values |= single or {f"{scorer}.{name}": v for name, v in value.items()}
-    return {k: _LETTERS.get(v, v) if isinstance(v, str) else v for k, v in values.items()}
+    return {k: _worth(v) for k, v in values.items()}
 
-
+# %% ../nbs/55_inspectlogs.ipynb #inspectlogs-tokens
 def _tokens(sample: Mapping, model: str) -> tuple[int | None, int | None]:
     "In and out, of the model that was evaluated: a grader's are not among them."
     used = (sample.get("model_usage") or {}).get(model) or {}
-    return used.get("input_tokens"), used.get("output_tokens")
+    counts = used.get("input_tokens"), used.get("output_tokens")
+    if wrong := [n for n in counts if n is not None and (type(n) is not int or not 0 <= n < 2**63)]:
+        raise TypeError(f"model_usage of a sample must be numbers of tokens; received {wrong[0]!r:.40}")
+    return counts
 
 # %% ../nbs/55_inspectlogs.ipynb #inspectlogs-answer
 def _answer(scores: Mapping[str, Mapping], metric: str | None) -> str | None:
@@ -146,22 +161,48 @@ def _sample(sample: Mapping, model: str, metric: str | None) -> Sample:
     )
 
 # %% ../nbs/55_inspectlogs.ipynb #inspectlogs-repeated
-def _refuse_repeated(path: Path, samples: list[Mapping]) -> None:
-    "Raise `DataError` where a question is there more than once."
-    if len({s.get("epoch") for s in samples}) > 1:
-        raise DataError(
-            f"{path.name}: has several epochs of each question; a log of one epoch can be imported"
-        )
-    ids = [str(s["id"]) for s in samples]
-    if len(set(ids)) < len(ids):
-        twice = next(id for id in ids if ids.count(id) > 1)
-        raise DataError(f"{path.name}: id {twice!r:.60} is there twice; each sample needs its own")
+def _in_epochs(samples: list[Sample], epochs: list[int]) -> tuple[list[Sample], int]:
+    "Samples in the order of their epochs, with ids that tell these apart; the number of epochs."
+    by_epoch: dict[int, dict[str, Sample]] = {}
+    for sample, epoch in zip(samples, epochs):
+        there = by_epoch.setdefault(epoch, {})
+        if (id := str(sample.doc_id)) in there:
+            raise DataError(f"id {id!r:.60} is there twice; each sample needs its own")
+        there[id] = sample
+    if len(by_epoch) == 1:
+        return samples, 1
+    asked, *others = (by_epoch[epoch] for epoch in sorted(by_epoch))
+    if lacks := next((id for o in others for id in o.keys() ^ asked.keys()), None):
+        raise DataError(f"id {lacks!r:.60} is not in every epoch; each sample must be in all {len(by_epoch)}")
+    rounds = enumerate([asked, *others], 1)
+    return [replace(o[id], doc_id=f"{id}#{i}") for i, o in rounds for id in asked], len(by_epoch)
+
+# %% ../nbs/55_inspectlogs.ipynb #inspectlogs-temperature
+def _temperature(log: Mapping) -> float:
+    "That of repeated questions; where the log has none, the usual one of servers."
+    configs = (log.get("plan") or {}).get("config"), log["eval"].get("model_generate_config")
+    known = [c["temperature"] for c in configs if c and c.get("temperature") is not None]
+    if known and not known[0]:
+        raise DataError("has several epochs at temperature 0; a log of one epoch can be imported")
+    return float(known[0]) if known else 1.0
+
+# %% ../nbs/55_inspectlogs.ipynb #inspectlogs-fields
+def _named(log: Mapping, field: str) -> str:
+    if not isinstance(name := log["eval"][field], str) or not name:
+        raise TypeError(f"eval.{field} must be a text; received {name!r:.40}")
+    return name
+
+
+def _epoch(sample: Mapping) -> int:
+    if not isinstance(epoch := sample.get("epoch") or 1, int):
+        raise TypeError(f"the epoch of a sample must be a number; received {epoch!r:.40}")
+    return epoch
 
 # %% ../nbs/55_inspectlogs.ipynb #inspectlogs-samples
 def read_inspect_samples(
     path: Path,  # a log
     metric: str | None = None,  # the scorer whose answers are meant; default: the first that names one
-) -> tuple[list[Sample], str, str]:  # samples, model, task
+) -> tuple[list[Sample], Log]:
     "Read a log of Inspect; raises `DataError`."
     log = _read(path)
     if log["status"] != "success":
@@ -169,12 +210,16 @@ def read_inspect_samples(
     if not log.get("samples"):
         raise DataError(f"{path.name}: has no samples; Inspect writes them unless log_samples is false")
     try:
-        model, task = log["eval"]["model"], log["eval"]["task"]
-        samples = [_sample(s, model, metric) for s in log["samples"]]
+        model, task = _named(log, "model"), _named(log, "task")
+        read = [_sample(s, model, metric) for s in log["samples"]]
+        samples, repeats = _in_epochs(read, list(map(_epoch, log["samples"])))
+        known = (repeats, _temperature(log)) if repeats > 1 else ()
+    except DataError as e:
+        raise DataError(f"{path.name}: {e}") from None
     except DAMAGED as e:
         raise DataError(f"{path.name}: not as Inspect writes it: {error_line(e)}") from None
-    _refuse_repeated(path, log["samples"])
-    return samples, model, task
+    engine = {"name": "inspect_ai", "model": model, "task": task, "filter": "none"}
+    return samples, Log("inspect", engine, path.name, *known)
 
 # %% ../nbs/55_inspectlogs.ipynb #inspectlogs-import
 def import_inspect(
@@ -186,8 +231,7 @@ def import_inspect(
 ) -> str:  # its id
     "Import a log of Inspect as a COMPLETED experiment; raises `DataError`, writing nothing."
     path = Path(path)
-    samples, model, task = read_inspect_samples(path, metric)
+    samples, log = read_inspect_samples(path, metric)
     names = {name for s in samples for name in s.metrics}
     only = next(iter(names)) if len(names) == 1 else None
-    log = Log("inspect", {"name": "inspect_ai", "model": model, "task": task, "filter": "none"}, path.name)
     return import_samples(store, samples, log, name, metric or only, style)

@@ -129,6 +129,8 @@ class Log:
     tool: str  # as traces call it
     engine: dict[str, str]  # name of the tool; model, task and filter
     file: str
+    repeats: int = 1  # how often each question was asked
+    temperature: float = 0.0  # where it was asked several times
 
 # %% ../nbs/53_samples.ipynb #samples-log-files
 def log_files(
@@ -221,6 +223,8 @@ def _config(log: Log, name: str | None, style: str) -> ExperimentConfig:
         "dataset": {"name": f"{e['task']}.jsonl"},
         "metrics": {"normalization": style},
     }
+    if log.repeats > 1:
+        experiment["sampling"] = {"repeats": log.repeats, "temperature": log.temperature}
     return validate(experiment, log.file)
 
 # %% ../nbs/53_samples.ipynb #samples-check-texts

@@ -94,14 +94,15 @@ def test_of_several_scorers_one_is_asked_for(store):
 
 @pytest.mark.parametrize(
     "value, score",
-    [("C", 1), ("P", 0.5), ("I", 0), ("N", 0), (True, 1), (False, 0), (1, 1), (0.25, 0.25)],
+    [("C", 1), ("P", 0.5), ("I", 0), ("N", 0), (True, 1), (False, 0), (1, 1), (0.25, 0.25)]
+    + [("yes", 1), ("True", 1), ("no", 0), ("false", 0), ("0.25", 0.25), ("1", 1)],
 )
 def test_values_of_scores(store, changed, value, score):
     rows = store.rows(import_inspect(store, changed({"scores": {"includes": {"value": value}}})))
     assert rows[0]["scores"]["exact_match"] == score and rows[0]["answer"] == "Strelsau"
 
 
-@pytest.mark.parametrize("value", [float("nan"), None, "maybe", 7, -1, [1, 0]])
+@pytest.mark.parametrize("value", [float("nan"), None, "maybe", "c", "nan", "7", 7, -1, [1, 0]])
 def test_a_value_that_is_no_share_is_refused_with_its_sample(store, changed, value):
     with pytest.raises(DataError, match="sample 1: metric 'includes' (is|is missing).*between 0 and 1"):
         import_inspect(store, changed({"scores": {"includes": {"value": value}}}))
@@ -191,13 +192,64 @@ def test_an_id_that_is_none_or_that_is_there_twice(store, changed):
         import_inspect(store, changed({"id": "2"}))
 
 
-def test_epochs_are_refused(store, changed):
-    log = changed()
+def in_epochs(log, **changes):
+    "A log whose samples were run again: in the second epoch all right, in the third all wrong."
     data = json.loads(log.read_text())
-    data["samples"] += [{**s, "epoch": 2} for s in data["samples"]]
-    log.write_text(json.dumps(data))
-    with pytest.raises(DataError, match="several epochs"):
+    data["samples"] += [
+        {**s, "epoch": epoch, "scores": {"includes": {"value": value, "answer": "x"}}}
+        for epoch, value in ((2, "C"), (3, "I"))
+        for s in data["samples"]
+    ]
+    log.write_text(json.dumps(data | changes))
+    return log
+
+
+def test_epochs_are_repeats(store, changed):
+    "Of 4 questions 3, 4 and 0 right: 7 of 12, each right at least once; the interval is over questions."
+    log = in_epochs(changed(), plan={"config": {"temperature": 0.7}})
+    e = Experiment(import_inspect(store, log), store)
+    rows, metrics = store.rows(e.id), e.result["metrics"]
+    assert [r["example_id"] for r in rows] == [f"{i}#{epoch}" for epoch in (1, 2, 3) for i in (1, 2, 3, 4)]
+    assert metrics["exact_match"]["value"] == pytest.approx(7 / 12) and metrics["pass@3"]["value"] == 1
+    assert (metrics["exact_match"]["low"], metrics["exact_match"]["high"]) == pytest.approx((5 / 12, 8 / 12))
+    assert (e.config.sampling.repeats, e.config.sampling.temperature) == (3, 0.7)
+    once = Experiment(import_inspect(store, ONE), store)
+    assert once.config.sampling.repeats == 1 and "pass@3" not in once.result["metrics"]
+
+
+def test_epochs_that_are_no_repeats(store, changed):
+    with pytest.raises(DataError, match="several epochs at temperature 0; a log of one epoch"):
+        import_inspect(store, in_epochs(changed(), plan={"config": {"temperature": 0}}))
+    log = in_epochs(changed())
+    data = json.loads(log.read_text())
+    log.write_text(json.dumps(data | {"samples": data["samples"][:-1]}))
+    with pytest.raises(DataError, match="id '4' is not in every epoch; each sample must be in all 3"):
         import_inspect(store, log)
+    log.write_text(json.dumps(data | {"samples": [*data["samples"], data["samples"][-1]]}))
+    with pytest.raises(DataError, match="id '4' is there twice"):
+        import_inspect(store, log)
+
+
+@pytest.mark.parametrize(
+    "sample, message",
+    [
+        ({"epoch": [1]}, r"the epoch of a sample must be a number; received \[1\]"),
+        ({"model_usage": {"mockllm/model": {"input_tokens": "12"}}}, "numbers of tokens; received '12'"),
+        ({"model_usage": {"mockllm/model": {"output_tokens": 1.5}}}, "numbers of tokens; received 1.5"),
+        ({"model_usage": {"mockllm/model": {"output_tokens": 10**30}}}, "numbers of tokens; received 1000"),
+    ],
+)
+def test_fields_of_another_type(store, changed, sample, message):
+    with pytest.raises(DataError, match=message):
+        import_inspect(store, changed(sample))
+
+
+@pytest.mark.parametrize("field", ["model", "task"])
+@pytest.mark.parametrize("value", [None, 1.5, "", {}])
+def test_a_name_that_is_none(store, changed, field, value):
+    named = json.loads(ONE.read_text())["eval"] | {field: value}
+    with pytest.raises(DataError, match=f"eval.{field} must be a text; received"):
+        import_inspect(store, changed(eval=named))
 
 
 @pytest.mark.parametrize(
