@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['Given', 'batches_of', 'timed', 'batch_groups', 'independent_times', 'best_of', 'metric_estimates', 'accuracy_by_kind',
-           'stop_reasons', 'values_given', 'result_faults', 'interval_faults']
+           'stop_reasons', 'values_given', 'result_faults', 'interval_faults', 'origin_faults']
 
 # %% ../nbs/17_derived.ipynb #derived-imports
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-from .config import ExperimentConfig
+from .config import ExperimentConfig, validate
+from .core import LlmForgeError
 from llmforge.metrics import (
     counts,
     failed,
@@ -29,6 +31,7 @@ from llmforge.metrics import (
 )
 from .records import question_id
 from .stats import estimate, hang_together
+from .stored import reading_stored
 from .traceview import walk
 
 # %% ../nbs/17_derived.ipynb #derived-batches
@@ -297,7 +300,7 @@ def result_faults(
     result: Mapping,  # a row of `results`
     config: Mapping,  # the config that ran, as it is stored
 ) -> Iterator[str]:
-    "What in a stored result is not what its rows give, a sentence each; intervals are only looked at."
+    "What in a stored result is not what its rows give, a sentence each; for intervals: `interval_faults`."
     summary, metrics = result.get("summary") or {}, config.get("metrics") or {}
     accuracy = summary.get("accuracy_is", metrics.get("accuracy", "exact_match"))
     if metrics.get("accuracy", accuracy) != accuracy:
@@ -309,15 +312,27 @@ def result_faults(
     yield from _of_columns(result, rows, given, accuracy)
     yield from _of_summary(summary, rows, given, metrics.get("confidence", 0.95))
 
+# %% ../nbs/17_derived.ipynb #derived-read-config
+def _read(config: Mapping) -> ExperimentConfig | None:
+    "A stored config; None where it is of another LlmForge."
+    try:
+        with reading_stored():
+            return validate(dict(config), "stored")
+    except LlmForgeError:
+        return None
+
 # %% ../nbs/17_derived.ipynb #derived-interval-faults
 def interval_faults(
     rows: Sequence[Mapping],  # of `runs`
     summary: Mapping,  # of the stored result
-    config: ExperimentConfig,  # level, resamples and seed of the intervals
+    config: Mapping,  # the config that ran, as it is stored
 ) -> Iterator[str]:
-    "Ends of intervals that are not what today's code makes of the rows, a sentence each."
-    given: dict[str, Mapping] = metric_estimates(rows, config)
-    kinds = accuracy_by_kind(rows, config) if summary.get("by_kind") else {}
+    "Ends of intervals that the rows do not give, a sentence each; none where the config cannot be read."
+    if not summary or (read := _read(config)) is None:
+        return
+    rows = [{**row, "scores": row["scores"] or {}} for row in rows]
+    given: dict[str, Mapping] = metric_estimates(rows, read)
+    kinds = accuracy_by_kind(rows, read) if summary.get("by_kind") else {}
     accuracy = given.get(summary.get("accuracy_is", ""), {})
     pairs = [("accuracy", summary["accuracy"], accuracy)] if "accuracy" in summary else []
     pairs += [(f"metrics.{name}", e, given.get(name, {})) for name, e in summary.get("metrics", {}).items()]
@@ -326,3 +341,51 @@ def interval_faults(
         for end in ("low", "high"):
             if not _same(stored.get(end), made.get(end)):
                 yield _fault(f"summary.{path}.{end}", stored.get(end), made.get(end), len(rows))
+
+# %% ../nbs/17_derived.ipynb #derived-time-faults
+_SKEW = 60.0  # seconds by which the clocks of two machines, or of one that was set, may differ
+
+
+def _time_faults(rows: Sequence[Mapping], experiment: Mapping) -> Iterator[str]:
+    "Times of a record at which its rows were not made: a trace says when a question was asked."
+    created, started, ended = (
+        datetime.fromisoformat(experiment[name]).timestamp()
+        for name in ("created_at", "started_at", "completed_at")
+    )
+    spans = [row["trace"] for row in rows if row["trace"] and row["trace"]["start_ms"] > 0]
+    first = min((s["start_ms"] / 1000 for s in spans), default=started)
+    last = max(((s["start_ms"] + s["duration_ms"]) / 1000 for s in spans), default=ended)
+    if first < started - _SKEW:
+        yield f"started_at is {experiment['started_at']}, {started - first:,.0f} s after its first row"
+    if last > ended + _SKEW:
+        yield f"completed_at is {experiment['completed_at']}, {last - ended:,.0f} s before its last row"
+    if not created - _SKEW <= started <= ended + _SKEW:
+        yield "created_at, started_at and completed_at are not in this order"
+
+# %% ../nbs/17_derived.ipynb #derived-values-twice
+def _values_twice(rows: Sequence[Mapping], experiment: Mapping) -> Iterator[tuple[str, Any, Any]]:
+    "What a record says twice: where, as it is there, and as it is elsewhere."
+    origin = experiment.get("provenance_json") or {}
+    for part in ("dataset", "corpus"):
+        if isinstance(known := origin.get(part), Mapping) and "fingerprint" in known:
+            yield f"{part}_fingerprint", experiment[f"{part}_fingerprint"], known["fingerprint"]
+    if isinstance(known := origin.get("dataset"), Mapping) and "examples" in known:
+        yield "provenance_json.dataset.examples", known["examples"], len(rows)
+    if origin.get("seed") is not None and "seed" in experiment["config_json"]:
+        yield "provenance_json.seed", origin["seed"], experiment["config_json"]["seed"]
+    for i, row in enumerate(rows, 1):
+        example = ((row["trace"] or {}).get("attributes") or {}).get("example", row["example_id"])
+        yield f"runs.jsonl line {i}: example_id", row["example_id"], example
+
+# %% ../nbs/17_derived.ipynb #derived-record-faults
+def origin_faults(
+    rows: Sequence[Mapping],  # of `runs`
+    experiment: Mapping,  # the fields of its record, with the config
+) -> Iterator[str]:
+    "What a record says of its run otherwise than its rows, its config or itself, a sentence each."
+    yield from _time_faults(rows, experiment)
+    for name, stored, given in _values_twice(rows, experiment):
+        if stored != given:
+            yield f"{name} is stored as {str(stored)[:60]}, and elsewhere as {str(given)[:60]}"
+    if len({row["position"] for row in rows}) < len(rows):
+        yield "runs.jsonl has two rows of one position"

@@ -35,7 +35,7 @@ from llmforge.chain import (
 from .claims import Record
 from .configfiles import read_yaml
 from .core import StoreError, closest, fingerprint
-from .derived import result_faults
+from .derived import interval_faults, origin_faults, result_faults
 from .files import DAMAGED, build_aside, outputs_dir, regular, temporary_aside
 from .shapes import column_faults, foreign_text, id_fault, provenance_fault, times_fault, trace_fault
 from .store import FrozenPlan, Store
@@ -230,6 +230,7 @@ def _faults(export: _Export, texts: Mapping[str, str]) -> Iterator[str]:
     if not n == len(rows) == len(ids):
         yield f"the result is over {n} examples, runs.jsonl has {len(rows)} lines for {len(ids)}"
     yield from result_faults(rows, export.result, experiment["config_json"])
+    yield from origin_faults(rows, experiment)
 
 # %% ../nbs/17_exports.ipynb #exports-checked
 @contextmanager
@@ -283,6 +284,9 @@ def import_experiment(
 ) -> str:  # its id
     "Import an experiment; raises `StoreError` where it is damaged, or another of the same id is there."
     export = _read_export(Path(folder))
+    with _damage_told(folder, "experiment"):
+        config = export.experiment["config_json"]
+        _refuse(folder, interval_faults(export.rows, export.result.get("summary") or {}, config))
     _refuse(folder, _unsealed(Path(folder), export))
     id = export.experiment["id"]
     votes = read_votes(folder, id)

@@ -20,7 +20,6 @@ from .config import experiment_id
 from .configfiles import as_before, read_yaml
 from .contents import changed_text, weights_of
 from .core import LlmForgeError, StoreError, fingerprint
-from .derived import interval_faults
 from .experiment import Experiment
 from .exports import import_experiment, plan_facts, read_plan
 from .files import DAMAGED, project_root
@@ -238,12 +237,6 @@ def _contents(study: Study) -> Check:
     found = _first("files", stale, "none that a config names here has changed since")
     return found if found.ok else replace(found, ok=None)
 
-# %% ../nbs/72_verification.ipynb #verification-verdicts
-def _other_intervals(study: Study) -> Iterator[str]:
-    for id in study.ids.values():
-        e = Experiment(id, study.store)
-        yield from (f"{id}: {fault}" for fault in interval_faults(e.numbers, e.result, e.config))
-
 # %% ../nbs/72_verification.ipynb #verification-shown
 def _shown(notebook: Path) -> str:
     "All that the cells of an executed notebook show as text."
@@ -272,7 +265,6 @@ def _of_rows(study: Study, folder: Path) -> Iterator[Check]:
     yield from _dates(study, folder)
     yield _code(study)
     yield _contents(study)
-    yield _first("intervals", _other_intervals(study), "each is what today's code makes of the rows")
     yield _verdicts(study, folder)
 
 # %% ../nbs/72_verification.ipynb #verification-verify

@@ -127,8 +127,12 @@ def test_what_changes_no_answer_is_not_stale(home, change):
 def test_every_local_content_is_in_an_id(home):
     "Documents, exemplars, adapter, reranker and judge; by content, and not of what is not used."
     shutil.copytree(home / "tuned", home / "adapter")
-    (home / "adapter" / "adapter_config.json").write_text('{"r": 8, "base_model_name_or_path": "tuned"}')
-    (home / "adapter" / "adapter_model.safetensors").write_bytes(b"a")
+    settings = {"r": 8, "base_model_name_or_path": "tuned", "loftq_config": {}}
+    (home / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
+    two = {f"q_proj.lora_{x}.weight": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]} for x in "AB"}
+    header = json.dumps(two).encode()
+    whole = len(header).to_bytes(8, "little") + header + b"a"
+    (home / "adapter" / "adapter_model.safetensors").write_bytes(whole)
     shutil.copyfile(home / "questions.jsonl", home / "shown.jsonl")
     shutil.copytree(home / "tuned", home / "judge")
     shutil.copytree(home / "tuned", home / "order")
@@ -145,7 +149,7 @@ def test_every_local_content_is_in_an_id(home):
         "corpus.name": "docs/peru.txt",
         "plugins.own.py": "own.py",
         "model.name": "tuned/config.json",
-        "alignment.adapter": "adapter/adapter_model.safetensors",
+        "alignment.adapter": "adapter/adapter_config.json",
         "retrieval.reranker": "order/config.json",
         "metrics.judge": "judge/config.json",
     }

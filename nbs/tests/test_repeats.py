@@ -56,7 +56,7 @@ def test_each_attempt_is_a_row_and_pass_at_k_is_over_questions(questions, tmp_pa
     assert "pass@3" in results_table(e)
     result = store.result(e.id)
     assert not list(result_faults(e.rows, result, e.config.model_dump(mode="json")))
-    assert not list(interval_faults(e.rows, result["summary"], e.config))
+    assert not list(interval_faults(e.rows, result["summary"], e.record.config_json))
     export_experiment(store, e.id, tmp_path / e.id)  # importing derives every aggregate anew
     assert import_experiment(Store(f"sqlite:///{tmp_path}/other.db"), tmp_path / e.id) == e.id
 
