@@ -2736,6 +2736,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'llmforge.sections.Section': ('sections.html#section', 'llmforge/sections.py'),
                                    'llmforge.sections.Section.__repr_args__': ( 'sections.html#section.__repr_args__',
                                                                                 'llmforge/sections.py'),
+                                   'llmforge.sections.Section._in_order': ('sections.html#section._in_order', 'llmforge/sections.py'),
                                    'llmforge.sections.Section._without_later_defaults': ( 'sections.html#section._without_later_defaults',
                                                                                           'llmforge/sections.py'),
                                    'llmforge.sections._check_retrieval': ('sections.html#_check_retrieval', 'llmforge/sections.py'),

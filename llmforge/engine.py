@@ -261,8 +261,8 @@ _PLAIN: dict[str, tuple[type, ...]] = {
 def _countable(value: Any) -> bool:
     "Whether a value is no number, or one that can be added up and stored."
     if isinstance(value, float):
-        return math.isfinite(value)
-    return not isinstance(value, int) or value.bit_length() < 64
+        return 0 <= value < math.inf
+    return not isinstance(value, int) or 0 <= value < 2**63
 
 
 def _check_parts(given: Generation) -> None:
@@ -291,7 +291,7 @@ def checked_generation(
             )
         if not _countable(value):
             raise EngineError(
-                f"the engine gave a Generation whose {name} is NaN, infinite or has over 63 bits"
+                f"the engine gave a Generation whose {name} is NaN, infinite, below 0 or has over 63 bits"
             )
     return given
 

@@ -10,7 +10,7 @@ __all__ = ['Whole', 'Count', 'Real', 'Share', 'Text', 'Address', 'RetrieverName'
 # %% ../nbs/03_sections.ipynb #sections-imports
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -53,6 +53,15 @@ class Section(BaseModel):
 
     # built at first use: that halves the time of the import, as each part is a part of a larger one
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_order(cls, data: Any) -> Any:
+        "As given; the order of a set differs between processes, and with it an experiment's id."
+        for name, value in data.items() if isinstance(data, Mapping) else ():
+            if isinstance(value, (set, frozenset)):
+                raise ValueError(f"{name}: a set has no order; write a list")
+        return data
 
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

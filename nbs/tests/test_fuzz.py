@@ -117,3 +117,18 @@ def test_overrides_of_any_shape():
             visible(str(e)).encode()
     with pytest.raises(ConfigError, match="No closing quotation"):
         parse_overrides("name='x")
+
+
+@pytest.mark.parametrize(
+    "section", [{"plugins": {"a.py", "b.py"}}, {"dataset": {"name": "almanac", "kinds": frozenset("ab")}}]
+)
+def test_a_set_is_refused(section):
+    "Its order differs between processes, and with it the id would."
+    with pytest.raises(ConfigError, match="(plugins|kinds): a set has no order; write a list"):
+        load_config({"experiment": {"name": "x", **section}})
+
+
+def test_a_set_in_yaml_is_refused(tmp_path):
+    (tmp_path / "x.yaml").write_text("experiment: {name: x, plugins: !!set {a.py, b.py}}")
+    with pytest.raises(ConfigError, match="plugins: a set has no order; write a list"):
+        load_config(tmp_path / "x.yaml")

@@ -98,6 +98,11 @@ WRONG = {  # what an engine makes of the right results -> what its items are tol
         lambda good: [generation(tokens_in=np.int64(3)) for _ in good],
         "tokens_in is of type numpy.int64",
     ),
+    "tokens below 0": (
+        lambda good: [generation(tokens_in=-5) for _ in good],
+        "tokens_in is NaN, infinite, below 0 or",
+    ),
+    "a price below 0": (lambda good: [generation(cost=-0.5) for _ in good], "cost is NaN, infinite, below 0"),
     "a price in words": (
         lambda good: [generation(cost="free") for _ in good],
         "cost is of type builtins.str; must be: float or int or None",
