@@ -3090,6 +3090,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'llmforge.templates.texts': ('templates.html#texts', 'llmforge/templates.py')},
             'llmforge.terminal': { 'llmforge.terminal.LogLine': ('terminal.html#logline', 'llmforge/terminal.py'),
                                    'llmforge.terminal.LogLine.format': ('terminal.html#logline.format', 'llmforge/terminal.py'),
+                                   'llmforge.terminal._open_closed': ('terminal.html#_open_closed', 'llmforge/terminal.py'),
                                    'llmforge.terminal.guard_terminal': ('terminal.html#guard_terminal', 'llmforge/terminal.py'),
                                    'llmforge.terminal.log_to_terminal': ('terminal.html#log_to_terminal', 'llmforge/terminal.py'),
                                    'llmforge.terminal.say': ('terminal.html#say', 'llmforge/terminal.py'),

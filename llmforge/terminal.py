@@ -8,6 +8,7 @@ __all__ = ['tell', 'say', 'tell_link', 'tell_data', 'LogLine', 'log_to_terminal'
 # %% ../nbs/89_terminal.ipynb #terminal-imports
 import html
 import logging
+import os
 import shutil
 import sys
 import traceback
@@ -79,8 +80,16 @@ def log_to_terminal(
     logging.getLogger("llmforge").setLevel(logging.INFO if verbose else logging.WARNING)
 
 # %% ../nbs/89_terminal.ipynb #terminal-guard
+def _open_closed() -> None:
+    "A closed stream (`>&-`) takes what is written, or the next file would be opened in its place."
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
+
+
 def guard_terminal() -> None:
     "From now on Python's own warnings and tracebacks are printed as `tell` prints."
+    _open_closed()
     plain = warnings.formatwarning
 
     def _warning(message, category, filename, *args, **kwargs) -> str:

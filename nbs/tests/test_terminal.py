@@ -193,3 +193,13 @@ cli.main()
     again = "import atexit, os, signal; atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
     p = subprocess.run([sys.executable, "-c", again + code], capture_output=True, text=True)
     assert p.returncode == -signal.SIGINT and p.stderr.endswith("goes on from here\n")
+
+
+def test_a_closed_stream_takes_what_is_written(outputs):
+    "As with `>&-`: the command ends as it would, and no file of its own is opened in the stream's place."
+    command = f"'{sys.executable}' -c 'from llmforge.cli import main; main()'"
+    run = f"{command} run naive.yaml --no-notebook -o engine=fake -o dataset.limit=4 -o method.shots=0"
+    for line in (f"{run} >&- 2>&-", f"{run} <&- >&-", f"{command} list >&-"):
+        ended = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True)
+        assert ended.returncode == 0 and "Traceback" not in ended.stderr, ended.stderr
+    assert len(list(outputs.glob("*/result.json"))) == 1
