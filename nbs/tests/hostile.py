@@ -282,7 +282,11 @@ def rewritten(folder, texts):
         head["runs_sha256"] = hashlib.sha256(lines.encode()).hexdigest()
         e = head["experiment"]
         e |= {"label": texts[10]}  # another name than the config's is refused
-        e["provenance_json"] = everywhere(e["provenance_json"], iter(texts * 9)) | {texts[20]: texts[21]}
+        origin = e["provenance_json"]
+        hostile = everywhere(origin, iter(texts * 9)) | {texts[20]: texts[21]}
+        for part in {"dataset", "corpus"} & origin.keys():  # what the record says twice must be the same
+            hostile[part]["fingerprint"] = origin[part]["fingerprint"]
+        e["provenance_json"] = hostile
         again = result_row(summarise(rows, config))  # a row has failed now
         head["result"] |= again
         summary = head["result"]["summary"]
