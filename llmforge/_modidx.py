@@ -796,6 +796,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'llmforge.contrasts._lost': ('contrasts.html#_lost', 'llmforge/contrasts.py'),
                                     'llmforge.contrasts._overlapped': ('contrasts.html#_overlapped', 'llmforge/contrasts.py'),
                                     'llmforge.contrasts._paired': ('contrasts.html#_paired', 'llmforge/contrasts.py'),
+                                    'llmforge.contrasts._questions': ('contrasts.html#_questions', 'llmforge/contrasts.py'),
                                     'llmforge.contrasts._same_judge': ('contrasts.html#_same_judge', 'llmforge/contrasts.py'),
                                     'llmforge.contrasts._same_normalisation': ( 'contrasts.html#_same_normalisation',
                                                                                 'llmforge/contrasts.py'),

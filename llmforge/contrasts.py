@@ -211,6 +211,11 @@ def _groups(runs: tuple[tuple[tuple, Experiment], ...]) -> dict[tuple, str]:
     return groups_of([dict(runs)])
 
 
+@lru_cache(maxsize=4)
+def _questions(runs: tuple[tuple[tuple, Experiment], ...]) -> dict[tuple, tuple[str, str]]:
+    return questions_of([dict(runs)])
+
+
 def _groups_for(control: Mapping, treatment: Mapping, metric: str) -> dict[tuple, Hashable]:
     "The group of each row: by passages, and for latency by the batches of both arms."
     groups = _groups(tuple(control.items()))
@@ -249,7 +254,7 @@ def contrast(
     first = next(iter(control.values()))
     a, b = _scored_of_two(control, treatment, metric, only)
     x, y, group = _paired(a, b, _groups_for(control, treatment, metric))
-    name, asked = metric_of(first, metric), questions_of([control])
+    name, asked = metric_of(first, metric), _questions(tuple(control.items()))
     scores = tuple(tuple(one.values()) for one in (x, y, group))
     return Contrast(
         metric,
