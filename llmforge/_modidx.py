@@ -2990,6 +2990,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'llmforge.studyconfig._fields': ('studyconfig.html#_fields', 'llmforge/studyconfig.py'),
                                       'llmforge.studyconfig._not_judged': ('studyconfig.html#_not_judged', 'llmforge/studyconfig.py'),
                                       'llmforge.studyconfig._not_retrieved': ('studyconfig.html#_not_retrieved', 'llmforge/studyconfig.py'),
+                                      'llmforge.studyconfig._not_served': ('studyconfig.html#_not_served', 'llmforge/studyconfig.py'),
                                       'llmforge.studyconfig._problems_of_exploration': ( 'studyconfig.html#_problems_of_exploration',
                                                                                          'llmforge/studyconfig.py'),
                                       'llmforge.studyconfig._problems_of_hypotheses': ( 'studyconfig.html#_problems_of_hypotheses',

@@ -12,22 +12,25 @@ from .comparison import measures_of
 from .contrasts import scorer_of
 from .experiment import Experiment, counts_line
 from .experimentpages import answer_of, by_questions, questions_of, setting
-from .metrics import COSTS, right, unit_of, unscored, value_of
+from .metrics import COSTS, SERVED, right, unit_of, unscored, value_of
 from .pages import Source, page_scripts, write_data
 from .pooling import groups_of
 from .results import expected
 
 # %% ../nbs/78_comparepage.ipynb #comparepage-experiment
+_DIGITS = {"points": 3, "dollars": 6}  # after the point; of other units one
+
+
 def _column(e: Experiment, name: str) -> list[float | None]:
     return [value_of(row, name, e.config.metrics.extra) for row in e.rows]
 
 
 def _columns(e: Experiment) -> dict[str, dict]:
     "The values of each measure that any row has, and how many digits are shown of it."
-    names = dict.fromkeys([*measures_of(e), e.result["accuracy_is"], *COSTS])
+    names = dict.fromkeys([*measures_of(e), e.result["accuracy_is"], *COSTS, *SERVED])
     values = {name: _column(e, name) for name in names}
     known = {name: column for name, column in values.items() if set(column) - {None}}
-    digits = {name: 3 if unit_of(name) == "points" else 1 for name in known}
+    digits = {name: _DIGITS.get(unit_of(name), 1) for name in known}
     return {"values": known, "measures": list(known), "digits": digits}
 
 # %% ../nbs/78_comparepage.ipynb #comparepage-texts

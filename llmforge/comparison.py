@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from .contrasts import Contrast, check_pair, contrast, scorer_of, shared_questions
 from .core import StoreError, closest
 from .experiment import Experiment, arm_line, counts_line, place_in_table
-from .metrics import COSTS, JUDGE_SCORES, JUDGED, OUTCOMES, SCORES, failed, right, unscored
+from .metrics import COSTS, JUDGE_SCORES, JUDGED, OUTCOMES, SCORES, SERVED, failed, right, unscored
 from .paired import PairedDifference, holm
 from .pooling import metric_of
 from .provenance import is_imported
@@ -169,7 +169,7 @@ def compare(
     contrasts = {name: contrast({("", 0): a}, {("", 0): b}, name) for name in metrics or (*SCORES, *shared)}
     empty = [name for name, c in contrasts.items() if not c.paired.n]
     if empty and metrics:
-        known = [*SCORES, *shared, *COSTS]
+        known = [*SCORES, *shared, *COSTS, *SERVED]
         raise StoreError(
             f"{a.id} and {b.id} have no question with {empty[0]!r} on both sides; "
             f"known: {', '.join([*known, *OUTCOMES])}{closest(empty[0], known)}"

@@ -66,7 +66,7 @@ def _change(before: float | None, after: float | None) -> str:
 
 def _both(control: Experiment, treatment: Experiment, x: dict, y: dict, metric: str) -> dict:
     "A question's two values of a metric, each with the address of its row."
-    spec = ".2f" if unit_of(metric) == "points" else ",.0f"
+    spec = {"points": ".2f", "dollars": ".3g"}.get(unit_of(metric), ",.0f")
     before = value_of(x, metric_of(control, metric), control.config.metrics.extra)
     after = value_of(y, metric_of(treatment, metric), treatment.config.metrics.extra)
     return {

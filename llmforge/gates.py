@@ -58,7 +58,7 @@ _MEASURED = (
     "tokens_cached",
     "cost",
 )
-_PER_ROW = ("latency", "latency_ms", "tokens", "failed", "abstained")  # what a hypothesis may name
+_PER_ROW = ("latency", "latency_ms", "ttft_ms", "tokens", "failed", "abstained")  # what a hypothesis may name
 
 
 def check_minima(

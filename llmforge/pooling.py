@@ -111,7 +111,8 @@ def with_batches(
     arms: Collection[Arm],  # of (data set, seed) -> run
 ) -> dict[tuple, Hashable]:  # (data set, seed, question) -> group
     "Groups of rows that share a question or a batch, in any of the arms; as given where no row names one."
-    shared: dict[tuple, list] = {place: [place[::2]] for place in groups}
+    questions = questions_of(arms)
+    shared: dict[tuple, list] = {place: [questions[place]] for place in groups}
     for arm in arms:
         for key, e in arm.items():
             for r in e.numbers:

@@ -35,7 +35,8 @@ from llmforge.configfiles import (
     study_document,
 )
 from .core import closest, datasets, keep_former_names
-from .metrics import AGENT_SCORES, CHOICE_SCORES, JUDGE_SCORES, JUDGED, MEASURES, unit_of
+from .engineconfig import PRESETS
+from .metrics import AGENT_SCORES, CHOICE_SCORES, JUDGE_SCORES, JUDGED, MEASURES, SERVED, unit_of
 from .plugins import load_named_plugins
 from .sections import Real, Section, Share, Text
 
@@ -64,7 +65,8 @@ class Hypothesis(Section):
         description="the claim as a sentence, e.g. Reranking gives better answers than hybrid retrieval alone"
     )
     metric: Text = Field(
-        "accuracy", description="a score or measure of a run, e.g. accuracy, f1, ungrounded_rate, latency_ms"
+        "accuracy",
+        description="a score or measure of a run, e.g. accuracy, f1, ungrounded_rate, latency_ms, cost",
     )
     treatment: Name = Field(description="the arm that the claim is about")
     control: Name = Field(description="the arm it is compared with")
@@ -279,7 +281,7 @@ def experiments(
 # %% ../nbs/18_studyconfig.ipynb #studyconfig-not-retrieved
 # what scorers of claims give, with the rates; and the relevance of the answer
 JUDGEMENTS = (*itertools.chain(*JUDGED.items()), "answer_relevance")
-KNOWN = (*MEASURES, *JUDGEMENTS, *AGENT_SCORES, *CHOICE_SCORES, *JUDGE_SCORES)
+KNOWN = (*MEASURES, *SERVED, *JUDGEMENTS, *AGENT_SCORES, *CHOICE_SCORES, *JUDGE_SCORES)
 _OF_METHOD = {**dict.fromkeys(AGENT_SCORES, "react"), **dict.fromkeys(CHOICE_SCORES, "multiple_choice")}
 _AT = re.compile(r"(?:recall|has_answer)@(\d+)|mrr")
 
@@ -306,6 +308,17 @@ def _not_retrieved(metric: str, k: str | None, e: ExperimentConfig) -> str:
         return f"{metric} is not measured where top_k is {top_k}; allowed: @1 and @{top_k}"
     return ""
 
+# %% ../nbs/18_studyconfig.ipynb #studyconfig-not-served
+def _not_served(metric: str, e: ExperimentConfig) -> str:
+    engine = e.engine
+    if engine.name in ("local", "openvino", "fake"):
+        return f"{metric} is measured of servers alone; the engine is {engine.name}"
+    if metric == "cost" and not engine.price and engine.name in (*PRESETS, "vllm"):
+        return "cost needs engine.price, e.g. price: {input: 0.1, output: 0.4}; there is none"
+    if metric == "ttft_ms" and not engine.stream:
+        return "ttft_ms needs engine.stream: true; it is false"
+    return ""
+
 # %% ../nbs/18_studyconfig.ipynb #72098fca
 def unmeasured(
     metric: str,  # of a hypothesis, or to be explored
@@ -314,6 +327,8 @@ def unmeasured(
     "Why an experiment will not have a metric."
     if metric in (*MEASURES, *e.metrics.extra):
         return ""
+    if metric in SERVED:
+        return _not_served(metric, e)
     if method := _OF_METHOD.get(metric):
         alike = e.method.name == method
         return "" if alike else f"{metric} needs method {method}; the method is {e.method.name}"

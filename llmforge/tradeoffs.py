@@ -63,7 +63,7 @@ def agent_arms_table(
 def cost_ratio(
     control: Mapping[tuple, Experiment],  # (data set, seed) -> experiment
     treatment: Mapping[tuple, Experiment],  # the same keys
-    metric: str = "tokens",  # or "latency", "tokens_in", "tokens_out"
+    metric: str = "tokens",  # or "latency", "tokens_in", "tokens_out", "ttft_ms", "cost"
 ) -> Estimate:  # n: pairs
     "The treatment's cost as a multiple of the control's, over the questions for which both are known."
     a, b, group = pairs_of(control, treatment, metric)

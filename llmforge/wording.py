@@ -19,11 +19,13 @@ def number(
     metric: str,  # as a hypothesis names it
     sign: bool = False,  # show a plus
 ) -> str:  # "–" for None
-    "A value of a metric: three digits for a score, one for anything else; never -0.0."
+    "A value of a metric: three digits for a score, three significant ones for dollars, else one; never -0.0."
     if x is None:
         return "–"
-    digits = 3 if unit_of(metric) == "points" else 1
     plus = "+" if sign else ""
+    if unit_of(metric) == "dollars":
+        return format(x + 0.0, f"{plus}.3g")
+    digits = 3 if unit_of(metric) == "points" else 1
     return format(round(x, digits) + 0.0, f"{plus}.{digits}f")
 
 # %% ../nbs/60_wording.ipynb #wording-points
@@ -33,9 +35,11 @@ def points(
     unit: bool = False,  # with its unit
     sign: bool = False,  # show a plus
 ) -> str:
-    "A difference as people say it: percentage points, or milliseconds, or tokens."
+    "A difference as people say it: percentage points, milliseconds, tokens, or dollars."
     scale = 100 if unit_of(metric) == "points" else 1
     text = f"{round(scale * x, 1) + 0.0:.1f}"  # + 0.0: never -0.0
+    if unit_of(metric) == "dollars":
+        text = number(x, metric)
     plus = "+" if sign and x > 0 else ""
     return f"{plus}{text} {unit_of(metric)}" if unit else plus + text
 
@@ -142,6 +146,8 @@ _NOUNS = {
     "contains": "share of answers that contain the right one",
     "latency_ms": "latency",
     "latency_p50": "latency",
+    "ttft_ms": "time to the first token",
+    "cost": "cost of a question",
     "tokens": "number of tokens",
     "tokens_in": "number of tokens read",
     "tokens_out": "number of tokens written",
@@ -182,4 +188,5 @@ def metric_name(
     metric: str,
 ) -> str:
     "A metric as an axis names it."
-    return noun(metric).removeprefix("the ") + " (ms)" * (unit_of(metric) == "ms")
+    unit = {"ms": " (ms)", "dollars": " ($)"}.get(unit_of(metric), "")
+    return noun(metric).removeprefix("the ") + unit

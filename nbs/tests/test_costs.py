@@ -14,9 +14,12 @@ from llmforge.comparison import compare
 from llmforge.config import load_config
 from llmforge.cputime import CpuShares, TreeClock
 from llmforge.experiment import Experiment, counts_line, results_table
+from llmforge.findings import exploratory_table, verdicts
 from llmforge.results import cost_line
 from llmforge.runner import run_experiment
 from llmforge.store import Store
+from llmforge.study import run_study
+from llmforge.studyconfig import load_study, unmeasured
 
 PRICE = {"input": 1.0, "cached_input": 0.5, "output": 2.0}
 USAGE = {"prompt_tokens": 100, "completion_tokens": 10, "prompt_tokens_details": {"cached_tokens": 40}}
@@ -113,3 +116,51 @@ def test_other_processes_are_looked_for_only_where_there_are_some():
     )
     p = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert p.stdout.split() == ["False", "True", "-9"]
+
+
+async def by_length(request, body):
+    "The price of a prompt is that of its length."
+    usage = {"prompt_tokens": len(body["prompt"]) // 4, "completion_tokens": 2}
+    return await events(request, delta(" Vessolt"), delta(None, "stop"), {"choices": [], "usage": usage})
+
+
+@pytest.mark.slow
+def test_a_study_claims_what_a_question_costs_and_when_its_first_token_comes(outputs):
+    claim = {"id": "H1", "claim": "Two examples cost more", "treatment": "two", "control": "none"}
+    with in_a_thread(Scripted(by_length)) as server:
+        study = {
+            "name": "dollars",
+            "question": "What do examples cost?",
+            "base": {
+                "engine": {"name": "openai", "base_url": server.url, "api": "completions", "price": PRICE}
+            },
+            "datasets": {"few": {"dataset": {"name": "meridia", "limit": 12}}},
+            "arms": {"none": {"method": {"shots": 0}}, "two": {"method": {"shots": 2}}},
+            "hypotheses": [claim | {"metric": "cost", "min_effect": 1e-6}],
+            "exploratory": ["ttft_ms", "cost"],
+        }
+        done = run_study(load_study({"study": study}), show=False)
+    (verdict,) = verdicts(done)
+    assert verdict.verdict == "supported" and verdict.n == 12
+    assert 1e-5 < verdict.effect.value < 1e-3 and "claimed at least +1e-06" in str(verdict)
+    explored = exploratory_table(done)
+    assert "time to the first token" in explored and "cost of a question" in explored
+
+
+@pytest.mark.parametrize(
+    ("metric", "engine", "why"),
+    [
+        ("cost", {"name": "local"}, "cost is measured of servers alone; the engine is local"),
+        ("ttft_ms", {"name": "fake"}, "ttft_ms is measured of servers alone; the engine is fake"),
+        (
+            "cost",
+            {"name": "ollama"},
+            "cost needs engine.price, e.g. price: {input: 0.1, output: 0.4}; there is none",
+        ),
+        ("ttft_ms", {"name": "ollama", "stream": False}, "ttft_ms needs engine.stream: true; it is false"),
+        ("ttft_ms", {"name": "ollama"}, ""),
+        ("cost", {"name": "ollama", "price": PRICE}, ""),
+    ],
+)
+def test_what_a_claim_about_servers_needs(metric, engine, why):
+    assert unmeasured(metric, load_config({"experiment": {"name": "x", "engine": engine}})) == why
