@@ -223,15 +223,18 @@ def all_failed(
     store,
     id: str,  # of a completed experiment
 ) -> bool:
-    "Whether none of its questions was answered; says so on stderr."
+    "Whether none of its questions was answered; says on stderr how many failed, and how to ask them again."
     result = store.result(id)
-    if result["failed"] < result["n"]:
+    n, lost = result["n"], result["failed"]
+    if not lost:
         return False
-    errors = ", ".join(f"{n} {name}" for name, n in result["summary"]["errors"].items())
-    first = clip(store.rows(id)[0]["error"] or "", 300)
-    hint = f"one with: {first}; mend that, and run it under another name (-o name=…)"
-    tell(f"error: all {result['n']} questions of {id} failed ({errors}), {hint}", err=True)
-    return True
+    errors = ", ".join(f"{times} {name}" for name, times in result["summary"]["errors"].items())
+    first = next(row["error"] for row in store.each_row(id) if row["error_type"])
+    who = f"error: all {n}" if lost == n else f"{lost} of {n}"
+    kept = "" if lost == n else "; answers in the cache are not asked for again"
+    hint = f"one with: {clip(first or '', 300)}; mend that, and run it under another name (-o name=…){kept}"
+    tell(f"{who} questions of {id} failed ({errors}), {hint}", err=True)
+    return lost == n
 
 # %% ../nbs/90_command.ipynb #command-ran
 def _ran(config: str, changes: list[str], notebook: bool) -> str:
