@@ -30,7 +30,7 @@ from .store import Store
 from .stored import reading_stored
 from .tables import Status
 from .text import cell, table
-from .wording import bare, cut_off_text, percent, spec_of, words
+from .wording import bare, cut_off_text, filtered_text, percent, spec_of, words
 
 # %% ../nbs/62_experiment.ipynb #aa3bb931
 @dataclass(frozen=True)
@@ -104,24 +104,28 @@ class Experiment:
         return f"**{cell(self.id, 120)}** {cell(state, 400)}" if state else results_table(self)
 
 # %% ../nbs/62_experiment.ipynb #experiment-cut-off
-def _cut_off(experiments: Collection[Experiment]) -> str:
-    "How many replies max_tokens cut off; nothing where none was, or the rows do not say."
+def _not_whole(experiments: Collection[Experiment]) -> str:
+    "How many replies are not whole, and why; nothing where all are, or the rows do not say."
     known = [e.result for e in experiments if "replies" in e.result]
-    if not (cut := sum(r["cut_off"] for r in known)):
-        return ""
-    return f"; {cut_off_text(cut, sum(r['replies'] for r in known))}"
+    replies = sum(r["replies"] for r in known)
+    text = ""
+    if cut := sum(r["cut_off"] for r in known):
+        text += f"; {cut_off_text(cut, replies)}"
+    if filtered := sum(r.get("filtered", 0) for r in known):
+        text += f"; {filtered_text(filtered, replies)}"
+    return text
 
 # %% ../nbs/62_experiment.ipynb #a1cd96dc
 def counts_line(
     *experiments: Experiment,  # completed; several are counted together
 ) -> str:
-    """Counts of questions attempted, answered, abstained from and failed, and of replies cut off, if any.
+    """Counts of questions attempted, answered, abstained from and failed, and of replies cut off or held back, if any.
 
     Of one run with failures also its best accuracy."""
     total: Counter = Counter()
     for e in experiments:
         total.update({k: e.result[k] for k in ("attempted", "answered", "abstained", "failed")})
-    line = ", ".join(f"{n:,} {k}" for k, n in total.items()) + _cut_off(experiments)
+    line = ", ".join(f"{n:,} {k}" for k, n in total.items()) + _not_whole(experiments)
     if not total["failed"] or len(experiments) > 1:
         return line
     (e,) = experiments

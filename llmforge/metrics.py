@@ -373,7 +373,9 @@ def throughput(
 # %% ../nbs/12_metrics.ipynb #metrics-spending
 def spending(
     rows: Collection[Mapping],  # of a stored run
-) -> dict[str, float]:  # cost (dollars) of cost_n questions, cpu_s, cut_off of replies, cached_share
+) -> dict[
+    str, float
+]:  # cost (dollars) of cost_n questions, cpu_s, cut_off and filtered of replies, cached_share
     "What a run took, failed questions included; only what its rows say."
     facts: dict[str, float] = {}
     if costs := _known(rows, "cost"):
@@ -382,6 +384,8 @@ def spending(
         facts["cpu_s"] = math.fsum(seconds)
     if reasons := _known(rows, "finish_reason"):
         facts |= {"cut_off": reasons.count("length"), "replies": len(reasons)}
+        if held := reasons.count("content_filter"):
+            facts["filtered"] = held
     said = [r for r in rows if _given(r.get("tokens_cached")) and r["tokens_in"]]
     if said:
         facts["cached_share"] = sum(_known(said, "tokens_cached")) / sum(_known(said, "tokens_in"))

@@ -21,7 +21,7 @@ from .store import Store
 from .tables import Status
 from .text import cell, table
 from .trace import from_dict
-from .wording import cut_off_text, interval, number, percent, words
+from .wording import cut_off_text, filtered_text, interval, number, percent, words
 
 # %% ../nbs/63_results.ipynb #results-spent
 def _spent(e: Experiment) -> Iterator[str]:
@@ -38,6 +38,8 @@ def _spent(e: Experiment) -> Iterator[str]:
         yield f"{r['cpu_s']:,.1f} CPU seconds"
     if "replies" in r:
         yield cut_off_text(r["cut_off"], r["replies"])
+    if r.get("filtered"):
+        yield filtered_text(r["filtered"], r["replies"])
 
 # %% ../nbs/63_results.ipynb #25fc7876
 def cost_line(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['number', 'points', 'p_text', 'corrected_text', 'percent', 'level_of', 'shown', 'interval', 'difference_text', 'bare',
-           'spec_of', 'cut_off_text', 'words', 'heading', 'noun', 'metric_name']
+           'spec_of', 'cut_off_text', 'filtered_text', 'words', 'heading', 'noun', 'metric_name']
 
 # %% ../nbs/60_wording.ipynb #wording-imports
 import math
@@ -138,6 +138,14 @@ def cut_off_text(
 ) -> str:
     "How many replies were cut off."
     return f"{cut:,} of {replies:,} replies cut off by max_tokens"
+
+# %% ../nbs/60_wording.ipynb #wording-filtered
+def filtered_text(
+    filtered: int,  # replies that ended with the finish reason content_filter
+    replies: int,  # whose finish reason is known
+) -> str:
+    "How many replies were held back."
+    return f"{filtered:,} of {replies:,} replies held back by the server's content filter"
 
 # %% ../nbs/60_wording.ipynb #wording-noun-x
 _NOUNS = {

@@ -72,6 +72,20 @@ def test_rows_and_tables_say_what_a_run_took(served):
 
 
 @pytest.mark.slow
+def test_replies_that_a_filter_held_back_are_counted(outputs):
+    async def third_held_back(request, body):
+        reason = "stop" if len(server.bodies) % 3 else "content_filter"
+        return await events(request, delta(" Vessolt"), delta(None, reason))
+
+    server = Scripted(third_held_back)
+    with in_a_thread(server):
+        store = Store()
+        e = Experiment(run_experiment(config(server.url, price=None), store, show=False), store)
+    said = "3 of 10 replies held back by the server's content filter"
+    assert counts_line(e).endswith(f"; {said}") and said in cost_line(e)
+
+
+@pytest.mark.slow
 def test_comparisons_say_how_many_replies_were_cut_off(served):
     store = Store()
     a, b = (Experiment(run_experiment(config(served.url, n), store, show=False), store) for n in "ab")
