@@ -119,7 +119,7 @@ def _not_whole(experiments: Collection[Experiment]) -> str:
 def counts_line(
     *experiments: Experiment,  # completed; several are counted together
 ) -> str:
-    """Counts of questions attempted, answered, abstained from and failed, and of replies cut off or held back, if any.
+    """Counts of questions attempted, answered, abstained from and failed, and of replies that are not whole.
 
     Of one run with failures also its best accuracy."""
     total: Counter = Counter()

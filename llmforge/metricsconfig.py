@@ -19,10 +19,10 @@ REPORTED = ("exact_match", "f1", "contains")  # in any case
 RESERVED = (
     *(*REPORTED, "accuracy", "correct", "attempted", "answered", "abstained", "failed"),
     *("mrr", "answer_relevance", "faithfulness", "hallucination_rate", "groundedness", "ungrounded_rate"),
-    *("steps", "tool_calls", "failed_calls", "first_tool", "forced", "throughput", "queue_ms"),
+    *("steps", "tool_calls", "failed_calls", "first_tool", "forced", "throughput", "queue_ms", "cost"),
     *("accuracy_normalised", "judge_score", "judge_consistent"),
 )
-_TAKEN = re.compile(r"(latency|tokens|recall|has_answer)(_.*)?")  # families of measures
+_TAKEN = re.compile(r"(latency|ttft|tokens|recall|has_answer)(_.*)?")  # families of measures
 
 
 def _check_own(name: str) -> None:

@@ -34,7 +34,7 @@ from llmforge.configfiles import (
     refuse_secrets,
     study_document,
 )
-from .core import closest, datasets, keep_former_names
+from .core import closest, datasets, fingerprint, keep_former_names
 from .engineconfig import PRESETS
 from .metrics import AGENT_SCORES, CHOICE_SCORES, JUDGE_SCORES, JUDGED, MEASURES, SERVED, unit_of
 from .plugins import load_named_plugins
@@ -183,7 +183,9 @@ class StudyConfig(_Later):
         min_length=2, description="label -> overrides of the base; or grid, prompts"
     )
     seeds: tuple[Annotated[int, Field(strict=True, ge=0, lt=2**32)], ...] = Field(
-        (0,), min_length=1, description="one run of every arm for each; useful where temperature is above 0"
+        (0,),
+        min_length=1,
+        description="one run of every arm for each; useful at a temperature above 0 (default: the base's)",
     )
     hypotheses: tuple[Hypothesis, ...] = Field((), description="what is expected; none: an exploration")
     alpha: Real = Field(
@@ -216,7 +218,11 @@ class StudyConfig(_Later):
     @model_validator(mode="before")
     @classmethod
     def _arms(cls, data: Any) -> Any:
-        return spell_out_arms(data) if isinstance(data, Mapping) else data
+        if not isinstance(data, Mapping):
+            return data
+        base = data.get("base")
+        seeds = {"seeds": [base["seed"]]} if isinstance(base, Mapping) and "seed" in base else {}
+        return {**seeds, **spell_out_arms(data)}
 
     @model_validator(mode="after")
     def _known_labels(self) -> Self:
@@ -384,6 +390,35 @@ def _fields(source: str | os.PathLike | Mapping) -> tuple[str, Path | None, dict
         where, folder, document = path.name, path.parent, read_yaml(read_config(path), path.name)
     return where, folder, study_document(document, where)
 
+# %% ../nbs/18_studyconfig.ipynb #studyconfig-check-differ
+def _check_seeds(study: StudyConfig, where: str) -> None:
+    "Raise `ConfigError` where an arm or a data set has a seed of its own, which no run would have."
+    parts = {"arms": study.arms, "datasets": study.datasets}
+    places = [
+        f"study.{part}.{label}.seed" for part in parts for label, o in parts[part].items() if "seed" in o
+    ]
+    if places:
+        raise problems_error(
+            where, [f"{p}: every run has one of the study's seeds; set seeds" for p in places]
+        )
+
+
+def _check_differ(study: StudyConfig, arms: Mapping[Key, ExperimentConfig], where: str) -> None:
+    "Raise `ConfigError` with every arm that is an earlier one once more."
+    made: dict[str, list] = {label: [id] for label, id in imported_arms(study).items()}
+    for (arm, *_), e in arms.items():
+        made.setdefault(arm, []).append(e.model_dump(mode="json", exclude={"name", "id"}))
+    first: dict[str, str] = {}
+    problems = []
+    for label in study.arms:
+        same = first.setdefault(fingerprint(made[label]), label)
+        if same != label:
+            problems.append(
+                f"study.arms.{label}: is the experiment of {same!r} once more; change it, or leave it out"
+            )
+    if problems:
+        raise problems_error(where, problems)
+
 # %% ../nbs/18_studyconfig.ipynb #studyconfig-load-study
 def load_study(
     source: str | os.PathLike | Mapping,  # a file, a bare name below configs/, or a mapping {"study": …}
@@ -398,8 +433,10 @@ def load_study(
     refuse_secrets(fields, where)
     study = check_section(StudyConfig, fields, where, "study")
     load_named_plugins([study.base, *study.datasets.values(), *study.arms.values()])
+    _check_seeds(study, where)
     arms = experiments(study)
     refuse_misread(arms.values(), where)
+    _check_differ(study, arms, where)
     check_study_metrics(study, arms, where)
     return study
 

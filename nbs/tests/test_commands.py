@@ -292,7 +292,7 @@ def test_help_and_completion_are_where_people_look():
 
 def test_one_is_called_one(tmp_path, outputs):
     h = "{id: H1, claim: c, treatment: b, control: a}"
-    head = "study: {name: s, question: q, base: {name: x}, arms: {a: {}, b: {}}, hypotheses: "
+    head = "study: {name: s, question: q, base: {name: x}, arms: {a: {}, b: {method: cot}}, hypotheses: "
     for claims, said in ((f"[{h}]", "1 hypothesis)"), ("[]", "0 hypotheses)")):
         (tmp_path / "s.yaml").write_text(f"{head}{claims}}}\n")
         assert said in call("validate", tmp_path / "s.yaml").stdout

@@ -315,7 +315,12 @@ def test_a_mapping_may_use_one_object_twice():
     )
     assert made.metrics.extra == made.dataset.kinds == ("two_hop",)
     base = {"engine": "fake", "dataset": section}
-    study = {"name": "x", "question": "?", "base": base, "arms": {"a": {"dataset": section}, "b": {}}}
+    study = {
+        "name": "x",
+        "question": "?",
+        "base": base,
+        "arms": {"a": {"dataset": section}, "b": {"method": {"shots": 1}}},
+    }
     assert load_study({"study": study}).arms["a"] == {"dataset": section}
     assert experiment_id(made, "d") == experiment_id(load_config(read_yaml(to_yaml(made))), "d")
 
@@ -484,7 +489,12 @@ def test_no_number_is_yes_or_no(path, word):
 
 
 def test_no_number_of_a_study_is_yes_or_no():
-    study = {"name": "x", "question": "?", "base": {"engine": "fake"}, "arms": {"a": {}, "b": {"seed": 1}}}
+    study = {
+        "name": "x",
+        "question": "?",
+        "base": {"engine": "fake"},
+        "arms": {"a": {}, "b": {"method": {"shots": 1}}},
+    }
     h = {"id": "H", "claim": "c", "treatment": "a", "control": "b"}
     for more in ({"alpha": True}, {"power": True}, {"hypotheses": [{**h, "min_effect": True}]}):
         with pytest.raises(ConfigError, match="must be a number; received True"):

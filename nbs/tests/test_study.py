@@ -283,6 +283,14 @@ BAD = {
         },
         ["study.hypotheses.0.metric", "needs method react; the method is naive"],
     ),
+    "the_same_arm_twice": (
+        {"arms": {"none": {"retrieval": "none"}, "one": {}, "again": {"retrieval": {"top_k": 1}}}},
+        ["study.arms.again: is the experiment of 'one' once more; change it, or leave it out"],
+    ),
+    "a_seed_of_its_own": (
+        {"arms": {"none": {"retrieval": "none"}, "one": {"seed": 1}}},
+        ["study.arms.one.seed: every run has one of the study's seeds; set seeds"],
+    ),
     "nobody_has_it": (
         {"exploratory": ["f1", "first_tool"]},
         ["study.exploratory.1: no arm has it: first_tool"],
@@ -447,3 +455,10 @@ def test_the_command_on_the_embedded_model(tmp_path, outputs, kernels):
     spans = [s for r in reranked for c in r["trace"]["children"] for s in c.get("children", [])]
     assert all(s["kind"] == "reranker" and {"before", "after"} <= set(s["output"][0]) for s in spans)
     assert all("groundedness" in r["scores"] for r in rows if not r["abstained"] and not r["error_type"])
+
+
+def test_the_seed_of_the_base_is_the_study_s_where_it_names_none():
+    base = STUDY["study"]["base"] | {"seed": 7}
+    assert load_study({"study": STUDY["study"] | {"base": base}}).seeds == (7,)
+    assert load_study({"study": STUDY["study"] | {"base": base, "seeds": [1, 2]}}).seeds == (1, 2)
+    assert load_study({"study": STUDY["study"]}).seeds == (0,)
