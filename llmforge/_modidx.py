@@ -2998,6 +2998,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'llmforge.studyconfig._problems_of_hypotheses': ( 'studyconfig.html#_problems_of_hypotheses',
                                                                                         'llmforge/studyconfig.py'),
                                       'llmforge.studyconfig._spelled': ('studyconfig.html#_spelled', 'llmforge/studyconfig.py'),
+                                      'llmforge.studyconfig._spelled_out': ('studyconfig.html#_spelled_out', 'llmforge/studyconfig.py'),
                                       'llmforge.studyconfig.check_study_metrics': ( 'studyconfig.html#check_study_metrics',
                                                                                     'llmforge/studyconfig.py'),
                                       'llmforge.studyconfig.chooser': ('studyconfig.html#chooser', 'llmforge/studyconfig.py'),

@@ -163,6 +163,13 @@ class _Later(Section):
             raise ValueError("replaces: a study cannot take its own place; name an earlier one")
         return self
 
+# %% ../nbs/18_studyconfig.ipynb #studyconfig-spelled-out
+def _spelled_out(data: Mapping) -> dict:
+    "A study as written, with its arms spelled out; where it names no seeds, with that of its base."
+    base = data.get("base")
+    seeds = {"seeds": [base["seed"]]} if isinstance(base, Mapping) and "seed" in base else {}
+    return {**seeds, **spell_out_arms(data)}
+
 # %% ../nbs/18_studyconfig.ipynb #6e3514c6
 class StudyConfig(_Later):
     "A study, complete."
@@ -218,11 +225,7 @@ class StudyConfig(_Later):
     @model_validator(mode="before")
     @classmethod
     def _arms(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping):
-            return data
-        base = data.get("base")
-        seeds = {"seeds": [base["seed"]]} if isinstance(base, Mapping) and "seed" in base else {}
-        return {**seeds, **spell_out_arms(data)}
+        return _spelled_out(data) if isinstance(data, Mapping) else data
 
     @model_validator(mode="after")
     def _known_labels(self) -> Self:
@@ -390,7 +393,7 @@ def _fields(source: str | os.PathLike | Mapping) -> tuple[str, Path | None, dict
         where, folder, document = path.name, path.parent, read_yaml(read_config(path), path.name)
     return where, folder, study_document(document, where)
 
-# %% ../nbs/18_studyconfig.ipynb #studyconfig-check-differ
+# %% ../nbs/18_studyconfig.ipynb #studyconfig-check-seeds
 def _check_seeds(study: StudyConfig, where: str) -> None:
     "Raise `ConfigError` where an arm or a data set has a seed of its own, which no run would have."
     parts = {"arms": study.arms, "datasets": study.datasets}
@@ -402,7 +405,7 @@ def _check_seeds(study: StudyConfig, where: str) -> None:
             where, [f"{p}: every run has one of the study's seeds; set seeds" for p in places]
         )
 
-
+# %% ../nbs/18_studyconfig.ipynb #studyconfig-check-differ
 def _check_differ(study: StudyConfig, arms: Mapping[Key, ExperimentConfig], where: str) -> None:
     "Raise `ConfigError` with every arm that is an earlier one once more."
     made: dict[str, list] = {label: [id] for label, id in imported_arms(study).items()}
