@@ -284,11 +284,14 @@ BAD = {
         ["study.hypotheses.0.metric", "needs method react; the method is naive"],
     ),
     "the_same_arm_twice": (
-        {"arms": {"none": {"retrieval": "none"}, "one": {}, "again": {"retrieval": {"top_k": 1}}}},
+        {
+            "arms": {"none": {"retrieval": "none"}, "one": {}, "again": {"retrieval": {"top_k": 1}}},
+            "hypotheses": [],
+        },
         ["study.arms.again: is the experiment of 'one' once more; change it, or leave it out"],
     ),
     "a_seed_of_its_own": (
-        {"arms": {"none": {"retrieval": "none"}, "one": {"seed": 1}}},
+        {"arms": {"none": {"retrieval": "none"}, "one": {"seed": 1}}, "hypotheses": [BETTER]},
         ["study.arms.one.seed: every run has one of the study's seeds; set seeds"],
     ),
     "nobody_has_it": (
@@ -317,7 +320,7 @@ BAD = {
     ),
     "other_questions_explored": (
         {
-            "arms": {"a": {}, "b": {}, "c": {"sampling": {"temperature": 1, "repeats": 2}}},
+            "arms": {"a": {}, "b": {"method": "cot"}, "c": {"sampling": {"temperature": 1, "repeats": 2}}},
             "hypotheses": [],
         },
         ["study.arms.c: cannot be compared with 'a' on 'almanac': sampling.repeats differs (1 and 2)"],
