@@ -288,7 +288,7 @@ BAD = {
             "arms": {"none": {"retrieval": "none"}, "one": {}, "again": {"retrieval": {"top_k": 1}}},
             "hypotheses": [],
         },
-        ["study.arms.again: is the experiment of 'one' once more; change it, or leave it out"],
+        ["study.arms.one: is the experiment of 'again' once more; change it, or leave it out"],
     ),
     "a_seed_of_its_own": (
         {"arms": {"none": {"retrieval": "none"}, "one": {"seed": 1}}, "hypotheses": [BETTER]},
