@@ -30,14 +30,16 @@ def _label(chosen: Mapping[str, object]) -> str:
 def grid_arms(
     grid: Mapping[str, Sequence],  # dotted key -> its values
 ) -> dict[str, dict]:  # label -> overrides
-    "The arms of a grid, one for each combination of its values."
-    arms = {}
+    "The arms of a grid, one for each combination; raises `ConfigError` for a label given twice."
+    arms: dict[str, dict] = {}
     for values in itertools.product(*grid.values()):
         chosen = dict(zip(grid, values))
         overrides: dict = {}
         for key, value in chosen.items():
             overrides = merge(overrides, _nested(key, value))
-        arms[_label(chosen)] = overrides
+        if (label := _label(chosen)) in arms:
+            raise ConfigError(f"study.grid: two arms have the label {label!r}; give each value once")
+        arms[label] = overrides
     return arms
 
 # %% ../nbs/18_arms.ipynb #arms-grid-spelled

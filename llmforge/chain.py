@@ -68,6 +68,14 @@ def _hash(link: Mapping) -> str:
     return fingerprint({k: v for k, v in link.items() if k != "hash"}, n=64)
 
 
+def _is_seal(link: Mapping) -> bool:
+    "Whether a link has the parts of a seal."
+    experiments = link.get("experiments")
+    if not isinstance(experiments, dict) or not isinstance(link.get("sealed_at"), str):
+        return False
+    return all(isinstance(part, dict) for part in (link.get("plan"), *experiments.values()))
+
+
 def _changed(before: Mapping, now: Mapping) -> list[str]:
     "Parts that differ; texts that one of them leaves out do not."
     parts = [*TIMES, *_PARTS]
@@ -107,8 +115,8 @@ def _broken(chain: list[dict]) -> Iterator[str]:
             yield f"link {i} is not the one that was sealed"
         if link["previous"] != previous:
             yield f"link {i} does not follow the one before it"
-        if not all(isinstance(link[part], dict) for part in ("plan", "experiments")):
-            yield f"link {i} is none"
+        if not _is_seal(link):
+            yield f"link {i} is no seal: it needs sealed_at, a plan, and the digests of each experiment"
         previous = link["hash"]
 
 
@@ -162,9 +170,9 @@ def record_faults(
 ) -> Iterator[str]:
     "The parts of an experiment that are not as they were sealed."
     then = link["experiments"].get(folder)
-    for part in _changed(then, now) if then else ():
+    for part in () if then is None else _changed(then, now):
         if part in TIMES:
-            yield f"{part} is {now[part]}, and was {then[part]} when {_sealed(link)}"
+            yield f"{part} is {now[part]}, and was {then.get(part)} when {_sealed(link)}"
         else:
             verb = "are" if part in ("rows", "texts") else "is"
             yield f"its {_PARTS[part]} {verb} not what {_sealed(link)}"

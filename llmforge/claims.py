@@ -220,7 +220,7 @@ class LeaseStore(ExperimentStore):
         owner: str | None = None,  # host:pid:tag-uuid; default: this process
         ttl: float = 60.0,  # seconds that the lease lives without a write or heartbeat
     ) -> Lease:
-        "Start an experiment, take it over or go on; raises `AlreadyRunning`, `StoreError` after its end."
+        "Start, take over or continue an experiment; raises `AlreadyRunning`, `StoreError` after its end."
         owner = owner or new_owner()
         while True:
             e = self.experiment(experiment_id)

@@ -250,11 +250,8 @@ def _estimates(
         yield f"summary.metrics.{name}", stored, given.get(name, (None, 0))
     kinds = _right_by_kind(rows if "by_kind" in summary else (), accuracy)
     for kind in {**summary.get("by_kind", {}), **kinds}:
-        yield (
-            f"summary.by_kind.{kind}",
-            summary["by_kind"].get(kind, {}),
-            (_mean(kinds[kind]), len(kinds[kind])),
-        )
+        values = kinds.get(kind, [])
+        yield f"summary.by_kind.{kind}", summary["by_kind"].get(kind, {}), (_mean(values), len(values))
 
 # %% ../nbs/17_derived.ipynb #derived-facts
 def _facts(rows: Sequence[Mapping]) -> dict[str, Any]:

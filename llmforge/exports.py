@@ -201,7 +201,7 @@ def _shape_faults(export: _Export) -> Iterator[str]:
     if fault := id_fault(export.experiment["id"]):
         yield fault
     if export.experiment["config_json"].get("name") not in (None, export.experiment["name"]):
-        yield f"name is {export.experiment['name']!r:.80}, and another one in config.yaml"
+        yield f"name is {export.experiment['name']!r:.80} in result.json, and another one in config.yaml"
     yield from column_faults({**export.experiment, "fence": 0}, EXPERIMENTS)
     yield from filter(
         None, [times_fault(export.experiment), provenance_fault(export.experiment["provenance_json"])]
@@ -329,11 +329,11 @@ def _plan_faults(schema: object, plan: FrozenPlan) -> Iterator[str]:
         yield f"schema is {schema}, this LlmForge needs {_PLAN_SCHEMA}"
     texts = (plan.name, plan.plan_hash, plan.frozen_at)
     if not isinstance(plan.plan_json, dict) or not all(isinstance(x, str) and x for x in texts):
-        yield "its name, hash and time must be text, its plan a mapping"
+        yield "plan.json: name, plan_hash and frozen_at must be texts, plan_json a mapping"
     if fault := id_fault(plan.name):
         yield fault
     if datetime.fromisoformat(plan.frozen_at).utcoffset() != UTC.utcoffset(None):
-        yield "frozen_at is no time in UTC"
+        yield f"frozen_at is {plan.frozen_at[:60]!r}, which is no time in UTC"
     if not plan.intact:
         yield "the plan is not the one that was hashed"
 

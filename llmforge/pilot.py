@@ -55,7 +55,7 @@ def pilot(
 
 # %% ../nbs/19_pilot.ipynb #pilot-setting
 def _setting(config: ExperimentConfig) -> str:
-    "What makes an arm: everything but its name and its choice of questions."
+    "What makes an arm: all but its name, seed and choice of questions, and how its engine is operated."
     data = config.model_dump(mode="json")
     data["engine"] = without_operation(data["engine"])
     data["dataset"] = {k: v for k, v in data["dataset"].items() if k not in ("skip", "limit")}

@@ -285,7 +285,7 @@ def _in_order(
 ) -> tuple[StudyConfig, dict[Key, str]]:
     "A study and its experiments, the arms in the order of the study's file; raises `ValueError`."
     if sorted(order) != sorted(study.arms):
-        raise ValueError("its order of arms is not one of its arms")
+        raise ValueError("its order names other arms than the study has")
     ordered = study.model_copy(update={"arms": {arm: study.arms[arm] for arm in order}})
     return ordered, dict(sorted(ids.items(), key=lambda item: order.index(item[0][0])))
 
@@ -301,7 +301,7 @@ def _read(plan: Mapping) -> tuple[StudyConfig, dict[Key, str]]:
     if ids.keys() != wanted or plan["questions"].keys() != config.datasets.keys():
         raise ValueError("its experiments or questions are not those of its arms, data sets and seeds")
     if not all(type(n) is int and 0 <= n < 10**9 for n in plan["questions"].values()):
-        raise ValueError("its counts of questions are no counts")
+        raise ValueError("its numbers of questions must be whole numbers from 0")
     check_known(plan.get("known", {}))
     if wrong := [id for id in ids.values() if id_fault(id) or "-" not in id]:
         raise ValueError(f"{wrong[0][:80]!r} is no experiment's id")
@@ -325,7 +325,7 @@ def stored_study(
     try:
         config, ids = _read(frozen.plan_json)
     except DAMAGED as e:
-        raise StoreError(f"the plan of {name!r} is none: {type(e).__name__}: {e}") from e
+        raise StoreError(f"the plan of {name!r} cannot be read: {type(e).__name__}: {e}") from e
     return Study(config, store, frozen, ids).placed()
 
 # %% ../nbs/19_plan.ipynb #plan-head

@@ -51,7 +51,7 @@ class Round:
     failed: Annotated[int, Field(ge=0)]
     seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     cpu_s: Amount  # of the process tree
-    tokens_out: int | None
+    tokens_out: Annotated[int, Field(ge=0)] | None
     latency: Percentiles  # in ms
     ttft: Percentiles  # likewise; None: not known
     tpot: Percentiles
@@ -79,7 +79,7 @@ SPEEDS = ("questions_per_s", "questions_per_cpu_s", "tokens_per_s")
 
 # %% ../nbs/19_rounds.ipynb #rounds-append
 def append_line(path: Path, line: Mapping) -> None:
-    "Add a line that is there after a crash, or not at all in a form that is read."
+    "Add a line; after a crash it is there whole, or as a torn line that readers pass over."
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as f:
         f.write(b"\n" * _is_torn(f) + json.dumps(line).encode() + b"\n")
@@ -103,8 +103,8 @@ def _checker() -> TypeAdapter:
 def _is_sound(line: dict) -> bool:
     "Whether a line has the numbers of a round; a file may come from anywhere."
     try:
-        _checker().validate_json(json.dumps(line), strict=True)
-        return True
+        timed = _checker().validate_json(json.dumps(line), strict=True)
+        return timed.failed <= timed.questions
     except ValidationError:
         return False
 
@@ -115,10 +115,11 @@ ROUNDS = "rounds.jsonl"  # beside a study's plan
 def _lines(path: Path) -> list[dict]:
     "All lines that can be read."
     found = []
-    for text in regular(path).read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    text = regular(path).read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for line in text.splitlines():
         try:
-            found.append(json.loads(text))
-        except ValueError:  # its writer was killed
+            found.append(json.loads(line))
+        except (ValueError, RecursionError):  # its writer was killed, or it is from somebody else
             continue
     return [line for line in found if isinstance(line, dict)]
 
@@ -131,7 +132,7 @@ def read_rounds(
     names, wanted = {f.name for f in fields(Round)}, set(ids)
     rounds: dict[tuple, Round] = {}
     for line in _lines(path):
-        if set(line) == names and line["id"] in wanted and _is_sound(line):
+        if set(line) == names and _is_sound(line) and line["id"] in wanted:
             rounds[line["arm"], line["data"], line["number"]] = Round(**line)
     return list(rounds.values())
 

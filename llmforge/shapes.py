@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -39,13 +40,16 @@ def id_fault(
     "Why an id cannot name a folder; None where it can."
     if isinstance(id, str) and re.fullmatch(r"\w[\w.=-]{0,199}", id, re.ASCII):
         return None
-    return f"id {str(id)[:80]!r} cannot name a folder; allowed: letters, digits and . = - _, at most 200"
+    return (
+        f"id {str(id)[:80]!r} cannot name a folder; allowed: a letter, a digit or _,"
+        " then letters, digits and . = - _, at most 200"
+    )
 
 # %% ../nbs/16_shapes.ipynb #shapes-times
 def times_fault(
     experiment: Mapping,  # the fields of its record
 ) -> str | None:
-    "Which of an experiment's times is none in UTC; None where all are."
+    "Which of an experiment's times is not a time in UTC; None where all are."
     for name in ("created_at", "started_at", "completed_at"):
         try:
             offset = datetime.fromisoformat(experiment[name]).utcoffset()
@@ -58,7 +62,8 @@ def times_fault(
 # %% ../nbs/16_shapes.ipynb #shapes-columns
 def _fits(kind: object, value: object) -> bool:
     "Whether a value is one for a column of this type."
-    number = isinstance(value, int | float) and (isinstance(value, float) or abs(value) < 2**63)
+    largest = 2**31 if type(kind) is sa.Integer else 2**63
+    number = isinstance(value, float) or (isinstance(value, int) and abs(value) < largest)
     if isinstance(kind, sa.Boolean):
         return isinstance(value, bool) or value in (0, 1)
     if isinstance(kind, sa.Integer):
@@ -93,15 +98,21 @@ _FIELDS: dict[str, Any] = _SPAN | {
 DEEPEST = 100  # levels of a trace
 
 
+def _kinds(name: str) -> str:
+    "The types that a field of a span may have."
+    kinds = _FIELDS[name] if isinstance(_FIELDS[name], tuple) else (_FIELDS[name],)
+    return " or ".join(kind.__name__ for kind in kinds)
+
+
 def _span_fault(span: object) -> str | None:
     "What is wrong with a span, its children left aside."
     if not isinstance(span, Mapping):
         return f"a span must be a mapping; received {str(span)[:60]!r}"
     for name in (*_SPAN, *span):
         if name not in _FIELDS:
-            return f"a span has no field {str(name)[:60]!r}"
+            return f"a span has no field {str(name)[:60]!r}; allowed: {', '.join(_FIELDS)}"
         if not isinstance(span.get(name), _FIELDS[name]):
-            return f"{name} of a span cannot be {str(span.get(name))[:60]!r}"
+            return f"{name} of a span cannot be {str(span.get(name))[:60]!r}; needed: {_kinds(name)}"
     return None
 
 # %% ../nbs/16_shapes.ipynb #shapes-trace-fault
@@ -145,7 +156,7 @@ def provenance_fault(
             f"provenance_json.attempts must be a list of numbered attempts; received {str(attempts)[:60]!r}"
         )
     if not all(isinstance(provenance.get(part), _MAPPING) for part in ("packages", "engine")):
-        return "provenance_json.packages and .engine must be mappings"
+        return f"provenance_json.packages and .engine must be mappings; received {str(provenance)[:60]!r}"
     return None
 
 # %% ../nbs/16_shapes.ipynb #shapes-cut
@@ -155,7 +166,7 @@ LARGEST = 5_000_000  # characters and values of a trace
 
 def cut_text(
     text: str,
-    limit: int = LONGEST,  # longest result, in characters
+    limit: int = LONGEST,  # characters of the result, or those of the mark if it has more
 ) -> str:
     "A text; one that is too long is cut, and says from how much."
     if len(text) <= limit:
@@ -217,11 +228,11 @@ class Bounds:
 
     def _other(self, value: Any, depth: int) -> Any:
         "NumPy's numbers, dataclasses and paths as plain values; the name of the type for anything else."
-        try:
-            plain = value.item() if hasattr(value, "item") else json.loads(canonical(value))
-            return self.copy(plain, depth) if depth and type(plain) is not type(value) else plain
-        except Exception:
-            return f"({type(value).__name__})"
+        plain = value
+        if not isinstance(value, Mapping | list | tuple):  # those have no room left, or lie too deep
+            with suppress(Exception):
+                plain = value.item() if hasattr(value, "item") else json.loads(canonical(value))
+        return f"({type(value).__name__})" if type(plain) is type(value) else self.copy(plain, depth)
 
 # %% ../nbs/16_shapes.ipynb #shapes-bounded-2
 def _storable_as_is(value: Any) -> bool:

@@ -37,7 +37,8 @@ class TrainingRecord:
 
     def _repr_markdown_(self) -> str:
         rows = [(cell(k), cell(json.dumps(v, ensure_ascii=False), 200)) for k, v in self.about.items()]
-        return f"{len(self.steps)} steps\n\n" + table(["", ""], rows)
+        n = len(self.steps)
+        return f"{n} step{'s' * (n != 1)}\n\n" + table(["", ""], rows)
 
 # %% ../nbs/17_trainings.ipynb #trainings-steps
 def _step(entry: Mapping[str, Any]) -> dict[str, float]:
@@ -57,7 +58,7 @@ def write_training(
 ) -> None:
     "Write the record beside an adapter."
     lines = [json.dumps(part, ensure_ascii=False) for part in (record.about, *record.steps)]
-    (folder / TRAINING).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / TRAINING).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
 def _read(folder: Path) -> TrainingRecord:

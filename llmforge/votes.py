@@ -49,10 +49,10 @@ class Vote:
             raise DataError(f"a vote needs {empty[0]}; received nothing")
         if len(texts["voter"]) > _LONGEST_NAME:
             raise DataError(f"voter: allowed are {_LONGEST_NAME} characters; received {len(texts['voter'])}")
-        if self.said not in SAID:
-            raise DataError(f"said: must be one of {', '.join(SAID)}; received {self.said!r}")
-        if self.left == self.right:
-            raise DataError(f"a vote is about two experiments; received {self.left!r} twice")
+        if texts["said"] not in SAID:
+            raise DataError(f"said: must be one of {', '.join(SAID)}; received {texts['said']!r}")
+        if texts["left"] == texts["right"]:
+            raise DataError(f"a vote is about two experiments; received {texts['left']!r} twice")
         return Vote(**texts)
 
 # %% ../nbs/16_votes.ipynb #votes-left
@@ -96,9 +96,10 @@ def put_votes(
         return
     with store.transaction() as c:
         _VOTES.create(c, checkfirst=True)
-        for row in rows if replace else ():
-            c.execute(_VOTES.delete().where(*(_VOTES.c[name] == row[name] for name in _KEY)))
-        insert_new(c, _VOTES, rows, *_KEY)
+        for row in rows:
+            if replace:
+                c.execute(_VOTES.delete().where(*(_VOTES.c[name] == row[name] for name in _KEY)))
+            insert_new(c, _VOTES, row, *_KEY)
 
 # %% ../nbs/16_votes.ipynb #votes-of
 def votes_of(
@@ -106,7 +107,7 @@ def votes_of(
     a: str,  # an experiment's id
     b: str = "",  # another's; empty: any
 ) -> list[Vote]:  # the oldest first
-    "The votes in which an experiment stands, or two against each other."
+    "The votes about an experiment, or about two against each other."
     where = _VOTES.c.pair == _pair(a, b) if b else sa.or_(_VOTES.c.left == a, _VOTES.c.right == a)
     with store.transaction() as c:
         query = sa.select(*_FIELDS).where(where).order_by(_VOTES.c.voted_at, _VOTES.c.example_id)
@@ -118,7 +119,7 @@ def drop_votes(
     c: sa.Connection,  # in a transaction
     id: str,  # of an experiment
 ) -> None:
-    "Delete the votes in which an experiment stands."
+    "Delete the votes about an experiment."
     if is_made(c, _VOTES):
         c.execute(_VOTES.delete().where(sa.or_(_VOTES.c.left == id, _VOTES.c.right == id)))
 
@@ -151,11 +152,12 @@ def read_votes(
     id: str,  # of that experiment
 ) -> list[Vote]:  # empty where it has none
     "The votes in a folder; raises `StoreError` where the file is damaged, or has votes about others."
-    path, votes = Path(folder) / _FILE, []
+    path = Path(folder) / _FILE
+    votes: list[Vote | None] = []  # of each line
     try:
         lines = foreign_text(path).split("\n") if path.exists() else []
-        for line in filter(None, lines):
-            votes.append(_vote(line, id))
+        for line in lines:
+            votes.append(_vote(line, id) if line else None)
     except (*DAMAGED, DataError) as e:
         raise StoreError(f"{path} line {len(votes) + 1} is no vote: {type(e).__name__}: {e}") from e
-    return votes
+    return list(filter(None, votes))

@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -21,7 +22,9 @@ from llmforge.logs import import_lm_eval
 from llmforge.plan import plan_table, stored_study
 from llmforge.published import published
 from llmforge.rows import file_text
+from llmforge.shapes import bounded, column_faults
 from llmforge.store import Store
+from llmforge.tables import RESULTS
 from llmforge.trace import from_dict, render, render_html
 
 OUTPUTS = project_root() / "outputs"
@@ -187,6 +190,44 @@ def test_a_deep_trace(tmp_path, rows):
     write(tmp_path / "x", head, [rows[0] | {"trace": deep}])
     with pytest.raises(StoreError, match="deeper than 100 levels"):
         import_experiment(Store("sqlite://"), tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    "part, value", [("sealed_at", None), ("plan", []), ("experiments", 7), ("experiments", {REACT: 7})]
+)
+def test_seals_of_any_shape(tmp_path, part, value):
+    "Also with a hash that fits."
+    shutil.copytree(OUTPUTS / REACT, tmp_path / REACT)
+    seal = {"previous": "", "sealed_at": "2026-12-01", "plan": {}, "experiments": {REACT: {"rows": "x"}}}
+    for changed, sentence in ((seal | {part: value}, "link 1 is no seal"), (seal, "and was None when study")):
+        named = {**changed, "of": REACT}  # a chain is read where it names the experiment
+        links = [{**named, "hash": fingerprint(named, n=64)}]
+        (tmp_path / "study-x").mkdir(exist_ok=True)
+        (tmp_path / "study-x" / "chain.json").write_text(json.dumps({"links": links}))
+        with pytest.raises(StoreError, match=sentence):
+            import_experiment(Store("sqlite://"), tmp_path / REACT)
+
+
+def test_integers_that_a_database_cannot_hold():
+    "PostgreSQL's have 32 bits, but where a column says 64."
+    faults = list(column_faults({"n": 2**31, "tokens_used": 2**40, "latency_p50": 2**40}, RESULTS))
+    assert faults == ["n must be of type integer; received '2147483648'"]
+
+
+def test_a_value_is_stored_within_its_bounds():
+    "What lies too deep, and lists for which there is no room, are named by their type; they were kept whole."
+    deep: list = []
+    for _ in range(300):
+        deep = [deep]
+    assert (
+        str(bounded(deep)).count("[") == 200 and len(str(bounded([["x" * 50] * 10] * 10_000, 1000))) < 20_000
+    )
+    assert bounded([np.float32(0.5), np.array([1, 2]), (1, 2), {1}], 50) == [
+        0.5,
+        "(ndarray)",
+        [1, 2],
+        "(set)",
+    ]
 
 
 def test_links_are_refused(tmp_path):

@@ -204,6 +204,9 @@ def test_rounds_of_other_work_do_not_count(timed):
         {"latency": None},
         {"others": None},
         {"arm": 3},
+        {"id": ["x"]},
+        {"failed": 10**6},
+        {"tokens_out": -5},
     ],
 )
 def test_lines_that_are_no_rounds_do_not_count(timed, change):
@@ -212,6 +215,14 @@ def test_lines_that_are_no_rounds_do_not_count(timed, change):
     line = json.dumps(asdict(rounds[0]) | {"number": 77} | change)
     with rounds_path(study).open("a") as f:
         f.write(line + "\n")
+    assert read_rounds(rounds_path(study), study.ids.values()) == rounds
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe", b"[" * 100_000, b"9" * 5000], ids=["bytes", "deep", "digits"])
+def test_lines_that_cannot_be_read_do_not_count(timed, line):
+    study, rounds = timed
+    with rounds_path(study).open("ab") as f:
+        f.write(line + b"\n")
     assert read_rounds(rounds_path(study), study.ids.values()) == rounds
 
 

@@ -27,7 +27,15 @@ from serving import Postgres
 from llmforge.batching import FakeEngine
 from llmforge.claims import Record
 from llmforge.config import load_config
-from llmforge.core import AlreadyRunning, ConfigError, LeaseLost, MissingExtra, StoreBusy, StoreError
+from llmforge.core import (
+    AlreadyRunning,
+    ConfigError,
+    DataError,
+    LeaseLost,
+    MissingExtra,
+    StoreBusy,
+    StoreError,
+)
 from llmforge.exports import export_experiment, export_plan, import_experiment, import_plan
 from llmforge.holding import end_experiment, kept_lease
 from llmforge.leases import Lease, hold_lease, new_owner, owner_gone
@@ -49,7 +57,7 @@ from llmforge.tables import (
     open_engine,
     sources,
 )
-from llmforge.votes import Vote, put_votes, votes_of
+from llmforge.votes import Vote, put_votes, read_votes, votes_of
 
 TESTS = Path(__file__).parent
 NEW_IN_2 = ("faithfulness", "hallucination_rate")
@@ -1162,6 +1170,18 @@ def test_export_import_export_is_byte_stable(store, tmp_path):
         k: v for k, v in theirs.items() if k not in ("fence", "lease_owner")
     }
     other.close()
+
+
+def test_of_two_votes_at_once_the_last_counts(tmp_path):
+    store = Store("sqlite://")
+    for replace, said in ((True, ["right"]), (False, ["right"])):
+        put_votes(store, [Vote("a-1", "b-1", "q1", "Ada", x) for x in ("left", "right")], replace=replace)
+        assert [v.said for v in votes_of(store, "a-1")] == said
+    with pytest.raises(DataError, match="two experiments; received 'a-1' twice"):
+        put_votes(store, [Vote("a-1", "a-1 ", "q1", "Ada", "left")])
+    (tmp_path / "votes.jsonl").write_text('\n\n{"left": 1}\n')
+    with pytest.raises(StoreError, match="line 3 is no vote"):
+        read_votes(tmp_path, "a-1")
 
 
 def test_votes_go_with_an_export_and_join_those_that_are_there(store, tmp_path):

@@ -17,7 +17,7 @@ from watching import count
 from llmforge.batching import FakeEngine, Fault
 from llmforge.cli import app
 from llmforge.config import load_config
-from llmforge.core import metrics
+from llmforge.core import ConfigError, metrics
 from llmforge.files import project_root
 from llmforge.findings import arms_table, exploratory_table, verdict_table, verdicts
 from llmforge.metrics import AGENT_SCORES, contains
@@ -346,6 +346,13 @@ def test_bad_study(name, tmp_path, outputs):
     assert result.exit_code == 2, result.output
     assert all(w in result.output for w in words) and "Traceback" not in result.output
     assert count(outputs / "llmforge.db", "studies") == 0
+
+
+def test_a_value_that_a_grid_has_twice_is_refused():
+    "It was left out without a word."
+    study = {k: v for k, v in STUDY["study"].items() if k not in ("arms", "hypotheses")}
+    with pytest.raises(ConfigError, match="study.grid: two arms have the label '3'; give each value once"):
+        load_study({"study": study | {"grid": {"retrieval.top_k": [1, 3, 3]}}})
 
 
 def test_which_arms_have_a_metric():

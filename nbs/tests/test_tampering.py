@@ -154,6 +154,12 @@ OF_RESULTS = {
         on_result("result", "summary", "by_kind", value=lambda kinds: dict(list(kinds.items())[1:])),
         "summary.by_kind.* is stored as None",
     ),
+    "a kind that no row has": (
+        on_result(
+            "result", "summary", "by_kind", value=lambda kinds: kinds | {"x": next(iter(kinds.values()))}
+        ),
+        "summary.by_kind.x.value is stored as .* rows give None",
+    ),
     "errors": (
         on_result("result", "summary", "errors", value={"EngineError": 1}),
         "summary.errors is stored",
@@ -186,7 +192,7 @@ OF_RESULTS = {
         on_result("result", "peak_memory_mb", value=1.0),
         "peak_memory_mb is stored as 1.0, summary",
     ),
-    "a name": (on_result("experiment", "name", value="other"), "name is 'other', and another one in config"),
+    "a name": (on_result("experiment", "name", value="other"), "name is 'other' in result.json, and"),
     "a time of another zone": (
         on_result("experiment", "completed_at", value="2026-11-24T12:00:41+02:00"),
         r"completed_at is '2026-11-24T12:00:41\+02:00', which is no time in UTC",
