@@ -233,7 +233,7 @@ def load_model(
 
 # %% ../nbs/23_model.ipynb #model-adapter
 def _check_fits(model: Any, folder: Path) -> None:
-    "Raise `ValueError` where matrices have no place in the model, are missing or no numbers: peft warns."
+    "Raise `ValueError` where matrices have no place in the model, are missing or not finite: peft warns."
     from safetensors.torch import load_file
 
     peft, given = require("peft", "align"), load_file(folder / NUMBERS)
@@ -241,7 +241,7 @@ def _check_fits(model: Any, folder: Path) -> None:
     if other := sorted(name for name in {*of_model} ^ {*given} if "lora_" in name):
         raise ValueError(f"{len(other)} of its matrices have no place there, or are missing: {other[0]}")
     if wrong := next((name for name, v in given.items() if not v.isfinite().all()), None):
-        raise ValueError(f"{wrong} holds what is no number")
+        raise ValueError(f"{wrong} holds NaN or infinity; all its numbers must be finite")
 
 # %% ../nbs/23_model.ipynb #model-put-on
 def put_on(

@@ -301,9 +301,7 @@ class RemoteEngine(ServerEngine):
 
 # %% ../nbs/29_remote.ipynb #remote-facts
 _LASTING = ("owned_by", "root", "max_model_len")  # of a model's entry
-
-
-_PATIENCE = 10.0  # seconds
+_PATIENCE = 10.0  # seconds that a server may take to say what it is
 
 
 async def _get(session: Any, url: str, **how: Any) -> dict | None:

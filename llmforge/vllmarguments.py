@@ -151,7 +151,7 @@ def adapter_for_vllm(
     "How vLLM is told of a LoRA adapter; raises `ConfigError`."
     folder = find_file(name, "adapter", folder=True) if isinstance(name, str) else name
     try:
-        rank = int(json.loads((folder / "adapter_config.json").read_text())["r"])
+        rank = int(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"])
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise ConfigError(
             f"experiment.engine.server.lora: {name!r} holds no LoRA adapter: its adapter_config.json"

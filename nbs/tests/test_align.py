@@ -461,7 +461,7 @@ OTHER_MATRICES = {  # and these
     "none": (lambda kv: ("", kv[1]), "has not two matrices, lora_A and lora_B"),
     "one of two": (lambda kv: (kv[0] if "lora_A" in kv[0] else "", kv[1]), "has not two matrices"),
     "of other layers": (lambda kv: (kv[0].replace(".layers.", ".blocks."), kv[1]), "have no place there"),
-    "no numbers": (lambda kv: (kv[0], kv[1] * float("nan")), "holds what is no number"),
+    "no numbers": (lambda kv: (kv[0], kv[1] * float("nan")), "holds NaN or infinity"),
 }
 
 

@@ -654,6 +654,10 @@ def test_an_address_that_is_not_there():
     assert (
         "most addresses end in /v1" in said and "takes chats alone wants method.prompt.format: chat" in said
     )
+    said = refusal(
+        Server("http://models.org", "chat", "m"), 404, "Not Found"
+    )  # in the address, not in the reply
+    assert "most addresses end in /v1" in str(said)
     for url, api in (("http://x.org/v1", "chat"), ("http://x.org", "completions")):
         server = Server(url, api, "m")
         assert "model.name or engine.base_url (404" in str(refusal(server, 404, "model m not found"))
