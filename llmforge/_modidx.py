@@ -1770,6 +1770,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'llmforge.manage.note': ('manage.html#note', 'llmforge/manage.py'),
                                  'llmforge.manage.tag': ('manage.html#tag', 'llmforge/manage.py')},
             'llmforge.marks': { 'llmforge.marks.Marks': ('marks.html#marks', 'llmforge/marks.py'),
+                                'llmforge.marks._work': ('marks.html#_work', 'llmforge/marks.py'),
                                 'llmforge.marks.delete_experiment': ('marks.html#delete_experiment', 'llmforge/marks.py'),
                                 'llmforge.marks.deletion_question': ('marks.html#deletion_question', 'llmforge/marks.py'),
                                 'llmforge.marks.marks_of': ('marks.html#marks_of', 'llmforge/marks.py'),

@@ -109,7 +109,7 @@ def insert_new(
     rows: dict | list[dict],
     *unique: str,  # columns that say what is there already
 ) -> bool:
-    "Insert a row, or rows, but what is there already; for a row (not for a list), whether it was inserted."
+    "Insert a row, or rows, except those that are there; for a row (not for a list), whether it was inserted."
     dialect = import_module(f"sqlalchemy.dialects.{c.dialect.name}")
     statement = dialect.insert(table).on_conflict_do_nothing(index_elements=unique)
     # Without the option the number is lost on PostgreSQL.
@@ -211,7 +211,8 @@ class LeaseStore(ExperimentStore):
         if left := self.lease_left(e):
             raise AlreadyRunning(
                 f"experiment {e.id!r} is already running, owned by {e.lease_owner}; "
-                f"its lease expires in {left:.0f} s"
+                f"its lease expires in {left:.0f} s: wait for that, or, where you know that its process "
+                f"is dead, break it: llmforge unlock {e.id} --force"
             )
 
     def claim(

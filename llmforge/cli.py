@@ -18,7 +18,7 @@ import typer
 
 from .benchcommand import bench
 from .command import Csv, Id, Json, Junit, pass_gates, sentences, tell_each
-from .core import AlreadyRunning, ConfigError, DataError, StoreError, closest, keep_former_names
+from .core import ConfigError, DataError, StoreError, closest, keep_former_names
 from .project import app
 from .terminal import guard_terminal, say, tell, tell_data, tell_link
 
@@ -168,11 +168,7 @@ def unlock(
 
     with sentences():
         e = find_experiment(id, completed=False)
-        try:
-            owner = e.store.unlock(e.id, force)
-        except AlreadyRunning as error:
-            hint = "wait for that, or break it with --force where you know that its process is dead"
-            raise AlreadyRunning(f"{error}; {hint}") from error
+        owner = e.store.unlock(e.id, force)
         forced = "; should it be alive, it writes nothing more" if force else ""
         tell(f"{e.id}: the lease of {owner} is broken{forced}; run it again, and it goes on")
 

@@ -49,15 +49,18 @@ from .prefix import PrefixNode, PrefixTree, copy_prefix, new_cache, remove_row, 
 from .workers import own_threads
 
 # %% ../nbs/25_local.ipynb #6dd28406
-def random_stream(seed: int, prompt: Prompt) -> torch.Generator:
+def random_stream(
+    seed: int,  # of the sampling
+    prompt: Prompt,
+) -> torch.Generator:  # on the CPU
     "The random numbers of one request, the same in any batch and on any device."
     return torch.Generator().manual_seed(int(fingerprint(seed, prompt, n=15), 16))
 
 # %% ../nbs/25_local.ipynb #local-top-p
 def top_p_filter(
     logits: torch.Tensor,  # (vocabulary,)
-    top_p: float,
-) -> torch.Tensor:
+    top_p: float,  # above 0, at most 1
+) -> torch.Tensor:  # the same, with -inf for what is ruled out
     "Rule out all but the likeliest tokens that together hold the probability `top_p` (the nucleus)."
     p, order = logits.softmax(-1).sort(descending=True)
     return logits.index_fill(0, order[p.cumsum(-1) - p >= top_p], -torch.inf)

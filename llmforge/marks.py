@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from .claims import insert_new, is_made
 from .core import AlreadyRunning, DataError
 from .store import Store
-from .tables import EXPERIMENTS, REQUESTS, RESULTS, RUNS, storable
+from .tables import EXPERIMENTS, REQUESTS, RESULTS, RUNS, Status, storable
 from .votes import drop_votes, votes_of
 
 # %% ../nbs/17_marks.ipynb #marks-class
@@ -121,13 +121,23 @@ def parent_of(
         return c.scalar(query.where(_PARENTS.c.experiment_id == id)) if made else None
 
 # %% ../nbs/17_marks.ipynb #marks-resting
+def _work(id: object) -> str:
+    "The digits of an id that stand for its work, the same under any name and in any attempt."
+    return str(id).rpartition("-")[2].partition(".")[0]
+
+
 def resting_on(
     store: Store,
     id: str,  # of an experiment
 ) -> list[str]:
-    "Names of the studies whose frozen plan has an experiment."
-    plans = [store.frozen_plan(name) for name in store.plan_names()]
-    return [p.name for p in plans if p and id in dict(p.plan_json.get("experiments", {})).values()]
+    "Names of the studies that have no other experiment of the same work, whatever its name."
+    others = [e["id"] for e in store.listing() if e["status"] == Status.COMPLETED and e["id"] != id]
+    if _work(id) in map(_work, others):
+        return []
+    plans = [p for p in map(store.frozen_plan, store.plan_names()) if p]
+    return [
+        p.name for p in plans if _work(id) in map(_work, dict(p.plan_json.get("experiments", {})).values())
+    ]
 
 # %% ../nbs/17_marks.ipynb #marks-question
 def deletion_question(
@@ -144,7 +154,7 @@ def deletion_question(
 # %% ../nbs/17_marks.ipynb #marks-delete
 def delete_experiment(
     store: Store,
-    id: str,
+    id: str,  # of an experiment
 ) -> int:  # rows that are gone
     "Delete an experiment with all that belongs to it; raises `AlreadyRunning` while it runs."
     e = store.experiment(id)

@@ -280,7 +280,9 @@ def _call_turns(calls: Sequence[ToolCall], first: int) -> list[dict]:
     return turns
 
 
-def chat_turns(messages: Sequence[Message]) -> list[dict]:
+def chat_turns(
+    messages: Sequence[Message],
+) -> list[dict]:  # role, content; tool_calls, or name and tool_call_id
     "Messages as chat templates want them; calls are numbered, and results belong to them in order."
     turns = []
     made = answered = 0

@@ -20,6 +20,7 @@ from .files import outputs_dir
 from .groundedness import Groundedness
 from .labelled import Labelled
 from .metrics import has_answer
+from .records import read_jsonl
 from .support import chunks_read, support_label
 
 # %% ../nbs/38_ownanswers.ipynb #ownanswers-texts
@@ -53,8 +54,7 @@ def answers_of_run(
     config = load_config(folder / "config.yaml")
     if config.corpus is None or config.corpus.name != "almanac" or config.engine.name == "fake":
         return
-    for line in (folder / "runs.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for row in read_jsonl(folder / "runs.jsonl"):
         supported = support_label(row, config.dataset.name)
         passages = _texts(row, config) if supported is not None else None
         if passages:
@@ -85,8 +85,7 @@ def _judged_questions() -> frozenset[str]:
     asked: set[str] = set()
     for folder in _folders():
         if _judged_before(folder):
-            lines = (folder / "runs.jsonl").read_text(encoding="utf-8").splitlines()
-            asked |= {json.loads(line)["example_id"] for line in lines}
+            asked |= {row["example_id"] for row in read_jsonl(folder / "runs.jsonl")}
     return frozenset(asked)
 
 # %% ../nbs/38_ownanswers.ipynb #ownanswers-set

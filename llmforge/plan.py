@@ -42,6 +42,8 @@ def planned(
     sides = 1 if h.margin else 2
     least = smallest_effect(n, study.alpha / tests, study.power, discordant_sd(study.discordant), sides=sides)
     wanted = h.margin or h.min_effect
+    if least > 1:
+        return None, f"too few questions: {n} can show no difference; expect 'inconclusive'"
     if not wanted:
         return least, "no smallest effect is stated: any difference, however small, would support the claim"
     if least <= wanted:

@@ -62,7 +62,10 @@ def new_cache(
     return Cache(layers=[KVLayer(rows, columns) for _ in range(layers)])
 
 # %% ../nbs/24_prefix.ipynb #1143ace8
-def remove_row(cache: Cache, row: int) -> None:
+def remove_row(
+    cache: Cache,  # of new_cache
+    row: int,  # of the batch
+) -> None:
     "Take a row out of the batch; the last row takes its place."
     for layer in cache.layers:
         layer.rows -= 1
@@ -129,7 +132,10 @@ class PrefixTree:
         self.bytes = 0
         self.clock = 0  # counts the searches
 
-    def find(self, ids: Sequence[int]) -> tuple[PrefixNode, int]:
+    def find(
+        self,
+        ids: Sequence[int],  # token ids of a row
+    ) -> tuple[PrefixNode, int]:  # the root and 0 where nothing is known
         "The node that knows the most of a row's beginning, and how many of its tokens that is."
         self.clock += 1
         best, longest = self.root, 0
@@ -144,8 +150,13 @@ class PrefixTree:
             node.used = self.clock
         return best, longest
 
-    def add(self, ids: list[int], cache: Cache, row: int) -> None:
-        "Keep a row of a cache: these tokens, which are its last columns."
+    def add(
+        self,
+        ids: list[int],  # token ids of the row, padding left out
+        cache: Cache,  # whose last columns they are
+        row: int,  # of the cache
+    ) -> None:
+        "Keep what a row of a cache has beyond what is known; the least recently used leaves make room."
         parent, known = self.find(ids)
         if known == len(ids):
             return

@@ -77,7 +77,7 @@ def column_faults(
     values: Mapping,  # column -> value
     table: sa.Table,
 ) -> Iterator[str]:
-    "What in values from a file is of another type than its column, or missing where it may not be."
+    "What in values from a file is of another type than its column, or None where it may not be."
     for column in table.columns:
         value = values.get(column.name)
         if column.name not in values or (value is None and column.nullable):

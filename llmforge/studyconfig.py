@@ -311,7 +311,7 @@ def _not_judged(metric: str, e: ExperimentConfig) -> str:
 # %% ../nbs/18_studyconfig.ipynb #studyconfig-not-retrieved-2
 def _not_retrieved(metric: str, k: str | None, e: ExperimentConfig) -> str:
     if e.retrieval.name == "none":
-        return f"{metric} needs retrieval; there is none"
+        return f"{metric} needs retrieval; retrieval.name is none"
     top_k = e.retrieval.top_k
     if k and int(k) not in (1, top_k):
         return f"{metric} is not measured where top_k is {top_k}; allowed: @1 and @{top_k}"

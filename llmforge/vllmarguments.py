@@ -62,7 +62,7 @@ def python_facts(
         asked = subprocess.run([python, "-c", _PROBE], capture_output=True, text=True, timeout=300, env=env)
         facts = json.loads(asked.stdout.strip().splitlines()[-1])
     except (OSError, subprocess.SubprocessError) as e:
-        raise EngineFatal(f"LLMFORGE_VLLM_PYTHON: {python} cannot be started: {e}") from e
+        raise EngineFatal(f"LLMFORGE_VLLM_PYTHON: {python} cannot be started: {error_line(e)}") from e
     except (ValueError, IndexError) as e:
         said = (asked.stderr.strip().splitlines() or ["nothing"])[-1]
         raise EngineFatal(

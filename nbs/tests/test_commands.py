@@ -273,7 +273,7 @@ def test_a_report_has_its_place_before_anything_runs(outputs, tmp_path):
         ("accuracy>0.4", "allowed: METRIC=NUMBER"),
         ("accuracy = much", "allowed: METRIC=NUMBER"),
         ("acuracy=0", "unknown metric 'acuracy'; allowed: accuracy, "),
-        ("recall@5=0.5", "recall@5 needs retrieval; there is none"),
+        ("recall@5=0.5", "recall@5 needs retrieval; retrieval.name is none"),
         ("pass@5=0.5", "unknown metric 'pass@5'"),
         ("accuracy=40", "never more than 1; received 40, and 40% are written 0.4"),
         ("latency=100", "a run has no aggregate of that name; allowed: accuracy, exact_match, "),

@@ -1172,6 +1172,17 @@ def test_export_import_export_is_byte_stable(store, tmp_path):
     other.close()
 
 
+def test_a_study_rests_on_the_only_experiment_of_an_arm():
+    "Under whatever name, a pilot's or another study's; a second one of the same work serves as well."
+    store = Store("sqlite://")
+    store.freeze_plan("s", {"experiments": {"a/d/0": "s-a-6c1f5a70", "b/d/0": "s-b-0b9e33d4"}})
+    for id in ("pilot-6c1f5a70", "other-11111111", "again-6c1f5a70.2"):
+        store.complete(store.claim(store.create_experiment(id, "x", {"id": id})), a_result(0))
+        asked = deletion_question(store, id)
+        assert ("rest on it: s;" in asked) == (id == "pilot-6c1f5a70") and "its 0 rows" in asked
+    assert "rest on it" not in deletion_question(store, "pilot-6c1f5a70")
+
+
 def test_of_two_votes_at_once_the_last_counts(tmp_path):
     store = Store("sqlite://")
     for replace, said in ((True, ["right"]), (False, ["right"])):

@@ -348,6 +348,16 @@ def test_bad_study(name, tmp_path, outputs):
     assert count(outputs / "llmforge.db", "studies") == 0
 
 
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_what_too_few_questions_can_show(n):
+    "No share differs by more than 1; it said that inf, or 1.8, can be shown."
+    study = load_study(STUDY)
+    least, warning = planned(study, n, study.hypotheses[0])
+    assert (
+        least is None and warning == f"too few questions: {n} can show no difference; expect 'inconclusive'"
+    )
+
+
 def test_a_value_that_a_grid_has_twice_is_refused():
     "It was left out without a word."
     study = {k: v for k, v in STUDY["study"].items() if k not in ("arms", "hypotheses")}

@@ -9,7 +9,7 @@ import pytest
 from llmforge.core import ConfigError
 from llmforge.files import project_root
 from llmforge.labelled import Labelled
-from llmforge.ownanswers import labelled_own
+from llmforge.ownanswers import _judged_questions, labelled_own
 from llmforge.support import support_label
 
 
@@ -108,3 +108,14 @@ def test_what_needs_no_judge_stands_beside_it():
         "always supported": (0.5, 0.5),
     }
     assert type(m).from_dict(json.loads(json.dumps(asdict(m)))) == m
+
+
+def test_a_text_may_hold_what_some_take_for_a_line_end(outputs):
+    "U+2028 stands in the rows as it is; the rows were split there."
+    (outputs / "x").mkdir(parents=True)
+    (outputs / "x" / "config.yaml").write_text(
+        "experiment: {name: x, retrieval: sparse, metrics: {judge: groundedness}}"
+    )
+    row = json.dumps({"example_id": "q0", "output_text": "a\u2028b"}, ensure_ascii=False)
+    (outputs / "x" / "runs.jsonl").write_text(row + "\n", encoding="utf-8")
+    assert _judged_questions() == {"q0"}
