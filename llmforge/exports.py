@@ -401,7 +401,7 @@ def own_folder(
     folder = outputs_dir() / name
     try:
         theirs = whose(json.loads(regular(folder / file).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
+    except DAMAGED:
         return folder
     return folder if theirs == ours else folder.with_name(f"{name}-rerun")
 

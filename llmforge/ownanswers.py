@@ -75,7 +75,8 @@ def _judged_before(folder: Path) -> bool:
     path = folder / "result.json"
     if not path.is_file():
         return bool(load_config(folder / "config.yaml").metrics.judge)
-    scorer = json.loads(path.read_text(encoding="utf-8"))["result"]["summary"].get("scorer")
+    summary = json.loads(path.read_text(encoding="utf-8"))["result"].get("summary") or {}
+    scorer = summary.get("scorer")
     today = (Groundedness.name, Groundedness.version)
     return bool(scorer) and (scorer["name"], scorer["version"]) != today
 

@@ -86,7 +86,7 @@ def _completed(store: Store) -> Iterable[tuple[str, ExperimentConfig]]:
 
 def _means(store: Store, id: str, metrics: Iterable[str]) -> dict[str, Any]:
     "An experiment's means: its id, how many questions, and each metric that it has."
-    summary = (store.result(id) or {}).get("summary", {})
+    summary = (store.result(id) or {}).get("summary") or {}
     known = {**summary.get("metrics", {}), "accuracy": summary.get("accuracy", {})}
     values = {m: known[m]["value"] for m in metrics if known.get(m, {}).get("value") is not None}
     return {"experiment": id, "n": summary.get("attempted", 0), "means": values}

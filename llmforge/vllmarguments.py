@@ -18,7 +18,7 @@ from .config import ExperimentConfig
 from .contents import PACKAGED, folder_content, model_folder
 from .core import ConfigError, EngineFatal, error_line, redact, require
 from .engineconfig import LONGEST_LOOKED_UP, EngineConfig
-from .files import find_file
+from .files import DAMAGED, find_file
 from .sections import ModelConfig
 
 # %% ../nbs/29_vllmarguments.ipynb #vllm-probe
@@ -152,9 +152,9 @@ def adapter_for_vllm(
     folder = find_file(name, "adapter", folder=True) if isinstance(name, str) else name
     try:
         rank = int(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"])
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except DAMAGED as e:
         raise ConfigError(
-            f"experiment.engine.server.lora: {name!r} holds no LoRA adapter: its adapter_config.json"
+            f"experiment.engine.server.lora: {str(name)!r} holds no LoRA adapter: its adapter_config.json"
             f" gives no rank ({type(e).__name__})"
         ) from e
     room = next((r for r in _RANKS if r >= rank), rank)

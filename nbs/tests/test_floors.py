@@ -9,7 +9,7 @@ from llmforge.batching import FakeEngine
 from llmforge.cli import app
 from llmforge.core import ConfigError, StoreError
 from llmforge.findings import verdict_table, verdicts
-from llmforge.pilot import check_known, floor_warning, near, pilot
+from llmforge.pilot import check_known, floor_warning, known_means, near, pilot
 from llmforge.plan import plan_table, stored_study
 from llmforge.store import Store
 from llmforge.study import open_study, run_pilot, run_study
@@ -37,6 +37,14 @@ STUDY = {
         {"id": "H3", "claim": "It costs more", "treatment": "one", "control": "none", "metric": "tokens_in"},
     ],
 }
+
+
+def test_an_earlier_result_without_a_summary_says_nothing():
+    study = load_study({"study": STUDY})
+    arms, store = experiments(study), Store("sqlite://")
+    earlier = pilot(arms["one", "meridia", 0], 10).model_dump(mode="json")
+    store.complete(store.claim(store.create_experiment("x-1", "x", earlier)), {"n": 0})
+    assert known_means(study, arms, store)["one/meridia"] == {"experiment": "x-1", "n": 0, "means": {}}
 
 
 def knows_nothing(config):

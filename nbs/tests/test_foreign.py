@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from llmforge.cli import app
 from llmforge.core import DataError, LlmForgeError, StoreError, fingerprint
 from llmforge.experiment import Experiment
-from llmforge.exports import export_experiment, import_experiment, import_plan
+from llmforge.exports import export_experiment, import_experiment, import_plan, record_folder
 from llmforge.files import project_root
 from llmforge.logs import import_lm_eval
 from llmforge.plan import plan_table, stored_study
@@ -279,6 +279,15 @@ def test_a_small_file_that_unpacks_to_a_large_one_is_refused(tmp_path, monkeypat
         file_text(path)
 
 
+def test_a_result_without_a_summary(tmp_path, rows):
+    "It fits its rows, so it is taken; what is asked of it ends in a sentence."
+    head, store = head_of_two(), Store("sqlite://")
+    head["result"] = {}
+    write(tmp_path / "x", head, rows)
+    with pytest.raises(StoreError, match="has no summary"):
+        Experiment(import_experiment(store, tmp_path / "x"), store).estimate("accuracy")
+
+
 def test_one_bad_folder_does_not_stop_the_others(tmp_path, outputs):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "result.json").write_text("{}")
@@ -287,6 +296,15 @@ def test_one_bad_folder_does_not_stop_the_others(tmp_path, outputs):
     )
     assert r.exit_code == 1 and r.stderr.count("error:") == 2  # alone, and as all that is in the folder
     assert r.stdout.splitlines() == [REACT, "plan of reasoning"]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", '{"experiment": null}'])
+def test_a_result_that_cannot_be_read_is_nobodys_record(outputs, text):
+    store = Store("sqlite://")
+    store.create_experiment("x-1", "x", {})
+    (outputs / "x-1").mkdir(parents=True)
+    (outputs / "x-1" / "result.json").write_text(text)
+    assert record_folder(store, "x-1") == outputs / "x-1"
 
 
 def test_an_import_and_an_export_overwrite_nobodys_record(tmp_path, outputs, rows):

@@ -274,6 +274,12 @@ def test_an_adapter(tmp_path, monkeypatch):
     (tmp_path / "dpo").mkdir()
     with pytest.raises(ConfigError, match=r"engine.server.lora: 'dpo' holds no LoRA adapter"):
         adapter_for_vllm("dpo")
+    for wrong in ("[]", '{"r": null}', '{"r": Infinity}', "[" * 100_000):
+        (tmp_path / "dpo" / "adapter_config.json").write_text(wrong)
+        with pytest.raises(
+            ConfigError, match=r"/dpo' holds no LoRA adapter: its adapter_config.json gives no"
+        ):
+            adapter_for_vllm(tmp_path / "dpo")
     (tmp_path / "dpo" / "adapter_config.json").write_text('{"r": 12}')
     arguments, content = adapter_for_vllm("dpo")
     assert arguments[0] == "--enable-lora" and arguments[2] == "--max-lora-rank=16" and len(content) == 16
