@@ -74,11 +74,7 @@ class Experiment:
         "Its summary; raises `StoreError` while there is none."
         if self.record.status != Status.COMPLETED:
             raise StoreError(f"{self.id} is {self.record.status}; only a completed experiment has results")
-        if not (summary := self.store.result(self.id)["summary"]):
-            raise StoreError(
-                f"the result of {self.id} has no summary, so nothing can be told of it; run its config"
-            )
-        return summary
+        return self.store.result(self.id)["summary"]
 
     @cached_property
     def rows(self) -> list[dict]:

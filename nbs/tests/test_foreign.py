@@ -279,15 +279,6 @@ def test_a_small_file_that_unpacks_to_a_large_one_is_refused(tmp_path, monkeypat
         file_text(path)
 
 
-def test_a_result_without_a_summary(tmp_path, rows):
-    "It fits its rows, so it is taken; what is asked of it ends in a sentence."
-    head, store = head_of_two(), Store("sqlite://")
-    head["result"] = {}
-    write(tmp_path / "x", head, rows)
-    with pytest.raises(StoreError, match="has no summary"):
-        Experiment(import_experiment(store, tmp_path / "x"), store).estimate("accuracy")
-
-
 def test_one_bad_folder_does_not_stop_the_others(tmp_path, outputs):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "result.json").write_text("{}")
