@@ -26,9 +26,10 @@ from llmforge.core import (
 from .engine import Generation
 from .extraction import abstains
 from .methods import Context
-from .metrics import SCORES, registered_score, retrieval_scores, score_answer, total
+from .metrics import SCORES, registered_score, score_answer, total
 from .modeljudge import ModelJudge
 from .records import Example, answers_known
+from .retrievalscores import retrieval_scores
 from .scorer import Scorer
 from .shapes import bounded, cut_text, trace_fault
 from .tables import storable

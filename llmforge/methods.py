@@ -18,8 +18,8 @@ from .core import ConfigError, keep_former_names, later_at_default, methods
 from .embedding import Chunk
 from .engine import Engine, Generation, Message, Prompt, Sampling, checked_generation
 from .extraction import after_reasoning, first_line
-from .metrics import has_answer
 from .records import Corpus, Dataset, Example, Passage
+from .retrievalscores import has_answer
 from .retriever import Hit, Retriever
 from .sections import PromptConfig
 from .text import fill_template

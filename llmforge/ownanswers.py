@@ -19,8 +19,8 @@ from .embedding import chunk_passages
 from .files import outputs_dir
 from .groundedness import Groundedness
 from .labelled import Labelled
-from .metrics import has_answer
 from .records import read_jsonl
+from .retrievalscores import has_answer
 from .support import chunks_read, support_label
 
 # %% ../nbs/38_ownanswers.ipynb #ownanswers-texts

@@ -19,13 +19,9 @@ from llmforge.metrics import (
     counts,
     exact_match,
     f1,
-    has_answer,
     normalize_answer,
     percentiles,
-    recall_at_k,
-    reciprocal_rank,
     registered_score,
-    retrieval_scores,
     run_values,
     score_answer,
     throughput,
@@ -34,6 +30,7 @@ from llmforge.metrics import (
     value_of,
 )
 from llmforge.quantities import normalize_numeric, same_quantity
+from llmforge.retrievalscores import has_answer, recall_at_k, reciprocal_rank, retrieval_scores
 from llmforge.text import plain_text
 
 # text, by SQuAD's script, by TriviaQA's script
