@@ -41,7 +41,7 @@ def no_json(
 
 
 def _within(text: str, bracket: str) -> str | None:
-    "A text up to where a bracket opened before it is closed; None where it is not."
+    "A text up to where a bracket opened before it is closed; where it is not, all of one line, or None."
     depth = 1
     for m in re.finditer(f"[{re.escape(bracket + _CLOSE[bracket])}]", text):
         depth += 1 if m[0] == bracket else -1
@@ -171,7 +171,7 @@ _NO_ACTION = re.compile(r"[*_`]*(?:none|no (?:further )?action|nothing|n/a)\b[^\
 # %% ../nbs/44_actions.ipynb #actions-parse-step
 def parse_step(
     text: str,  # what the model wrote
-    names: Collection[str] = (),  # of tools; one of them is no answer, though it be called finish
+    names: Collection[str] = (),  # of tools; a call of one is no answer, even of one called finish
 ) -> Step:
     "Read one turn of the model."
     text = _OBSERVED.split(after_thinking(text), maxsplit=1)[0].rstrip()

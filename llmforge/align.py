@@ -83,7 +83,7 @@ def fit_pairs(
     tokenizer: Any,  # of transformers
     config: AlignmentConfig,  # max_length, too_long, batch_size, seed
 ) -> Fitted:
-    "The pairs that fit, in their order; raises `DataError` for those that do not, `ConfigError`."
+    "The pairs that fit, in training order; raises `DataError` where some or all do not, `ConfigError`."
     sizes = [tuple(map(len, reply_tokens(tokenizer, pair))) for pair in pairs]
     fits = [size[0] < config.max_length for size in sizes]
     dropped, longest = fits.count(False), max(size[0] for size in sizes)
@@ -111,7 +111,7 @@ def in_batches(
     return tuple(pair for batch in [*batches, last] for pair in batch)
 
 # %% ../nbs/47_align.ipynb #align-settings
-_CHECKPOINTS = 10  # in a training
+_CHECKPOINTS = 10  # in a training, or a few more
 
 
 def _trl_settings(config: ExperimentConfig, n: int, model: Any, work: Path) -> Any:

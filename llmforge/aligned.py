@@ -199,6 +199,10 @@ def evaluate(
     longest: int = 48,  # tokens of a reply
 ) -> Evaluation:
     "Measure an adapter on pairs it has not seen; raises `ConfigError`, `DataError`."
+    if (least := min(n for n in (pairs, prompts, 1) if n is not None)) < 1:
+        raise ConfigError(
+            f"pairs and prompts to evaluate: received {least}; allowed: at least 1, or None for all"
+        )
     folder = _adapter(config)
     both, held = _BothModels(config, folder), load_pairs(config.alignment).test[:pairs]
     allowed = config.alignment.model_copy(update={"too_long": "drop"})
@@ -331,7 +335,7 @@ def ranked_right(
 def ranking_table(
     evaluation: Evaluation,
 ) -> str:  # Markdown
-    "How many held-out pairs each rule ranks right, against the rule that only measures length."
+    "How many held-out pairs each rule ranks right; p against the length rule: McNemar's, adjusted by Holm."
     rows = evaluation.pairs
     right = {name: list(map(rule, rows)) for name, rule in RULES.items()}
     ps = [mcnemar_p(right["the shorter wins"], r) for r in right.values()]

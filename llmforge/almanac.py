@@ -131,7 +131,7 @@ def _chapter(table: str, n: int, articles: Sequence[Passage]) -> Passage:
 
 @cache
 def almanac_chapters() -> Corpus:
-    "The articles of `almanac_corpus` in their order, eight of a kind to a document."
+    "The articles of `almanac_corpus` in their order, eight of a table to a document."
     kinds: dict[str, list[Passage]] = {}
     for p in almanac_corpus().passages:
         kinds.setdefault(p.meta["table"], []).append(p)
@@ -228,7 +228,7 @@ class _Draft:
         self.id = _question_id(ask, kind, self.gold)
 
     def example(self) -> Iterator[Example]:
-        "The question, if it can be put and does not give itself away."
+        "The question; none where no template can be filled, or where it would hold one of its answers."
         question, because = say(self.ask.questions, self.row), fill(self.ask.because, self.row)
         if not question or not because:
             return

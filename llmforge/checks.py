@@ -78,6 +78,9 @@ def _needs(config: ExperimentConfig, make: bool) -> Iterator[tuple[str, str]]:
             yield from _searches_with(chosen)
     if config.metrics.judge and config.retrieval.name != "none":
         yield from _MODEL
+    agent = config.method.agent
+    if agent and agent.wikipedia == "live" and "wikipedia_search" in agent.tools:
+        yield "wikipedia", "httpx"  # without it every look-up would fall back to the corpus
 
 # %% ../nbs/51_checks.ipynb #checks-installed
 def check_installed(

@@ -42,7 +42,7 @@ def _classifier(name: str) -> tuple[Any, Any]:
         with quiet():
             model = transformers.AutoModelForSequenceClassification.from_pretrained(name)
             tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as e:
+    except Exception as e:  # torch and safetensors have kinds of their own for damaged files
         raise EngineError(
             f"cannot load the faithfulness model {name!r}: {reason(e)}; "
             "check the spelling and the network, or use 'groundedness', which needs no hub"

@@ -172,7 +172,7 @@ _HAN = re.compile(f"[{HAN}]")
 
 
 def _words(text: str) -> list[str]:
-    "Runs of letters, digits and their marks; of Asian scripts the pairs of signs, and each Han sign."
+    "Runs of letters, digits and their marks; of Asian scripts pairs of characters, and each Han character."
     words = []
     for run in re.finditer(_RUN, _unpointed(plain_lower(text).casefold()).translate(_LETTERS)):
         if signs := run[1]:
@@ -269,14 +269,14 @@ class Bm25:
 # %% ../nbs/33_indexing.ipynb #9bc02719
 _REWORDED = re.compile(
     r"[İßς\u0307\u0640\u1100-\u11ff\uac00-\ud7af]"
-)  # in words that are other ones since format 3
+)  # characters whose words changed with format 3
 
 
 _POINTED = re.compile(f"[{_POINTS}Ά-Ώΐά-ΰϊ-ώ\u1f00-\u1fff]|[\u0370-\u03ff][\u0300-\u0345]")
 
 
 def _format(text: str) -> int:
-    "2: words of scripts without blanks; 3: of Korean, İ is i, ß is ss; 4: without points."
+    "The newest word rules that matter for a text: 3: Korean, İ, ß; 4: vowel points, Greek accents; else 2."
     if _POINTED.search(text):
         return 4
     return 3 if _REWORDED.search(text) else 2

@@ -95,15 +95,16 @@ def _tls():
 
 
 def _user_agent() -> str:
-    contact = os.environ.get("LLMFORGE_CONTACT", "no contact given")
+    contact = " ".join(os.environ.get("LLMFORGE_CONTACT", "").split()) or "no contact given"
     return f"llmforge/{__version__} ({contact}) httpx/{require('httpx', 'wikipedia').__version__}"
 
 # %% ../nbs/43_lookup.ipynb #lookup-live
 async def _download(query: str) -> bytes:
     "Wikipedia's answer; raises what httpx does, `TimeoutError`, or `ValueError` for what is no answer."
     httpx = require("httpx", "wikipedia")
-    url, body = os.environ.get("LLMFORGE_WIKIPEDIA", _WIKIPEDIA), bytearray()
-    client = httpx.AsyncClient(headers={"User-Agent": _user_agent()}, timeout=_SECONDS, verify=_tls())
+    url, body = os.environ.get("LLMFORGE_WIKIPEDIA", "").strip() or _WIKIPEDIA, bytearray()
+    headers = {"User-Agent": _user_agent().encode()}  # as bytes, since a contact need not be ASCII
+    client = httpx.AsyncClient(headers=headers, timeout=_SECONDS, verify=_tls())
     async with asyncio.timeout(_SECONDS), client:
         async with client.stream("GET", url, params={**_QUERY, "gsrsearch": query[:200]}) as r:
             if r.status_code != 200:

@@ -261,7 +261,7 @@ async def _ask(
 # %% ../nbs/40_methods.ipynb #methods-line
 def later_stops(
     prompt: PromptConfig,
-) -> list[str] | None:  # None: no stop of it is a line break
+) -> list[str] | None:  # None where no stop is a line break
     "What ends the second reply: the stops that can be seen, and the label of a question."
     visible = [s for s in prompt.stop if s.strip()]
     if len(visible) == len(prompt.stop):

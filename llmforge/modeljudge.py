@@ -163,7 +163,7 @@ class ModelJudge:
 def judge_config(
     judge: JudgeConfig,
 ) -> ExperimentConfig:
-    "A judge's model and engine as an experiment has them; raises `ConfigError` for what they cannot be."
+    "A judge's model and engine as the config of an experiment, checked; raises `ConfigError`."
     prompt = {"prompt": {"format": judge.format}}
     parts = {
         "name": "judge",

@@ -43,7 +43,7 @@ from .workers import TimedWorker, own_threads
 def rrf(
     rankings: Mapping[str, Sequence],  # of items, best first, by the name of the retriever
     weights: Mapping[str, float] = {},  # by name; 1 where not given, and 0 leaves a ranking out
-    k: int = 60,
+    k: int = 60,  # the larger, the less the first ranks count
 ) -> list[tuple[Any, float, dict[str, int]]]:  # item, score, its rank in each ranking; best first
     "Reciprocal rank fusion; equal scores go by the best single rank, then by the item."
     scores: dict[Any, float] = defaultdict(float)
@@ -72,14 +72,13 @@ def maxsim(
     texts: Sequence[str],
     model: str = MINILM,  # an embedding model, whose token vectors are compared
 ) -> list[float]:  # one a text: the mean over the query's tokens of the best cosine, at most 1
-    "Late-interaction scores."
+    "Late-interaction scores; 0 where query or text has no tokens."
     revision = embedding_files(model).revision
     asked = _token_vectors(query, model, revision).astype(np.float32)
 
     def _score(text: str) -> float:
-        if not text.strip() or not len(asked):
-            return 0.0
-        return float((asked @ _token_vectors(text, model, revision).astype(np.float32).T).max(1).mean())
+        found = _token_vectors(text, model, revision).astype(np.float32)
+        return float((asked @ found.T).max(1).mean()) if len(asked) and len(found) else 0.0
 
     return [_score(text) for text in texts]
 
@@ -92,10 +91,11 @@ def cross_encoder(
     name: str,  # hub id, or a folder
 ) -> Any:  # a sentence-transformers CrossEncoder
     "Load a cross-encoder, once a process; raises `RetrievalError`."
+    transformers = require("sentence_transformers", "retrieval")
     try:
         with no_progress_bars():
-            return require("sentence_transformers", "retrieval").CrossEncoder(name)
-    except (OSError, ValueError) as e:
+            return transformers.CrossEncoder(name)
+    except Exception as e:  # torch and safetensors have kinds of their own for damaged files
         raise RetrievalError(
             f"reranker {name!r} cannot be loaded: {reason(e)}; "
             "check the name and the network, or use retrieval.reranker: maxsim"
@@ -347,7 +347,7 @@ def make_retriever(
     config: RetrievalConfig,
     corpus: Corpus | None,
 ) -> Retriever | None:  # none where the config's retrieval is "none"
-    "The retriever that a config describes, over a corpus; builds the index where it does not exist yet."
+    "The retriever of a config, whose index is built if missing; raises `ConfigError`, `RetrievalError`."
     if config.name == "none":
         return None
     if corpus is None:

@@ -19,7 +19,7 @@ _END = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[A-Z0-9À-Þ])
 _NO_END = re.compile(
     r"(?:\b[A-Z]|\b(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|Mt|Ft|vs|etc|ca|approx|No|Vol|e\.g|i\.e))\.$"
 )
-_BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+(?=\S)")
+_BULLET = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+(?=\S)")  # not the year in "1937. It was …"
 
 
 def sentences(

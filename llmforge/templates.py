@@ -12,7 +12,7 @@ import hashlib
 import io
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Literal
@@ -29,7 +29,12 @@ PROSE = {"note", "motto"}  # columns whose text may hold a semicolon of its own
 
 
 def _packaged(name: str) -> str:
-    return (files("llmforge") / "facts" / name).read_text(encoding="utf-8")
+    "The text of a packaged file; raises `DataError` where there is none of that name."
+    folder, kind = files("llmforge") / "facts", name.rpartition(".")[2]
+    names = sorted(f.name for f in folder.iterdir() if f.name.endswith(f".{kind}"))
+    if name not in names:
+        raise DataError(f"there is no file of facts {name!r}; allowed: {', '.join(names)}")
+    return (folder / name).read_text(encoding="utf-8")
 
 
 def _row(cells: dict[str, str]) -> Row:
@@ -41,7 +46,7 @@ def _row(cells: dict[str, str]) -> Row:
 def facts(
     table: str,  # e.g. "countries" or "meridia_towns"
 ) -> tuple[Row, ...]:
-    "The rows of a fact table; each cell a tuple of its values, best first."
+    "The rows of a fact table, each cell a tuple of its values, best first; raises `DataError`."
     return tuple(map(_row, csv.DictReader(io.StringIO(_packaged(f"{table}.csv")))))
 
 # %% ../nbs/30_templates.ipynb #2818b7d6
@@ -58,7 +63,7 @@ def slug(
 def digest(
     *key: str,  # what tells one thing from all others
 ) -> str:  # 64 hex digits
-    "A hash that is the same in every process: what comes next, or first, goes by it."
+    "SHA-256 of a key, the same in every process: it decides orders and choices in place of chance."
     return hashlib.sha256("\x1f".join(key).encode()).hexdigest()
 
 # %% ../nbs/30_templates.ipynb #fd8e143c
@@ -181,8 +186,8 @@ def say(
     templates: Sequence[str],  # alternatives
     row: Row,  # of a fact table
 ) -> str | None:  # None where none can be said
-    "One of the templates that state the most, chosen by the row's hash."
-    start = int(digest(row["name"][0], *templates)[:12], 16) % len(templates)
+    "The row in one of the templates that state the most facts, chosen by the row's hash."
+    start = int(digest(row["name"][0], *templates)[:12], 16) % max(1, len(templates))
     ranked = sorted((*templates[start:], *templates[:start]), key=_size, reverse=True)
     return next((s for t in ranked if (s := fill(t, row))), None)
 
@@ -240,8 +245,10 @@ def _check_columns(where: str, names: Iterable[str], columns: Iterable[str]) -> 
         raise DataError(f"{where}: no column {wrong!r}; allowed: {', '.join(columns)}")
 
 
-def _check_templates(where: str, templates: Iterable[str], columns: Iterable[str]) -> None:
-    "Every field is a column and every filter is known, or `DataError`."
+def _check_templates(where: str, templates: Collection[str], columns: Iterable[str]) -> None:
+    "Every field is a column, every filter is known and no brace is left over, or `DataError`."
+    if odd := next((t for t in templates if re.search("[{}]", FIELD.sub("", t))), None):
+        raise DataError(f"{where}: a brace of {odd!r} is of no field; allowed: {{column}}, {{column|filter}}")
     fields = [m for t in templates for m in FIELD.finditer(t)]
     _check_columns(where, [m[1] for m in fields], columns)
     filters = [f for m in fields for f in m[2].split("|")[1:]]

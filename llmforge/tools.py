@@ -229,7 +229,7 @@ def printable(
     "A text without control characters; one that is too long is cut, and says from how much."
     cut = f" … [cut from {len(text):,} characters]" if len(text) > limit else ""
     kept = text[: max(limit - len(cut), 0)] if cut else text
-    return "".join(map(_char, _ANSI.sub("", kept))) + cut
+    return ("".join(map(_char, _ANSI.sub("", kept))) + cut)[:limit]
 
 # %% ../nbs/41_tools.ipynb #592d3d04
 def _signature(t: Tool) -> str:

@@ -504,6 +504,14 @@ def test_adapters_that_do_not_belong_to_the_model(tiny, training, tmp_path):
         check_adapter(folder, "org/mine")
 
 
+@pytest.mark.parametrize("asked", [{"pairs": 0}, {"prompts": 0}, {"pairs": -1, "prompts": 2}])
+def test_an_evaluation_of_nothing_is_refused_before_anything_is_loaded(asked):
+    from llmforge.aligned import evaluate
+
+    with pytest.raises(ConfigError, match="received .*; allowed: at least 1, or None for all"):
+        evaluate(load_config("naive.yaml"), **asked)
+
+
 @pytest.mark.slow
 def test_rows_of_an_evaluation(shared, tmp_path):
     "Log-probabilities are those of the plain and of the merged model; kept, and found again."

@@ -14,7 +14,7 @@ import pytest
 from llmforge.almanac import almanac, almanac_chapters, almanac_corpus, meridia, passage_id
 from llmforge.core import DataError, corpora, datasets
 from llmforge.files import project_root
-from llmforge.templates import WORLDS, articles, asks, facts, parse_texts, texts
+from llmforge.templates import WORLDS, articles, asks, facts, parse_texts, say, texts
 
 CORPUS = almanac_corpus()
 TEXT = {p.id: p.text for p in CORPUS.passages}
@@ -289,12 +289,18 @@ COUNTRIES_YAML = (files("llmforge") / "facts" / "countries.yaml").read_text(enco
             "countries.yaml: questions.lands: no article for this table",
         ),
         ("noun: country", "noun: country\n    noun: land", "'noun' is given twice"),
+        ("  countries:\n    noun", "  lands:\n    noun", "no file of facts 'lands.csv'; allowed: authors.csv"),
+        ("{currency|low}", "{currency |low}", r"a brace of .*\{currency \|low\}.* is of no field; allowed: \{col"),
     ],
 )
 def test_a_mistake_in_the_texts_is_one_clear_error(old, new, words):
     assert old in COUNTRIES_YAML
     with pytest.raises(DataError, match=words):
         parse_texts(COUNTRIES_YAML.replace(old, new), "countries.yaml")
+
+
+def test_of_no_templates_none_is_said():
+    assert say([], facts("countries")[0]) is None
 
 
 def test_questions_name_columns_that_exist():

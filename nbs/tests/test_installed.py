@@ -83,6 +83,7 @@ def test_a_site_says_what_it_needs_before_a_page_is_written(tmp_path, monkeypatc
         ("rag_hybrid.yaml", ["torch", "bm25s", "Stemmer"], "local,retrieval"),
         ("naive.yaml", ["transformers"], "local"),
         ("hf_api.yaml", ["aiohttp"], "remote"),
+        ("agent.yaml", ["httpx"], "wikipedia"),
     ],
 )
 def test_all_that_is_missing_is_said_at_once(config, lacking, extras, outputs, monkeypatch):

@@ -31,7 +31,7 @@ from llmforge.embedding import (
 from llmforge.files import cache_dir
 from llmforge.indexing import Bm25, Bm25Reference, EdgeVectors, ServerVectors, build_index, open_index
 from llmforge.records import Corpus, Passage
-from llmforge.retriever import make_retriever, maxsim, rrf
+from llmforge.retriever import cross_encoder, make_retriever, maxsim, rrf
 from llmforge.sections import RetrievalConfig
 from llmforge.trace import span
 
@@ -101,6 +101,12 @@ def test_chunks_cover_the_text_verbatim(text):
         assert c.tokens == min(32, len(whole.ids) - first)
         assert i == 0 or text.startswith(c.text, whole.offsets[first][0])
     assert len(chunks) == 1 or sum(c.tokens for c in chunks) == len(whole.ids) + 8 * (len(chunks) - 1)
+
+
+@pytest.mark.parametrize("tokens, overlap", [(16, 50), (16, 16), (0, 0), (16, -1)])
+def test_chunks_that_would_lose_text_are_refused(tokens, overlap):
+    with pytest.raises(ConfigError, match=f"chunks of {tokens} tokens cannot share {overlap} of them"):
+        chunk_passages([Passage("p", "", "the quick brown fox " * 20)], tokens, overlap)
 
 
 def test_long_passage_in_256s_with_50_overlap():
@@ -641,6 +647,14 @@ def test_any_cross_encoder_can_rerank(small_cross_encoder):
 def test_a_reranker_that_cannot_be_had_says_so():
     with pytest.raises(RetrievalError, match="'no/such-reranker' cannot be loaded.*maxsim"):
         make_retriever(RERANKED.model_copy(update={"reranker": "no/such-reranker"}), Corpus("c", passages(5)))
+
+
+def test_a_damaged_reranker_is_one_sentence(small_cross_encoder, tmp_path):
+    "Of torch and safetensors, whose errors are of no common kind."
+    shutil.copytree(small_cross_encoder, tmp_path / "damaged")
+    (tmp_path / "damaged" / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(RetrievalError, match="damaged' cannot be loaded: .*maxsim"):
+        cross_encoder(str(tmp_path / "damaged"))
 
 
 def test_chunks_beyond_the_usual_limit_are_read_to_their_end():

@@ -22,7 +22,7 @@ from llmforge.calculator import calculator
 from llmforge.core import ConfigError, tools
 from llmforge.lookup import find_title
 from llmforge.records import Corpus, Passage
-from llmforge.tools import ToolResult, call_tool, tool
+from llmforge.tools import ToolResult, call_tool, printable, tool
 from llmforge.trace import span, to_dict
 from llmforge.traceview import walk
 
@@ -542,6 +542,11 @@ def test_numbers_that_json_cannot_hold():
     assert r.failed and s.children[0].input == {"query": "x", "k": "(float)", "n": "(int)", "b": "(bytes)"}
 
 
+@pytest.mark.parametrize("limit", [0, 1, 29, 30, 31, 40])
+def test_no_result_is_longer_than_its_limit(limit):
+    assert len(printable("x" * 1000, limit)) == limit
+
+
 def test_unknown_names():
     assert (
         call("calculater", {}).text
@@ -1044,6 +1049,16 @@ def test_live_pages_are_read(wiki):
         and "llmforge/" in headers["User-Agent"]
         and "someone@example.org" in headers["User-Agent"]
     )
+
+
+def test_a_contact_need_not_be_ascii_nor_an_empty_address_count(wiki, monkeypatch):
+    monkeypatch.setenv("LLMFORGE_CONTACT", "Jörg\n<joerg@example.org>")
+    monkeypatch.setattr(lookup, "_WIKIPEDIA", lookup.os.environ["LLMFORGE_WIKIPEDIA"])
+    monkeypatch.setenv("LLMFORGE_WIKIPEDIA", "")
+    r = call("wikipedia_search", {"query": "bern"}, Context(wikipedia="live"))
+    assert r.source == "https://en.wikipedia.org/wiki/Bern"
+    sent = wiki.asked[0][2]["User-Agent"].encode("latin-1").decode()
+    assert "(Jörg <joerg@example.org>)" in sent
 
 
 def test_a_live_miss_is_no_failure(wiki):
