@@ -289,8 +289,16 @@ COUNTRIES_YAML = (files("llmforge") / "facts" / "countries.yaml").read_text(enco
             "countries.yaml: questions.lands: no article for this table",
         ),
         ("noun: country", "noun: country\n    noun: land", "'noun' is given twice"),
-        ("  countries:\n    noun", "  lands:\n    noun", "no file of facts 'lands.csv'; allowed: authors.csv"),
-        ("{currency|low}", "{currency |low}", r"a brace of .*\{currency \|low\}.* is of no field; allowed: \{col"),
+        (
+            "  countries:\n    noun",
+            "  lands:\n    noun",
+            "no file of facts 'lands.csv'; allowed: authors.csv",
+        ),
+        (
+            "{currency|low}",
+            "{currency |low}",
+            r"a brace of .*\{currency \|low\}.* is of no field; allowed: \{col",
+        ),
     ],
 )
 def test_a_mistake_in_the_texts_is_one_clear_error(old, new, words):

@@ -196,7 +196,9 @@ def test_refused_before_anything_is_loaded(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="asks questions with choices; 5 of 5 of 'almanac'"):
         prepare(load_config("naive.yaml", ["method=multiple_choice", "dataset.limit=5"]))
     rows = [{"question": "?", "choices": ["a", "b"], "answer": 0}, {"question": "!", "answer": "x"}]
-    with pytest.raises(ConfigError, match=r"1 of 2 of .* cannot be asked, the first '1': fewer than two choices"):
+    with pytest.raises(
+        ConfigError, match=r"1 of 2 of .* cannot be asked, the first '1': fewer than two choices"
+    ):
         prepare(asked(tmp_path, monkeypatch, rows))
     rows = [{"id": "own", "question": "?", "choices": ["a", "b"], "answers": ["c"]}]
     with pytest.raises(ConfigError, match="no right one among its choices"):
