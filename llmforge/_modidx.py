@@ -100,6 +100,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'llmforge.aligned._arm_cells': ('aligned.html#_arm_cells', 'llmforge/aligned.py'),
                                   'llmforge.aligned._base_logprobs': ('aligned.html#_base_logprobs', 'llmforge/aligned.py'),
                                   'llmforge.aligned._batches': ('aligned.html#_batches', 'llmforge/aligned.py'),
+                                  'llmforge.aligned._check_asked': ('aligned.html#_check_asked', 'llmforge/aligned.py'),
                                   'llmforge.aligned._divergences': ('aligned.html#_divergences', 'llmforge/aligned.py'),
                                   'llmforge.aligned._is_shorter': ('aligned.html#_is_shorter', 'llmforge/aligned.py'),
                                   'llmforge.aligned._judged': ('aligned.html#_judged', 'llmforge/aligned.py'),

@@ -191,6 +191,14 @@ def _adapter(config: ExperimentConfig) -> Path:
         "experiment.alignment.name: there is no adapter to evaluate; received 'none'; allowed: dpo, adapter"
     )
 
+
+def _check_asked(*counts: int | None) -> None:
+    "Raise `ConfigError` where nothing is to be evaluated."
+    if (least := min(n for n in (*counts, 1) if n is not None)) < 1:
+        raise ConfigError(
+            f"pairs and prompts to evaluate: received {least}; allowed: at least 1, or None for all"
+        )
+
 # %% ../nbs/48_aligned.ipynb #aligned-evaluate-all
 def evaluate(
     config: ExperimentConfig,  # with an alignment
@@ -199,10 +207,7 @@ def evaluate(
     longest: int = 48,  # tokens of a reply
 ) -> Evaluation:
     "Measure an adapter on pairs it has not seen; raises `ConfigError`, `DataError`."
-    if (least := min(n for n in (pairs, prompts, 1) if n is not None)) < 1:
-        raise ConfigError(
-            f"pairs and prompts to evaluate: received {least}; allowed: at least 1, or None for all"
-        )
+    _check_asked(pairs, prompts)
     folder = _adapter(config)
     both, held = _BothModels(config, folder), load_pairs(config.alignment).test[:pairs]
     allowed = config.alignment.model_copy(update={"too_long": "drop"})

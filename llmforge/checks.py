@@ -65,7 +65,7 @@ def _searches_with(c: RetrievalConfig) -> Iterator[tuple[str, str]]:
     if c.name != "dense":
         yield from (("retrieval", module) for module in ("bm25s", "Stemmer"))
 
-
+# %% ../nbs/51_checks.ipynb #checks-needs-all
 def _needs(config: ExperimentConfig, make: bool) -> Iterator[tuple[str, str]]:
     "Extras and modules that an experiment needs, whose engine is to be made or is there."
     judge = config.metrics.model_judge
