@@ -41,7 +41,7 @@ def no_json(
 
 
 def _within(text: str, bracket: str) -> str | None:
-    "A text up to where its bracket is closed; where it is not, all of a line, or None."
+    "A text up to where its bracket is closed, else all of one line, or None."
     depth = 1
     for m in re.finditer(f"[{re.escape(bracket + _CLOSE[bracket])}]", text):
         depth += 1 if m[0] == bracket else -1
