@@ -18,14 +18,22 @@ from .pages import Source
 from .text import table
 
 # %% ../nbs/75_architecture.ipynb #0d5ddc07
+def _named(node: ast.AST) -> set[str]:
+    "What an import statement names of this package: modules, or what its `__init__` has."
+    if isinstance(node, ast.Import):
+        paths = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        module = ".".join(filter(None, ("llmforge" if node.level else "", node.module)))
+        paths = [f"{module}.{alias.name}" for alias in node.names]
+    else:
+        return set()
+    return {path.split(".")[1] for path in paths if path.startswith("llmforge.")}
+
+
 def _imported(module: str) -> set[str]:
     "Modules of ours that a module imports."
     source = (Path(str(files("llmforge"))) / f"{module}.py").read_text(encoding="utf-8")
-    names = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("llmforge")):
-            names.add((node.module or "").removeprefix("llmforge").removeprefix("."))
-    return names
+    return set().union(*map(_named, ast.walk(ast.parse(source))))
 
 
 def imports() -> dict[str, set[str]]:
@@ -92,7 +100,7 @@ class _Band:
         return self.x + self.width // 2, self.bottom + self.height // 2
 
 # %% ../nbs/75_architecture.ipynb #architecture-stacked
-_LEFT, _RIGHT = "2345", "678"  # the wing that writes, the wing that reads
+_LEFT, _RIGHT = "2345", "678"  # the wings that write, the wings that read
 
 
 def _stack(wings: str, x: int, bottom: int, width: int) -> list[_Band]:

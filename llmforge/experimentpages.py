@@ -8,6 +8,7 @@ __all__ = ['OUTCOMES', 'outcome', 'answer_of', 'instructive', 'has_trace', 'rows
            'leaderboard', 'experiments_table', 'write_experiments']
 
 # %% ../nbs/76_experimentpages.ipynb #experimentpages-imports
+import shlex
 import shutil
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -77,7 +78,7 @@ def instructive(
     e: Experiment,  # completed
     n: int = 10,  # rows
 ) -> list[dict]:
-    "Rows worth reading: of every outcome, with and without the evidence, in turn; failures first."
+    "Rows worth reading: in turn one of each outcome, stop reason, evidence and kind; failures first."
     accuracy = e.result["accuracy_is"]
     groups: dict[tuple, list[dict]] = {}
     for row in e.rows:
@@ -180,12 +181,12 @@ def reproduce(
 ) -> str:  # a shell command
     "What runs the same work again."
     known = e.record.provenance_json or {}
-    if log := known.get("engine", {}).get("log"):
-        return f"llmforge import {log}"
-    command = f"llmforge run outputs/{p.folders[e.id].name}/config.yaml"
+    if log := (known.get("engine") or {}).get("log"):
+        return f"llmforge import {shlex.quote(str(log))}"
+    command = shlex.join(["llmforge", "run", f"outputs/{p.folders[e.id].name}/config.yaml"])
     commit, several = known.get("commit"), len(rows_by_code(e.record, e.numbers)) > 1
     note = "  # the code of its last rows: others are of other code, see Provenance" * several
-    return f"git checkout {commit[:12]}{note}\n{command}" if commit else command
+    return f"git checkout {shlex.quote(str(commit)[:12])}{note}\n{command}" if commit else command
 
 # %% ../nbs/76_experimentpages.ipynb #experimentpages-data-name
 def data_name(

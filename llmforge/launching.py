@@ -26,7 +26,8 @@ from .core import ConfigError, LlmForgeError, closest, redact
 from .files import DAMAGED, make_folder, outputs_dir
 
 # %% ../nbs/70_launching.ipynb #launching-arity
-_PAIRS = ("-p", "--parameters", "-r", "--parameters_raw")
+_RAW = ("-r", "--parameters_raw")  # pairs whose value stays a text
+_PAIRS = ("-p", "--parameters", *_RAW)
 _FLAGS = (
     "--help-notebook --inject-input-path --inject-output-path --inject-paths --request-save-on-cell-execute"
     " --no-request-save-on-cell-execute --prepare-only --prepare-execute --progress-bar --no-progress-bar"
@@ -93,8 +94,9 @@ def given_parameters(
             if name in names:
                 with suppress(*DAMAGED, yaml.YAMLError):
                     parameters |= yaml.safe_load(text(values[0])) or {}
-    pairs = [values for name, values in arguments.options if name in _PAIRS and len(values) == 2]
-    return parameters | {name: value for name, value in pairs}
+    pairs = [o for o in arguments.options if o[0] in _PAIRS and len(o[1]) == 2]
+    pairs.sort(key=lambda option: option[0] in _RAW)
+    return parameters | dict(values for _, values in pairs)
 
 # %% ../nbs/70_launching.ipynb #launching-source
 def _code(nb: dict) -> Iterator[str]:

@@ -106,7 +106,7 @@ def _linked_row(line: str, url: str, labels: int, link: Link) -> str:
 # %% ../nbs/71_markup.ipynb #59bcda09
 def linked(
     text: str,  # Markdown that begins with, or holds, one table
-    urls: Iterable[str],  # where each row of it comes from, from the site's root
+    urls: Iterable[str],  # one for each row: where it comes from, from the site's root
     labels: int = 1,  # columns that name the row and are no numbers
     link: Link = anchor,
 ) -> str:

@@ -60,10 +60,11 @@ def _entries(
         listed = [page for page in listed if page in way]
     found = []
     for page in listed:
+        rest = way[: way.index(page)] if page in way else []
         below = contents.below.get(page, ()) if page in way else ()
-        url = "#" if page == way[0] else address(page)
+        url = "#" if way[:1] == [page] else address(page)
         title = contents.titles.get(page, page)
-        found.append(_Entry(title, url, page in way, _entries(contents, below, way, address)))
+        found.append(_Entry(title, url, page in way, _entries(contents, below, rest, address)))
     return found
 
 # %% ../nbs/78_navigation.ipynb #navigation-html

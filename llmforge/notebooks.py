@@ -114,7 +114,7 @@ def _cleared(path: Path) -> Any:
 
 # %% ../nbs/70_notebooks.ipynb #notebooks-abandoned
 def _lock(file, wait: bool) -> None:
-    "Hold an open file until it is closed; raises `OSError` where it is held. Not on Windows."
+    "Lock an open file until it is closed; raises `OSError` instead of waiting for it. Not on Windows."
     try:
         import fcntl
     except ImportError:
@@ -194,7 +194,7 @@ def at_least(
     least: int,
     **parameters: int,  # by name
 ) -> None:
-    "Raise `ConfigError` where a parameter is no whole number, or below the least."
+    "Raise `ConfigError` where a parameter is no whole number, or is below the least one."
     for name, value in parameters.items():
         if type(value) is not int or value < least:
             raise ConfigError(f"{name}: must be a whole number, at least {least}; received {value!r}")

@@ -25,7 +25,7 @@ from .traceview import as_json, as_text, failed_call, number
 
 # %% ../nbs/80_otel.ipynb #c05aa47f
 _LABELS = ("kind", "finish_reason", "stop_reason", "choice")
-_LABEL = re.compile(r"[\w.:-]{1,64}")
+_LABEL = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 
 
 def _is_label(value: Any) -> bool:
@@ -215,9 +215,11 @@ def _otel(module: str) -> Any:
 
 
 def _clean(value: Any) -> Any:
-    "An attribute as every consumer takes it: no NUL, no lone surrogates."
+    "An attribute as every consumer takes it: no NUL, no lone surrogates, no whole number beyond 64 bits."
     if isinstance(value, list):
         return [_clean(v) for v in value]
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return str(value)
     if not isinstance(value, str):
         return value
     return value.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
@@ -230,7 +232,8 @@ def _failure(d: Mapping, content: bool) -> tuple[str, str] | None:
     if not (error := d.get("error")):
         return None
     kind, _, message = str(error).partition(": ")
-    kind = kind if _is_label(kind) else "error"
+    if not _is_label(kind):  # in a trace from elsewhere
+        kind, message = "error", str(error)
     return kind, message if content else kind
 
 
@@ -279,11 +282,8 @@ class Exporter:
     def span(self, d: Mapping, place: str, parent: Mapping | None, above: str | None) -> Any:
         "A span as the SDK's exporters take it."
         name, failure, start = _name(d, self.content), _failure(d, self.content), _nanos(d.get("start_ms"))
-        end, events, status = (
-            start + _nanos(d.get("duration_ms")),
-            [],
-            self.api.Status(self.api.StatusCode.OK),
-        )
+        end, events = start + _nanos(d.get("duration_ms")), []
+        status = self.api.Status(self.api.StatusCode.OK)
         if failure:
             kind, message = failure[0], _clean(failure[1])
             status = self.api.Status(self.api.StatusCode.ERROR, message)
@@ -344,7 +344,7 @@ def _split(endpoint: str) -> SplitResult:
     "The parts of an endpoint's address; raises `ConfigError`."
     try:
         url = urlsplit(endpoint)
-        known = url.scheme in ("http", "https") and bool(url.hostname) and (url.port or 80) > 0
+        known = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
     except ValueError:
         known = False
     if not known:
@@ -361,7 +361,8 @@ def shown_address(
 ) -> str:  # where requests go, without user, password and query
     "An endpoint's address, to be printed."
     url = _split(endpoint)
-    return f"{url.scheme}://{url.hostname}{f':{url.port}' if url.port else ''}{url.path}"
+    host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
+    return f"{url.scheme}://{host}{f':{url.port}' if url.port else ''}{url.path}"
 
 # %% ../nbs/80_otel.ipynb #otel-listening
 def _check_listening(endpoint: str) -> None:
@@ -413,12 +414,12 @@ def _send(traces: Iterable[list], endpoint: str) -> None:
 
 # %% ../nbs/80_otel.ipynb #otel-export
 def export_traces(
-    rows: Iterable[Mapping],  # of `runs`: example_id and trace; those without a trace are left out
+    rows: Iterable[Mapping],  # as for `otel_spans`; those without a trace are left out
     experiment: str,  # its id
     endpoint: str | None = None,  # of an OTLP/HTTP collector: http://localhost:6006
     path: str | os.PathLike | None = None,  # or a file, overwritten
-    content: bool = True,  # False leaves out every text
-) -> tuple[int, int]:  # how many traces and spans
+    content: bool = True,  # as for `otel_spans`
+) -> tuple[int, int]:  # traces and spans
     """Export an experiment's traces as OpenTelemetry, one trace an example.
 
     Raises `DataError`, `ConfigError`, `MissingExtra`, `LlmForgeError`."""
@@ -435,7 +436,8 @@ def export_traces(
     elif path is not None and endpoint is None:
         _write(traces(), path)
     else:
-        raise ConfigError("where to? give either an endpoint (--endpoint) or a file (--file)")
+        given = "neither" if path is None else "both"
+        raise ConfigError(f"give either an endpoint (--endpoint) or a file (--file); received {given}")
     if not counts:
         raise DataError(f"experiment {experiment} has no traces to export")
     return len(counts), sum(counts)

@@ -63,10 +63,12 @@ class Source:
     extra: Path  # copied to the site as it is
     published: Published  # what the pages are about
     parts: dict[str, str] = field(default_factory=dict)  # name -> Markdown, for the pages that people write
-    # what the site's own scripts carry, and nothing that was written before the build
+    # the site's own scripts carry it; no text from before the build can hold it, see `policy`
     nonce: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     pages: list[PutOff] = field(default_factory=list)  # put off, the longest first
-    elsewhere: bool = False  # the results are not the project's own, of which its pages speak
+    elsewhere: bool = (
+        False  # the results are not the project's own: blocks of its pages about those are left out
+    )
 
     def put_off(
         self,
@@ -165,8 +167,8 @@ def with_parts(
     def _part(m: re.Match) -> str:
         if m[1] not in parts:
             raise DataError(
-                f"{where}: there is no part {m[1]!r} of the site; "
-                f"allowed: {', '.join(parts)}{closest(m[1], parts)}"
+                f"{where}: there is no part {m[1]!r} of the site{closest(m[1], parts)}; "
+                f"allowed: {', '.join(parts)}"
             )
         return parts[m[1]]
 

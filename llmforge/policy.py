@@ -85,16 +85,16 @@ def _schemed(url: str) -> str:
 def _acts(tag: str, given: Mapping[str, str | None], nonce: str) -> str | None:
     "Why an element is active; None where it is not."
     if tag in _ACTIVE or "srcdoc" in given:
-        return f"a {tag}"
+        return f"<{tag}>"
     if tag == "script" and not (nonce and given.get("nonce") == nonce):
         return "a script that is not the site's"
     if tag == "meta" and given.get("http-equiv") and given.get("content") != policy(nonce):
         return f"a {given['http-equiv']} of its own"
     if handler := next((name for name in given if name.startswith("on")), None):
-        return f"{handler} at a {tag}"
+        return f"{handler} at <{tag}>"
     schemes = {_schemed(given[name] or "") for name in _ADDRESSES if name in given}
     if wrong := schemes - {"", "http:", "https:", "mailto:", "data:image/"}:
-        return f"a {min(wrong)} address at a {tag}"
+        return f"a {min(wrong)} address at <{tag}>"
     return None
 
 # %% ../nbs/78_policy.ipynb #policy-page
@@ -146,7 +146,10 @@ class Page:
 # %% ../nbs/78_policy.ipynb #deb08548
 def _fault(page: str, url: str, pages: Mapping[str, Page], files: Set[str]) -> str | None:
     "What is wrong with a link on a page; nothing where it leads somewhere, or to another site."
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return f"links to {url}, which is no address"
     if parts.scheme or parts.netloc:
         return None
     target = (
@@ -171,7 +174,7 @@ def _broken(page: str, pages: Mapping[str, Page], files: Set[str]) -> Iterator[s
     for why in pages[page].acts:
         yield f"{page} holds {why}"
     for url in pages[page].loads:
-        if urlsplit(url).scheme not in ("", "data"):
+        if url.strip().startswith("//") or _schemed(url) not in ("", "data:", "data:image/"):
             yield f"{page} would load {url}"
     for url in {*pages[page].links, *pages[page].loads}:
         if fault := _fault(page, url, pages, files):
@@ -182,7 +185,7 @@ def html_pages(
     site: Path,  # a built one
 ) -> list[Path]:
     "Its pages, without what the theme brings."
-    return [path for path in sorted(site.rglob("*.html")) if "_static" not in path.parts]
+    return [path for path in sorted(site.rglob("*.html")) if "_static" not in path.relative_to(site).parts]
 
 # %% ../nbs/78_policy.ipynb #site-html-pages
 def check_pages(

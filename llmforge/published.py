@@ -10,12 +10,13 @@ __all__ = ['Kept', 'Published', 'left_out', 'left_out_line', 'written_study', 'p
 import os
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from .contents import folder_digest
@@ -99,9 +100,11 @@ def _folders(outputs: Path, file: str, kept: Kept) -> list[Path]:
 
 
 def _page_name(id: str) -> str:
-    "The id; raises `DataError` where the site has a page or a file of that name, or it cannot be one's."
+    "The id; raises `DataError` where it cannot be a file's name, or the site has a file of that name."
     fault = id_fault(id) or (
-        f"id {id!r} is the site's own" if re.fullmatch(r"index|statistics", id) else None
+        f"id {id!r} is the name of a page of the site: give the result another one"
+        if re.fullmatch(r"index|statistics", id)
+        else None
     )
     if fault:
         raise DataError(fault)
@@ -171,10 +174,14 @@ def written_study(
 
 # %% ../nbs/72_published.ipynb #published-others
 def _others(outputs: Path, known: set[Path], kept: Kept) -> list[Path]:
-    "Executed notebooks in folders that are no experiment's and no study's."
+    "Executed notebooks in folders that are no experiment's and no study's; raises `DataError`."
     notebooks = sorted(filter(kept, outputs.glob("*/*.ipynb")))
     others = [path for path in notebooks if path.parent not in known and not path.name.startswith(".")]
-    return [path.with_name(f"{_page_name(path.stem)}.ipynb") for path in others]
+    pages: dict[str, Path] = {}
+    for path in others:
+        if (first := pages.setdefault(_page_name(path.stem), path)) != path:
+            raise DataError(f"{first} and {path} would be one page of the site: rename one of them")
+    return others
 
 
 def _cards(outputs: Path, kept: Kept) -> list[Path]:
@@ -231,13 +238,21 @@ def study_page(
     return f"findings/{quote(study.config.name)}.html" + (f"#{anchor}" if anchor else "")
 
 # %% ../nbs/72_published.ipynb #published-pair-page
+def _arm_name(study: Study, arm: str) -> str:
+    "An arm in an address; arms that differ in nothing but case and signs are numbered (no slug has a _)."
+    alike = sorted(other for other in study.config.arms if slug(other) == slug(arm))
+    number = alike.index(arm)
+    return f"{slug(arm)}_{number + 1}" if number else slug(arm)
+
+
 def pair_page(
     study: Study,
     control: str,  # an arm
     treatment: str,  # another
 ) -> str:  # a URL from the site's root
     "Where two arms of a study are set side by side."
-    return f"findings/{quote(study.config.name)}/{slug(control)}--{slug(treatment)}.html"
+    pair = f"{_arm_name(study, control)}--{_arm_name(study, treatment)}"
+    return f"findings/{quote(study.config.name)}/{pair}.html"
 
 # %% ../nbs/72_published.ipynb #published-arm-page
 def arm_page(
@@ -251,6 +266,13 @@ def arm_page(
 
 # %% ../nbs/72_published.ipynb #11f59b72
 _COUNTS = ("attempted", "answered", "abstained", "failed", "tokens_used")
+
+
+def _picked(values: Mapping[str, Any], name: str) -> Any:
+    "The value of a name; raises `LookupError` with the names that there are."
+    if name not in values:
+        raise LookupError(f"no {name!r}{closest(name, values)}; allowed: {', '.join(values)}")
+    return values[name]
 
 
 def _part(estimate: Estimate, part: str) -> float | int | None:
@@ -269,25 +291,27 @@ def _of_experiment(e: Experiment, what: str):
 def _of_arm(study: Study, arm: str, dataset: str, what: str):
     "A metric of an arm, its seeds pooled."
     metric, _, part = what.partition(".")
+    _picked(study.config.arms, arm)
+    _picked(study.config.datasets, dataset)
     seeds = [e for (a, d, _), e in arms_of(study).items() if (a, d) == (arm, dataset)]
     return _part(pooled(seeds, metric), part)
 
-
+# %% ../nbs/72_published.ipynb #published-of-speed
 def _of_verdict(v: Verdict, what: str):
     "A part of the verdict on a hypothesis."
-    if what in ("low", "high"):
-        return getattr(v.effect, what)
     claim, sentence = cell(v.hypothesis.claim, 300), v.sentence(cell, in_full)
-    parts = {"effect": v.effect.value, "p": v.p_adjusted, "n": v.n, "a": v.a, "b": v.b}
-    return (parts | {"verdict": v.verdict, "claim": claim, "sentence": sentence})[what]
+    parts = {"effect": v.effect.value, "low": v.effect.low, "high": v.effect.high, "p": v.p_adjusted}
+    parts |= {"n": v.n, "a": v.a, "b": v.b}
+    return _picked(parts | {"verdict": v.verdict, "claim": claim, "sentence": sentence}, what)
 
-# %% ../nbs/72_published.ipynb #published-of-speed
+
 def _of_speed(v: SpeedVerdict, what: str):
     "A part of the verdict on a claim about speed; its effect is a ratio."
     speed = v.found.speed
     parts = {"effect": speed.value, "low": speed.low, "high": speed.high, "p": v.p_adjusted, "n": speed.n}
     sentence = f"{in_full(v.evidence())}: {v.verdict}"
-    return (parts | {"verdict": v.verdict, "claim": cell(v.claim.claim, 300), "sentence": sentence})[what]
+    parts |= {"verdict": v.verdict, "claim": cell(v.claim.claim, 300), "sentence": sentence}
+    return _picked(parts, what)
 
 # %% ../nbs/72_published.ipynb #2c897c25
 def _looked_up(p: Published, subject: str, what: str) -> tuple[object, str]:
@@ -298,7 +322,7 @@ def _looked_up(p: Published, subject: str, what: str) -> tuple[object, str]:
     study = p.studies[name]
     match rest:
         case []:
-            return {"question": cell(study.config.question, 300)}[what], study_page(study)
+            return _picked({"question": cell(study.config.question, 300)}, what), study_page(study)
         case [arm, dataset]:
             return _of_arm(study, arm, dataset, what), arm_page(study, arm, dataset)
         case [id]:
@@ -306,7 +330,7 @@ def _looked_up(p: Published, subject: str, what: str) -> tuple[object, str]:
             if id in speed:
                 claim, value = speed[id].claim, _of_speed(speed[id], what)
             else:
-                verdict = {v.hypothesis.id: v for v in p.verdicts(name)}[id]
+                verdict = _picked({v.hypothesis.id: v for v in p.verdicts(name)} | speed, id)
                 claim, value = verdict.hypothesis, _of_verdict(verdict, what)
             return value, pair_page(study, claim.control, claim.treatment)
     raise KeyError(subject)

@@ -148,9 +148,11 @@ def provenance_fault(
         return None
     if not isinstance(provenance, Mapping):
         return f"provenance_json must be a mapping; received {str(provenance)[:60]!r}"
-    contents, attempts = provenance.get("contents", {}), provenance.get("attempts", [])
-    if not isinstance(contents, Mapping) or not all(isinstance(v, str) for v in contents.values()):
-        return f"provenance_json.contents must be a text for each field; received {str(contents)[:60]!r}"
+    for part in ("contents", "code"):
+        texts = provenance.get(part, {})
+        if not isinstance(texts, Mapping) or not all(isinstance(v, str) for v in texts.values()):
+            return f"provenance_json.{part} must be a text for each field; received {str(texts)[:60]!r}"
+    attempts = provenance.get("attempts", [])
     if not isinstance(attempts, list) or not all(map(_is_attempt, attempts)):
         return (
             f"provenance_json.attempts must be a list of numbered attempts; received {str(attempts)[:60]!r}"

@@ -24,7 +24,7 @@ _HOW = (
 
 # %% ../nbs/76_speedpages.ipynb #speedpages-pictures
 def _pictures(source: Source, study: Study, rounds: Sequence[Round]) -> Iterator[str]:
-    "The same as pictures."
+    "The pictures of a study's speed: speed-ups, ways to run the model by methods, accuracy against latency."
     name = study.config.name
     words = f"of the arms of {name}; the table above has the numbers"
     found = {arm: speed_up(study, rounds, arm, control) for arm, control in controls_of(study).items()}

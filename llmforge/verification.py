@@ -67,13 +67,13 @@ def _file(study: Study) -> Check:
     try:
         written = load_study(f"studies/{study.config.name}.yaml")
     except LlmForgeError:
-        return Check("file", None, f"configs/studies/{study.config.name}.yaml is not here, or is another's")
+        return Check("file", None, f"configs/studies/{study.config.name}.yaml is not here, or cannot be read")
     changed = differences(study.frozen.plan_json["study"], study_json(written))
     return _first("file", changed, f"configs/studies/{study.config.name}.yaml says what was frozen")
 
 # %% ../nbs/72_verification.ipynb #verification-chain
 def _uncovered(link: dict, folder: Path, study: Study) -> Iterator[str]:
-    "What the last seal says otherwise, or not at all."
+    "Where the last seal and what is here are not the same."
     yield from plan_faults(link, plan_facts(folder))
     new = [id for id in study.ids.values() if id not in link["experiments"]]
     yield from (f"{id} is not covered by the last seal" for id in new)
@@ -275,7 +275,9 @@ def verify_study(
     "Check what is published of a study; raises `StoreError` where nothing is, or its plan cannot be read."
     store = store or Store("sqlite://")
     if not (folder / "plan.json").exists():
-        raise StoreError(f"{folder} has no plan.json: a study that has run is there (llmforge study FILE)")
+        raise StoreError(
+            f"{folder} has no plan.json, so no study was run there; run it first: llmforge study FILE"
+        )
     plan = read_plan(folder / "plan.json")
     store.put_plan(plan)
     rows = list(_imported(_places(folder.parent, plan), store))

@@ -22,7 +22,7 @@ from llmforge.logs import import_lm_eval
 from llmforge.plan import plan_table, stored_study
 from llmforge.published import published
 from llmforge.rows import file_text
-from llmforge.shapes import bounded, column_faults
+from llmforge.shapes import bounded, column_faults, provenance_fault
 from llmforge.store import Store
 from llmforge.tables import RESULTS
 from llmforge.trace import from_dict, render, render_html
@@ -133,6 +133,12 @@ def test_heads_of_any_shape(tmp_path, rows):
             import_experiment(Store("sqlite://"), tmp_path / "x")
         except LlmForgeError as e:
             assert len(str(e)) < 500
+
+
+@pytest.mark.parametrize("code", ["x", None, ["x"], {"plugin": 1}])
+def test_code_is_a_text_for_each_name(code):
+    assert "provenance_json.code must be a text for each" in provenance_fault({"code": code})
+    assert provenance_fault({"code": {"plugin": "1f0c"}}) is None
 
 
 @pytest.mark.slow

@@ -80,6 +80,24 @@ def graph_of_imports():
     return imports()
 
 
+@pytest.mark.parametrize(
+    "statement, names",
+    [
+        ("from llmforge.runner import run", {"runner"}),
+        ("from .runner import run", {"runner"}),
+        ("from llmforge import runner", {"runner"}),
+        ("from . import runner, store", {"runner", "store"}),
+        ("import json, llmforge.runner as r", {"runner"}),
+        ("import trace", set()),
+        ("from llmforgery import runner", set()),
+    ],
+)
+def test_no_form_of_import_is_overlooked(statement, names):
+    from llmforge.architecture import _named
+
+    assert _named(ast.parse(statement).body[0]) == names
+
+
 def test_layers():
     "A module imports only from modules whose notebook has a smaller number."
     graph = graph_of_imports()

@@ -218,6 +218,7 @@ def test_the_lists_are_papermills():
         ("-y config:\u00a0x -b Y29uZmlnOiB5 a.ipynb", ["a.ipynb"], {"config": "y"}),
         ("-f no/such/file -b %% a.ipynb", ["a.ipynb"], {}),
         ("a.ipynb -p config", ["a.ipynb"], {}),
+        ("a.ipynb -r config cot.yaml -p config y -y config:\u00a0z", ["a.ipynb"], {"config": "cot.yaml"}),
         ("a.ipynb -y", ["a.ipynb"], {}),
         ("", [], {}),
     ],

@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import shutil
 import socket
 import urllib.request
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from bs4 import BeautifulSoup
@@ -18,9 +20,10 @@ from llmforge.cli import app
 from llmforge.contrasts import arm_lines, arms_of
 from llmforge.core import DataError
 from llmforge.docs import WINGS, lessons_by_wing
+from llmforge.experimentpages import reproduce
 from llmforge.files import project_root
 from llmforge.policy import check_pages
-from llmforge.published import about_these, bound, published
+from llmforge.published import about_these, bound, pair_page, published
 
 pytestmark = pytest.mark.slow
 ROOT = project_root()
@@ -378,6 +381,59 @@ def test_a_broken_link_stops_the_build(tmp_path):
     )
     with pytest.raises(DataError, match="5 faults"):  # the script also has no nonce, and no policy before it
         check_pages(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ('<a href="http://[x">x</a>', "links to http://[x, which is no address"),
+        ('<img src="//elsewhere.example/x.png">', "would load //elsewhere.example/x.png"),
+        ("<script>alert(1)</script>", "a script that is not the site's"),
+    ],
+)
+def test_a_page_is_checked_wherever_the_site_is_built(text, says, tmp_path):
+    site = tmp_path / "_static" / "site"  # as the theme's folder is called, whose pages are left out
+    site.mkdir(parents=True)
+    (site / "index.html").write_text(text)
+    with pytest.raises(DataError, match=re.escape(says)):
+        check_pages(site)
+
+
+def test_two_notebooks_of_one_name_are_refused(tmp_path):
+    "Both would be `cards/x.html`."
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.ipynb").write_text('{"cells": []}')
+    with pytest.raises(DataError, match=r"a/x\.ipynb and .*b/x\.ipynb would be one page"):
+        published(tmp_path)
+
+
+def test_arms_that_differ_in_signs_have_pages_of_their_own():
+    arms = {"rag": {}, "RAG": {"seed": 1}, "k=1": {}, "k-1": {}, "base": {}}
+    study = SimpleNamespace(config=SimpleNamespace(name="s", arms=arms))
+    assert {arm: pair_page(study, "base", arm)[len("findings/s/base--") : -len(".html")] for arm in arms} == {
+        "RAG": "rag",
+        "rag": "rag_2",
+        "k-1": "k-1",
+        "k=1": "k-1_2",
+        "base": "base",
+    }
+
+
+def test_a_strangers_command_is_one_command(tmp_path):
+    "What is pasted into a shell from an experiment's page."
+    shutil.copytree(ROOT / "outputs" / "react-04be8240", tmp_path / "x; true")
+    head = json.loads((tmp_path / "x; true" / "result.json").read_text())
+    head["experiment"]["provenance_json"] |= {"commit": "; true", "engine": None, "attempts": []}
+    (tmp_path / "x; true" / "result.json").write_text(json.dumps(head))
+    shelf = published(tmp_path)
+    (e,) = shelf.experiments.values()
+    *_, command = reproduce(shelf, e).splitlines()
+    assert command == "llmforge run 'outputs/x; true/config.yaml'"
+    assert reproduce(shelf, e).startswith("git checkout '; true'")
+    known = e.record.provenance_json | {"engine": {"log": "a.json; true"}}
+    imported = SimpleNamespace(id=e.id, record=replace(e.record, provenance_json=known))
+    assert reproduce(shelf, imported) == "llmforge import 'a.json; true'"
 
 
 def test_the_command_refuses_in_a_sentence(tmp_path, outputs):

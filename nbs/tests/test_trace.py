@@ -24,7 +24,7 @@ from llmforge.config import load_config
 from llmforge.core import ConfigError, DataError, LlmForgeError, MissingExtra, canonical, methods
 from llmforge.exports import export_experiment, import_experiment
 from llmforge.files import cache_dir
-from llmforge.otel import export_traces, otel_spans
+from llmforge.otel import export_traces, otel_spans, shown_address
 from llmforge.runner import run_experiment
 from llmforge.store import Store
 from llmforge.tables import RUNS
@@ -484,14 +484,39 @@ def test_without_content_no_text_is_left(tmp_path):
     assert not any(k.endswith(".value") or "document" in k or "message" in k for x in a for k in x)
 
 
+def test_a_sentence_without_blanks_is_no_label(tmp_path):
+    said = "彼の母の名前は花子です"
+    row = {"example_id": "q", "trace": {"kind": "tool", "name": said, "error": said, "duration_ms": 1}}
+    row["trace"]["attributes"] = {"choice": said, "kind": said, "finish_reason": said}
+    export_traces([row], EXPERIMENT, path=tmp_path / "t.jsonl", content=False)
+    assert said not in (tmp_path / "t.jsonl").read_text()
+    export_traces([row], EXPERIMENT, path=tmp_path / "full.jsonl")
+    (trace,) = [json.loads(line) for line in (tmp_path / "full.jsonl").read_text().splitlines()]
+    assert trace["resourceSpans"][0]["scopeSpans"][0]["spans"][0]["status"]["message"] == said
+
+
+def test_a_number_beyond_64_bits_is_a_text(tmp_path, caplog):
+    row = {"example_id": "q", "trace": {"kind": "llm", "name": "m", "duration_ms": 1}}
+    row["trace"]["attributes"] = {"tokens_in": 2**70, "tokens_out": -(2**63)}
+    export_traces([row], EXPERIMENT, path=tmp_path / "t.jsonl")
+    (trace,) = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]
+    found = values(trace["resourceSpans"][0]["scopeSpans"][0]["spans"][0]["attributes"])
+    assert found["llmforge.tokens_in"] == str(2**70) and found["llmforge.tokens_out"] == str(-(2**63))
+    assert not caplog.records
+
+
+def test_an_address_of_version_6_keeps_its_brackets():
+    assert shown_address("http://u:geheim@[::1]:4318") == "http://[::1]:4318/v1/traces"
+
+
 def test_errors_say_what_to_do(tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match="either an endpoint .* or a file"):
+    with pytest.raises(ConfigError, match="either an endpoint .* or a file .*; received neither"):
         export_traces(ROWS, EXPERIMENT)
     with pytest.raises(DataError, match="no traces"):
         export_traces(ROWS[1:2], EXPERIMENT, path=tmp_path / "t.jsonl")
     with pytest.raises(ConfigError, match="cannot write"):
         export_traces(ROWS, EXPERIMENT, path=tmp_path / "no" / "t.jsonl")
-    for bad in ("localhost:6006", "ftp://x", "http://", "http://x:port", "file:///etc/passwd"):
+    for bad in ("localhost:6006", "ftp://x", "http://", "http://x:0", "http://x:port", "file:///etc/passwd"):
         with pytest.raises(ConfigError, match="not an OTLP/HTTP endpoint"):
             export_traces(ROWS, EXPERIMENT, endpoint=bad)
     with pytest.raises(LlmForgeError, match="nothing listens at http://127.0.0.1:9/v1/traces") as e:
