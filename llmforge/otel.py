@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from .core import ConfigError, DataError, LlmForgeError, fingerprint, redact, require
+from .tables import storable
 from .text import clip
 from .traceview import as_json, as_text, failed_call, number
 
@@ -222,7 +223,7 @@ def _clean(value: Any) -> Any:
         return str(value)
     if not isinstance(value, str):
         return value
-    return value.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+    return storable(value)
 
 
 def _failure(d: Mapping, content: bool) -> tuple[str, str] | None:
@@ -414,11 +415,11 @@ def _send(traces: Iterable[list], endpoint: str) -> None:
 
 # %% ../nbs/80_otel.ipynb #otel-export
 def export_traces(
-    rows: Iterable[Mapping],  # as for `otel_spans`; those without a trace are left out
+    rows: Iterable[Mapping],  # as for `otel_spans`; without a trace: left out
     experiment: str,  # its id
     endpoint: str | None = None,  # of an OTLP/HTTP collector: http://localhost:6006
     path: str | os.PathLike | None = None,  # or a file, overwritten
-    content: bool = True,  # as for `otel_spans`
+    content: bool = True,  # False leaves out every text
 ) -> tuple[int, int]:  # traces and spans
     """Export an experiment's traces as OpenTelemetry, one trace an example.
 
@@ -431,13 +432,13 @@ def export_traces(
                 counts.append(len(spans))
                 yield spans
 
-    if endpoint is not None and path is None:
-        _send(traces(), endpoint)
-    elif path is not None and endpoint is None:
-        _write(traces(), path)
-    else:
-        given = "neither" if path is None else "both"
+    if (endpoint is None) == (path is None):
+        given = "both" if path else "neither"
         raise ConfigError(f"give either an endpoint (--endpoint) or a file (--file); received {given}")
+    if endpoint is not None:
+        _send(traces(), endpoint)
+    elif path is not None:
+        _write(traces(), path)
     if not counts:
         raise DataError(f"experiment {experiment} has no traces to export")
     return len(counts), sum(counts)

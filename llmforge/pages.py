@@ -23,6 +23,7 @@ from .markup import as_html, fenced, fill_template, foreign_prose, raw, safe_htm
 from .processes import in_processes
 from .published import Published
 from .shapes import foreign_text
+from .tables import storable
 from .text import cell
 
 # %% ../nbs/73_pages.ipynb #pages-put-off
@@ -224,9 +225,9 @@ _SHOWN = ("text/plain", "text/html", "text/markdown", "image/png")
 
 
 def _text(value: object) -> str:
-    "A text of a notebook, which stores it whole or in lines."
+    "A text of a notebook, which stores it whole or in lines; it can be written as UTF-8."
     lines = value if isinstance(value, list) else [value or ""]
-    return "".join(map(str, lines))
+    return storable("".join(map(str, lines)))
 
 
 def _is_png(text: str) -> bool:
@@ -268,7 +269,7 @@ def _foreign(path: Path) -> tuple[str, list[dict]]:
         cells = [_safe_cell(c) for c in readable_cells(json.loads(foreign_text(path))["cells"])]
     except DAMAGED as e:
         raise DataError(f"{path} is no notebook: {type(e).__name__}: {e}") from e
-    heading = re.match(r"# +(.+)\n*", cells[0]["source"]) if cells else None
+    heading = re.match(r"# +(\S.*)\n*", cells[0]["source"]) if cells else None
     if not heading or cells[0]["cell_type"] == "code":
         return path.stem, cells
     cells[0]["source"] = cells[0]["source"][heading.end() :]

@@ -22,6 +22,7 @@ from llmforge.core import DataError
 from llmforge.docs import WINGS, lessons_by_wing
 from llmforge.experimentpages import reproduce
 from llmforge.files import project_root
+from llmforge.pages import executed_cells
 from llmforge.policy import check_pages
 from llmforge.published import about_these, bound, pair_page, published
 
@@ -406,6 +407,23 @@ def test_two_notebooks_of_one_name_are_refused(tmp_path):
         (tmp_path / folder / "x.ipynb").write_text('{"cells": []}')
     with pytest.raises(DataError, match=r"a/x\.ipynb and .*b/x\.ipynb would be one page"):
         published(tmp_path)
+
+
+def test_half_a_character_and_an_empty_title_stop_no_build(tmp_path):
+    "JSON can hold half of a surrogate pair, which no page can."
+    outputs = [
+        {"output_type": "display_data", "data": {kind: "a \ud800 b"}}
+        for kind in ("text/plain", "text/html", "text/markdown")
+    ]
+    cells = [
+        {"cell_type": "markdown", "source": "#  "},
+        {"cell_type": "markdown", "source": ["x \ud800 y"]},
+        {"cell_type": "code", "source": "print('\ud800')", "outputs": outputs},
+    ]
+    (tmp_path / "n.ipynb").write_text(json.dumps({"cells": cells}))
+    title, *shown = executed_cells(tmp_path / "n.ipynb")
+    assert title["source"] == "# n" and "x ? y" in shown[-2]["source"]
+    assert len(shown[-1]["outputs"]) == 3 and json.dumps(shown, ensure_ascii=False).encode()
 
 
 def test_arms_that_differ_in_signs_have_pages_of_their_own():
