@@ -99,7 +99,7 @@ def _folders(outputs: Path, file: str, kept: Kept) -> list[Path]:
     return sorted(f for f in folders if not f.name.startswith(".") and not f.name.endswith("-rerun"))
 
 
-def _page_name(id: str) -> str:
+def _page_name(id: str, path: Path) -> str:
     "The id; raises `DataError` where it cannot be a file's name, or the site has a file of that name."
     fault = id_fault(id) or (
         f"id {id!r} is the name of a page of the site: give the result another one"
@@ -107,7 +107,7 @@ def _page_name(id: str) -> str:
         else None
     )
     if fault:
-        raise DataError(fault)
+        raise DataError(f"{path}: {fault}")
     return id
 
 # %% ../nbs/72_published.ipynb #published-tracked
@@ -179,7 +179,7 @@ def _others(outputs: Path, known: set[Path], kept: Kept) -> list[Path]:
     others = [path for path in notebooks if path.parent not in known and not path.name.startswith(".")]
     pages: dict[str, Path] = {}
     for path in others:
-        if (first := pages.setdefault(_page_name(path.stem), path)) != path:
+        if (first := pages.setdefault(_page_name(path.stem, path), path)) != path:
             raise DataError(f"{first} and {path} would be one page of the site: rename one of them")
     return others
 
@@ -203,9 +203,9 @@ def published(
     kept = _kept(None if everything else _tracked(outputs))
     plans = [(import_plan(store, place), place) for place in _folders(outputs, "plan.json", kept)]
     plans.sort(key=lambda pair: pair[0].frozen_at)
-    study_folders = {_page_name(plan.name): place for plan, place in plans}
+    study_folders = {_page_name(plan.name, place): place for plan, place in plans}
     results = _folders(outputs, "result.json", kept)
-    folders = {_page_name(import_experiment(store, f)): f for f in results}
+    folders = {_page_name(import_experiment(store, f), f): f for f in results}
     studies = {name: written_study(name, store) for name in study_folders}
     whole = {name: study for name, study in studies.items() if set(study.ids.values()) <= set(folders)}
     experiments = {id: Experiment(id, store) for id in sorted(folders)}

@@ -407,6 +407,9 @@ def test_two_notebooks_of_one_name_are_refused(tmp_path):
         (tmp_path / folder / "x.ipynb").write_text('{"cells": []}')
     with pytest.raises(DataError, match=r"a/x\.ipynb and .*b/x\.ipynb would be one page"):
         published(tmp_path)
+    (tmp_path / "b" / "x.ipynb").rename(tmp_path / "b" / "index.ipynb")
+    with pytest.raises(DataError, match=r"b/index\.ipynb: id 'index' is the name of a page of the site"):
+        published(tmp_path)
 
 
 def test_half_a_character_and_an_empty_title_stop_no_build(tmp_path):
