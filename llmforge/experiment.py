@@ -121,7 +121,7 @@ def counts_line(
 ) -> str:
     """Counts of questions attempted, answered, abstained from and failed, and of replies that are not whole.
 
-    Of one run with failures also its best accuracy."""
+    Of one run with failures also the bounds of its accuracy."""
     total: Counter = Counter()
     for e in experiments:
         total.update({k: e.result[k] for k in ("attempted", "answered", "abstained", "failed")})

@@ -48,7 +48,7 @@ def _agent_number(name: str, experiments: list[Experiment]) -> str:
 def agent_arms_table(
     study: StudyRows,
 ) -> str:  # Markdown; "" where no arm is an agent
-    "Calls, steps, prices and stop reasons of the agents of a study; seeds pooled."
+    "Calls, steps, costs and stop reasons of the agents of a study; seeds pooled."
     rows = []
     for (arm, data), es in by_data(study).items():
         if agent_of(es[0]):
@@ -96,7 +96,7 @@ def costs_table(
     study: StudyRows,
     latency: bool = True,  # with latency, which differs from run to run
 ) -> str:  # Markdown
-    "Accuracy and price of each arm on each data set; seeds pooled."
+    "Accuracy and cost of each arm on each data set; seeds pooled."
     es = arms_of(study)
     first = next(iter(es))[0]
     columns = ["arm", "data set", "attempted", "failed", "accuracy", "tokens a question"]
@@ -121,7 +121,7 @@ def _change(c: Contrast, treatment: str, control: str) -> str:
 
 # %% ../nbs/66_tradeoffs.ipynb #tradeoffs-price
 def _price(tokens: Estimate, latency: Estimate, n: int) -> str:
-    "The price of a treatment in words; n: questions compared."
+    "The cost of a treatment in words; n: questions compared."
     times = "its tokens were not counted in both"
     if tokens.value is not None:
         times = f"costs {shown(tokens, '.2f')} times the tokens"
@@ -133,7 +133,7 @@ def _price(tokens: Estimate, latency: Estimate, n: int) -> str:
 # %% ../nbs/66_tradeoffs.ipynb #fb9234c7
 @dataclass(frozen=True)
 class TradeOff:
-    "A treatment's gain or loss against a control, and its price."
+    "A treatment's gain or loss against a control, and its cost."
 
     control: str  # label of the arm; an agent's with its choice
     treatment: str
@@ -195,7 +195,7 @@ def trade_off(
     metric: str = "accuracy",  # see `llmforge.pooling.metric_of`
     datasets: Collection[str] = (),  # labels; empty: all
 ) -> TradeOff:
-    "Points won or lost and their price, over all data sets and on each; raises `StoreError` without pairs."
+    "Points won or lost and their cost, over all data sets and on each; raises `StoreError` without pairs."
     es = arms_of(study)
     names = arm_lines(es)
 
