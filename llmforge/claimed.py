@@ -49,11 +49,13 @@ def parse_claim(
 def verdict_on(
     text: str,  # e.g. "b > a by 0.05"
     experiments: Mapping[str, Experiment],  # name -> completed experiment, on the same questions
-    alpha: float = 0.05,
+    alpha: float = 0.05,  # level of the test; the interval has the level 1 − alpha
 ) -> Verdict:
-    "The verdict on a claim, after the fact; raises `ConfigError` or `StoreError`."
+    """The verdict on a claim, after the fact.
+
+    Raises `ConfigError` where the claim cannot be read, `StoreError` where the two cannot be paired."""
     h = parse_claim(text, tuple(experiments))
-    if experiments[h.control] is experiments[h.treatment]:
+    if experiments[h.control].id == experiments[h.treatment].id:
         raise ConfigError(f"claim {text!r}: {h.treatment} and {h.control} are the same answers")
     control, treatment = ({("", 0): experiments[name]} for name in (h.control, h.treatment))
     c = contrast(control, treatment, h.metric)

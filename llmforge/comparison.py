@@ -94,7 +94,7 @@ def _notes(a: Experiment, b: Experiment, contrasts: Mapping[str, Contrast]) -> I
         if c.overlapped:
             yield f"{words(name)}: its runs overlapped, it decides nothing"
         if c.left_out:
-            yield f"{words(name)}: {c.left_out} pairs left out, since a side has no value"
+            yield f"{words(name)}: pairs left out, since a side has no value: {c.left_out}"
     if (scorer_of(a) is None) != (scorer_of(b) is None):
         yield "only one of the two was judged by a scorer, so its judgements are not compared"
     if "judge_score" in contrasts and (line := _equal_length_line(a, b)):
@@ -110,7 +110,9 @@ def difference_at_equal_length(
     groups: Sequence[str],  # the question of each: pairs of one question are dependent
     confidence: float = 0.95,
 ) -> Estimate | None:  # None: too few pairs, or all alike
-    "The mean difference where both answers are equally long: the constant of a least-squares line."
+    """The mean difference where both answers are equally long: the intercept of a least-squares line.
+
+    Its interval is from standard errors that are robust to clusters, which the questions are."""
     import numpy as np
     import statsmodels.api as sm
 
@@ -183,8 +185,9 @@ def overview(
 ) -> str:  # Markdown
     "Accuracy of several treatments against the control, with p values adjusted for their number."
     metric = compared[0].a.result["accuracy_is"]
-    if unknown := [c.a.id for c in compared if metric not in c.differences]:
-        return f"Accuracy is not measured by {cell(unknown[0], 120)}: what is right is not known."
+    if without := [c for c in compared if metric not in c.differences]:
+        one, other = (cell(e.id, 120) for e in (without[0].a, without[0].b))
+        return f"No overview: no question has a value of {words(metric)} in both {one} and {other}."
     found = [c.differences[metric] for c in compared]
     adjusted = holm([d.p for d in found])
     rows = [

@@ -207,8 +207,8 @@ def _scored_of_two(control: Mapping, treatment: Mapping, metric: str, only) -> t
 
 # %% ../nbs/64_contrasts.ipynb #contrasts-groups-of
 @lru_cache(maxsize=4)  # an arm is compared on many metrics, and with many others
-def _groups(runs: tuple[tuple[tuple, Experiment], ...]) -> dict[tuple, str]:
-    return groups_of([dict(runs)])
+def _groups(*arms: tuple[tuple[tuple, Experiment], ...]) -> dict[tuple, str]:
+    return groups_of([dict(runs) for runs in arms])
 
 
 @lru_cache(maxsize=4)
@@ -218,8 +218,10 @@ def _questions(runs: tuple[tuple[tuple, Experiment], ...]) -> dict[tuple, tuple[
 
 def _groups_for(control: Mapping, treatment: Mapping, metric: str) -> dict[tuple, Hashable]:
     "The group of each row: by passages, and for latency by the batches of both arms."
-    groups = _groups(tuple(control.items()))
-    latency = metric_of(next(iter(control.values())), metric) == "latency_ms"
+    first, other = (next(iter(arm.values())) for arm in (control, treatment))
+    imported = is_imported(first.record) or is_imported(other.record)  # one may not know its passages
+    groups = _groups(*(tuple(arm.items()) for arm in ((control, treatment) if imported else (control,))))
+    latency = metric_of(first, metric) == "latency_ms"
     return with_batches(groups, [control, treatment]) if latency else dict[tuple, Hashable](groups)
 
 # %% ../nbs/64_contrasts.ipynb #contrasts-paired

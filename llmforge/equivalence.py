@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from os.path import commonprefix
 from statistics import median
 
-from .contrasts import Contrast, arm_of, arms_of, check_pair, contrast, pairs_of
+from .contrasts import Contrast, arm_of, arms_of, check_pair, contrast, pairs_of, shared_questions
 from .experiment import Experiment
 from .metrics import failed
 from .paired import non_inferiority
@@ -19,7 +19,7 @@ from .plan import StudyRows
 from .stats import Estimate, wilson
 from .text import cell, clip, table
 from .traceview import walk
-from .wording import difference_text, noun, p_text, percent
+from .wording import difference_text, heading, p_text, percent
 
 # %% ../nbs/67_equivalence.ipynb #equivalence-texts
 def text_of(
@@ -35,10 +35,11 @@ def _lost(*rows: Mapping) -> bool:
 
 
 def _row_pairs(control: Mapping, treatment: Mapping) -> Iterator[tuple[dict, dict]]:
-    "The rows of both arms, by question."
+    "The rows of both arms, of each question that both have."
     for key in control:
+        shared = shared_questions(control[key], treatment[key])
         other = {r["example_id"]: r for r in treatment[key].rows}
-        yield from ((r, other[r["example_id"]]) for r in control[key].rows)
+        yield from ((r, other[id]) for r in control[key].rows if (id := r["example_id"]) in shared)
 
 # %% ../nbs/67_equivalence.ipynb #equivalence-differences
 def first_difference(
@@ -83,7 +84,7 @@ class Equivalence:
 
     @property
     def not_inferior(self) -> bool:
-        "Whether a loss of the margin or more is ruled out, at a level of 5 %."
+        "Whether a loss of the margin or more is ruled out, at a level of 5%."
         return self.p is not None and self.p <= 0.05
 
     @property
@@ -106,8 +107,9 @@ class Equivalence:
         if self.first:
             said += f"; where texts differ, they do after a median of {median(self.first):g} characters"
             said += f" (the first after {min(self.first)})"
-        metric = noun(self.accuracy.metric).removeprefix("the ")
-        said += f"; {metric} {difference_text(self.accuracy.effect, self.accuracy.metric)}"
+        said += (
+            f"; {heading(self.accuracy.metric)} {difference_text(self.accuracy.effect, self.accuracy.metric)}"
+        )
         said += f", a loss of {100 * self.margin:g} points {'' if self.not_inferior else 'not '}ruled out"
         said += f" ({p_text(self.p)})"
         if self.cached:

@@ -80,12 +80,12 @@ _OVERLAPPED = "; other runs were under way at the same time, so latencies decide
 def _missing(c: Contrast, metric: str) -> str:
     "Missing rows, and the difference that they could have made."
     lost = sum(c.failed)
-    text = f"; {lost} runs failed" if lost else ""
+    text = f"; {lost} run{'s' * (lost > 1)} failed" if lost else ""
     if lost and c.bounds:
         low, high = points(c.bounds[0], metric, sign=True), points(c.bounds[1], metric, unit=True, sign=True)
         text += f", so the difference lies between {low} and {high} whatever they would have been"
     if c.left_out:
-        text += f"; {c.left_out} pairs left out, since a side has no value"
+        text += f"; {c.left_out} pair{'s' * (c.left_out > 1)} left out, since a side has no value"
     return text
 
 

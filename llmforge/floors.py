@@ -38,6 +38,8 @@ def _name(place: Place, parts: Mapping[Place, object]) -> str:
     "A part by its data set, and by its kind where the data set has several."
     data, kind = place
     kinds = [k for d, k in parts if d == data]
+    if not data:  # a claim about two experiments
+        return kind or ("all of them" if len(kinds) == 1 else "those without a kind")
     return data if len(kinds) == 1 or not kind else f"{kind} of {data}"
 
 

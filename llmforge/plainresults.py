@@ -12,7 +12,7 @@ from dataclasses import asdict
 from .comparison import Comparison
 from .experiment import Experiment, state_line
 from .findings import Verdict, explored
-from .listing import is_stale, state_name
+from .listing import is_stale, listed_state, state_name
 from .marks import Marks, marks_of
 from .plan import StudyRows
 from .speedup import SpeedVerdict
@@ -35,13 +35,11 @@ def listed_records(
         mark, config = marks.get(e["id"], Marks()), e["config_json"]
         if mark.archived and not archived:
             continue
-        running = e["status"] == Status.RUNNING
-        state = state_name(store.experiment(e["id"]), store) if running else str(e["status"])
         work = {"dataset": config["dataset"]["name"]}
         work |= {part: None if e["imported"] else config[part]["name"] for part in ("method", "retrieval")}
         work |= {"model": config["model"]["name"]}
         counts = {name: e[name] for name in _LISTED}
-        known = {"id": e["id"], "status": state, "stale": is_stale(e)}
+        known = {"id": e["id"], "status": listed_state(e, store), "stale": is_stale(e)}
         records.append({**known, **work, **counts, "tags": list(mark.tags)})
     return records
 

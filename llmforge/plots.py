@@ -10,6 +10,7 @@ __all__ = ['COLOURS', 'MARKERS', 'LOOKS', 'panels', 'one_axes', 'listed', 'title
 # %% ../nbs/69_plots.ipynb #fb5ba4ac
 import textwrap
 from collections.abc import Iterable
+from contextlib import suppress
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from .pooling import pooled
 from .results import retrieval_estimates
 from .stats import Estimate
 from .text import FIGURE_STYLE, plain_figure
-from .wording import level_of, metric_name, noun, p_text, words
+from .wording import heading, level_of, metric_name, p_text, percent, words
 
 # %% ../nbs/69_plots.ipynb #e0721394
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's palette
@@ -118,7 +119,7 @@ def score_plot(
             bars[f"{accuracy}: {words(kind)} (n = {values['n']})"] = Estimate(**values), COLOURS[5]
     fig, ax = one_axes(height=1.0 + 0.38 * len(bars))
     _bars(ax, bars)
-    interval = f"{e.config.metrics.confidence:.0%} interval"
+    interval = f"{percent(e.config.metrics.confidence)} interval"
     ax.set_xlabel(f"score, {interval}; n = {e.result['attempted']}, {e.result['failed']} failed")
     title(ax, e.id)
     return fig
@@ -136,11 +137,10 @@ def latency_plot(
             ax.axvline(at, color=COLOURS[1], lw=1, ls=style, label=f"{name} {at:,.0f} ms")
         ax.legend(frameon=False, loc="upper left")
     else:
-        nothing = "every generation came from the cache: nothing was timed"
+        nothing = "nothing was timed: all answers failed, came from the cache, or were imported"
         ax.text(0.5, 0.5, nothing, ha="center", transform=ax.transAxes)
     ax.set_xlabel(f"latency (ms), {len(ms)} fresh generations of {e.result['attempted']} questions")
-    ax.set_ylabel("share of questions")
-    ax.set_ylim(0, 1.02)
+    ax.set(ylabel="share of questions", ylim=(0, 1.02))
     ax.set_xlim(left=0)
     return fig
 
@@ -218,7 +218,7 @@ def _verdict(ax, y: float, v: Verdict, scale: float) -> None:
 def _verdict_name(v: Verdict) -> str:
     h = v.hypothesis
     wanted = "" if h.margin is not None else f", claimed {h.direction}"
-    return f"{h.id}: {h.treatment} − {h.control}\n{noun(h.metric).removeprefix('the ')}{wanted}"
+    return f"{h.id}: {h.treatment} − {h.control}\n{heading(h.metric)}{wanted}"
 
 
 def _forest(ax, same_unit: list[Verdict], unit: str) -> None:
@@ -269,11 +269,12 @@ def _n(estimates: Iterable[Estimate]) -> str:
 
 # %% ../nbs/69_plots.ipynb #plots-line
 def _scale(arms: list[str]) -> list[float]:
-    "The places of arms on an axis: their numbers, or 0, 1, 2, …"
-    try:
-        return [float(a.rsplit("=", 1)[-1]) for a in arms]
-    except ValueError:
-        return list(map(float, range(len(arms))))
+    "The places of arms on an axis: the numbers of one setting, or 0, 1, 2, …"
+    parts = [a.rpartition("=") for a in arms]
+    with suppress(ValueError):
+        if len({setting for setting, *_ in parts}) == 1:
+            return [float(number) for *_, number in parts]
+    return list(map(float, range(len(arms))))
 
 
 def interval_line(
@@ -355,7 +356,7 @@ def heatmap(
 # %% ../nbs/69_plots.ipynb #cd4febe0
 def pareto(
     points: dict[str, tuple[float, float]],  # label -> (cost, score)
-) -> list[str]:  # the labels on the line, from cheap to dear
+) -> list[str]:  # the labels on the Pareto front, from cheap to dear
     "The points that no other beats in cost or score without being worse in the other; of equal ones all."
     line: list[str] = []
     for label, (cost, score) in sorted(points.items(), key=lambda p: (p[1][0], -p[1][1])):
@@ -366,7 +367,7 @@ def pareto(
 
 # %% ../nbs/69_plots.ipynb #plots-cost-panel
 def _cost_panel(ax, scores: dict[str, Estimate], costs: dict[str, Estimate], cost_name: str) -> None:
-    "One data set: an arm is a mark, filled on the Pareto line; arms without a cost are named below."
+    "One data set: an arm is a mark, filled on the Pareto front; arms without a cost are named below."
     points = {arm: (costs[arm].value, s.value) for arm, s in scores.items() if s.n and costs[arm].n}
     line = pareto(points)
     ax.plot([points[a][0] for a in line], [points[a][1] for a in line], color="#999999", lw=1, zorder=1)
@@ -397,7 +398,7 @@ def pareto_plot(
     metric: str = "accuracy",  # a score of which more is better
     cost: str = "latency",  # or "tokens_in", "tokens_out"
 ):  # a matplotlib figure: a panel for each data set, all on one scale
-    "Score against cost with the Pareto line."
+    "Score against cost with the Pareto front."
     scores = arm_estimates(study, metric)
     costs = arm_estimates(study, cost, "p50")
     fig, axes = panels(1.8 + 3.0 * len(scores), 3.2, columns=len(scores))
@@ -443,8 +444,8 @@ def interaction_plot(
     ax.axvline(0, color="#999999", lw=1, zorder=1)
     names = [f"{kind} (n = {s.n})" for kind, s in [*effects.items(), ("all", whole.effect)]]
     listed(ax, dict(enumerate(names)))
-    compared = f"{tested.treatment} minus {tested.control} ({unit}), {whole.effect.confidence:.0%} interval"
-    ax.set_xlabel(f"{noun(whole.metric).removeprefix('the ')}, {compared}")
+    compared = f"{heading(whole.metric)}, {tested.treatment} minus {tested.control} ({unit})"
+    ax.set_xlabel(f"{compared}, {percent(whole.effect.confidence)} interval")
     depends = "one kind only" if tested.p is None else f"does it depend on the kind? {p_text(tested.p)}"
     title(ax, depends, 9)
     return fig

@@ -101,7 +101,8 @@ def groups_of(
         for r in e.numbers:
             question = questions[*key, r["example_id"]]
             passages = r["trace"].get("attributes", {}).get("gold", ())
-            gold[question] = [f"{question[0]} {p}" for p in passages]
+            if passages or question not in gold:  # an arm that was imported may not know them
+                gold[question] = [f"{question[0]} {p}" for p in passages]
     group = shared_passage(gold)
     return {place: str(group[question]) for place, question in questions.items()}
 
@@ -156,7 +157,7 @@ def _drawn_ratios(both: np.ndarray, resamples: int, seed: int) -> np.ndarray:
 def _ratio_ends(
     both: np.ndarray, n: int, confidence: float, resamples: int, seed: int
 ) -> tuple[float, float]:
-    "The percentile interval of a ratio; of few groups, whose range misses it often, all."
+    "The percentile interval of a ratio; 0 to infinity where there are too few groups for one."
     if len(both) < n and 0.5 ** (len(both) - 1) > 1 - confidence:  # five groups or fewer at 95%
         return 0.0, np.inf
     ends = [(1 - confidence) / 2, (1 + confidence) / 2]

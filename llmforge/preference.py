@@ -39,17 +39,31 @@ def _answers(e: Experiment, whole: bool) -> dict[str, tuple[str, str]]:
         rows = c.execute(sa.select(*(RUNS.c[name] for name in names)).where(*where)).all()
     return {id: (question or id, (answer or "").strip()) for id, question, answer in rows}
 
+# %% ../nbs/66_preference.ipynb #preference-both-answers
+def _both_answers(a: Experiment, b: Experiment) -> tuple[dict, dict]:
+    "The answers of two experiments by question; raises `StoreError` where there is nothing to compare."
+    if a.id == b.id:
+        raise StoreError(f"both experiments are {a.id}; a preference is between the answers of two")
+    whole = a.record.config_json["method"]["name"] == b.record.config_json["method"]["name"]
+    left, right = _answers(a, whole), _answers(b, whole)
+    if not left.keys() & right.keys():
+        raise StoreError(
+            f"{a.id} and {b.id} have no question in common that both answered; "
+            "choose two experiments that were run on the same questions"
+        )
+    return left, right
+
 # %% ../nbs/66_preference.ipynb #preference-choices
 def choices_between(
     a: Experiment,
     b: Experiment,
     seed: int = 0,  # of the order
 ) -> tuple[list[Choice], dict[str, int]]:  # what is asked, and how many are not, by reason
-    "The questions on which two experiments' answers differ, shuffled; raises `StoreError`."
-    whole = a.record.config_json["method"]["name"] == b.record.config_json["method"]["name"]
-    left, right = _answers(a, whole), _answers(b, whole)
-    if a.id == b.id or not (shared := left.keys() & right.keys()):
-        raise StoreError(f"{a.id} and {b.id} have no question in common whose answers could be compared")
+    """The questions on which two experiments' answers differ, shuffled.
+
+    Raises `StoreError` where the two are one experiment, or have no answered question in common."""
+    left, right = _both_answers(a, b)
+    shared = left.keys() & right.keys()
     found = [Choice(i, left[i][0], {a.id: left[i][1], b.id: right[i][1]}) for i in shared]
     asked = [one for one in found if left[one.example_id][1] != right[one.example_id][1]]
     asked.sort(key=lambda one: fingerprint(seed, one.example_id))
@@ -60,7 +74,7 @@ def choices_between(
 # %% ../nbs/66_preference.ipynb #preference-tally
 @dataclass(frozen=True)
 class Tally:
-    "Questions by what was said of them."
+    "How many questions got which vote."
 
     b: int  # the second experiment's answer was preferred
     a: int  # the first's
@@ -75,7 +89,7 @@ class Tally:
 
     @property
     def cells(self) -> tuple:
-        "For a table."
+        "A cell for each column of a table but the voter."
         if (rate := self.rate) is None:
             return (self.b, self.a, self.ties, self.skipped, "–", "–")
         value, low, high = rate
@@ -85,7 +99,7 @@ class Tally:
 def kappa(
     pairs: Sequence[tuple[str, str]],  # what one and the other said of the same question
 ) -> tuple[float, float, float] | None:  # with its 95% interval; None where it is not defined
-    "Cohen's kappa; its interval is Wilson's of the share of agreement, less what chance agrees on."
+    "Cohen's kappa (1960); its interval is Wilson's of the share of agreement, put on the scale of kappa."
     n = len(pairs)
     if len({kind for pair in pairs for kind in pair}) < 2:
         return None

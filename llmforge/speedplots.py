@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 from .config import ExperimentConfig
+from .contrasts import arm_lines, arms_of
 from .plots import COLOURS, arm_estimates, listed, one_axes, panels, pareto, title
 from .pooling import pooled
 from .rounds import Round
@@ -143,12 +144,11 @@ def front_plot(
 ):  # a matplotlib figure: a panel for each data set, all on one scale
     "A score against the latency that was timed in rounds, with the Pareto front."
     estimates = arm_estimates(study, metric)
-    arms = dict.fromkeys(arm for row in estimates.values() for arm in row)
-    wrong = changing(study)
-    names = {arm: f"{i + 1}  {arm}{' ≠' * (arm in wrong)}" for i, arm in enumerate(arms)}
+    arms, wrong = {line: arm for arm, line in arm_lines(arms_of(study)).items()}, changing(study)
+    names = {line: f"{i + 1}  {line}{' ≠' * (arm in wrong)}" for i, (line, arm) in enumerate(arms.items())}
     fig, axes = panels(7.5, max(3.2, 0.9 + 0.24 * len(arms)), columns=len(estimates))
     for ax, (data, scores) in zip(axes, estimates.items()):
-        costs = {arm: _latency(rounds, arm.split(" (")[0], data) for arm in scores}
+        costs = {line: _latency(rounds, arms[line], data) for line in scores}
         _front_panel(ax, scores, costs, names)
         _plain_ticks(ax.xaxis)
         title(ax, f"{data} (n = {max(s.n for s in scores.values())})")

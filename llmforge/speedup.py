@@ -57,7 +57,7 @@ def speed_up(
     datasets: Collection[str] = (),  # labels; empty: all
     confidence: float | None = None,  # of the ratio's interval; default: the control's config
 ) -> SpeedUp:
-    "Compare two arms in speed and in answers."
+    "Compare two arms in speed and in answers; raises `StoreError` where they cannot be paired."
     chosen = [r for r in rounds if not datasets or r.data in datasets]
     a, b = [r for r in chosen if r.arm == control], [r for r in chosen if r.arm == treatment]
     same = equivalence_of(study, treatment, control, datasets=datasets)
@@ -66,7 +66,7 @@ def speed_up(
 
 # %% ../nbs/67_speedup.ipynb #speedup-verdict
 class Stamped:
-    "What has a verdict."
+    "Something on which there is a verdict, which may be post hoc."
 
     verdict: str
     post_hoc: bool  # a run had started before the plan was frozen
@@ -124,9 +124,10 @@ def _doubt(n: int, turns: Iterable[Round]) -> str:
     if lost := sum(r.failed == r.questions for r in turns):
         return f"rounds with {lost} turn{'s' * (lost > 1)} in which every question failed"
     if 0 < n < FEWEST:
-        return f"{n} rounds"
+        return f"{n} round{'s' * (n > 1)}"
     disturbed = sum(r.others > UNDISTURBED for r in turns) if n else 0
-    return f"rounds with {disturbed} turns while others had the machine" if disturbed else ""
+    turned = f"{disturbed} turn{'s' * (disturbed > 1)}"
+    return f"rounds with {turned} while others had the machine" if disturbed else ""
 
 
 def _p(rounds: Sequence[Round], claim: SpeedClaim) -> float | None:

@@ -19,7 +19,7 @@ def number(
     metric: str,  # as a hypothesis names it
     sign: bool = False,  # show a plus
 ) -> str:  # "–" for None
-    "A value of a metric: three digits for a score, three significant ones for dollars, else one; never -0.0."
+    "A value of a metric: three decimals for a score, three digits for dollars, else one; never -0.0."
     if x is None:
         return "–"
     plus = "+" if sign else ""
@@ -52,7 +52,7 @@ def p_text(
         return "–"
     if p < 0.001:
         return "p < .001"
-    return "p = 1" if p > 0.9995 else f"p = {p:.3f}".replace("0.", ".")
+    return "p = 1" if p >= 0.9995 else f"p = {p:.3f}".replace("0.", ".")
 
 # %% ../nbs/60_wording.ipynb #wording-corrected
 def corrected_text(
@@ -69,8 +69,9 @@ def corrected_text(
 def percent(
     share: float,  # between 0 and 1
 ) -> str:
-    "A share in per cent, e.g. the level of an interval: 95%, 98.3%."
-    return f"{100 * share:.3g}%"
+    "A share in per cent, e.g. the level of an interval: 95%, 98.3%; 99.99% does not become 100%."
+    digits = next((n for n in range(3, 16) if f"{100 * share:.{n}g}" != "100"), 3)
+    return f"{100 * share:.{digits}g}%"
 
 # %% ../nbs/60_wording.ipynb #wording-level
 def level_of(
@@ -124,7 +125,7 @@ def bare(
 def spec_of(
     aggregate: str,  # of a run, e.g. "latency_p50", "tokens_in", "f1"
 ) -> str:
-    "The format of an aggregate: whole milliseconds, tenths of a token, thousandths of a score."
+    "The format of an aggregate: whole ms, tenths of a token, three digits of a cost, thousandths of a score."
     if aggregate.startswith(("latency", "ttft")):
         return ".0f"
     if aggregate == "cost":
@@ -180,7 +181,7 @@ def words(
 def heading(
     metric: str,  # as a hypothesis names it
 ) -> str:
-    "A metric at the head of a column or on an axis: hallucination rate, accuracy."
+    "A metric at the head of a column: hallucination rate, accuracy."
     return _NOUNS.get(metric, words(metric))
 
 # %% ../nbs/60_wording.ipynb #wording-noun-x-x
@@ -193,8 +194,8 @@ def noun(
 
 # %% ../nbs/60_wording.ipynb #wording-metric-name
 def metric_name(
-    metric: str,
+    metric: str,  # as a hypothesis names it
 ) -> str:
-    "A metric as an axis names it."
+    "A metric on an axis, with its unit where that is milliseconds or dollars: latency (ms)."
     unit = {"ms": " (ms)", "dollars": " ($)"}.get(unit_of(metric), "")
-    return noun(metric).removeprefix("the ") + unit
+    return heading(metric) + unit

@@ -1,14 +1,20 @@
 "Arms that write something else are caught, on the real embedded model."
 
 import copy
+import json
 from dataclasses import replace
 
 import pytest
 
 from llmforge.batching import FakeEngine
+from llmforge.config import load_config
 from llmforge.configfiles import read_yaml
 from llmforge.core import EngineError, StoreError, fingerprint
-from llmforge.equivalence import equivalence_of, first_difference, text_of
+from llmforge.equivalence import differing, equivalence, equivalence_of, first_difference, text_of
+from llmforge.experiment import Experiment
+from llmforge.pooling import groups_of
+from llmforge.predictions import import_predictions
+from llmforge.runner import run_experiment
 from llmforge.store import Store
 from llmforge.study import run_study
 from llmforge.studyconfig import load_study
@@ -78,6 +84,29 @@ def test_other_questions_are_refused(study, outputs):
     mixed = replace(study, ids=study.ids | {("b", "default", 0): other.ids["b", "default", 0]})
     with pytest.raises(StoreError, match="their questions differ"):
         equivalence_of(mixed, "b", "a")
+
+
+@pytest.mark.slow
+def test_imported_answers_to_some_of_the_questions(outputs, tmp_path):
+    "Compared on those, in groups by the passages that one side knows, whichever is the control."
+    store = Store()
+    config = {"name": "own", "engine": "fake", "dataset": {"name": "meridia", "limit": 30}}
+    id = run_experiment(load_config({"experiment": config}), store, FakeEngine(made), show=False)
+    own, gold, answers = Experiment(id, store), tmp_path / "gold.jsonl", tmp_path / "answers.jsonl"
+    asked = [(r["example_id"], r["input_text"], r["trace"]["attributes"]["expected"]) for r in own.rows[:20]]
+    questions = [{"id": i, "question": text, "answers": right} for i, text, right in asked]
+    gold.write_text("".join(json.dumps(q) + "\n" for q in questions))
+    answers.write_text("".join(json.dumps({"id": i, "prediction": right[0]}) + "\n" for i, _, right in asked))
+    theirs = Experiment(import_predictions(store, answers, gold), store)
+    a, b = {("", 0): own}, {("", 0): theirs}
+    one, other = equivalence(a, b), equivalence(b, a)
+    assert (
+        one.n == other.n == 20 and one.answers == other.answers == 0 and differing(a, b, 99).count("\n") == 21
+    )
+    there, back = one.accuracy, other.accuracy
+    assert there.groups == back.groups < 20 and there.paired.p == back.paired.p
+    assert there.effect.low == pytest.approx(-back.effect.high)
+    assert groups_of([a, b]) == groups_of([b, a])
 
 
 @pytest.mark.parametrize("a, b, at", [("", "", None), ("ab", "ac", 1), ("a", "ab", 1), ("é", "e", 0)])

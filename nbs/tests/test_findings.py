@@ -20,7 +20,7 @@ from llmforge.claimed import verdict_on
 from llmforge.comparison import compare, diff_table, overview, trace_line
 from llmforge.config import load_config
 from llmforge.contrasts import arms_of, groups, values
-from llmforge.core import StoreError, fingerprint
+from llmforge.core import ConfigError, StoreError, fingerprint
 from llmforge.equivalence import equivalence_of
 from llmforge.experiment import Experiment, agent_table, counts_line, results_table
 from llmforge.findings import arms_table, decide, exploratory_table, verdict_table, verdicts
@@ -28,14 +28,17 @@ from llmforge.interaction import interaction, label_test
 from llmforge.listing import experiments_table
 from llmforge.plan import Study
 from llmforge.pooling import pooled, ratio, shared_passage
+from llmforge.preference import choices_between
 from llmforge.results import kinds_table, retrieval_table, worst_examples
+from llmforge.rounds import Round
 from llmforge.runner import run_experiment
+from llmforge.speedplots import front_plot
 from llmforge.stats import Estimate
 from llmforge.store import FrozenPlan, Store
 from llmforge.studyconfig import Hypothesis, StudyConfig
 from llmforge.tables import EXPERIMENTS
 from llmforge.tradeoffs import agent_arms_table, cost_ratio, costs_table, trade_off
-from llmforge.wording import shown
+from llmforge.wording import p_text, percent, shown
 
 pytestmark = pytest.mark.slow
 
@@ -834,6 +837,43 @@ def test_pictures_of_what_is_missing(store):
     assert pareto({"a": (2, 0.5), "b": (1, 0.3), "c": (2, 0.5), "d": (2, 0.4)}) == ["b", "a", "c"], "equal"
 
 
+def test_a_curve_over_two_settings_has_a_place_for_each_arm(store):
+    "Their last numbers repeat, so that arms stood on top of each other."
+    from llmforge.plots import ablation_curve
+
+    e = stored(store, "a", [row(i, float(i % 2)) for i in range(4)])
+    places = lambda *arms: list(ablation_curve(study_of(store, dict.fromkeys(arms, e))).axes[0].get_xticks())
+    assert places("k=1-n=0", "k=1-n=2", "k=8-n=0", "k=8-n=2") == [0, 1, 2, 3]
+    assert places("k=1", "k=2", "k=8") == places("1", "2", "8") == [1, 2, 8]
+
+
+def test_levels_and_counts_as_they_are(store):
+    "No interval has a level of 100%, a picture names the level that its table names, and one is no plural."
+    from llmforge.plots import score_plot
+
+    assert [percent(x) for x in (0.95, 1 - 0.05 / 3, 0.9999, 1 - 1e-6, 1)] == [
+        "95%",
+        "98.3%",
+        "99.99%",
+        "99.9999%",
+        "100%",
+    ]
+    assert [p_text(p) for p in (0.9994, 0.9995)] == ["p = .999", "p = 1"]
+    a = stored(store, "a", [row(i, 1.0) for i in range(4)], confidence=0.975)
+    assert "97.5% interval" in score_plot(a).axes[0].get_xlabel()
+    b = stored(store, "b", [row(i, 1.0, failed=i == 0) for i in range(4)])
+    assert "; 1 run failed, so" in verdicts(study_of(store, {"a": a, "b": b}, claim()))[0].sentence()
+
+
+def test_a_claim_about_two_experiments_names_no_data_set(store):
+    a, b = (stored(store, name, [of_kind(i, 0.0, "two_hop") for i in range(4)]) for name in "ab")
+    assert verdict_on("b > a", {"a": a, "b": b}).floor.endswith("near 0 on two_hop")
+    with pytest.raises(StoreError, match="both experiments are a"):
+        choices_between(a, Experiment(a.id, store))
+    with pytest.raises(ConfigError, match="b and a are the same answers"):
+        verdict_on("b > a", {"a": a, "b": Experiment(a.id, store)})
+
+
 # agents
 
 AGENT = {
@@ -934,6 +974,18 @@ def test_the_choice_is_named_wherever_an_agent_is_listed(store):
     assert agent_arms_table(study) in arms_table(study) and "plain" not in agent_arms_table(study)
     assert "agent (calibrated choice): 8 attempted" in unescape(compare(plain, agent)._repr_markdown_())
     assert agent_arms_table(study_of(store, {"a": plain, "b": plain})) == ""
+    other = stored(store, "other", [acted(i, 0.0, 1) | {"answer": "y"} for i in range(8)], more=AGENT)
+    fast = study_of(store, {"react": agent, "fast": other})
+    ms = dict.fromkeys(("p50", "p95", "p99"), 9.0)
+    timed = [
+        Round(arm, "d", 0, "", 8, 0, 1.0, 1.0, None, ms, ms, ms, 0.0, None, None, None, 0.0)
+        for arm in fast.config.arms
+    ]
+    legend = front_plot(fast, timed).axes[0].get_legend().get_texts()
+    assert [t.get_text() for t in legend] == [
+        "1  react (calibrated choice)",
+        "2  fast (calibrated choice) ≠",
+    ]
     for name, method in [
         ("r", {"name": "react", "agent": {"choice": "oracle"}}),
         ("n", {"name": "naive", "agent": {"choice": "free"}}),
