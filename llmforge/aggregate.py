@@ -215,6 +215,8 @@ def cost_estimate(
 ) -> str:
     "What all questions will use and cost, if they are like these."
     answered = [r for r in rows if not failed(r)]
+    if not answered:
+        return "cost: unknown, since none of the first questions succeeded"
     paid = [r for r in answered if not r.get("cached")]
     read, written, cost = _mean(answered, "tokens_in"), _mean(answered, "tokens_out"), _mean(paid, "cost")
     if read is None or written is None:

@@ -130,11 +130,21 @@ def _on_servers(config: ExperimentConfig) -> tuple[bool, ExperimentConfig | None
         )
     return asked, judged
 
+# %% ../nbs/56_check.ipynb #check-past-cache
+def _past_the_cache(config: ExperimentConfig) -> ExperimentConfig:
+    "A config of which no reply comes from the cache: it would hide what has gone wrong since."
+    engine, metrics = config.engine.model_copy(update={"cache": False}), config.metrics
+    if judge := metrics.model_judge:
+        judge = judge.model_copy(update={"engine": judge.engine.model_copy(update={"cache": False})})
+        metrics = metrics.model_copy(update={"model_judge": judge})
+    return config.model_copy(update={"engine": engine, "metrics": metrics})
+
 # %% ../nbs/56_check.ipynb #check-all
 def checks(
     config: ExperimentConfig,
 ) -> Iterator[str]:  # a line for each thing that was found
     "Try the servers of a config, its judge's too, on the first questions; raises what went wrong."
+    config = _past_the_cache(config)
     asked, judged = _on_servers(config)
     if asked:
         yield from _about_server(config)

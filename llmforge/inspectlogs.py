@@ -7,6 +7,7 @@ __all__ = ['inspect_logs', 'read_inspect_samples', 'import_inspect']
 
 # %% ../nbs/55_inspectlogs.ipynb #inspectlogs-imports
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -30,7 +31,7 @@ def _read(path: Path) -> dict[str, Any]:
     except Exception as e:  # zip, zstd and pydantic have their own kinds
         raise DataError(f"{path}: cannot be read: {getattr(e, 'strerror', None) or error_line(e)}") from None
     if not isinstance(log, dict) or not {"eval", "status"} <= set(log):
-        raise DataError(f"{path.name}: is no log of Inspect; it has the fields eval, status and samples")
+        raise DataError(f"{path.name}: is no log of Inspect, which has the fields eval, status and samples")
     return log
 
 # %% ../nbs/55_inspectlogs.ipynb #inspectlogs-logs
@@ -135,12 +136,25 @@ def _id(sample: Mapping) -> int | str:
         raise TypeError(f"the id of a sample must be a number or a text; received {id!r}")
     return id
 
+# %% ../nbs/55_inspectlogs.ipynb #inspectlogs-failure
+def _failure(sample: Mapping) -> str:
+    "What ended a sample before it was scored; empty where nothing did."
+    if sample.get("scores") or not (error := sample.get("error")):
+        return ""
+    return str(error.get("message") or "an error without a message")
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    "The scores that are finite numbers."
+    numbers = {k: v for k, v in sorted(values.items()) if isinstance(v, (int, float))}
+    return {k: float(v) for k, v in numbers.items() if math.isfinite(v)}
+
 # %% ../nbs/55_inspectlogs.ipynb #inspectlogs-sample-read
 def _sample(sample: Mapping, model: str, metric: str | None) -> Sample:
     "A sample of a log, read."
     attachments = sample.get("attachments") or {}
-    scores, failure = sample.get("scores") or {}, (sample.get("error") or {}).get("message", "")
-    values, target, choices = _values(scores), sample["target"], sample.get("choices")
+    scores, target, choices = sample.get("scores") or {}, sample["target"], sample.get("choices")
+    values = _values(scores)
     question, output = _question(sample, attachments), _output(sample, attachments)
     answer = _answer(scores, metric)
     return Sample(
@@ -151,13 +165,13 @@ def _sample(sample: Mapping, model: str, metric: str | None) -> Sample:
         output=output,
         answer=output if answer is None else answer,
         expected=_expected(target),
-        scores={k: float(v) for k, v in sorted(values.items()) if isinstance(v, (int, float)) and v == v},
+        scores=_numbers(values),
         is_text=not choices,
         content=fingerprint(question, choices or [], target),
         metrics=tuple(sorted(values)),
         place=f"sample {sample['id']}",
         tokens=_tokens(sample, model),
-        error=failure if not scores else "",
+        error=_failure(sample),
     )
 
 # %% ../nbs/55_inspectlogs.ipynb #inspectlogs-repeated

@@ -47,7 +47,8 @@ def for_load(
 ) -> ExperimentConfig:
     "A config as it is measured; raises `ConfigError` for an agent whose answers shall have a fixed length."
     engine = _changed(config.engine, cache=False, attempts=1, concurrency=4096)
-    config = _changed(config, engine=engine, metrics=_changed(config.metrics, judge=None))
+    metrics = _changed(config.metrics, judge=None, model_judge=None, extra=())
+    config = _changed(config, engine=engine, metrics=metrics)
     if tokens is None:
         return config
     if config.method.agent:
@@ -177,19 +178,21 @@ async def measure(
     resources: Resources,
     plan: LoadPlan,
 ) -> Measured:
-    "Warm up, then put under load."
+    "Warm up, then put under load; raises `EngineError` where the warm-up fails or the engine gives up."
     examples = prepared.data.examples
     clients = plan.concurrency or prepared.config.engine.batch_size
     if isinstance(resources.engine, ServerEngine):
         resources.engine.patience.gate.closes = False  # or a pause for one would be a latency of the others
     warm = asking(prepared, resources, [reversed_words(e) for e in examples])
-    await _warmed(warm, clients, plan.objectives)
-    with gauged() as used:
-        try:
+    try:
+        await _warmed(warm, clients, plan.objectives)
+        with gauged() as used:
             found = await _under_load(asking(prepared, resources, examples), plan, clients)
-        except ExceptionGroup as e:
-            raise e.exceptions[0] from e
-    return Measured(found, used, min(len(examples), plan.n), clients, plan.objectives)
+    except ExceptionGroup as e:  # of the clients, which ask in a group of tasks
+        raise e.exceptions[0] from e
+    measured = Measured(found, used, len(examples), clients, plan.objectives)
+    asked = max(len(run.asked) for run in measured.runs)  # fewer than planned where requests piled up
+    return replace(measured, questions=min(len(examples), asked))
 
 # %% ../nbs/57_loadrun.ipynb #loadrun-bench
 def put_under_load(

@@ -95,7 +95,7 @@ def _busy_s() -> float:
     import psutil
 
     times = psutil.cpu_times()
-    return times.user + times.system + times.nice
+    return times.user + times.system + getattr(times, "nice", 0.0)  # Windows has none
 
 
 def _share_of_others(busy: float, own: float, seconds: float) -> float:

@@ -192,12 +192,15 @@ def make_resources(
 ) -> Resources:
     "Phase 3: index, engine, exemplars and judge; raises `EngineError` where the engine cannot do the method."
     config = prepared.config
-    retriever = _retriever(config.retrieval, prepared.corpus)
-    with ExitStack() as on_failure:
+    with ExitStack() as on_failure:  # of a part, those that were made before it are closed
+        if retriever := _retriever(config.retrieval, prepared.corpus):
+            on_failure.callback(retriever.close)
         engine = engine or on_failure.enter_context(closing(make_engine(config)))
         check_engine(config, engine)
         exemplars = _exemplars(prepared, retriever)
         scorer = make_scorer(config.metrics.judge, config.metrics.threshold) if retriever else None
+        if scorer:
+            on_failure.callback(scorer.close)
         judge = make_judge(config, engine)
         on_failure.pop_all()
     return Resources(engine, retriever, exemplars, scorer, judge)
@@ -335,7 +338,7 @@ def _costs(config: ExperimentConfig) -> bool:
 def _ask_the_rest(
     prepared: Prepared, resources: Resources, store: Store, lease: Lease, loop: _Loop
 ) -> float | None:
-    "Phase 4: the seconds it took, None where some questions had their rows from an earlier process."
+    "Phase 4: the seconds it took; None where some rows were there before."
     done, data = patiently(store.done, prepared.id), prepared.data
     resumed, start = bool(done), time.perf_counter()
     together = OneTransaction[dict[str, Any]](lambda rows: store.add_rows(lease, rows))
@@ -349,7 +352,8 @@ def _ask_the_rest(
 
     if loop.show and _costs(prepared.config):
         ask(replace(prepared, data=replace(data, examples=data.examples[:FEW])), False)
-        print(*cost_lines(store.rows(prepared.id), len(data), resources.judge), sep="\n", file=sys.stderr)
+        lines = cost_lines(patiently(store.rows, prepared.id), len(data), resources.judge)
+        print(*lines, sep="\n", file=sys.stderr)
     ask(prepared, loop.show)
     if loop.stop.is_set():
         raise LeaseLost(f"the lease on {prepared.id} was taken over; nothing more was written here")

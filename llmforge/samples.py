@@ -55,6 +55,11 @@ _PERPLEXITY = re.compile(r"(word_|byte_)?perplexity|bits_per_byte")
 
 def _metric_that_counts(samples: list[Sample], names: list[str], where: str) -> str:
     "The name of the log's verdict; raises `DataError` where it has to be asked for."
+    if not names:
+        raise DataError(
+            f"{where}: has no metric, so it does not say which of its choices are right;"
+            " score it with the tool that wrote it"
+        )
     if all(map(_PERPLEXITY.fullmatch, names)):
         raise DataError(f"{where}: is a log of perplexities; there is no answer in it, so nothing to compare")
     if verdict := next((name for name in VERDICTS if name in names), None):
@@ -87,7 +92,7 @@ def verdict_of(
 ) -> str | None:  # None where the log has no metric, and right is what is found to be right here
     "The metric that counts as exact match; raises `DataError` where it is not a share on every line."
     names = sorted({name for s in samples for name in s.metrics})
-    if not names and not metric and all(s.is_text for s in samples):
+    if not names and not metric and all(s.is_text or s.error for s in samples):
         return None
     chosen = metric or _metric_that_counts(samples, names, where)
     if not _are_shares(samples, chosen):
@@ -229,12 +234,14 @@ def _config(log: Log, name: str | None, style: str) -> ExperimentConfig:
 
 # %% ../nbs/53_samples.ipynb #samples-check-texts
 def _check_texts(samples: list[Sample], where: str) -> None:
-    "Raise `DataError` where a text cannot be stored."
+    "Raise `DataError` where a text cannot be stored, an id or the name of a metric included."
     for s in samples:
+        texts = (str(s.doc_id), s.question, s.prompt, s.output, s.answer, s.error)
         try:
-            "".join([s.question, s.prompt, s.output, s.answer, s.error, *s.expected]).encode()
+            "".join([*texts, *s.expected, *s.gold, *s.scores]).encode()
         except UnicodeEncodeError:
-            raise DataError(f"{where} {s.place}: has half of a character in it, as of a cut emoji") from None
+            place = s.place.encode(errors="backslashreplace").decode()  # it may name the id
+            raise DataError(f"{where} {place}: has half of a character in it, as of a cut emoji") from None
 
 # %% ../nbs/53_samples.ipynb #logs-import-samples
 def import_samples(

@@ -198,7 +198,10 @@ def run_pilot(
     "Ask every arm questions that the study does not; raises `StoreError` where its plan is frozen already."
     store = store or Store()
     if store.frozen_plan(study.name):
-        raise StoreError(f"the plan of {study.name!r} is frozen already: a pilot comes before it")
+        raise StoreError(
+            f"the plan of {study.name!r} is frozen already: a pilot comes before it;"
+            " to pilot a changed study, give it another name"
+        )
     arms = {key: config for key, config in experiments(study).items() if key[2] == study.seeds[0]}
     _prepared(study, arms)  # raises where the study could not be run
     pilots = [pilot(config, n) for config in arms.values()]

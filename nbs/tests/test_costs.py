@@ -109,6 +109,13 @@ def test_replies_from_the_cache_have_no_unknown_price():
     assert cost_estimate([row, row | {"cost": None}], 6).endswith("at an unknown price")
 
 
+def test_where_no_question_succeeded_the_server_is_not_said_to_be_silent():
+    failed = {"error_type": "EngineError", "tokens_in": None, "tokens_out": None, "cost": None}
+    silent = failed | {"error_type": None}
+    assert cost_estimate([failed], 6) == "cost: unknown, since none of the first questions succeeded"
+    assert cost_estimate([failed, silent], 6).startswith("tokens: the server does not say")
+
+
 def test_shares_add_up_to_what_the_process_used():
     clock = TreeClock()
     before, shares, used = clock(True), CpuShares(), []

@@ -9,6 +9,7 @@ from llmforge.batching import FakeEngine
 from llmforge.config import load_config
 from llmforge.core import ConfigError
 from llmforge.plan import plan_of, plan_table
+from llmforge.retriever import Retriever
 from llmforge.runner import make_resources, prepare
 from llmforge.study import open_study
 from llmforge.studyconfig import experiments, load_study
@@ -44,6 +45,17 @@ def shown(**changes):
         out[arm, data] = resources.exemplars
         resources.close()
     return out
+
+
+def test_what_was_made_is_closed_where_a_later_part_fails(monkeypatch):
+    "An index whose engine cannot be loaded."
+    monkeypatch.setattr("llmforge.runner.make_engine", lambda config: 1 / 0)
+    closed, close = [], Retriever.close
+    monkeypatch.setattr(Retriever, "close", lambda self: (closed.append(self), close(self)))
+    fields = {"name": "x", "engine": "fake", "retrieval": {"name": "sparse"}, "dataset": {"limit": 2}}
+    with pytest.raises(ZeroDivisionError):
+        make_resources(prepare(load_config({"experiment": fields})))
+    assert len(closed) == 1
 
 
 @pytest.fixture(scope="module")

@@ -94,7 +94,9 @@ def test_a_pilot_is_told_in_the_plan_and_the_floor_in_the_verdict(outputs):
     ):
         assert line in table
     assert "H3: both" not in table
-    with pytest.raises(StoreError, match="frozen already: a pilot comes before it"):
+    with pytest.raises(
+        StoreError, match="a pilot comes before it; to pilot a changed study, give it another"
+    ):
         run_pilot(study(), 10, store, knows_nothing, show=False)
     done = run_study(study(), store, knows_nothing, show=False)
     assert done.frozen == opened.frozen and not done.tampered  # what is known later changes no plan

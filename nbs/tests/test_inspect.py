@@ -128,6 +128,43 @@ def test_a_sample_that_ended_in_an_error_failed(store, changed):
     assert (result["failed"], result["answered"], result["tokens_used"]) == (1, 2, None)
 
 
+def test_an_error_without_a_message_is_one(store, changed):
+    id = import_inspect(store, changed({"scores": {}, "error": {"message": ""}}))
+    assert store.result(id)["failed"] == 1 and store.rows(id)[0]["error"] == "an error without a message"
+
+
+@pytest.mark.parametrize("error, told", [({"message": "Timeout"}, ""), (None, "has no metric, so it does")])
+def test_choices_without_a_score(store, changed, error, told):
+    "Where all ended in an error all failed; else nobody knows which are right."
+    log = changed()
+    data = json.loads(log.read_text())
+    for s in data["samples"]:
+        s |= {"choices": ["a", "b"], "scores": {}, "error": error}
+    log.write_text(json.dumps(data))
+    if told:
+        with pytest.raises(DataError, match=told):
+            import_inspect(store, log)
+    else:
+        assert store.result(import_inspect(store, log))["failed"] == len(data["samples"])
+
+
+def test_a_score_without_bounds_is_no_number(store, changed):
+    "JSON cannot hold it, so it could not be stored."
+    log = changed()
+    data = json.loads(log.read_text())
+    for s in data["samples"]:
+        s["scores"]["ratio"] = {"value": float("inf")}
+    log.write_text(json.dumps(data))
+    assert "ratio" not in store.rows(import_inspect(store, log, metric="includes"))[0]["scores"]
+
+
+@pytest.mark.parametrize("part", [{"id": "a\ud83d"}, {"scores": {"a\ud83d": {"value": "C"}}}])
+def test_half_a_character_in_an_id_or_in_the_name_of_a_score(store, changed, part):
+    with pytest.raises(DataError, match="has half of a character in it") as e:
+        import_inspect(store, changed(part), metric=next(iter(part.get("scores", {"includes": 0}))))
+    assert str(e.value).encode() and store.experiments().empty
+
+
 def test_tokens_that_the_log_does_not_know(store, changed):
     id = import_inspect(store, changed({"model_usage": {}}))
     assert store.result(id)["tokens_used"] is None and cost_line(Experiment(id, store)).startswith(

@@ -8,9 +8,10 @@ from aiohttp import web
 from test_remote import Scripted, in_a_thread
 from typer.testing import CliRunner
 
+from llmforge.batching import FakeEngine
 from llmforge.cli import app as command
 from llmforge.config import load_config
-from llmforge.core import ConfigError, EngineError
+from llmforge.core import ConfigError, EngineError, EngineFatal
 from llmforge.load import (
     Answered,
     Asked,
@@ -218,6 +219,23 @@ def failing(after, every=1, **how):
     return server
 
 
+def test_what_ends_a_run_ends_the_warm_up_by_its_own_name():
+    "A wrong key, not a group of exceptions."
+    with in_a_thread(failing(0, status=401)) as server:
+        with pytest.raises(EngineFatal, match="401 from"):
+            put_under_load(config(server.url), LoadPlan(requests=6, concurrency=2))
+
+
+def test_questions_that_were_not_asked_are_not_counted():
+    "Sending stopped, since requests piled up."
+    few = put_under_load(
+        config("http://127.0.0.1:9/v1", engine="fake", dataset={"name": "meridia", "limit": 80}),
+        LoadPlan(rate=100, requests=80),
+        FakeEngine("a", delay=0.05, batch_size=1),
+    )
+    assert few.found.stopped and few.questions == len(few.found.asked) < 80
+
+
 def test_failures_are_told():
     with in_a_thread(failing(4)) as server:
         with pytest.raises(EngineError, match="all 6 requests failed, one with: .*500 from .*: down"):
@@ -258,6 +276,10 @@ def test_what_is_measured_is_the_engine():
     c = for_load(config("http://127.0.0.1:9/v1"), tokens=5)
     assert not c.engine.cache and c.engine.attempts == 1 and c.engine.concurrency == 4096
     assert c.sampling.max_tokens == 5 and not c.method.prompt.stop
+    judge = {"model": {"name": "m"}, "engine": {"name": "fake"}}
+    measured = {"judge": "nli", "model_judge": judge, "extra": ["own"]}
+    metrics = for_load(config("http://127.0.0.1:9/v1", metrics=measured)).metrics
+    assert (metrics.judge, metrics.model_judge, metrics.extra) == (None, None, ())
     agent = config("http://127.0.0.1:9/v1", method={"name": "react", "agent": {"choice": "free"}})
     with pytest.raises(ConfigError, match="tokens"):
         for_load(agent, tokens=5)

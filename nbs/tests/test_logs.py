@@ -374,6 +374,11 @@ def test_logged_f1_is_taken_where_it_is_one(store, tmp_path):
         assert store.rows(id)[0]["scores"]["f1"] == expected
 
 
+def test_choices_without_a_metric_are_no_perplexities(store, tmp_path):
+    with pytest.raises(DataError, match="has no metric, so it does not say which of its choices are right"):
+        import_lm_eval(store, log(tmp_path, [chosen(0, 1) | {"metrics": []} | {"acc": "", "acc_norm": ""}]))
+
+
 def test_a_log_without_any_verdict_is_refused(store, tmp_path):
     rolling = dumped(
         0,

@@ -207,6 +207,7 @@ def test_check_tries_the_judge_and_says_what_it_costs(server, tmp_path, monkeypa
     assert "judge: a verdict in both orders on 5 of 5 answers" in lines
     assert lines[-1] == "the judge: 30 questions × 200 tokens in, 20 out ≈ $0.0072"
     assert len(server.bodies) == 10 and Store().experiments().empty
+    assert list(checks(config(at(server)))) == lines and len(server.bodies) == 20  # not from the cache
 
 
 @pytest.mark.slow
