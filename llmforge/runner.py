@@ -338,7 +338,7 @@ def _costs(config: ExperimentConfig) -> bool:
 def _ask_the_rest(
     prepared: Prepared, resources: Resources, store: Store, lease: Lease, loop: _Loop
 ) -> float | None:
-    "Phase 4: the seconds it took; None where some rows were there before."
+    "Phase 4: the seconds it took; None where rows were there before."
     done, data = patiently(store.done, prepared.id), prepared.data
     resumed, start = bool(done), time.perf_counter()
     together = OneTransaction[dict[str, Any]](lambda rows: store.add_rows(lease, rows))
