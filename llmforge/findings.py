@@ -12,14 +12,14 @@ from functools import partial
 
 from .contrasts import Contrast, arm_lines, arm_of, arms_of, contrast, total_line
 from .core import keep_former_names
-from .experiment import Experiment, card_line, labelled_rate, own_lines
+from .experiment import Experiment, accuracy_bounds, card_line, labelled_rate, own_lines
 from .floors import floor_line
-from .metrics import JUDGED, failed, right, unscored
+from .metrics import JUDGED
 from .paired import benjamini_hochberg, family
 from .plan import StudyRows, changes, exemplars_line, explored_metrics, is_late, no_hypotheses
 from .pooling import metric_of, pooled
 from .speedup import Stamped
-from .stats import Estimate, bounds
+from .stats import Estimate
 from .studyconfig import Hypothesis
 from .text import cell, table
 from .tradeoffs import agent_arms_table, by_data, level_line
@@ -270,13 +270,6 @@ def verdict_table(
 _COSTS = ("latency p50 (ms)", "tokens out")
 
 
-def _best_case(arm: list[Experiment], lost: int) -> float | None:
-    "The accuracy of an arm if all failed answers had been right."
-    rows = [(e.result["accuracy_is"], r) for e in arm for r in e.numbers if not (failed(r) or unscored(r))]
-    known = [right(r, accuracy) for accuracy, r in rows]
-    return bounds(known, lost)[1]
-
-
 def _column(name: str) -> str:
     "A score at the head of a column; a judge's rate is what the judge says."
     return f"{words(name)}, judge says" if name in JUDGED.values() else words(name)
@@ -300,11 +293,10 @@ def _arm_row(arm: list[Experiment]) -> dict:
     "The numbers of an arm, by column."
     counts = ("attempted", "answered", "abstained", "failed")
     row: dict = dict(zip(counts, (_total(arm, k) for k in counts)))
-    lost = row["failed"]
     accuracy = pooled(arm, "accuracy")
     row["accuracy"] = shown(accuracy)
-    if lost and accuracy.n:
-        row["best case"] = f"{_best_case(arm, lost):.3f}"
+    if row["failed"] and accuracy.n:
+        row["best case"] = f"{accuracy_bounds(arm)[1]:.3f}"
     row |= _scores(arm)
     latency, tokens = pooled(arm, "latency_ms", "p50"), pooled(arm, "tokens_out")
     return row | dict(zip(_COSTS, (bare(latency.value, ",.0f"), bare(tokens.value, ".1f"))))

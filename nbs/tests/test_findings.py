@@ -244,6 +244,23 @@ def test_a_run_in_which_everything_failed(store):
         assert not re.search(r"\bnan\b|\bNone\b", page, re.I), page
 
 
+def test_bounds_of_accuracy_are_over_the_questions_it_is_over(store):
+    "Also where some have no right answers: they counted as wrong, and those that failed as if they had."
+
+    def unanswerable(i, **more):
+        r = row(i, 0.0, **more) | {"correct": None, "scores": {}}
+        r["trace"]["attributes"]["expected"] = []
+        return r
+
+    known = [row(0, 1.0), row(1, 1.0), row(2, 0.0)]
+    rest = [*map(unanswerable, range(4, 8)), unanswerable(8, failed=True)]
+    e = stored(store, "a", [*known, row(3, 0.0, failed=True), *rest])
+    assert e.estimate("accuracy").value == 0.5
+    assert "2 failed; accuracy lies between 0.500 and 0.750" in counts_line(e)
+    assert "| 0.750 |" in arms_table(study_of(store, {"a": e, "b": e}))
+    assert counts_line(stored(store, "c", [*known, *rest])).endswith("1 failed"), "no failure is scored"
+
+
 def test_unknown_is_left_out_and_said(store):
     "A score that failures and abstentions do not have is compared where both have it."
     a = stored(store, "a", [row(i, 0.0, groundedness=0.5) for i in range(10)], SCORER)
