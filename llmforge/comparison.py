@@ -259,9 +259,9 @@ def _outcomes(a: Experiment, b: Experiment, score: str) -> dict[str, list]:
     "The pairs of rows of the questions that both have, by outcome."
     control, shared = {r["example_id"]: r for r in a.rows}, shared_questions(a, b)
     outcomes: dict[str, list] = {"improved": [], "regressed": [], "both wrong": [], "both right": []}
-    for y in (row for row in b.rows if row["example_id"] in shared and not unscored(row)):
-        x = control[y["example_id"]]
-        outcomes[change_of(right(x, score), right(y, score))].append((x, y))
+    for x, y in ((control[row["example_id"]], row) for row in b.rows if row["example_id"] in shared):
+        if not (unscored(x) or unscored(y)):
+            outcomes[change_of(right(x, score), right(y, score))].append((x, y))
     return outcomes
 
 # %% ../nbs/65_comparison.ipynb #comparison-diff

@@ -60,6 +60,8 @@ class Contrast:
 # %% ../nbs/64_contrasts.ipynb #contrasts-bounds
 def _limits(value: float | None, lost: bool, metric: str) -> tuple[float, float] | None:
     "Bounds of a value: (0, 1) for a share whose row failed, else the value itself; None where there is none."
+    if value is None and metric in SCORES:  # nobody knows what is right
+        return None
     if lost and metric not in (*UNITS, *OUTCOMES, "answer_relevance"):
         return 0.0, 1.0
     return None if value is None else (value, value)

@@ -384,7 +384,7 @@ def flips(
     score, control = a.result["accuracy_is"], {r["example_id"]: r for r in a.rows}
     found = []
     for y in b.rows:
-        if (x := control.get(y["example_id"])) and not unscored(y):
+        if (x := control.get(y["example_id"])) and not (unscored(x) or unscored(y)):
             outcome = change_of(right(x, score), right(y, score))
             texts = {"question": y["input_text"] or y["example_id"], "expected": ", ".join(expected(y)[:3])}
             answers = {"a": _answered(x), "b": _answered(y)}

@@ -38,6 +38,7 @@ from llmforge.store import FrozenPlan, Store
 from llmforge.studyconfig import Hypothesis, StudyConfig
 from llmforge.tables import EXPERIMENTS
 from llmforge.tradeoffs import agent_arms_table, cost_ratio, costs_table, trade_off
+from llmforge.views import flips
 from llmforge.wording import p_text, percent, shown
 
 pytestmark = pytest.mark.slow
@@ -244,14 +245,15 @@ def test_a_run_in_which_everything_failed(store):
         assert not re.search(r"\bnan\b|\bNone\b", page, re.I), page
 
 
+def unanswerable(i, **more):
+    "A row of a question without right answers."
+    made = row(i, 0.0, **more) | {"correct": None, "scores": {}}
+    made["trace"]["attributes"]["expected"] = []
+    return made
+
+
 def test_bounds_of_accuracy_are_over_the_questions_it_is_over(store):
     "Also where some have no right answers: they counted as wrong, and those that failed as if they had."
-
-    def unanswerable(i, **more):
-        r = row(i, 0.0, **more) | {"correct": None, "scores": {}}
-        r["trace"]["attributes"]["expected"] = []
-        return r
-
     known = [row(0, 1.0), row(1, 1.0), row(2, 0.0)]
     rest = [*map(unanswerable, range(4, 8)), unanswerable(8, failed=True)]
     e = stored(store, "a", [*known, row(3, 0.0, failed=True), *rest])
@@ -259,6 +261,15 @@ def test_bounds_of_accuracy_are_over_the_questions_it_is_over(store):
     assert "2 failed; accuracy lies between 0.500 and 0.750" in counts_line(e)
     assert "| 0.750 |" in arms_table(study_of(store, {"a": e, "b": e}))
     assert counts_line(stored(store, "c", [*known, *rest])).endswith("1 failed"), "no failure is scored"
+
+
+def test_a_question_without_right_answers_on_a_side_is_compared_on_no_score(store):
+    both = [row(0, 1.0), row(1, 0.0), unanswerable(2, failed=True)]
+    a, b = stored(store, "a", [*both, row(3, 0.0, failed=True)]), stored(store, "b", [*both, row(3, 1.0)])
+    assert contrasts.contrast({("", 0): a}, {("", 0): b}, "f1").bounds == pytest.approx((0, 1 / 3))
+    a, b = stored(store, "c", [unanswerable(0), row(1, 0.0)]), stored(store, "d", [row(0, 1.0), row(1, 1.0)])
+    assert compare(a, b).differences["exact_match"].wins == 1 and "1 improved, 0 reg" in diff_table(a, b)
+    assert [f["outcome"] for f in flips(a, b)] == ["improved"]
 
 
 def test_unknown_is_left_out_and_said(store):
