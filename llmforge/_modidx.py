@@ -2560,7 +2560,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'llmforge.results._interval_of': ('results.html#_interval_of', 'llmforge/results.py'),
                                   'llmforge.results._made_by': ('results.html#_made_by', 'llmforge/results.py'),
                                   'llmforge.results._newest': ('results.html#_newest', 'llmforge/results.py'),
-                                  'llmforge.results._pairs': ('results.html#_pairs', 'llmforge/results.py'),
+                                  'llmforge.results._said': ('results.html#_said', 'llmforge/results.py'),
                                   'llmforge.results._spent': ('results.html#_spent', 'llmforge/results.py'),
                                   'llmforge.results.cost_line': ('results.html#cost_line', 'llmforge/results.py'),
                                   'llmforge.results.expected': ('results.html#expected', 'llmforge/results.py'),

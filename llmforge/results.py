@@ -7,7 +7,7 @@ __all__ = ['cost_line', 'kinds_table', 'found_gold', 'retrieval_estimates', 'ret
            'shown_rows', 'Traces', 'provenance_table', 'find_experiment']
 
 # %% ../nbs/63_results.ipynb #results-imports
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from .core import StoreError, closest, round_robin
@@ -176,40 +176,42 @@ class Traces:
         return "".join(from_dict(r["trace"])._repr_html_() for r in self.rows)
 
 # %% ../nbs/63_results.ipynb #e3d8602b
-def _pairs(mapping: dict) -> str:
-    return ", ".join(f"{name} {value}" for name, value in mapping.items())
+def _said(value: object) -> str:
+    "A part of a provenance in words; in a stranger's file it may be of any type."
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {of}" for name, of in value.items())
+    return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _made_by(e: Experiment) -> list[tuple]:
-    "Rows about what answered the questions."
-    p = e.record.provenance_json
+    "Rows about what answered the questions, as far as it was recorded."
+    p = e.record.provenance_json or {}
+    machine = [str(p[part]) for part in ("python", "system") if part in p]
+    machine += [f"{p['cpus']} CPUs"] if "cpus" in p else []
     processor = f" ({p['processor']})" if "processor" in p else ""
-    return [
-        _code(e),
-        ("python", f"{p['python']}, {p['system']}, {p['cpus']} CPUs{processor}"),
-        ("packages", _pairs(p["packages"])),
-        ("engine", _pairs(p["engine"])),
-        ("seed", p["seed"]),
-    ]
+    told = {"python": f"{', '.join(machine) or '–'}{processor}"}
+    told |= {part: _said(p[part]) for part in ("packages", "engine", "seed") if p.get(part) is not None}
+    return [_code(e), *told.items()]
 
-
+# %% ../nbs/63_results.ipynb #results-provenance-code
 def _code(e: Experiment) -> tuple[str, str]:
     "The code that made the rows; where there are several, with the rows of each."
     codes = rows_by_code(e.record, e.numbers)
     if len(codes) > 1:
         return "code", ", ".join(f"{name}: {n:,} rows" for name, n in codes.items())
-    return "commit", commit_text(e.record.provenance_json)
+    return "commit", commit_text(e.record.provenance_json or {})
 
 # %% ../nbs/63_results.ipynb #results-provenance
+_READ = {"dataset": "dataset", "corpus": "corpus", "index": "index", "skipped": "files skipped"}  # -> label
+
+
 def provenance_table(
     e: Experiment,  # completed
 ) -> str:  # Markdown
     "Versions, commit, fingerprints, machine."
-    p = e.record.provenance_json
-    rows = [("imported", _pairs(p["engine"]))] if is_imported(e.record) else _made_by(e)
-    rows += [(part, _pairs(p[part])) for part in ("dataset", "corpus") if part in p]
-    rows += [("index", p["index"])] if "index" in p else []
-    rows += [("files skipped", "; ".join(p["skipped"]))] if "skipped" in p else []
+    p = e.record.provenance_json or {}
+    rows = [("imported", _said(p["engine"]))] if is_imported(e.record) else _made_by(e)
+    rows += [(label, _said(p[part])) for part, label in _READ.items() if part in p]
     rows.append(("completed", f"{e.record.completed_at[:19].replace('T', ' ')} UTC"))
     return table(["", ""], [(name, cell(value, 400)) for name, value in rows])
 

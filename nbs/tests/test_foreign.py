@@ -21,6 +21,7 @@ from llmforge.files import project_root
 from llmforge.logs import import_lm_eval
 from llmforge.plan import plan_table, stored_study
 from llmforge.published import published
+from llmforge.results import provenance_table
 from llmforge.rows import file_text
 from llmforge.shapes import bounded, column_faults, provenance_fault
 from llmforge.store import Store
@@ -139,6 +140,19 @@ def test_heads_of_any_shape(tmp_path, rows):
 def test_code_is_a_text_for_each_name(code):
     assert "provenance_json.code must be a text for each" in provenance_fault({"code": code})
     assert provenance_fault({"code": {"plugin": "1f0c"}}) is None
+
+
+@pytest.mark.parametrize(
+    "provenance", [None, {}, {"packages": None, "python": 3}, {"skipped": 5, "index": [1]}]
+)
+def test_a_provenance_that_lacks_parts_is_shown(tmp_path, provenance):
+    shutil.copytree(OUTPUTS / REACT, tmp_path / "x")
+    head = json.loads((tmp_path / "x" / "result.json").read_text())
+    head["experiment"]["provenance_json"] = provenance
+    (tmp_path / "x" / "result.json").write_text(json.dumps(head))
+    store = Store("sqlite://")
+    e = Experiment(import_experiment(store, tmp_path / "x"), store)
+    assert "| commit | none |" in provenance_table(e) and "| python | " in provenance_table(e)
 
 
 @pytest.mark.slow
