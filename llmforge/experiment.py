@@ -30,7 +30,7 @@ from .store import Store
 from .stored import reading_stored
 from .tables import Status
 from .text import cell, table
-from .wording import bare, cut_off_text, filtered_text, percent, spec_of, words
+from .wording import bare, not_whole_text, percent, spec_of, words
 
 # %% ../nbs/62_experiment.ipynb #aa3bb931
 @dataclass(frozen=True)
@@ -103,18 +103,6 @@ class Experiment:
         state = state_line(self)
         return f"**{cell(self.id, 120)}** {cell(state, 400)}" if state else results_table(self)
 
-# %% ../nbs/62_experiment.ipynb #experiment-cut-off
-def _not_whole(experiments: Collection[Experiment]) -> str:
-    "How many replies are not whole, and why; nothing where all are, or the rows do not say."
-    known = [e.result for e in experiments if "replies" in e.result]
-    replies = sum(r["replies"] for r in known)
-    text = ""
-    if cut := sum(r["cut_off"] for r in known):
-        text += f"; {cut_off_text(cut, replies)}"
-    if filtered := sum(r.get("filtered", 0) for r in known):
-        text += f"; {filtered_text(filtered, replies)}"
-    return text
-
 # %% ../nbs/62_experiment.ipynb #experiment-accuracy-bounds
 def accuracy_bounds(
     experiments: Collection[Experiment],  # completed, of one arm
@@ -134,7 +122,7 @@ def counts_line(
     total: Counter = Counter()
     for e in experiments:
         total.update({k: e.result[k] for k in ("attempted", "answered", "abstained", "failed")})
-    line = ", ".join(f"{n:,} {k}" for k, n in total.items()) + _not_whole(experiments)
+    line = ", ".join(f"{n:,} {k}" for k, n in total.items()) + not_whole_text(e.result for e in experiments)
     one = total["failed"] and len(experiments) == 1
     worst, best = accuracy_bounds(experiments) if one else (None, None)
     if worst == best:  # nothing failed of what is scored

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['number', 'points', 'p_text', 'corrected_text', 'percent', 'level_of', 'shown', 'interval', 'difference_text', 'bare',
-           'spec_of', 'cut_off_text', 'filtered_text', 'words', 'heading', 'noun', 'metric_name']
+           'spec_of', 'cut_off_text', 'filtered_text', 'not_whole_text', 'words', 'heading', 'noun', 'metric_name']
 
 # %% ../nbs/60_wording.ipynb #wording-imports
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from .metrics import unit_of
 from .stats import Estimate
@@ -147,6 +147,19 @@ def filtered_text(
 ) -> str:
     "How many replies were held back."
     return f"{filtered:,} of {replies:,} replies held back by the server's content filter"
+
+# %% ../nbs/60_wording.ipynb #wording-not-whole
+def not_whole_text(
+    results: Iterable[Mapping],  # of runs
+) -> str:  # "" where all replies are whole, or no run says
+    "How many replies are not whole, and why, to stand behind the counts of a run."
+    known = [r for r in results if "replies" in r]
+    replies, text = sum(r["replies"] for r in known), ""
+    if cut := sum(r["cut_off"] for r in known):
+        text += f"; {cut_off_text(cut, replies)}"
+    if filtered := sum(r.get("filtered", 0) for r in known):
+        text += f"; {filtered_text(filtered, replies)}"
+    return text
 
 # %% ../nbs/60_wording.ipynb #wording-noun-x
 _NOUNS = {
