@@ -12,12 +12,12 @@ from functools import partial
 
 from .contrasts import Contrast, arm_lines, arm_of, arms_of, contrast, total_line
 from .core import keep_former_names
-from .experiment import Experiment, accuracy_bounds, card_line, labelled_rate, own_lines
+from .experiment import Experiment, card_line, labelled_rate, own_lines
 from .floors import floor_line
 from .metrics import JUDGED
 from .paired import benjamini_hochberg, family
 from .plan import StudyRows, changes, exemplars_line, explored_metrics, is_late, no_hypotheses
-from .pooling import metric_of, pooled
+from .pooling import accuracy_bounds, metric_of, pooled
 from .speedup import Stamped
 from .stats import Estimate
 from .studyconfig import Hypothesis

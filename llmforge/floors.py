@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 from .contrasts import pairs_of
 from .experiment import Experiment
-from .metrics import kind_of, unit_of
+from .metrics import unit_of
 from .pilot import near
-from .pooling import metric_of
+from .pooling import kinds_of, metric_of
 
 # %% ../nbs/67_floors.ipynb #floors-parts
 Place = tuple[str, str]  # data set, kind of question
@@ -21,10 +21,10 @@ Place = tuple[str, str]  # data set, kind of question
 def _parts(control: Mapping[tuple, Experiment], treatment: Mapping[tuple, Experiment], metric: str) -> dict:
     "Data set and kind -> the values of both arms on its questions."
     a, b, _ = pairs_of(control, treatment, metric)
-    rows = {(*key, r["example_id"]): kind_of(r) for key, e in control.items() for r in e.numbers}
+    kinds = kinds_of([control, treatment])
     parts: dict[Place, list[tuple[float, float]]] = {}
     for place, value in a.items():
-        parts.setdefault((place[0], rows[place]), []).append((value, b[place]))
+        parts.setdefault((place[0], kinds[place]), []).append((value, b[place]))
     return parts
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .contrasts import Contrast, arm_lines, arm_of, arms_of, contrast, pairs_of
-from .metrics import kind_of
 from .paired import Spread, ordinary_size, spread_of
 from .plan import StudyRows
+from .pooling import kinds_of
 from .text import cell, table
 from .wording import heading, interval, noun, number, p_text, percent, points, words
 
@@ -147,7 +147,7 @@ def interaction(
     es = arms_of(study)
     a, b = arm_of(es, control, datasets), arm_of(es, treatment, datasets)
     # a question without a kind has its data set's label
-    kind = {(d, s, r["example_id"]): kind_of(r) or d for (d, s), e in a.items() for r in e.numbers}
+    kind = {place: known or place[0] for place, known in kinds_of([a, b]).items()}
     x, y, group = pairs_of(a, b, metric)
     differences = [y[k] - x[k] for k in x]
     p, units = label_test(differences, [kind[k] for k in x], list(group.values()))

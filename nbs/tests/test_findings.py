@@ -1324,6 +1324,19 @@ def test_interaction_by_kind(store):
         )
 
 
+def test_kinds_are_those_that_a_side_knows(store):
+    "An import may know none; which of the two is the control makes no difference."
+    a = stored(store, "a", [of_kind(i, 0.0, "") for i in range(8)])
+    b = stored(store, "b", [of_kind(i, float(i % 2), "x" if i % 2 else "y") for i in range(8)])
+    study = study_of(store, {"a": a, "b": b})
+    there, back = interaction(study, "b", "a"), interaction(study, "a", "b")
+    assert list(there.kinds) == ["x", "y"] and there.p == back.p < 1
+    for text in ("b > a", "a > b"):
+        assert verdict_on(text, {"a": a, "b": b}).floor.endswith(
+            "of 8 questions hardly any difference could show: both arms are near 0 on y"
+        )
+
+
 def test_interaction_on_some_data_sets(store):
     def arm(name, gain):
         return {
