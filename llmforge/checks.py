@@ -67,7 +67,7 @@ def _searches_with(c: RetrievalConfig) -> Iterator[tuple[str, str]]:
 
 # %% ../nbs/51_checks.ipynb #checks-needs-all
 def _needs(config: ExperimentConfig, make: bool) -> Iterator[tuple[str, str]]:
-    "Extras and modules that an experiment needs, whose engine is to be made or is there."
+    "Extra and module of each package that an experiment needs; `make`: also those of its engine."
     judge = config.metrics.model_judge
     made = [config.engine.name] if make else []
     for name in [*made, *([judge.engine.name] if judge else [])]:
@@ -85,7 +85,7 @@ def _needs(config: ExperimentConfig, make: bool) -> Iterator[tuple[str, str]]:
 # %% ../nbs/51_checks.ipynb #checks-installed
 def check_installed(
     config: ExperimentConfig,
-    make: bool = True,  # the engine that it names, or one is given
+    make: bool = True,  # the engine that the config names; False: an engine is given
 ) -> None:
     "Raise `MissingExtra`, with one line that installs everything, where packages are missing."
     lacking = {need: None for need in _needs(config, make) if importlib.util.find_spec(need[1]) is None}

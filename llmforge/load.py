@@ -75,7 +75,7 @@ class Objectives:
 
     @property
     def named(self) -> dict[str, float]:
-        "Those that there are."
+        "The bounds that are set, by the name of the time."
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: ms for name, ms in values.items() if ms is not None}
 

@@ -267,7 +267,7 @@ def import_lm_eval(
     path: Path | str,  # a log, .jsonl or .jsonl.gz
     name: str | None = None,  # short name; default: model and task
     filter: str | None = None,  # default: the first in the log
-    metric: str | None = None,  # counts as exact match; default: exact_match or acc
+    metric: str | None = None,  # counts as exact match; default: exact_match, acc, em or exact
     style: str = "squad",  # normalisation of the scores computed here: "squad" or "trivia_qa"
 ) -> str:  # its id
     "Import a log as a COMPLETED experiment; raises `DataError`, writing nothing, where a line is wrong."

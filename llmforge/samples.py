@@ -46,7 +46,7 @@ VERDICTS = ("exact_match", "acc", "em", "exact")  # the harness's metrics that s
 
 
 def _are_shares(samples: list[Sample], metric: str) -> bool:
-    "Whether a metric is a number between 0 and 1 on every line."
+    "Whether a metric is a number between 0 and 1 on every line that did not fail."
     return all(s.error or 0 <= s.scores.get(metric, -1) <= 1 for s in samples)
 
 # %% ../nbs/53_samples.ipynb #logs-verdict
@@ -89,7 +89,7 @@ def verdict_of(
     samples: list[Sample],
     metric: str | None,  # the metric asked for
     where: str,  # the log, for messages
-) -> str | None:  # None where the log has no metric, and right is what is found to be right here
+) -> str | None:  # None: the log has no metric, so its answers are scored here
     "The metric that counts as exact match; raises `DataError` where it is not a share on every line."
     names = sorted({name for s in samples for name in s.metrics})
     if not names and not metric and all(s.is_text or s.error for s in samples):
