@@ -2968,6 +2968,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'llmforge.stored.reading_stored': ('stored.html#reading_stored', 'llmforge/stored.py')},
             'llmforge.study': { 'llmforge.study.OpenStudy': ('study.html#openstudy', 'llmforge/study.py'),
                                 'llmforge.study._announce': ('study.html#_announce', 'llmforge/study.py'),
+                                'llmforge.study._asked': ('study.html#_asked', 'llmforge/study.py'),
                                 'llmforge.study._check_comparable': ('study.html#_check_comparable', 'llmforge/study.py'),
                                 'llmforge.study._check_measured': ('study.html#_check_measured', 'llmforge/study.py'),
                                 'llmforge.study._ids': ('study.html#_ids', 'llmforge/study.py'),

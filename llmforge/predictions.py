@@ -175,10 +175,9 @@ def _scored_sample(record: Mapping[str, Any], place: str, columns: _Columns) -> 
         raise DataError("needs an id or a question, and a score")
     score, text = _score(record.get(columns.scored)), _text(record, columns.predicted)
     id, question = id_text(record[column]), str(record.get(columns.question or "", record[column]))
-    more = {"scores": {"score": score}, "metrics": ("score",), "place": place}
-    return Sample(
-        id, "none", question, question, text, text, (), is_text=False, content=fingerprint(id), **more
-    )
+    content = fingerprint(id.encode(errors="replace").decode())  # half of a character is told by the import
+    more = {"scores": {"score": score}, "metrics": ("score",), "place": place, "content": content}
+    return Sample(id, "none", question, question, text, text, (), is_text=False, **more)
 
 # %% ../nbs/54_predictions.ipynb #predictions-without-key
 def _unique(samples: Sequence[Sample]) -> list[str]:

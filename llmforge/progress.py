@@ -42,7 +42,7 @@ _NUMBER = re.compile(r"[-+−]?[$€£]?[0-9][0-9.,]*%?")
 def _as_words(config: ExperimentConfig, data: Dataset) -> str:
     "That numbers are compared as words, where every right answer is one and the config does not say how."
     right = [answer for example in data.examples for answer in example.answers]
-    chosen = "normalization" in config.metrics.model_fields_set
+    chosen = "normalization" in config.metrics.model_fields_set or config.method.name == "multiple_choice"
     if chosen or not right or not all(map(_NUMBER.fullmatch, right)):
         return ""
     return (

@@ -132,6 +132,12 @@ def _prepared(study: StudyConfig, arms: Mapping[Key, ExperimentConfig]) -> dict[
     _check_comparable(study, prepared)
     return prepared
 
+# %% ../nbs/53_study.ipynb #study-asked
+def _asked(store: Store, id: str) -> int:
+    "How many questions a completed experiment has; a question and its repeats are one."
+    sampling = store.experiment(id).config_json.get("sampling") or {}
+    return store.result(id)["n"] // sampling.get("repeats", 1)
+
 # %% ../nbs/53_study.ipynb #study-open-study
 def open_study(
     study: StudyConfig,
@@ -142,7 +148,7 @@ def open_study(
     arms, imported = experiments(study), imported_arms(study)
     prepared = _prepared(study, arms)
     ids = _ids(study, {key: p.id for key, p in prepared.items()}, store)
-    questions = {data: store.result(id)["n"] for (arm, data, _), id in ids.items() if arm in imported}
+    questions = {data: _asked(store, id) for (arm, data, _), id in ids.items() if arm in imported}
     questions |= {data: len(p.data) // p.config.sampling.repeats for (_, data, _), p in prepared.items()}
     before = store.frozen_plan(study.name)
     known = before.plan_json.get("known") if before else known_means(study, arms, store)

@@ -416,6 +416,15 @@ def test_without_exemplars_all_questions_of_a_file_are_asked(monkeypatch, tmp_pa
         load_config({"experiment": {**experiment, "dataset": {"file": "q.jsonl", "exemplars": "null"}}})
 
 
+def test_choices_that_are_numbers_are_not_compared_as_words():
+    "A choice is right or wrong as a whole; a free answer is compared."
+    example = Example("q", "1 + 1?", ("2",), meta={"choices": ["1", "2"]})
+    for method, notes in (("multiple_choice", 0), ("naive", 1)):
+        fields = {"name": "m", "dataset": "m.jsonl", "method": {"name": method, "shots": 0}}
+        config = load_config({"experiment": fields})
+        assert len(input_notes(config, Dataset("m.jsonl", (example,)), None)) == notes
+
+
 @pytest.mark.slow
 def test_other_samples(tmp_path, monkeypatch):
     "Another number draws another sample, the same one every time; skip and limit cut one without overlap."

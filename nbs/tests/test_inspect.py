@@ -15,6 +15,8 @@ from llmforge.experiment import Experiment, results_table
 from llmforge.inspectlogs import _answer, import_inspect, inspect_logs
 from llmforge.results import cost_line, provenance_table, worst_examples
 from llmforge.store import Store
+from llmforge.study import open_study
+from llmforge.studyconfig import load_study
 
 LOGS = Path(__file__).parent / "logs"
 ONE = LOGS / "2026-11-29T02-56-12-00-00_ruritania_x.json"
@@ -252,6 +254,14 @@ def test_epochs_are_repeats(store, changed):
     assert (e.config.sampling.repeats, e.config.sampling.temperature) == (3, 0.7)
     once = Experiment(import_inspect(store, ONE), store)
     assert once.config.sampling.repeats == 1 and "pass@3" not in once.result["metrics"]
+
+
+def test_a_study_of_logs_with_epochs_is_planned_over_questions(store, changed, outputs):
+    "Of 4 questions in 3 epochs a study can show what it can of 4 questions, not of 12."
+    log = in_epochs(changed(), plan={"config": {"temperature": 0.7}})
+    arms = {name: {"imported": import_inspect(store, log, name)} for name in ("one", "two")}
+    opened = open_study(load_study({"study": {"name": "s", "question": "?", "arms": arms}}), store)
+    assert opened.frozen.plan_json["questions"] == {"default": 4}
 
 
 def test_epochs_that_are_no_repeats(store, changed):

@@ -334,6 +334,13 @@ def test_an_answer_that_is_missing_in_one_line_is_not_unanswerable(tmp_path):
         read_predictions(tmp_path / "p.csv")
 
 
+def test_half_a_character_in_an_id(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"id": "a\\ud83d", "score": 1}\n')
+    with pytest.raises(DataError, match="mine.jsonl line 1: has half of a character in it"):
+        import_predictions(Store("sqlite://"), path)
+
+
 def test_questions_that_occur_twice_cannot_join(tmp_path):
     (tmp_path / "p.csv").write_text("question,prediction\na,A\n")
     gold = [to_example({"id": i, "question": "a", "answers": [i]}) for i in "12"]
