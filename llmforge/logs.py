@@ -141,14 +141,16 @@ def _scores(record: Mapping) -> dict[str, float]:
     named = {k: v for k, v in record.items() if k not in _PLUMBING and isinstance(v, (int, float))}
     return {k: float(v) for k, v in sorted(named.items()) if math.isfinite(v)}
 
-
+# %% ../nbs/54_logs.ipynb #logs-question
 def _question(doc: object, prompt: str) -> str:
     "The question in a document, or what the model was shown."
     if isinstance(doc, dict):
         for name in _QUESTIONS:
             if isinstance(doc.get(name), str) and doc[name].strip():
                 return doc[name]
-    return _messages(prompt)[-1]["content"]
+    messages = _messages(prompt)
+    asked = [m for m in messages if m.get("role") == "user"] or messages  # an answer may be begun behind it
+    return asked[-1]["content"]
 
 # %% ../nbs/54_logs.ipynb #logs-answer
 def _doc_id(record: Mapping) -> int | str:

@@ -379,6 +379,14 @@ def test_choices_without_a_metric_are_no_perplexities(store, tmp_path):
         import_lm_eval(store, log(tmp_path, [chosen(0, 1) | {"metrics": []} | {"acc": "", "acc_norm": ""}]))
 
 
+def test_the_question_of_a_chat_is_what_the_user_said_last(store, tmp_path):
+    "The harness may have begun the answer for the model (gen_prefix)."
+    chat = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "The answer is"}]
+    line = dumped(0, {}, "4", [(json.dumps(chat), {})], [["4"]], ["4"], exact_match=1.0)
+    id = import_lm_eval(store, log(tmp_path, [line]))
+    assert store.rows(id)[0]["input_text"] == "2 + 2?"
+
+
 def test_a_log_without_any_verdict_is_refused(store, tmp_path):
     rolling = dumped(
         0,
