@@ -120,6 +120,7 @@ def test_create_watch_compare(chrome, served, model, env, two):
         for id in two:
             page.get_by_label(f"compare {id}").check()
         page.get_by_role("button", name="Compare selected").click()
+        page.wait_for_load_state()  # the script that follows a choice comes last
         page.locator("select[name=baseline]").select_option(two[0])
         expect(page.locator("tr.baseline")).to_contain_text(two[0])
         printed = command("llmforge", "compare", *two, cwd=project_root(), **env).stdout
