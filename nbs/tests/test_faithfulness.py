@@ -108,6 +108,11 @@ def test_scores_are_mean_and_share_below_the_threshold():
     )
 
 
+def test_a_year_at_the_beginning_is_no_number_of_a_list():
+    assert sentences("1937. It was built then.")[0] == "1937."
+    assert sentences("12. It was built then.") == ["It was built then."]
+
+
 def test_no_claims_no_scores():
     assert Fixed([]).judge("What?", "", [PASSAGE]) == Judgement((), {})
 

@@ -649,6 +649,10 @@ def test_a_reranker_that_cannot_be_had_says_so():
         make_retriever(RERANKED.model_copy(update={"reranker": "no/such-reranker"}), Corpus("c", passages(5)))
 
 
+def test_a_passage_of_invisible_characters_scores_nothing():
+    assert maxsim("Paris", ["\u200b\u200b", "", "Paris"])[:2] == [0.0, 0.0]
+
+
 def test_a_damaged_reranker_is_one_sentence(small_cross_encoder, tmp_path):
     "Of torch and safetensors, whose errors are of no common kind."
     shutil.copytree(small_cross_encoder, tmp_path / "damaged")
