@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from .claims import insert_new, is_made
 from .core import AlreadyRunning, DataError
+from .shapes import work_of
 from .store import Store
 from .tables import EXPERIMENTS, REQUESTS, RESULTS, RUNS, Status, storable
 from .votes import drop_votes, votes_of
@@ -121,23 +122,17 @@ def parent_of(
         return c.scalar(query.where(_PARENTS.c.experiment_id == id)) if made else None
 
 # %% ../nbs/17_marks.ipynb #marks-resting
-def _work(id: object) -> str:
-    "The digits of an id that stand for its work, the same under any name and in any attempt."
-    return str(id).rpartition("-")[2].partition(".")[0]
-
-
 def resting_on(
     store: Store,
     id: str,  # of an experiment
 ) -> list[str]:
     "Names of the studies that have no other experiment of the same work, whatever its name."
     others = [e["id"] for e in store.listing() if e["status"] == Status.COMPLETED and e["id"] != id]
-    if _work(id) in map(_work, others):
+    if work_of(id) in map(work_of, others):
         return []
     plans = [p for p in map(store.frozen_plan, store.plan_names()) if p]
-    return [
-        p.name for p in plans if _work(id) in map(_work, dict(p.plan_json.get("experiments", {})).values())
-    ]
+    planned = {p.name: dict(p.plan_json.get("experiments", {})).values() for p in plans}
+    return [name for name, ids in planned.items() if work_of(id) in map(work_of, ids)]
 
 # %% ../nbs/17_marks.ipynb #marks-question
 def deletion_question(

@@ -321,10 +321,10 @@ def throughput(
 # %% ../nbs/12_metrics.ipynb #metrics-spending
 def spending(
     rows: Collection[Mapping],  # of a stored run
-) -> dict[
-    str, float
-]:  # cost (dollars) of cost_n questions, cpu_s, cut_off and filtered of replies, cached_share
-    "What a run took, failed questions included; only what its rows say."
+) -> dict[str, float]:
+    """What a run took, failed questions included; only what its rows say.
+
+    That is cost (dollars) of cost_n questions, cpu_s, cut_off and filtered of replies, cached_share."""
     facts: dict[str, float] = {}
     if costs := _known(rows, "cost"):
         facts |= {"cost": math.fsum(costs), "cost_n": len(costs)}
@@ -353,6 +353,7 @@ OUTCOMES = ("failed", "abstained")
 # scores that the runs of an agent have besides
 AGENT_SCORES = ("steps", "tool_calls", "failed_calls", "first_tool", "forced")
 # units of what is not a share
+_TIMES = ("latency_ms", "ttft_ms")
 UNITS = {**COSTS, **SERVED, "steps": "steps", "tool_calls": "calls", "failed_calls": "calls"}
 # names that every run can be asked for
 MEASURES = ("accuracy", *SCORES, "latency", *COSTS, *OUTCOMES)
@@ -399,8 +400,8 @@ def value_of(
         return float(bool(row["abstained"]))
     if metric == "tokens":
         return tokens_of(row)
-    if metric in (*COSTS, *SERVED):
-        return None if unit_of(metric) == "ms" and row["cached"] else row.get(metric)
+    if metric in COSTS or metric in SERVED:
+        return None if metric in _TIMES and row["cached"] else row.get(metric)
     return row["scores"].get(metric)
 
 # %% ../nbs/12_metrics.ipynb #metrics-kind

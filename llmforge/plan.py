@@ -10,7 +10,6 @@ __all__ = ['BROKEN', 'planned', 'study_json', 'plan_of', 'differences', 'complet
 # %% ../nbs/19_plan.ipynb #plan-imports
 import itertools
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
@@ -23,7 +22,7 @@ from .files import DAMAGED
 from .metrics import unit_of
 from .paired import discordant_sd, smallest_effect
 from .pilot import check_known, floor_warning
-from .shapes import id_fault
+from .shapes import id_fault, work_of
 from .store import FrozenPlan, Store
 from .studyconfig import Hypothesis, Key, SpeedClaim, StudyConfig, chooser, experiments
 from .tables import Status
@@ -144,9 +143,7 @@ def serving(
     "The completed experiment that did the same work, under whatever name; else the id itself."
     if id in completed:
         return id
-    digits = id.rsplit("-", 1)[1]
-    same_work = re.compile(rf"-{digits}(\.\d+)?$")  # a second attempt ends in .2
-    return next(filter(same_work.search, completed), id)
+    return next((made for made in completed if work_of(made) == work_of(id)), id)
 
 # %% ../nbs/19_plan.ipynb #plan-studyrows
 class StudyRows(Protocol):

@@ -31,10 +31,11 @@ PROSE = {"note", "motto"}  # columns whose text may hold a semicolon of its own
 def _packaged(name: str) -> str:
     "The text of a packaged file; raises `DataError` where there is none of that name."
     folder, kind = files("llmforge") / "facts", name.rpartition(".")[2]
-    names = sorted(f.name for f in folder.iterdir() if f.name.endswith(f".{kind}"))
-    if name not in names:
-        raise DataError(f"there is no file of facts {name!r}; allowed: {', '.join(names)}")
-    return (folder / name).read_text(encoding="utf-8")
+    try:
+        return (folder / name).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        names = sorted(f.name for f in folder.iterdir() if f.name.endswith(f".{kind}"))
+        raise DataError(f"there is no file of facts {name!r}; allowed: {', '.join(names)}") from None
 
 
 def _row(cells: dict[str, str]) -> Row:

@@ -27,6 +27,7 @@ from .findings import verdict_table
 from .plan import Study, differences, study_json
 from .provenance import rows_by_code
 from .published import written_study
+from .shapes import work_of
 from .store import FrozenPlan, Store
 from .studyconfig import StudyConfig, load_study
 
@@ -130,7 +131,7 @@ def _other_ids(study: Study) -> Iterator[str]:
         code, contents = known.get("code", {}), known.get("contents", {})
         data = record.dataset_fingerprint or "", record.corpus_fingerprint, contents.get("alignment")
         made = experiment_id(e.config, *data, code, weights_of(contents))
-        if made.rsplit("-", 1)[1] != id.partition(".")[0].rsplit("-", 1)[1]:
+        if work_of(made) != work_of(id):
             yield f"{id} has the config and data of {made}"
 
 # %% ../nbs/72_verification.ipynb #verification-questions

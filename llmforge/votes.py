@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -83,6 +84,7 @@ def _pair(a: str, b: str) -> str:
 
 # %% ../nbs/16_votes.ipynb #votes-put
 _KEY = [column.name for column in _VOTES.primary_key]
+_key = itemgetter(*_KEY)
 
 
 def put_votes(
@@ -96,10 +98,11 @@ def put_votes(
         return
     with store.transaction() as c:
         _VOTES.create(c, checkfirst=True)
-        for row in rows:
-            if replace:
-                c.execute(_VOTES.delete().where(*(_VOTES.c[name] == row[name] for name in _KEY)))
-            insert_new(c, _VOTES, row, *_KEY)
+        if replace:  # of several by a person on a question the last counts
+            rows = list({_key(row): row for row in rows}.values())
+        for row in rows if replace else ():
+            c.execute(_VOTES.delete().where(*(_VOTES.c[name] == row[name] for name in _KEY)))
+        insert_new(c, _VOTES, rows, *_KEY)
 
 # %% ../nbs/16_votes.ipynb #votes-of
 def votes_of(

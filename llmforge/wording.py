@@ -36,10 +36,10 @@ def points(
     sign: bool = False,  # show a plus
 ) -> str:
     "A difference as people say it: percentage points, milliseconds, tokens, or dollars."
-    scale = 100 if unit_of(metric) == "points" else 1
-    text = f"{round(scale * x, 1) + 0.0:.1f}"  # + 0.0: never -0.0
-    if unit_of(metric) == "dollars":
-        text = number(x, metric)
+    scaled = 100 * x if unit_of(metric) == "points" else x
+    text = (
+        number(x, metric) if unit_of(metric) == "dollars" else f"{round(scaled, 1) + 0.0:.1f}"
+    )  # never -0.0
     plus = "+" if sign and x > 0 else ""
     return f"{plus}{text} {unit_of(metric)}" if unit else plus + text
 
